@@ -1,0 +1,1 @@
+//! Fault injection for any tower service or TCP server, and checkers of what survived.

@@ -1,0 +1,1 @@
+//! Tower layers that make a remote call safe to retry.

@@ -1,0 +1,1 @@
+//! A reliability layer that makes any remote call safe to retry.

@@ -1,0 +1,1 @@
+//! Keys, claims, records and the stores that keep them.
