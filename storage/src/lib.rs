@@ -1,1 +1,45 @@
 //! Keys, claims, records and the stores that keep them.
+//!
+//! This crate is the floor that everything of onlyonce stands on: what a call is named by
+//! ([`IdempotencyKey`], [`Scope`]), what it asks for ([`Fingerprint`]), the right to execute it
+//! ([`Claim`]), what is remembered of it ([`Completion`], [`InDoubt`]) and the contract of whatever
+//! remembers ([`Store`]). It knows no protocol and no transport.
+//!
+//! The rule: **the effect of a call happens at most once per key; whoever gets an answer gets the
+//! same answer; an outcome that cannot be known is called in doubt, never guessed.**
+//!
+//! # Features
+//!
+//! - `memory` (default): [`MemoryStore`], the reference, for tests and for effects that die with
+//!   the process.
+//! - `sled`: [`SledStore`], the embedded durable store.
+//! - `conformance`: the suite that every store must pass, as [`conformance!`].
+
+mod claim;
+mod clock;
+pub mod codec;
+mod completion;
+mod error;
+mod fingerprint;
+mod key;
+pub mod record;
+mod retention;
+mod store;
+pub mod transition;
+
+pub use crate::claim::{
+    Abandoned, AttemptId, Claim, ClaimOutcome, ClaimRequest, FencingToken, Lease, SessionCall,
+};
+pub use crate::clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use crate::completion::{Answer, AnswerFormat, Completion, DoubtReason, InDoubt};
+pub use crate::error::{SettleError, StoreError};
+pub use crate::fingerprint::{
+    Comparison, Fingerprint, FingerprintAlgorithm, FingerprintBuilder, Fingerprints,
+};
+pub use crate::key::{
+    IdempotencyKey, KEY_BYTES_MAX, KeyDigest, KeyError, KeyPolicy, SCOPE_PART_BYTES_MAX, Scope,
+    ScopeDigest, ScopeError, ScopedKey,
+};
+pub use crate::record::KeyState;
+pub use crate::retention::{HorizonTooShort, RetentionOptions};
+pub use crate::store::{Inspect, Resolution, Store, StoreFuture, StoreId, Swept};

@@ -1,0 +1,278 @@
+//! The right to execute: what is asked for, what is given, and what comes back instead.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::{Completion, Fingerprints, InDoubt, KeyDigest, ScopedKey, Timestamp};
+
+/// The number that orders claims of one store.
+///
+/// A store never gives the same token twice, also not after the record was released or removed,
+/// and every token given after a restart is larger than all given before it: the incarnation is
+/// raised durably at each opening.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FencingToken {
+    // Field order is the order of tokens.
+    incarnation: u64,
+    sequence: u64,
+}
+
+/// How long a claim holds without being renewed, on the store's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    expires_at: Timestamp,
+}
+
+/// The random name of one attempt to claim.
+///
+/// A claim whose answer got lost between store and server is asked for again with the same id, and
+/// the store then recognises its own claim. It never comes from the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AttemptId([u8; 16]);
+
+/// A client's session and the place of a call in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionCall {
+    /// The session, as the store issued it.
+    pub session: u64,
+    /// The place of this call in the session.
+    pub sequence: u64,
+    /// Every call below this place has been answered to the client's caller.
+    pub first_unanswered: u64,
+}
+
+/// What a server asks a store for before it runs a handler.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest {
+    /// The key, in its scope.
+    pub key: ScopedKey,
+    /// What the request digests to.
+    pub fingerprints: Fingerprints,
+    /// This attempt's own random name.
+    pub attempt: AttemptId,
+    /// How long the claim shall hold without renewal.
+    pub lease: Duration,
+    /// How long the answer shall be kept, at most as long as the store keeps any.
+    pub retention: Option<Duration>,
+    /// When the client first sent the call, on the store's clock.
+    pub first_sent: Option<Timestamp>,
+    /// The session, for a call in one.
+    pub session: Option<SessionCall>,
+}
+
+/// The right to execute one call, until it is spent.
+///
+/// It is moved into [`Store::complete`](crate::Store::complete),
+/// [`release`](crate::Store::release) or [`doubt`](crate::Store::doubt) and is not `Clone`, so it
+/// cannot be spent twice. Dropping it unspent only tells the store, which then puts the key in
+/// doubt as soon as it can; the lapse of the lease is what guarantees it.
+#[must_use = "a claim that is dropped leaves its key in doubt"]
+pub struct Claim {
+    key: ScopedKey,
+    digest: KeyDigest,
+    token: FencingToken,
+    lease: Lease,
+    on_drop: Option<Arc<dyn Abandoned>>,
+}
+
+/// Is told when a [`Claim`] is dropped unspent. Must not block and must not panic.
+pub trait Abandoned: Send + Sync + 'static {
+    /// The claim with this token on this key is gone, its effect unknown.
+    fn abandoned(&self, key: KeyDigest, token: FencingToken);
+}
+
+/// What a store answers to a [`ClaimRequest`].
+#[derive(Debug)]
+pub enum ClaimOutcome {
+    /// The caller, and nobody else, may execute.
+    Claimed(Claim),
+    /// The call has an answer.
+    Completed(Completion),
+    /// The client says that it first sent the call further in the future than clocks may differ.
+    FirstSentAhead,
+    /// It is not known whether the effect happened.
+    InDoubt(InDoubt),
+    /// Somebody is executing. Asking again before this has passed is of little use.
+    InProgress {
+        /// How long to wait before asking again.
+        retry_after: Duration,
+    },
+    /// The key was first used with another request. The record is untouched.
+    Mismatch,
+    /// The scope has as many records in progress or in doubt as it may have. Nothing was written.
+    OverQuota,
+    /// The call is older than what the store still remembers, or sealed: it is never executed.
+    Stale,
+}
+
+// === impl FencingToken ===
+
+impl FencingToken {
+    /// The token with these parts.
+    #[must_use]
+    pub const fn new(incarnation: u64, sequence: u64) -> Self {
+        Self {
+            incarnation,
+            sequence,
+        }
+    }
+
+    /// Which opening of the store gave it.
+    #[must_use]
+    pub const fn incarnation(self) -> u64 {
+        self.incarnation
+    }
+
+    /// Its number within that opening.
+    #[must_use]
+    pub const fn sequence(self) -> u64 {
+        self.sequence
+    }
+}
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.incarnation, self.sequence)
+    }
+}
+
+// === impl Lease ===
+
+impl Lease {
+    /// A lease that lapses at `expires_at`.
+    #[must_use]
+    pub const fn until(expires_at: Timestamp) -> Self {
+        Self { expires_at }
+    }
+
+    /// When it lapses.
+    #[must_use]
+    pub const fn expires_at(self) -> Timestamp {
+        self.expires_at
+    }
+
+    /// Whether it has lapsed at `now`.
+    #[must_use]
+    pub fn is_lapsed(self, now: Timestamp) -> bool {
+        now >= self.expires_at
+    }
+}
+
+// === impl AttemptId ===
+
+impl AttemptId {
+    /// A new random id.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(*Uuid::new_v4().as_bytes())
+    }
+
+    /// The id with these bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+// === impl ClaimRequest ===
+
+impl ClaimRequest {
+    /// A request for a claim of `lease`, as a new attempt, with the store's retention.
+    #[must_use]
+    pub fn new(key: ScopedKey, fingerprints: Fingerprints, lease: Duration) -> Self {
+        Self {
+            key,
+            fingerprints,
+            attempt: AttemptId::random(),
+            lease,
+            retention: None,
+            first_sent: None,
+            session: None,
+        }
+    }
+}
+
+// === impl Claim ===
+
+impl Claim {
+    /// The claim that a store has just written. Only stores call this.
+    pub fn new(
+        key: ScopedKey,
+        token: FencingToken,
+        lease: Lease,
+        on_drop: Option<Arc<dyn Abandoned>>,
+    ) -> Self {
+        let digest = key.digest();
+        Self {
+            key,
+            digest,
+            token,
+            lease,
+            on_drop,
+        }
+    }
+
+    /// The key that it is for.
+    #[must_use]
+    pub const fn key(&self) -> &ScopedKey {
+        &self.key
+    }
+
+    /// The key's digest.
+    #[must_use]
+    pub const fn digest(&self) -> KeyDigest {
+        self.digest
+    }
+
+    /// The token that orders it among all claims of the store. Hand it to outside systems that can
+    /// refuse an older one.
+    #[must_use]
+    pub const fn token(&self) -> FencingToken {
+        self.token
+    }
+
+    /// How long it holds.
+    #[must_use]
+    pub const fn lease(&self) -> Lease {
+        self.lease
+    }
+
+    /// Notes a renewal that the store has written. Only stores call this.
+    pub const fn renewed_until(&mut self, lease: Lease) {
+        self.lease = lease;
+    }
+
+    /// Spends the claim: its drop no longer tells anybody. Only stores call this, before they
+    /// write what it is spent on.
+    pub fn spend(mut self) -> (KeyDigest, FencingToken) {
+        self.on_drop = None;
+        (self.digest, self.token)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(on_drop) = self.on_drop.take() {
+            on_drop.abandoned(self.digest, self.token);
+        }
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim")
+            .field("key", &self.key)
+            .field("token", &self.token)
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
+    }
+}

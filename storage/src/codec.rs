@@ -1,0 +1,315 @@
+//! Bytes of a record on disk.
+//!
+//! ```text
+//! +---------+----------------------------------+--------------------+
+//! | version | bincode of the version's struct  | BLAKE3 of the rest |
+//! | 1 byte  | little endian, varint            | first 8 bytes      |
+//! +---------+----------------------------------+--------------------+
+//! ```
+//!
+//! bincode is not self-describing: a field that is added breaks the bytes that are there. So a
+//! change gets a new version byte and a new struct, and the old one stays readable. Decoding is
+//! always limited; without a limit twelve hostile bytes abort the process.
+
+use std::time::Duration;
+
+use bincode::config::{self, Configuration, Limit, LittleEndian, Varint};
+
+use crate::record::{AnswerKept, CallRecord, Record, State};
+use crate::{
+    Answer, AnswerFormat, AttemptId, DoubtReason, FencingToken, Fingerprint, FingerprintAlgorithm,
+    IdempotencyKey, Lease, Scope, ScopedKey, SessionCall, StoreError, Timestamp,
+};
+
+/// The newest record format, which is also the one that is written.
+pub const RECORD_FORMAT: u8 = 1;
+
+/// A record in bytes, in the newest format.
+#[must_use]
+pub fn encode(record: &Record) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(256);
+    bytes.push(RECORD_FORMAT);
+    // OK because encoding into a `Vec` fails only for types that ours are not (no unsized maps).
+    bincode::encode_into_std_write(RecordV1::from(record), &mut bytes, CONFIG)
+        .expect("a record encodes into memory");
+    let checksum = checksum(&bytes);
+    bytes.extend_from_slice(&checksum);
+    bytes
+}
+
+/// The record in these bytes.
+///
+/// # Errors
+///
+/// [`StoreError::UnknownFormat`] for a newer version, [`StoreError::Corrupt`] for anything else
+/// that is not what was written. Never treats either as an absent record.
+pub fn decode(bytes: &[u8]) -> Result<Record, StoreError> {
+    let corrupt = |what: &str| StoreError::Corrupt(what.to_owned());
+    let (&version, _) = bytes.split_first().ok_or_else(|| corrupt("it is empty"))?;
+    if version == 0 || version > RECORD_FORMAT {
+        return Err(StoreError::UnknownFormat {
+            found: version,
+            supported: RECORD_FORMAT,
+        });
+    }
+    let Some((content, sum)) = bytes.split_last_chunk::<CHECKSUM_BYTES>() else {
+        return Err(corrupt("it is shorter than its checksum"));
+    };
+    if content.is_empty() || checksum(content) != *sum {
+        return Err(corrupt("its checksum does not match"));
+    }
+    let payload = &content[1..];
+    let (stored, length): (RecordV1, usize) = bincode::decode_from_slice(payload, CONFIG)
+        .map_err(|error| StoreError::Corrupt(error.to_string()))?;
+    if length != payload.len() {
+        return Err(corrupt("bytes are left over behind it"));
+    }
+    stored.try_into()
+}
+
+#[derive(bincode::Encode, bincode::Decode)]
+enum RecordV1 {
+    Call(CallV1),
+    Sealed { at: u64 },
+}
+
+#[derive(bincode::Encode, bincode::Decode)]
+struct CallV1 {
+    principal: Option<String>,
+    operation: Option<String>,
+    key: String,
+    fingerprint_algorithm: u16,
+    fingerprint: [u8; 32],
+    incarnation: u64,
+    sequence: u64,
+    attempt: [u8; 16],
+    claimed_at: u64,
+    first_sent: Option<u64>,
+    session: Option<(u64, u64, u64)>,
+    retention_ms: Option<u64>,
+    state: StateV1,
+}
+
+#[derive(bincode::Encode, bincode::Decode)]
+enum StateV1 {
+    Completed {
+        at: u64,
+        answer_until: u64,
+        answer: AnswerV1,
+    },
+    InDoubt {
+        since: u64,
+        reason: u8,
+        answer: Option<AnswerV1>,
+    },
+    InProgress {
+        lease_until: u64,
+    },
+}
+
+#[derive(bincode::Encode, bincode::Decode)]
+enum AnswerV1 {
+    Beside { format: u16, length: u32 },
+    Gone,
+    Here { format: u16, body: Vec<u8> },
+}
+
+impl From<&Record> for RecordV1 {
+    fn from(record: &Record) -> Self {
+        match record {
+            Record::Sealed { at } => Self::Sealed { at: at.as_millis() },
+            Record::Call(call) => Self::Call(CallV1 {
+                principal: call.key.scope().principal_name().map(str::to_owned),
+                operation: call.key.scope().operation_name().map(str::to_owned),
+                key: call.key.key().as_str().to_owned(),
+                fingerprint_algorithm: call.fingerprint.algorithm().number(),
+                fingerprint: *call.fingerprint.digest(),
+                incarnation: call.token.incarnation(),
+                sequence: call.token.sequence(),
+                attempt: *call.attempt.as_bytes(),
+                claimed_at: call.claimed_at.as_millis(),
+                first_sent: call.first_sent.map(Timestamp::as_millis),
+                session: call
+                    .session
+                    .map(|s| (s.session, s.sequence, s.first_unanswered)),
+                retention_ms: call
+                    .retention
+                    .map(|kept| u64::try_from(kept.as_millis()).unwrap_or(u64::MAX)),
+                state: StateV1::from(&call.state),
+            }),
+        }
+    }
+}
+
+impl From<&State> for StateV1 {
+    fn from(state: &State) -> Self {
+        match state {
+            State::Completed {
+                at,
+                answer_until,
+                answer,
+            } => Self::Completed {
+                at: at.as_millis(),
+                answer_until: answer_until.as_millis(),
+                answer: answer.into(),
+            },
+            State::InDoubt {
+                since,
+                reason,
+                answer,
+            } => Self::InDoubt {
+                since: since.as_millis(),
+                reason: reason_number(*reason),
+                answer: answer.as_ref().map(AnswerV1::from),
+            },
+            State::InProgress { lease } => Self::InProgress {
+                lease_until: lease.expires_at().as_millis(),
+            },
+        }
+    }
+}
+
+impl From<&AnswerKept> for AnswerV1 {
+    fn from(kept: &AnswerKept) -> Self {
+        match kept {
+            AnswerKept::Beside { format, length } => Self::Beside {
+                format: *format,
+                length: *length,
+            },
+            AnswerKept::Gone => Self::Gone,
+            AnswerKept::Here(answer) => Self::Here {
+                format: answer.format().number(),
+                body: answer.body().to_vec(),
+            },
+        }
+    }
+}
+
+impl TryFrom<RecordV1> for Record {
+    type Error = StoreError;
+
+    fn try_from(stored: RecordV1) -> Result<Self, StoreError> {
+        let call = match stored {
+            RecordV1::Sealed { at } => {
+                return Ok(Self::Sealed {
+                    at: Timestamp::from_millis(at),
+                });
+            }
+            RecordV1::Call(call) => call,
+        };
+        let corrupt = |error: &dyn std::fmt::Display| StoreError::Corrupt(error.to_string());
+        let mut scope = match &call.principal {
+            None => Scope::global(),
+            Some(principal) => Scope::principal(principal).map_err(|error| corrupt(&error))?,
+        };
+        if let Some(operation) = &call.operation {
+            scope = scope
+                .operation(operation)
+                .map_err(|error| corrupt(&error))?;
+        }
+        let key = IdempotencyKey::parse(&call.key).map_err(|error| corrupt(&error))?;
+        Ok(Self::Call(CallRecord {
+            key: ScopedKey::new(scope, key),
+            fingerprint: Fingerprint::from_parts(
+                FingerprintAlgorithm::new(call.fingerprint_algorithm),
+                call.fingerprint,
+            ),
+            token: FencingToken::new(call.incarnation, call.sequence),
+            attempt: AttemptId::from_bytes(call.attempt),
+            claimed_at: Timestamp::from_millis(call.claimed_at),
+            first_sent: call.first_sent.map(Timestamp::from_millis),
+            session: call
+                .session
+                .map(|(session, sequence, first_unanswered)| SessionCall {
+                    session,
+                    sequence,
+                    first_unanswered,
+                }),
+            retention: call.retention_ms.map(Duration::from_millis),
+            state: call.state.try_into()?,
+        }))
+    }
+}
+
+impl TryFrom<StateV1> for State {
+    type Error = StoreError;
+
+    fn try_from(stored: StateV1) -> Result<Self, StoreError> {
+        Ok(match stored {
+            StateV1::Completed {
+                at,
+                answer_until,
+                answer,
+            } => Self::Completed {
+                at: Timestamp::from_millis(at),
+                answer_until: Timestamp::from_millis(answer_until),
+                answer: answer.into(),
+            },
+            StateV1::InDoubt {
+                since,
+                reason,
+                answer,
+            } => Self::InDoubt {
+                since: Timestamp::from_millis(since),
+                reason: reason_of(reason)?,
+                answer: answer.map(AnswerKept::from),
+            },
+            StateV1::InProgress { lease_until } => Self::InProgress {
+                lease: Lease::until(Timestamp::from_millis(lease_until)),
+            },
+        })
+    }
+}
+
+impl From<AnswerV1> for AnswerKept {
+    fn from(stored: AnswerV1) -> Self {
+        match stored {
+            AnswerV1::Beside { format, length } => Self::Beside { format, length },
+            AnswerV1::Gone => Self::Gone,
+            AnswerV1::Here { format, body } => {
+                Self::Here(Answer::new(AnswerFormat::new(format), body))
+            }
+        }
+    }
+}
+
+const fn reason_number(reason: DoubtReason) -> u8 {
+    match reason {
+        DoubtReason::Ambiguous => 1,
+        DoubtReason::LeaseLapsed => 2,
+        DoubtReason::OwnerGone => 3,
+        DoubtReason::Unrecorded => 4,
+    }
+}
+
+fn reason_of(number: u8) -> Result<DoubtReason, StoreError> {
+    Ok(match number {
+        1 => DoubtReason::Ambiguous,
+        2 => DoubtReason::LeaseLapsed,
+        3 => DoubtReason::OwnerGone,
+        4 => DoubtReason::Unrecorded,
+        other => {
+            return Err(StoreError::Corrupt(format!(
+                "doubt reason {other} is unknown"
+            )));
+        }
+    })
+}
+
+fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let mut sum = [0; CHECKSUM_BYTES];
+    sum.copy_from_slice(&blake3::hash(bytes).as_bytes()[..CHECKSUM_BYTES]);
+    sum
+}
+
+const CHECKSUM_BYTES: usize = 8;
+
+/// Larger than any record: answers of at most 16 MiB, and the rest is bounded by 255 bytes a name.
+const DECODE_BYTES_MAX: usize = 17 * 1024 * 1024;
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the crate's one codec, and it is limited"
+)]
+const CONFIG: Configuration<LittleEndian, Varint, Limit<DECODE_BYTES_MAX>> =
+    config::standard().with_limit::<DECODE_BYTES_MAX>();

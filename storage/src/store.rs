@@ -1,0 +1,152 @@
+//! The contract between the layers above and whatever keeps the records.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use uuid::Uuid;
+
+use crate::{
+    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, KeyState, ScopedKey,
+    SettleError, StoreError, Timestamp,
+};
+
+/// The random identity of a store, made once, when the store is created.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StoreId([u8; 16]);
+
+/// What a store answers, later. Boxed, so that a server holds any store as `Arc<dyn Store>`.
+pub type StoreFuture<'a, T, E = StoreError> =
+    Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
+
+/// A durable memory of calls.
+///
+/// # Contract
+///
+/// - A method that returns `Ok` has made its change durable: it survives whatever the store
+///   promises to survive. A method that returns `Err` may or may not have changed anything; the
+///   caller must not conclude either.
+/// - Every change is compare-and-set on the record that was read. Of any number of concurrent
+///   [`claim`](Self::claim)s of one key, at most one is answered `Claimed`.
+/// - A fencing token is larger than all given before it, also across restarts.
+/// - A change by a claim whose token is not the record's is refused with
+///   [`SettleError::Fenced`] and leaves the record untouched.
+/// - A record that cannot be read is an error, never an absent key.
+/// - After its first failed write or sync a store acknowledges nothing more.
+///
+/// # Cancellation
+///
+/// Dropping a returned future does not undo what was asked: the change may still be made. A claim
+/// that is made for a future nobody polls any more is put in doubt.
+///
+/// Backends prove all this by running [`conformance!`](crate::conformance).
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// The store's identity. It never changes.
+    fn id(&self) -> StoreId;
+
+    /// The store's clock, raised above the time up to which the store has forgotten calls: a call
+    /// first sent at this time is never stale from the start.
+    fn now(&self) -> Timestamp;
+
+    /// Asks for the right to execute.
+    fn claim(&self, request: ClaimRequest) -> StoreFuture<'_, ClaimOutcome>;
+
+    /// Extends the lease to `lease` from now on, and notes so in the claim.
+    fn renew<'a>(
+        &'a self,
+        claim: &'a mut Claim,
+        lease: std::time::Duration,
+    ) -> StoreFuture<'a, (), SettleError>;
+
+    /// Spends a claim on the call's answer.
+    fn complete(&self, claim: Claim, answer: Answer) -> StoreFuture<'_, (), SettleError>;
+
+    /// Spends a claim by saying that nothing was executed: the key is absent again.
+    fn release(&self, claim: Claim) -> StoreFuture<'_, (), SettleError>;
+
+    /// Spends a claim by saying that its outcome is unknown, and what was answered if anything.
+    fn doubt(
+        &self,
+        claim: Claim,
+        reason: DoubtReason,
+        answer: Option<Answer>,
+    ) -> StoreFuture<'_, (), SettleError>;
+
+    /// Looks at a key. Executes and changes nothing.
+    fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState>;
+
+    /// Makes an absent key impossible for ever and answers [`KeyState::Sealed`]; otherwise changes
+    /// nothing and answers what is known.
+    fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState>;
+}
+
+/// What operators do with the records of a store.
+pub trait Inspect: Store {
+    /// Ends a doubt: with the answer that is now known, or by saying that nothing was applied
+    /// (the key is then absent again). `token` must be the one that is in doubt.
+    ///
+    /// Say [`Resolution::NotApplied`] only when the owner is known dead or the outside system
+    /// refuses its fencing token: a living one may still apply the effect.
+    fn resolve(
+        &self,
+        key: ScopedKey,
+        token: FencingToken,
+        resolution: Resolution,
+    ) -> StoreFuture<'_, (), SettleError>;
+
+    /// Removes what is past its retention or horizon. What is in progress or in doubt stays.
+    fn sweep(&self) -> StoreFuture<'_, Swept>;
+}
+
+/// What became known of a call in doubt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// The effect happened, and this is the answer.
+    Applied(Answer),
+    /// The effect did not happen and cannot happen any more.
+    NotApplied,
+}
+
+/// What a sweep removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Swept {
+    /// Answers that were past their retention. Stores that drop whole days count days.
+    pub answers: u64,
+    /// Tombstones that were past the horizon. Stores that drop whole days count days.
+    pub tombstones: u64,
+}
+
+// === impl StoreId ===
+
+impl StoreId {
+    /// A new random identity.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(*Uuid::new_v4().as_bytes())
+    }
+
+    /// The identity with these bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Uuid::from_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreId({self})")
+    }
+}

@@ -1,0 +1,398 @@
+//! The legal changes of a record: pure, and the same for every store.
+//!
+//! ```text
+//!              claim                     complete
+//!   (absent) ----------> in progress ---------------> completed --retention--> tombstone
+//!      ^  |               |   |                          |                        |
+//!      |  |   release     |   | lease lapsed, owner      | replay, same           | stale: refused,
+//!      +--|---------------+   | gone, ambiguous          | fingerprint            | never executed
+//!         | seal              v                          v                        ^
+//!         |               in doubt --resolve--> completed | absent (not applied)  |
+//!         +-----------------------------------------------------------------------+
+//! ```
+//!
+//! A store reads the record, asks here what shall happen, and writes the result atomically with
+//! that read. Nothing here reads a clock or draws a number: [`Circumstances`] brings both.
+
+use std::time::Duration;
+
+use crate::record::{AnswerKept, CallRecord, KeyState, Record, State};
+use crate::{
+    Answer, ClaimRequest, Comparison, Completion, DoubtReason, FencingToken, InDoubt, Lease,
+    RetentionOptions, StoreError, Timestamp,
+};
+
+/// What a store knows at the moment of a change.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances {
+    /// The store's clock.
+    pub now: Timestamp,
+    /// How long settled calls are remembered.
+    pub retention: RetentionOptions,
+    /// Calls first sent at or before this time may have been forgotten.
+    pub forgotten_until: Timestamp,
+    /// For a store that one process owns alone: its incarnation. A claim of an earlier one belongs
+    /// to a process that is gone. `None` where several processes share the store.
+    pub sole_incarnation: Option<u64>,
+}
+
+/// What a store does about a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimStep {
+    /// Write the record; the caller may execute.
+    Claim(CallRecord),
+    /// Write nothing; the claim in the record is this caller's own.
+    OwnClaim(CallRecord),
+    /// Write the record, which is now in doubt, and say so.
+    Doubt(CallRecord),
+    /// Write nothing and answer this.
+    Refuse(Refusal),
+    /// Write nothing and replay what the record holds.
+    Replay(CallRecord),
+}
+
+/// Why a claim is not given, where no answer is kept in the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// First sent further in the future than clocks may differ.
+    FirstSentAhead,
+    /// Somebody is executing.
+    InProgress {
+        /// Until the lease lapses.
+        retry_after: Duration,
+    },
+    /// The key was first used with another request.
+    Mismatch,
+    /// Older than what is remembered, or sealed.
+    Stale,
+}
+
+/// What a change by a claim does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The record as it is to be written.
+    Write(CallRecord),
+    /// The key is to be absent.
+    Remove,
+}
+
+/// The record belongs to a newer claim, or nothing is left to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fenced;
+
+/// absent => in progress; in progress => (in progress | in doubt); completed => (replay | stale).
+///
+/// `token` must be larger than every token given before. It is spent even if it is not used.
+///
+/// # Errors
+///
+/// When the record cannot be compared with the request.
+pub fn claim(
+    existing: Option<&Record>,
+    request: &ClaimRequest,
+    token: FencingToken,
+    at: &Circumstances,
+) -> Result<ClaimStep, StoreError> {
+    let Some(record) = existing else {
+        return Ok(claim_absent(request, token, at));
+    };
+    let Record::Call(call) = record else {
+        return Ok(ClaimStep::Refuse(Refusal::Stale));
+    };
+    // The fingerprint is compared before anything else is answered, so that a wrong request
+    // learns nothing about the right one.
+    match request.fingerprints.compare(&call.fingerprint) {
+        Comparison::Incomparable => {
+            let algorithm = call.fingerprint.algorithm().number();
+            return Err(StoreError::IncomparableFingerprint(algorithm));
+        }
+        Comparison::Mismatch => return Ok(ClaimStep::Refuse(Refusal::Mismatch)),
+        Comparison::Same => {}
+    }
+    Ok(match &call.state {
+        State::InDoubt { .. } => ClaimStep::Replay(call.clone()),
+        State::Completed { .. } if is_past_retention(call, at) => ClaimStep::Refuse(Refusal::Stale),
+        State::Completed { .. } => ClaimStep::Replay(call.clone()),
+        // The attempt id never leaves the server, so whoever knows it made this very claim and
+        // lost the store's answer to it.
+        State::InProgress { lease }
+            if call.attempt == request.attempt && !lease.is_lapsed(at.now) =>
+        {
+            ClaimStep::OwnClaim(call.clone())
+        }
+        State::InProgress { lease } => match ended_claim(call, *lease, at) {
+            Some(reason) => ClaimStep::Doubt(into_doubt(call, reason, None, at)),
+            None => ClaimStep::Refuse(Refusal::InProgress {
+                retry_after: lease.expires_at().since(at.now),
+            }),
+        },
+    })
+}
+
+/// in progress => in progress, for longer.
+///
+/// # Errors
+///
+/// [`Fenced`] when the record is not in progress under `token`.
+pub fn renew(
+    existing: Option<&Record>,
+    token: FencingToken,
+    lease: Duration,
+    at: &Circumstances,
+) -> Result<CallRecord, Fenced> {
+    let call = owned(existing, token)?;
+    match call.state {
+        // A lapsed lease is not revived: somebody may already have been told "in doubt".
+        State::InProgress { lease: held } if !held.is_lapsed(at.now) => {
+            let lease = Lease::until(at.now.plus(lease));
+            Ok(CallRecord {
+                state: State::InProgress { lease },
+                ..call.clone()
+            })
+        }
+        _ => Err(Fenced),
+    }
+}
+
+/// (in progress | in doubt) => completed.
+///
+/// The owner of a doubt may still say what happened: it knows. Once somebody else has resolved it,
+/// the token is no longer the record's and the late word is refused.
+///
+/// # Errors
+///
+/// [`Fenced`] when the record is settled or not under `token`.
+pub fn complete(
+    existing: Option<&Record>,
+    token: FencingToken,
+    answer: Answer,
+    at: &Circumstances,
+) -> Result<CallRecord, Fenced> {
+    let call = unsettled(existing, token)?;
+    let kept = call
+        .retention
+        .unwrap_or(at.retention.answer)
+        .min(at.retention.answer);
+    let state = State::Completed {
+        at: at.now,
+        answer_until: at.now.plus(kept),
+        answer: AnswerKept::Here(answer),
+    };
+    Ok(CallRecord {
+        state,
+        ..call.clone()
+    })
+}
+
+/// (in progress | in doubt) => absent.
+///
+/// # Errors
+///
+/// [`Fenced`] when the record is settled or not under `token`.
+pub fn release(existing: Option<&Record>, token: FencingToken) -> Result<Settled, Fenced> {
+    unsettled(existing, token).map(|_| Settled::Remove)
+}
+
+/// (in progress | in doubt) => in doubt.
+///
+/// # Errors
+///
+/// [`Fenced`] when the record is settled or not under `token`.
+pub fn doubt(
+    existing: Option<&Record>,
+    token: FencingToken,
+    reason: DoubtReason,
+    answer: Option<Answer>,
+    at: &Circumstances,
+) -> Result<CallRecord, Fenced> {
+    let call = unsettled(existing, token)?;
+    Ok(into_doubt(call, reason, answer, at))
+}
+
+/// in doubt => (completed | absent), by somebody who is not the owner.
+///
+/// # Errors
+///
+/// [`Fenced`] when the record is not in doubt under `token`.
+pub fn resolve(
+    existing: Option<&Record>,
+    token: FencingToken,
+    resolution: crate::Resolution,
+    at: &Circumstances,
+) -> Result<Settled, Fenced> {
+    let call = owned(existing, token)?;
+    if !matches!(call.state, State::InDoubt { .. }) {
+        return Err(Fenced);
+    }
+    match resolution {
+        crate::Resolution::NotApplied => Ok(Settled::Remove),
+        crate::Resolution::Applied(answer) => {
+            complete(existing, token, answer, at).map(Settled::Write)
+        }
+    }
+}
+
+/// The claim of a record in progress has ended without being spent: the record in doubt.
+/// `None` while the claim still holds, and for every other state.
+#[must_use]
+pub fn lapse(existing: Option<&Record>, at: &Circumstances) -> Option<CallRecord> {
+    let call = existing?.call()?;
+    let State::InProgress { lease } = call.state else {
+        return None;
+    };
+    let reason = ended_claim(call, lease, at)?;
+    Some(into_doubt(call, reason, None, at))
+}
+
+/// What a reader may be told of a record whose answer is at hand (or gone).
+#[must_use]
+pub fn state(existing: Option<&Record>, at: &Circumstances) -> KeyState {
+    let call = match existing {
+        None => return KeyState::Absent,
+        Some(Record::Sealed { at }) => return KeyState::Sealed { at: *at },
+        Some(Record::Call(call)) => call,
+    };
+    match &call.state {
+        State::Completed {
+            at: completed_at,
+            answer: AnswerKept::Here(answer),
+            ..
+        } if !is_past_retention(call, at) => KeyState::Completed(Completion {
+            answer: answer.clone(),
+            completed_at: *completed_at,
+            token: call.token,
+        }),
+        State::Completed { at, .. } => KeyState::Tombstone { completed_at: *at },
+        State::InDoubt {
+            since,
+            reason,
+            answer,
+        } => {
+            let answer = match answer {
+                Some(AnswerKept::Here(answer)) => Some(answer.clone()),
+                _ => None,
+            };
+            KeyState::InDoubt(InDoubt {
+                token: call.token,
+                since: *since,
+                reason: *reason,
+                answer,
+            })
+        }
+        State::InProgress { lease } => match ended_claim(call, *lease, at) {
+            None => KeyState::InProgress {
+                since: call.claimed_at,
+            },
+            Some(reason) => KeyState::InDoubt(InDoubt {
+                token: call.token,
+                since: at.now,
+                reason,
+                answer: None,
+            }),
+        },
+    }
+}
+
+/// Whether a settled record may be forgotten: its horizon is past. Never true for a call in
+/// progress or in doubt.
+#[must_use]
+pub fn is_past_horizon(record: &Record, at: &Circumstances) -> bool {
+    match record {
+        Record::Sealed { at: sealed } => at.now >= sealed.plus(at.retention.horizon),
+        Record::Call(CallRecord {
+            state: State::Completed { at: completed, .. },
+            ..
+        }) => at.now >= completed.plus(at.retention.horizon),
+        Record::Call(_) => false,
+    }
+}
+
+/// Whether the answer of a completed call is past its retention.
+#[must_use]
+pub fn is_past_retention(call: &CallRecord, at: &Circumstances) -> bool {
+    matches!(&call.state, State::Completed { answer_until, answer, .. }
+        if at.now >= *answer_until || *answer == AnswerKept::Gone)
+}
+
+fn claim_absent(request: &ClaimRequest, token: FencingToken, at: &Circumstances) -> ClaimStep {
+    if let Some(first_sent) = request.first_sent {
+        if first_sent > at.now.plus(CLOCK_DIFFERENCE_MAX) {
+            return ClaimStep::Refuse(Refusal::FirstSentAhead);
+        }
+        if first_sent <= at.forgotten_until {
+            return ClaimStep::Refuse(Refusal::Stale);
+        }
+    }
+    ClaimStep::Claim(CallRecord {
+        key: request.key.clone(),
+        fingerprint: request.fingerprints.current(),
+        token,
+        attempt: request.attempt,
+        claimed_at: at.now,
+        first_sent: request.first_sent,
+        session: request.session,
+        retention: request.retention,
+        state: State::InProgress {
+            lease: Lease::until(at.now.plus(request.lease)),
+        },
+    })
+}
+
+/// Why the claim of a record in progress no longer holds, if it does not.
+fn ended_claim(call: &CallRecord, lease: Lease, at: &Circumstances) -> Option<DoubtReason> {
+    match at.sole_incarnation {
+        Some(incarnation) if call.token.incarnation() != incarnation => {
+            Some(DoubtReason::OwnerGone)
+        }
+        _ if lease.is_lapsed(at.now) => Some(DoubtReason::LeaseLapsed),
+        _ => None,
+    }
+}
+
+fn into_doubt(
+    call: &CallRecord,
+    reason: DoubtReason,
+    answer: Option<Answer>,
+    at: &Circumstances,
+) -> CallRecord {
+    let state = match &call.state {
+        // A doubt that is already known keeps its beginning, and its answer unless a new one came.
+        State::InDoubt {
+            since,
+            answer: kept,
+            ..
+        } => State::InDoubt {
+            since: *since,
+            reason,
+            answer: answer.map(AnswerKept::Here).or_else(|| kept.clone()),
+        },
+        _ => State::InDoubt {
+            since: at.now,
+            reason,
+            answer: answer.map(AnswerKept::Here),
+        },
+    };
+    CallRecord {
+        state,
+        ..call.clone()
+    }
+}
+
+fn owned(existing: Option<&Record>, token: FencingToken) -> Result<&CallRecord, Fenced> {
+    existing
+        .and_then(Record::call)
+        .filter(|call| call.token == token)
+        .ok_or(Fenced)
+}
+
+fn unsettled(existing: Option<&Record>, token: FencingToken) -> Result<&CallRecord, Fenced> {
+    let call = owned(existing, token)?;
+    match call.state {
+        State::Completed { .. } => Err(Fenced),
+        State::InDoubt { .. } | State::InProgress { .. } => Ok(call),
+    }
+}
+
+/// A first-sent time further ahead of the store's clock is a client's mistake: it would protect
+/// the call for longer than anybody meant.
+pub const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(5 * 60);
