@@ -1,1 +1,3 @@
 //! Tower layers that make a remote call safe to retry.
+
+pub mod client;

@@ -1,0 +1,232 @@
+//! One call: what all of its attempts share.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use onlyonce_storage::{IdempotencyKey, StoreId, Timestamp};
+use tokio::time::Instant;
+
+/// What names a call for as long as anybody cares: enough to resume, peek at or seal it later,
+/// from another task or process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ticket {
+    /// The call's key.
+    pub key: IdempotencyKey,
+    /// When the call was first sent, on the server's clock; `None` if it never was.
+    pub first_sent: Option<Timestamp>,
+    /// The store that the first attempt met; `None` if no attempt met one.
+    pub store: Option<StoreId>,
+}
+
+/// The state that all attempts of one call share.
+///
+/// The key never changes. When the call was first sent, and towards which store, is noted once, by
+/// the first attempt that learns it, and stays.
+pub struct Call {
+    key: IdempotencyKey,
+    first_sent: OnceLock<Timestamp>,
+    store: OnceLock<StoreId>,
+    attempts: AtomicU32,
+    maybe_executed: AtomicBool,
+}
+
+/// A request that has its key. Retry and hedge take nothing else, so a request cannot be sent a
+/// second time without the key of the first.
+#[derive(Debug)]
+pub struct Keyed<Req> {
+    request: Req,
+    call: Arc<Call>,
+    deadline: Option<Instant>,
+    attempt: NonZeroU32,
+}
+
+// === impl Ticket ===
+
+impl Ticket {
+    /// The ticket of a call that was never sent.
+    #[must_use]
+    pub const fn new(key: IdempotencyKey) -> Self {
+        Self {
+            key,
+            first_sent: None,
+            store: None,
+        }
+    }
+
+    /// The same call, first sent at this time on the server's clock.
+    #[must_use]
+    pub const fn first_sent(mut self, at: Timestamp) -> Self {
+        self.first_sent = Some(at);
+        self
+    }
+
+    /// The same call, whose first attempt met this store.
+    #[must_use]
+    pub const fn store(mut self, id: StoreId) -> Self {
+        self.store = Some(id);
+        self
+    }
+}
+
+impl From<IdempotencyKey> for Ticket {
+    fn from(key: IdempotencyKey) -> Self {
+        Self::new(key)
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    /// The call that `ticket` names. A ticket with a first-sent time or a store may have been
+    /// executed before.
+    #[must_use]
+    pub fn new(ticket: Ticket) -> Self {
+        let sent_before = ticket.first_sent.is_some() || ticket.store.is_some();
+        Self {
+            key: ticket.key,
+            first_sent: ticket.first_sent.map(OnceLock::from).unwrap_or_default(),
+            store: ticket.store.map(OnceLock::from).unwrap_or_default(),
+            attempts: AtomicU32::new(0),
+            maybe_executed: AtomicBool::new(sent_before),
+        }
+    }
+
+    /// The key.
+    #[must_use]
+    pub const fn key(&self) -> &IdempotencyKey {
+        &self.key
+    }
+
+    /// When the call was first sent, on the server's clock. The first caller's `now` is it.
+    pub fn first_sent_or(&self, now: Timestamp) -> Timestamp {
+        *self.first_sent.get_or_init(|| now)
+    }
+
+    /// The store that the call is bound to: the first one that any attempt met.
+    #[must_use]
+    pub fn store(&self) -> Option<StoreId> {
+        self.store.get().copied()
+    }
+
+    /// Binds the call to the store of the peer that an attempt is about to be sent to, or has been
+    /// answered by. Answers the store that the call is bound to, which is another one when an
+    /// earlier attempt met another.
+    pub fn bind(&self, store: StoreId) -> StoreId {
+        *self.store.get_or_init(|| store)
+    }
+
+    /// What the caller needs to come back to this call.
+    #[must_use]
+    pub fn ticket(&self) -> Ticket {
+        Ticket {
+            key: self.key.clone(),
+            first_sent: self.first_sent.get().copied(),
+            store: self.store(),
+        }
+    }
+
+    /// How many attempts were begun.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.attempts.load(Ordering::Acquire)
+    }
+
+    /// Whether any attempt may have been executed without an answer having arrived.
+    #[must_use]
+    pub fn maybe_executed(&self) -> bool {
+        self.maybe_executed.load(Ordering::Acquire)
+    }
+
+    /// Begins an attempt: from here on the call may have been executed, until
+    /// [`attempt_not_executed`](Self::attempt_not_executed) says otherwise. Answers what
+    /// [`maybe_executed`](Self::maybe_executed) was before.
+    pub(crate) fn begin_attempt(&self) -> bool {
+        self.attempts.fetch_add(1, Ordering::AcqRel);
+        self.maybe_executed.swap(true, Ordering::AcqRel)
+    }
+
+    /// The attempt just made was provably not executed; `before` is what
+    /// [`begin_attempt`](Self::begin_attempt) answered.
+    pub(crate) fn attempt_not_executed(&self, before: bool) {
+        self.maybe_executed.store(before, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("ticket", &self.ticket())
+            .field("attempts", &self.attempts())
+            .field("maybe_executed", &self.maybe_executed())
+            .finish()
+    }
+}
+
+// === impl Keyed ===
+
+impl<Req> Keyed<Req> {
+    /// `request` as the first attempt of the call that `ticket` names.
+    #[must_use]
+    pub fn new(request: Req, ticket: Ticket) -> Self {
+        Self {
+            request,
+            call: Arc::new(Call::new(ticket)),
+            deadline: None,
+            attempt: NonZeroU32::MIN,
+        }
+    }
+
+    /// The request.
+    #[must_use]
+    pub const fn request(&self) -> &Req {
+        &self.request
+    }
+
+    /// What all attempts share.
+    #[must_use]
+    pub const fn call(&self) -> &Arc<Call> {
+        &self.call
+    }
+
+    /// When the call must have ended.
+    #[must_use]
+    pub const fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Which attempt this is, from 1.
+    #[must_use]
+    pub const fn attempt(&self) -> NonZeroU32 {
+        self.attempt
+    }
+
+    /// The same call with a deadline; an earlier one that it has already stays.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(
+            self.deadline
+                .map_or(deadline, |earlier| earlier.min(deadline)),
+        );
+        self
+    }
+
+    /// Another attempt of the same call, with a copy of its request.
+    #[must_use]
+    pub fn again(&self, request: Req, attempt: NonZeroU32) -> Self {
+        Self {
+            request,
+            call: Arc::clone(&self.call),
+            deadline: self.deadline,
+            attempt,
+        }
+    }
+
+    /// The request, and what all attempts share.
+    #[must_use]
+    pub fn into_parts(self) -> (Req, Arc<Call>) {
+        (self.request, self.call)
+    }
+}
