@@ -18,10 +18,15 @@
 mod claim;
 mod clock;
 pub mod codec;
+#[cfg(any(feature = "memory", feature = "sled"))]
+pub mod commit;
 mod completion;
 mod error;
 mod fingerprint;
 mod key;
+mod limits;
+#[cfg(feature = "memory")]
+mod memory;
 pub mod record;
 mod retention;
 mod store;
@@ -40,6 +45,9 @@ pub use crate::key::{
     IdempotencyKey, KEY_BYTES_MAX, KeyDigest, KeyError, KeyPolicy, SCOPE_PART_BYTES_MAX, Scope,
     ScopeDigest, ScopeError, ScopedKey,
 };
+pub use crate::limits::{ANSWER_BYTES_LIMIT, StoreLimits};
+#[cfg(feature = "memory")]
+pub use crate::memory::{MemoryOptions, MemoryStore};
 pub use crate::record::KeyState;
 pub use crate::retention::{HorizonTooShort, RetentionOptions};
 pub use crate::store::{Inspect, Resolution, Store, StoreFuture, StoreId, Swept};

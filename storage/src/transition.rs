@@ -114,9 +114,13 @@ pub fn claim(
         State::Completed { .. } if is_past_retention(call, at) => ClaimStep::Refuse(Refusal::Stale),
         State::Completed { .. } => ClaimStep::Replay(call.clone()),
         // The attempt id never leaves the server, so whoever knows it made this very claim and
-        // lost the store's answer to it.
+        // lost the store's answer to it on the way. Between a store and its own process nothing
+        // gets lost: there the claim is held, or was dropped and is in doubt, and giving it again
+        // would make two holders.
         State::InProgress { lease }
-            if call.attempt == request.attempt && !lease.is_lapsed(at.now) =>
+            if at.sole_incarnation.is_none()
+                && call.attempt == request.attempt
+                && !lease.is_lapsed(at.now) =>
         {
             ClaimStep::OwnClaim(call.clone())
         }
@@ -221,7 +225,8 @@ pub fn resolve(
     at: &Circumstances,
 ) -> Result<Settled, Fenced> {
     let call = owned(existing, token)?;
-    if !matches!(call.state, State::InDoubt { .. }) {
+    // A lapse that nobody has written down yet was already told to whoever looked.
+    if !matches!(call.state, State::InDoubt { .. }) && lapse(existing, at).is_none() {
         return Err(Fenced);
     }
     match resolution {
@@ -314,9 +319,37 @@ pub fn is_past_retention(call: &CallRecord, at: &Circumstances) -> bool {
         if at.now >= *answer_until || *answer == AnswerKept::Gone)
 }
 
+/// The time that a store tells: its clock, raised above what it may have forgotten, so that a call
+/// first sent at this time is not stale from the start.
+#[must_use]
+pub fn now_told(clock: Timestamp, forgotten_until: Timestamp) -> Timestamp {
+    clock.max(forgotten_until.plus(Duration::from_millis(1)))
+}
+
+/// Up to which first-sent time calls are forgotten once this settled record is removed. `None`
+/// for a record that must not be.
+#[must_use]
+pub fn forgotten_with(record: &Record) -> Option<Timestamp> {
+    let latest = match record {
+        Record::Sealed { at } => *at,
+        Record::Call(call) => {
+            let State::Completed { at, .. } = call.state else {
+                return None;
+            };
+            let first_sent = call.first_sent.unwrap_or_default();
+            at.max(call.claimed_at).max(first_sent)
+        }
+    };
+    // A late duplicate may say that it was first sent this far ahead of the store's clock.
+    Some(latest.plus(CLOCK_DIFFERENCE_MAX))
+}
+
 fn claim_absent(request: &ClaimRequest, token: FencingToken, at: &Circumstances) -> ClaimStep {
     if let Some(first_sent) = request.first_sent {
-        if first_sent > at.now.plus(CLOCK_DIFFERENCE_MAX) {
+        // Against the time that the store tells its clients, which is never one that it forgot:
+        // a clock that was set back must not make their first-sent times a mistake.
+        let told = now_told(at.now, at.forgotten_until);
+        if first_sent > told.plus(CLOCK_DIFFERENCE_MAX) {
             return ClaimStep::Refuse(Refusal::FirstSentAhead);
         }
         if first_sent <= at.forgotten_until {

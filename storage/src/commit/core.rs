@@ -1,0 +1,341 @@
+//! Decides a group of operations: pure, so that a simulation can run it over a simulated disk.
+
+use std::time::Duration;
+
+use super::open_calls::OpenCalls;
+use super::operation::{ClaimReply, Group, Operation, Reply};
+use super::overlay::{Overlay, Rows};
+use crate::record::{CallRecord, KeyState, Record, State};
+use crate::transition::{self, Circumstances, ClaimStep, Fenced, Settled};
+use crate::{
+    Answer, ClaimRequest, DoubtReason, FencingToken, KeyDigest, Lease, Resolution,
+    RetentionOptions, ScopedKey, SettleError, StoreError, StoreLimits, Timestamp,
+};
+
+/// Decides groups of operations for a store that one process owns alone.
+///
+/// It counts tokens, knows what is forgotten and what is open. It assumes that the changes which it
+/// decides are applied: after a failed write a core is not asked again, the store is poisoned.
+#[derive(Debug)]
+pub struct GroupCore {
+    incarnation: u64,
+    sequence: u64,
+    forgotten_until: Timestamp,
+    retention: RetentionOptions,
+    limits: StoreLimits,
+    open: OpenCalls,
+}
+
+// === impl GroupCore ===
+
+impl GroupCore {
+    /// The core of an opening. `incarnation` was raised durably and is larger than every earlier
+    /// one.
+    #[must_use]
+    pub fn new(
+        incarnation: u64,
+        forgotten_until: Timestamp,
+        retention: RetentionOptions,
+        limits: StoreLimits,
+    ) -> Self {
+        Self {
+            incarnation,
+            sequence: 0,
+            forgotten_until,
+            retention,
+            limits,
+            open: OpenCalls::default(),
+        }
+    }
+
+    /// Takes in what an earlier incarnation left open: a call in progress is now in doubt, and the
+    /// record to be written is returned; a call in doubt is counted.
+    pub fn adopt(&mut self, record: &Record, now: Timestamp) -> Option<Record> {
+        let key = record.call()?.key.digest();
+        let doubted = transition::lapse(Some(record), &self.circumstances(now)).map(Record::Call);
+        let left = doubted.as_ref().unwrap_or(record);
+        self.open.changed(key, None, Some(left));
+        doubted
+    }
+
+    /// Calls first sent at or before this time may have been forgotten.
+    #[must_use]
+    pub const fn forgotten_until(&self) -> Timestamp {
+        self.forgotten_until
+    }
+
+    /// How long settled calls are remembered.
+    #[must_use]
+    pub const fn retention(&self) -> RetentionOptions {
+        self.retention
+    }
+
+    /// Notes that calls first sent at or before `until` are about to be forgotten. The caller has
+    /// made the same note durable before, and removes the records only afterwards.
+    pub fn forget_until(&mut self, until: Timestamp) {
+        self.forgotten_until = self.forgotten_until.max(until);
+    }
+
+    /// Decides `operations` in their order, each seeing what those before it have changed. Calls
+    /// whose leases have lapsed are put in doubt first, at most 256 a group.
+    pub fn decide(&mut self, operations: Vec<Operation>, rows: &dyn Rows, now: Timestamp) -> Group {
+        let mut overlay = Overlay::new(rows);
+        self.doubt_lapsed(&mut overlay, now);
+        let replies = operations
+            .into_iter()
+            .map(|operation| self.decide_one(operation, &mut overlay, now))
+            .collect();
+        Group {
+            changes: overlay.into_changes(),
+            replies,
+        }
+    }
+
+    fn decide_one(
+        &mut self,
+        operation: Operation,
+        overlay: &mut Overlay<'_>,
+        now: Timestamp,
+    ) -> Reply {
+        let at = self.circumstances(now);
+        match operation {
+            Operation::Abandon { key, token } => {
+                Reply::Settle(self.abandon(overlay, key, token, &at))
+            }
+            Operation::Claim(request) => Reply::Claim(self.claim(overlay, &request, &at)),
+            Operation::Complete { key, token, answer } => {
+                Reply::Settle(self.complete(overlay, key, token, answer, &at))
+            }
+            Operation::Doubt {
+                key,
+                token,
+                reason,
+                answer,
+            } => Reply::Settle(self.doubt(overlay, (key, token), reason, answer, &at)),
+            Operation::Peek(key) => Reply::State(overlay.state(key.digest(), &at)),
+            Operation::Release { key, token } => {
+                Reply::Settle(self.settle(overlay, key, |existing| {
+                    transition::release(existing, token)
+                }))
+            }
+            Operation::Renew { key, token, lease } => {
+                Reply::Renew(self.renew(overlay, key, token, lease, &at))
+            }
+            Operation::Resolve {
+                key,
+                token,
+                resolution,
+            } => Reply::Settle(self.resolve(overlay, &key, token, resolution, &at)),
+            Operation::Seal(key) => Reply::State(self.seal(overlay, key.digest(), &at)),
+        }
+    }
+
+    fn claim(
+        &mut self,
+        overlay: &mut Overlay<'_>,
+        request: &ClaimRequest,
+        at: &Circumstances,
+    ) -> Result<ClaimReply, StoreError> {
+        let key = request.key.digest();
+        let existing = overlay.record(key)?;
+        self.sequence += 1;
+        let token = FencingToken::new(self.incarnation, self.sequence);
+        match transition::claim(existing.as_ref(), request, token, at)? {
+            ClaimStep::Claim(call) => {
+                if !self
+                    .open
+                    .has_room(request.key.scope().digest(), &self.limits)
+                {
+                    return Ok(ClaimReply::OverQuota);
+                }
+                overlay.rows.room()?;
+                let reply = claimed(&call);
+                self.write(overlay, key, existing, Some(Record::Call(call)));
+                reply
+            }
+            ClaimStep::OwnClaim(call) => claimed(&call),
+            ClaimStep::Doubt(call) => {
+                let reply = overlay.replay(key, &call);
+                self.write(overlay, key, existing, Some(Record::Call(call)));
+                reply
+            }
+            ClaimStep::Refuse(refusal) => Ok(ClaimReply::Refused(refusal)),
+            ClaimStep::Replay(call) => overlay.replay(key, &call),
+        }
+    }
+
+    fn complete(
+        &mut self,
+        overlay: &mut Overlay<'_>,
+        key: KeyDigest,
+        token: FencingToken,
+        answer: Answer,
+        at: &Circumstances,
+    ) -> Result<(), SettleError> {
+        if let Err(too_large) = self.fits(&answer) {
+            // The effect happened and its answer will not be known: that is a doubt.
+            self.doubt(overlay, (key, token), DoubtReason::Unrecorded, None, at)?;
+            return Err(too_large.into());
+        }
+        self.settle(overlay, key, |existing| {
+            transition::complete(existing, token, answer, at).map(Settled::Write)
+        })
+    }
+
+    fn doubt(
+        &mut self,
+        overlay: &mut Overlay<'_>,
+        (key, token): (KeyDigest, FencingToken),
+        reason: DoubtReason,
+        answer: Option<Answer>,
+        at: &Circumstances,
+    ) -> Result<(), SettleError> {
+        // The doubt matters more than the answer: it is written also where the answer is too large.
+        let too_large = answer.as_ref().and_then(|answer| self.fits(answer).err());
+        let answer = answer.filter(|_| too_large.is_none());
+        self.settle(overlay, key, |existing| {
+            transition::doubt(existing, token, reason, answer, at).map(Settled::Write)
+        })?;
+        too_large.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn abandon(
+        &mut self,
+        overlay: &mut Overlay<'_>,
+        key: KeyDigest,
+        token: FencingToken,
+        at: &Circumstances,
+    ) -> Result<(), SettleError> {
+        self.settle(overlay, key, |existing| {
+            // A doubt that is already written says more than "it was dropped".
+            let in_progress = existing
+                .and_then(Record::call)
+                .is_some_and(|call| matches!(call.state, State::InProgress { .. }));
+            if !in_progress {
+                return Err(Fenced);
+            }
+            transition::doubt(existing, token, DoubtReason::OwnerGone, None, at).map(Settled::Write)
+        })
+    }
+
+    fn renew(
+        &mut self,
+        overlay: &mut Overlay<'_>,
+        key: KeyDigest,
+        token: FencingToken,
+        lease: Duration,
+        at: &Circumstances,
+    ) -> Result<Lease, SettleError> {
+        let existing = overlay.record(key)?;
+        let call = transition::renew(existing.as_ref(), token, lease, at)
+            .map_err(|Fenced| SettleError::Fenced)?;
+        let State::InProgress { lease } = call.state else {
+            return Err(SettleError::Fenced);
+        };
+        self.write(overlay, key, existing, Some(Record::Call(call)));
+        Ok(lease)
+    }
+
+    fn resolve(
+        &mut self,
+        overlay: &mut Overlay<'_>,
+        key: &ScopedKey,
+        token: FencingToken,
+        resolution: Resolution,
+        at: &Circumstances,
+    ) -> Result<(), SettleError> {
+        if let Resolution::Applied(answer) = &resolution {
+            self.fits(answer)?;
+        }
+        self.settle(overlay, key.digest(), |existing| {
+            transition::resolve(existing, token, resolution, at)
+        })
+    }
+
+    fn seal(
+        &mut self,
+        overlay: &mut Overlay<'_>,
+        key: KeyDigest,
+        at: &Circumstances,
+    ) -> Result<KeyState, StoreError> {
+        let existing = overlay.record(key)?;
+        if existing.is_none() {
+            overlay.rows.room()?;
+            self.write(overlay, key, None, Some(Record::Sealed { at: at.now }));
+        }
+        overlay.state(key, at)
+    }
+
+    fn settle(
+        &mut self,
+        overlay: &mut Overlay<'_>,
+        key: KeyDigest,
+        change: impl FnOnce(Option<&Record>) -> Result<Settled, Fenced>,
+    ) -> Result<(), SettleError> {
+        let existing = overlay.record(key)?;
+        let after = match change(existing.as_ref()).map_err(|Fenced| SettleError::Fenced)? {
+            Settled::Remove => None,
+            Settled::Write(call) => Some(Record::Call(call)),
+        };
+        self.write(overlay, key, existing, after);
+        Ok(())
+    }
+
+    fn doubt_lapsed(&mut self, overlay: &mut Overlay<'_>, now: Timestamp) {
+        let at = self.circumstances(now);
+        for key in self.open.lapsed(now, LAPSED_PER_GROUP_MAX) {
+            // A row that cannot be read says so to whoever asks for it.
+            let Ok(existing) = overlay.record(key) else {
+                continue;
+            };
+            if let Some(call) = transition::lapse(existing.as_ref(), &at) {
+                self.write(overlay, key, existing, Some(Record::Call(call)));
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        overlay: &mut Overlay<'_>,
+        key: KeyDigest,
+        before: Option<Record>,
+        after: Option<Record>,
+    ) {
+        self.open.changed(key, before.as_ref(), after.as_ref());
+        overlay.write(key, before, after);
+    }
+
+    fn fits(&self, answer: &Answer) -> Result<(), StoreError> {
+        let (size, limit) = (answer.body().len(), self.limits.answer_bytes_max);
+        if size > limit {
+            return Err(StoreError::AnswerTooLarge { size, limit });
+        }
+        Ok(())
+    }
+
+    const fn circumstances(&self, now: Timestamp) -> Circumstances {
+        Circumstances {
+            now,
+            retention: self.retention,
+            forgotten_until: self.forgotten_until,
+            sole_incarnation: Some(self.incarnation),
+        }
+    }
+}
+
+fn claimed(call: &CallRecord) -> Result<ClaimReply, StoreError> {
+    let State::InProgress { lease } = call.state else {
+        return Err(StoreError::Corrupt(
+            "a claim that was just made is not in progress".to_owned(),
+        ));
+    };
+    Ok(ClaimReply::Claimed {
+        key: call.key.clone(),
+        token: call.token,
+        lease,
+    })
+}
+
+/// So that a crowd of lapsed leases does not hold up the calls of one group. The rest is found by
+/// the next, and whoever asks for such a key is told the truth in any case.
+const LAPSED_PER_GROUP_MAX: usize = 256;

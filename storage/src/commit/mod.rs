@@ -1,0 +1,24 @@
+//! Group commit: many calls wait for one sync.
+//!
+//! One sync costs about a tenth of a millisecond whatever is in it, so an embedded store collects
+//! what arrives while the last group is being written, and decides, writes and syncs it together.
+//!
+//! ```text
+//!  callers --> queue (1,024) --> [ GroupCore::decide ] --> apply, flush, sync --> replies
+//!                                  pure: no I/O, no clock,     the shell: one
+//!                                  no randomness, no thread    thread of the OS
+//! ```
+//!
+//! The rule: **no reply leaves before the group's writes are durable.** The core decides every
+//! operation over an overlay, so that a later operation of a group sees what an earlier one wrote;
+//! the shell applies all or nothing. Because the core is pure, a simulation can run it over a
+//! simulated disk and cut the power wherever it likes.
+
+mod core;
+mod open_calls;
+mod operation;
+mod overlay;
+
+pub use self::core::GroupCore;
+pub use self::operation::{Change, ClaimReply, Group, Operation, Reply};
+pub use self::overlay::Rows;

@@ -1,0 +1,217 @@
+//! What is asked of a store, and what it answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::record::{KeyState, Record};
+use crate::transition::Refusal;
+use crate::{
+    Abandoned, Answer, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason, FencingToken,
+    InDoubt, KeyDigest, Lease, Resolution, ScopedKey, SettleError, StoreError,
+};
+
+/// One thing that is asked of a store.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Operation {
+    /// A claim was dropped unspent. Nobody waits for the reply.
+    Abandon {
+        /// The key of the claim.
+        key: KeyDigest,
+        /// Its token.
+        token: FencingToken,
+    },
+    /// See [`Store::claim`](crate::Store::claim).
+    Claim(ClaimRequest),
+    /// See [`Store::complete`](crate::Store::complete).
+    Complete {
+        /// The key of the claim.
+        key: KeyDigest,
+        /// Its token.
+        token: FencingToken,
+        /// What it is spent on.
+        answer: Answer,
+    },
+    /// See [`Store::doubt`](crate::Store::doubt).
+    Doubt {
+        /// The key of the claim.
+        key: KeyDigest,
+        /// Its token.
+        token: FencingToken,
+        /// Why.
+        reason: DoubtReason,
+        /// What the handler answered, if anything.
+        answer: Option<Answer>,
+    },
+    /// See [`Store::peek`](crate::Store::peek).
+    Peek(ScopedKey),
+    /// See [`Store::release`](crate::Store::release).
+    Release {
+        /// The key of the claim.
+        key: KeyDigest,
+        /// Its token.
+        token: FencingToken,
+    },
+    /// See [`Store::renew`](crate::Store::renew).
+    Renew {
+        /// The key of the claim.
+        key: KeyDigest,
+        /// Its token.
+        token: FencingToken,
+        /// How long it shall hold from now on.
+        lease: Duration,
+    },
+    /// See [`Inspect::resolve`](crate::Inspect::resolve).
+    Resolve {
+        /// The key in doubt.
+        key: ScopedKey,
+        /// The token in doubt.
+        token: FencingToken,
+        /// What became known.
+        resolution: Resolution,
+    },
+    /// See [`Store::seal`](crate::Store::seal).
+    Seal(ScopedKey),
+}
+
+/// What an operation is answered, once its group is durable.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Reply {
+    /// To a claim.
+    Claim(Result<ClaimReply, StoreError>),
+    /// To a renewal: the lease that now holds.
+    Renew(Result<Lease, SettleError>),
+    /// To whatever spends a claim or ends a doubt.
+    Settle(Result<(), SettleError>),
+    /// To a peek or a seal.
+    State(Result<KeyState, StoreError>),
+}
+
+/// What a claim is answered.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ClaimReply {
+    /// It is given, under this token and lease.
+    Claimed {
+        /// The key.
+        key: ScopedKey,
+        /// The claim's token.
+        token: FencingToken,
+        /// How long it holds.
+        lease: Lease,
+    },
+    /// The call has an answer.
+    Completed(Completion),
+    /// The outcome is unknown.
+    InDoubt(InDoubt),
+    /// The scope has as much open as it may have.
+    OverQuota,
+    /// It is refused.
+    Refused(Refusal),
+}
+
+/// One row that a group changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The row.
+    pub key: KeyDigest,
+    /// What it holds, as read before the group.
+    pub before: Option<Record>,
+    /// What it shall hold. A kept answer is [`AnswerKept::Here`] when the group brought it, and
+    /// [`AnswerKept::Beside`] when it is already where `before` says.
+    pub after: Option<Record>,
+}
+
+/// What a group does: all of its changes are applied or none, then the replies are sent.
+#[derive(Debug)]
+#[must_use = "the changes must be made durable before any reply is sent"]
+pub struct Group {
+    /// The rows that change, one entry a key, in the order of the keys' first change.
+    pub changes: Vec<Change>,
+    /// One reply an operation, in the operations' order.
+    pub replies: Vec<Reply>,
+}
+
+// === impl ClaimReply ===
+
+impl ClaimReply {
+    /// What a store answers its caller; `on_drop` is told when the claim is dropped unspent.
+    #[must_use]
+    pub fn into_outcome(self, on_drop: Arc<dyn Abandoned>) -> ClaimOutcome {
+        match self {
+            Self::Claimed { key, token, lease } => {
+                ClaimOutcome::Claimed(Claim::new(key, token, lease, Some(on_drop)))
+            }
+            Self::Completed(completion) => ClaimOutcome::Completed(completion),
+            Self::InDoubt(doubt) => ClaimOutcome::InDoubt(doubt),
+            Self::OverQuota => ClaimOutcome::OverQuota,
+            Self::Refused(refusal) => match refusal {
+                Refusal::FirstSentAhead => ClaimOutcome::FirstSentAhead,
+                Refusal::InProgress { retry_after } => ClaimOutcome::InProgress { retry_after },
+                Refusal::Mismatch => ClaimOutcome::Mismatch,
+                Refusal::Stale => ClaimOutcome::Stale,
+            },
+        }
+    }
+}
+
+// === impl Reply ===
+
+impl Reply {
+    /// The reply to a claim; `on_drop` is told when the claim in it is dropped unspent.
+    ///
+    /// # Errors
+    ///
+    /// What the reply says.
+    pub fn into_claim(self, on_drop: Arc<dyn Abandoned>) -> Result<ClaimOutcome, StoreError> {
+        match self {
+            Self::Claim(reply) => reply.map(|reply| reply.into_outcome(on_drop)),
+            other => Err(other.mixed_up()),
+        }
+    }
+
+    /// The reply to a renewal.
+    ///
+    /// # Errors
+    ///
+    /// What the reply says.
+    pub fn into_lease(self) -> Result<Lease, SettleError> {
+        match self {
+            Self::Renew(reply) => reply,
+            other => Err(other.mixed_up().into()),
+        }
+    }
+
+    /// The reply to whatever spends a claim or ends a doubt.
+    ///
+    /// # Errors
+    ///
+    /// What the reply says.
+    pub fn into_settled(self) -> Result<(), SettleError> {
+        match self {
+            Self::Settle(reply) => reply,
+            other => Err(other.mixed_up().into()),
+        }
+    }
+
+    /// The reply to a peek or a seal.
+    ///
+    /// # Errors
+    ///
+    /// What the reply says.
+    pub fn into_state(self) -> Result<KeyState, StoreError> {
+        match self {
+            Self::State(reply) => reply,
+            other => Err(other.mixed_up()),
+        }
+    }
+
+    /// Only a bug can pair a question with another's reply; the call then fails closed.
+    fn mixed_up(self) -> StoreError {
+        StoreError::Unavailable {
+            reason: format!("a reply was given to another question: {self:?}"),
+            retry_after: Duration::from_secs(1),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What a group reads: the rows, and over them what its earlier operations have changed.
+
+use std::collections::HashMap;
+
+use super::operation::{Change, ClaimReply};
+use crate::record::{AnswerKept, CallRecord, KeyState, Record, State};
+use crate::transition::{self, Circumstances, Refusal};
+use crate::{Answer, Completion, InDoubt, KeyDigest, StoreError};
+
+/// What a core reads: the rows as the last group left them.
+pub trait Rows {
+    /// The record of a key. Its answer may be [`AnswerKept::Beside`].
+    ///
+    /// # Errors
+    ///
+    /// When the row cannot be read or believed; such a key is never treated as absent.
+    fn record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError>;
+
+    /// The answer that is kept beside this record; `None` when it was removed for its age.
+    ///
+    /// # Errors
+    ///
+    /// When it should be there and is missing or damaged.
+    fn answer(&self, key: KeyDigest, call: &CallRecord) -> Result<Option<Answer>, StoreError>;
+
+    /// Whether there is room for the record of one more key.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`], naming the bound, when there is none.
+    fn room(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// The rows as the operations so far have left them.
+pub(super) struct Overlay<'a> {
+    pub(super) rows: &'a dyn Rows,
+    changes: Vec<Change>,
+    places: HashMap<KeyDigest, usize>,
+}
+
+// === impl Overlay ===
+
+impl<'a> Overlay<'a> {
+    pub(super) fn new(rows: &'a dyn Rows) -> Self {
+        Self {
+            rows,
+            changes: Vec::new(),
+            places: HashMap::new(),
+        }
+    }
+
+    pub(super) fn record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
+        match self.places.get(&key) {
+            Some(&place) => Ok(self.changes[place].after.clone()),
+            None => self.rows.record(key),
+        }
+    }
+
+    pub(super) fn write(&mut self, key: KeyDigest, before: Option<Record>, after: Option<Record>) {
+        if let Some(&place) = self.places.get(&key) {
+            self.changes[place].after = after;
+            return;
+        }
+        self.places.insert(key, self.changes.len());
+        self.changes.push(Change { key, before, after });
+    }
+
+    /// What a reader may be told of a key, its answer read where it lies beside.
+    pub(super) fn state(&self, key: KeyDigest, at: &Circumstances) -> Result<KeyState, StoreError> {
+        let record = match self.record(key)? {
+            Some(Record::Call(call)) if !transition::is_past_retention(&call, at) => {
+                Some(Record::Call(self.with_answer(key, &call)?))
+            }
+            other => other,
+        };
+        Ok(transition::state(record.as_ref(), at))
+    }
+
+    pub(super) fn replay(
+        &self,
+        key: KeyDigest,
+        call: &CallRecord,
+    ) -> Result<ClaimReply, StoreError> {
+        let call = self.with_answer(key, call)?;
+        Ok(match call.state {
+            State::Completed {
+                at,
+                answer: AnswerKept::Here(answer),
+                ..
+            } => ClaimReply::Completed(Completion {
+                answer,
+                completed_at: at,
+                token: call.token,
+            }),
+            State::InDoubt {
+                since,
+                reason,
+                answer,
+            } => ClaimReply::InDoubt(InDoubt {
+                token: call.token,
+                since,
+                reason,
+                answer: match answer {
+                    Some(AnswerKept::Here(answer)) => Some(answer),
+                    _ => None,
+                },
+            }),
+            // OK because only settled and doubted calls are replayed: this one's answer is gone.
+            State::Completed { .. } | State::InProgress { .. } => {
+                ClaimReply::Refused(Refusal::Stale)
+            }
+        })
+    }
+
+    fn with_answer(&self, key: KeyDigest, call: &CallRecord) -> Result<CallRecord, StoreError> {
+        let mut call = call.clone();
+        let beside = match &call.state {
+            State::Completed { answer, .. } => Some(answer),
+            State::InDoubt { answer, .. } => answer.as_ref(),
+            State::InProgress { .. } => None,
+        };
+        if !matches!(beside, Some(AnswerKept::Beside { .. })) {
+            return Ok(call);
+        }
+        let read = self
+            .rows
+            .answer(key, &call)?
+            .map_or(AnswerKept::Gone, AnswerKept::Here);
+        match &mut call.state {
+            State::Completed { answer, .. } => *answer = read,
+            State::InDoubt { answer, .. } => *answer = Some(read),
+            State::InProgress { .. } => {}
+        }
+        Ok(call)
+    }
+
+    /// The rows that end up different from how they began.
+    pub(super) fn into_changes(self) -> Vec<Change> {
+        self.changes
+            .into_iter()
+            .filter(|change| change.before != change.after)
+            .collect()
+    }
+}

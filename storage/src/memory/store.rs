@@ -1,0 +1,315 @@
+//! The store itself: a map under a mutex.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::MemoryOptions;
+use crate::commit::{Change, GroupCore, Operation, Reply, Rows};
+use crate::record::{AnswerKept, CallRecord, Record, State};
+use crate::transition::{self, Circumstances};
+use crate::{
+    Abandoned, Answer, Claim, ClaimOutcome, ClaimRequest, Clock, DoubtReason, FencingToken,
+    Inspect, KeyDigest, KeyState, Resolution, ScopedKey, SettleError, Store, StoreError,
+    StoreFuture, StoreId, Swept, Timestamp,
+};
+
+/// A [`Store`] in memory.
+///
+/// Cloning gives another handle on the same records. Every method finishes at its first poll.
+/// A claim that is dropped unspent puts its key in doubt at once.
+///
+/// ```
+/// use std::time::Duration;
+/// use onlyonce_storage::{
+///     Answer, AnswerFormat, ClaimOutcome, ClaimRequest, Fingerprint, FingerprintAlgorithm,
+///     Fingerprints, IdempotencyKey, MemoryStore, Scope, ScopedKey, Store,
+/// };
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let store = MemoryStore::new();
+/// let key = ScopedKey::new(Scope::principal("alice")?, IdempotencyKey::unique());
+/// let print = Fingerprint::builder(FingerprintAlgorithm::new(1)).field("body", b"100").finish();
+/// let ask = || ClaimRequest::new(key.clone(), Fingerprints::new(print), Duration::from_secs(30));
+///
+/// let ClaimOutcome::Claimed(claim) = store.claim(ask()).await? else { unreachable!() };
+/// // ... the effect happens here, and nowhere else ...
+/// store.complete(claim, Answer::new(AnswerFormat::new(1), "paid")).await?;
+///
+/// let ClaimOutcome::Completed(first) = store.claim(ask()).await? else { unreachable!() };
+/// assert_eq!(first.answer.body(), "paid");
+/// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    id: StoreId,
+    clock: Arc<dyn Clock>,
+    state: Mutex<Memory>,
+}
+
+#[derive(Debug)]
+struct Memory {
+    core: GroupCore,
+    rows: Table,
+}
+
+#[derive(Debug)]
+struct Table {
+    records: HashMap<KeyDigest, Record>,
+    records_max: usize,
+}
+
+// === impl MemoryStore ===
+
+impl MemoryStore {
+    /// An empty store with the default options.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_options(MemoryOptions::new())
+    }
+
+    /// An empty store with these options.
+    #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "options are built for one store and given away"
+    )]
+    pub fn with_options(options: MemoryOptions) -> Self {
+        // A call first sent before this store existed may have been executed by an earlier one.
+        let created = options.clock.now();
+        let core = GroupCore::new(INCARNATION, created, options.retention, options.limits);
+        let rows = Table {
+            records: HashMap::new(),
+            records_max: options.records_max,
+        };
+        Self {
+            shared: Arc::new(Shared {
+                id: StoreId::random(),
+                clock: Arc::clone(&options.clock),
+                state: Mutex::new(Memory { core, rows }),
+            }),
+        }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Store for MemoryStore {
+    fn id(&self) -> StoreId {
+        self.shared.id
+    }
+
+    fn now(&self) -> Timestamp {
+        let forgotten_until = self.shared.state.lock().core.forgotten_until();
+        transition::now_told(self.shared.clock.now(), forgotten_until)
+    }
+
+    fn claim(&self, request: ClaimRequest) -> StoreFuture<'_, ClaimOutcome> {
+        Box::pin(async move {
+            let on_drop = Arc::clone(&self.shared) as Arc<dyn Abandoned>;
+            let reply = self.shared.ask(Operation::Claim(request));
+            reply.into_claim(on_drop)
+        })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        claim: &'a mut Claim,
+        lease: Duration,
+    ) -> StoreFuture<'a, (), SettleError> {
+        Box::pin(async move {
+            let (key, token) = (claim.digest(), claim.token());
+            let reply = self.shared.ask(Operation::Renew { key, token, lease });
+            claim.renewed_until(reply.into_lease()?);
+            Ok(())
+        })
+    }
+
+    fn complete(&self, claim: Claim, answer: Answer) -> StoreFuture<'_, (), SettleError> {
+        Box::pin(async move {
+            let (key, token) = claim.spend();
+            self.shared
+                .ask(Operation::Complete { key, token, answer })
+                .into_settled()
+        })
+    }
+
+    fn release(&self, claim: Claim) -> StoreFuture<'_, (), SettleError> {
+        Box::pin(async move {
+            let (key, token) = claim.spend();
+            self.shared
+                .ask(Operation::Release { key, token })
+                .into_settled()
+        })
+    }
+
+    fn doubt(
+        &self,
+        claim: Claim,
+        reason: DoubtReason,
+        answer: Option<Answer>,
+    ) -> StoreFuture<'_, (), SettleError> {
+        Box::pin(async move {
+            let (key, token) = claim.spend();
+            self.shared
+                .ask(Operation::Doubt {
+                    key,
+                    token,
+                    reason,
+                    answer,
+                })
+                .into_settled()
+        })
+    }
+
+    fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
+        Box::pin(async move { self.shared.ask(Operation::Peek(key)).into_state() })
+    }
+
+    fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
+        Box::pin(async move { self.shared.ask(Operation::Seal(key)).into_state() })
+    }
+}
+
+impl Inspect for MemoryStore {
+    fn resolve(
+        &self,
+        key: ScopedKey,
+        token: FencingToken,
+        resolution: Resolution,
+    ) -> StoreFuture<'_, (), SettleError> {
+        Box::pin(async move {
+            self.shared
+                .ask(Operation::Resolve {
+                    key,
+                    token,
+                    resolution,
+                })
+                .into_settled()
+        })
+    }
+
+    fn sweep(&self) -> StoreFuture<'_, Swept> {
+        Box::pin(async move {
+            let now = self.shared.clock.now();
+            Ok(self.shared.state.lock().sweep(now))
+        })
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn ask(&self, operation: Operation) -> Reply {
+        let now = self.clock.now();
+        self.state.lock().ask(operation, now)
+    }
+}
+
+impl Abandoned for Shared {
+    fn abandoned(&self, key: KeyDigest, token: FencingToken) {
+        // OK to ignore because nobody waits for the reply, and a claim that was fenced meanwhile
+        // has nothing left to put in doubt.
+        let _ = self.ask(Operation::Abandon { key, token });
+    }
+}
+
+// === impl Memory ===
+
+impl Memory {
+    fn ask(&mut self, operation: Operation, now: Timestamp) -> Reply {
+        let group = self.core.decide(vec![operation], &self.rows, now);
+        self.rows.apply(group.changes);
+        let mut replies = group.replies;
+        replies.pop().expect("one operation has one reply")
+    }
+
+    fn sweep(&mut self, now: Timestamp) -> Swept {
+        // A group puts some of the lapsed calls in doubt; empty ones do the rest.
+        loop {
+            let group = self.core.decide(Vec::new(), &self.rows, now);
+            if group.changes.is_empty() {
+                break;
+            }
+            self.rows.apply(group.changes);
+        }
+        let at = Circumstances {
+            now,
+            retention: self.core.retention(),
+            forgotten_until: self.core.forgotten_until(),
+            sole_incarnation: Some(INCARNATION),
+        };
+        let mut swept = Swept::default();
+        let Self { core, rows } = self;
+        rows.records.retain(|_, record| {
+            let forgotten = transition::forgotten_with(record);
+            if transition::is_past_horizon(record, &at) && forgotten.is_some() {
+                // Nobody sees the record gone before this is raised: both are under the mutex.
+                core.forget_until(forgotten.unwrap_or_default());
+                swept.tombstones += 1;
+                return false;
+            }
+            if let Record::Call(call) = record
+                && transition::is_past_retention(call, &at)
+                && let State::Completed { answer, .. } = &mut call.state
+                && *answer != AnswerKept::Gone
+            {
+                *answer = AnswerKept::Gone;
+                swept.answers += 1;
+            }
+            true
+        });
+        swept
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    fn apply(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change.after {
+                None => self.records.remove(&change.key),
+                Some(record) => self.records.insert(change.key, record),
+            };
+        }
+    }
+}
+
+impl Rows for Table {
+    fn record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
+        Ok(self.records.get(&key).cloned())
+    }
+
+    fn answer(&self, _: KeyDigest, _: &CallRecord) -> Result<Option<Answer>, StoreError> {
+        // OK because this store keeps every answer in its record.
+        Ok(None)
+    }
+
+    fn room(&self) -> Result<(), StoreError> {
+        if self.records.len() < self.records_max {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable {
+            reason: format!("it holds its maximum of {} records", self.records_max),
+            retry_after: FULL_RETRY_AFTER,
+        })
+    }
+}
+
+/// There is one opening of a store that lives in memory.
+const INCARNATION: u64 = 1;
+
+/// Room is made by sweeps, which run by the minute.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(60);
