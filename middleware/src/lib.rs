@@ -1,3 +1,4 @@
 //! Tower layers that make a remote call safe to retry.
 
 pub mod client;
+pub mod server;

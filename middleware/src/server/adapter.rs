@@ -1,0 +1,166 @@
+//! How the server layers speak a protocol.
+
+use std::future::Future;
+
+use onlyonce_storage::{
+    Answer, Fingerprints, KeyState, ScopedKey, SessionCall, StoreId, Timestamp,
+};
+use tokio::time::Instant;
+
+use super::Refusal;
+
+/// What the server layers need to know of a protocol.
+///
+/// Only an adapter names headers, metadata or frame fields. It is cheap to clone.
+pub trait Adapter: Clone + Send + Sync + 'static {
+    /// What comes in.
+    type Request: Send + 'static;
+
+    /// What the handler answers, and what goes back to the caller.
+    type Response: Send + 'static;
+
+    /// What the handler fails with, where it fails without an answer.
+    type Error: Send + 'static;
+
+    /// Parses the request at the edge: what names the call, what it digests to, how long it may
+    /// take. May read the request's body, within a bound.
+    fn admit(
+        &self,
+        request: Self::Request,
+    ) -> impl Future<Output = Admission<Self::Request>> + Send;
+
+    /// Encodes what the handler came to, and says what it means for the key.
+    fn record(
+        &self,
+        result: Result<Self::Response, Self::Error>,
+    ) -> impl Future<Output = Recording<Self::Response>> + Send;
+
+    /// The response that `answer` encodes, marked as `served`.
+    ///
+    /// # Errors
+    ///
+    /// The refusal to give instead, when the answer was recorded in a format that is not this
+    /// adapter's.
+    fn replay(&self, answer: &Answer, served: Served) -> Result<Self::Response, Refusal>;
+
+    /// Marks a response that comes from the handler itself.
+    fn mark(&self, response: Self::Response, served: Served) -> Self::Response;
+
+    /// The response that says why there is no answer.
+    fn refuse(&self, refusal: &Refusal) -> Self::Response;
+
+    /// The response to a question about a key.
+    fn tell(&self, state: &KeyState) -> Self::Response;
+}
+
+/// What a request is, once parsed.
+#[derive(Debug)]
+pub enum Admission<Req> {
+    /// A question about a key.
+    Ask(Question, ScopedKey),
+    /// A call that takes effect at most once.
+    Protected(Intent, Req),
+    /// It cannot be admitted. Nothing is executed.
+    Refused(Refusal),
+    /// A request that may be executed any number of times.
+    Unprotected(Req),
+}
+
+/// A question about a key. Neither executes anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// What is known of it?
+    Peek,
+    /// Make it impossible if it is absent; otherwise, what is known of it?
+    Seal,
+}
+
+/// What one attempt of a call asks for.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Intent {
+    /// The key in its scope.
+    pub key: ScopedKey,
+    /// What the request digests to.
+    pub fingerprints: Fingerprints,
+    /// When the caller stops waiting.
+    pub deadline: Option<Instant>,
+    /// When the client first sent the call, on the store's clock.
+    pub first_sent: Option<Timestamp>,
+    /// The store that the call is bound to.
+    pub store: Option<StoreId>,
+    /// The session, for a call in one.
+    pub session: Option<SessionCall>,
+}
+
+/// What the handler came to.
+#[derive(Debug)]
+pub struct Recording<Res> {
+    /// What it means for the key.
+    pub outcome: Outcome,
+    /// What goes to the caller who is waiting. Without one the caller is told what became of the
+    /// key.
+    pub response: Option<Res>,
+}
+
+/// What a handler's result means for the key.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It leaves open whether the effect happened; the answer, if any, is kept for duplicates.
+    InDoubt(Option<Answer>),
+    /// Nothing was executed: the key is free again.
+    NotExecuted,
+    /// It is the call's answer, success or not, from now on.
+    Record(Answer),
+}
+
+/// How a caller got its response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Served {
+    /// From the execution that another attempt began.
+    Attached,
+    /// The handler ran, and its answer is recorded.
+    Executed,
+    /// The handler ran, but its answer could not be recorded: the key is in doubt.
+    ExecutedUnrecorded,
+    /// It is the answer that was kept of a call in doubt.
+    InDoubt,
+    /// The handler says that nothing was executed.
+    NotExecuted,
+    /// From the record.
+    Replayed,
+    /// The request was not protected.
+    Unprotected,
+}
+
+impl Intent {
+    /// A call with this key and these fingerprints, without deadline, session or history.
+    #[must_use]
+    pub const fn new(key: ScopedKey, fingerprints: Fingerprints) -> Self {
+        Self {
+            key,
+            fingerprints,
+            deadline: None,
+            first_sent: None,
+            store: None,
+            session: None,
+        }
+    }
+}
+
+impl Served {
+    /// The word for metrics and wires: `executed`, `replayed` and so on.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Attached => "attached",
+            Self::Executed => "executed",
+            Self::ExecutedUnrecorded => "executed; unrecorded",
+            Self::InDoubt => "in-doubt",
+            Self::NotExecuted => "not-executed",
+            Self::Replayed => "replayed",
+            Self::Unprotected => "unprotected",
+        }
+    }
+}

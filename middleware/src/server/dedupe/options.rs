@@ -1,0 +1,53 @@
+//! Numbers that the dedupe layer goes by, each with its reason.
+
+use std::time::Duration;
+
+use onlyonce_storage::KeyPolicy;
+
+/// How the dedupe layer treats keys, duplicates and waiting callers.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct DedupeOptions {
+    /// How long a claim holds without renewal; it is renewed every third of it. Default 30 s: a
+    /// crashed owner of a shared store is noticed within it, and a pause of the process (a VM that
+    /// migrates) does not end it.
+    pub lease: Duration,
+    /// What a duplicate does while the call is being executed. Default: wait up to 5 s.
+    pub wait: Wait,
+    /// How guessable keys may be. Default: any key that parses.
+    pub key_policy: KeyPolicy,
+    /// How long answers are kept, where shorter than the store keeps any. Default: as long as the
+    /// store keeps them.
+    pub retention: Option<Duration>,
+    /// Callers who wait for one key. Default 1,024: more is a hot key, and each costs memory.
+    pub waiters_per_key_max: usize,
+    /// Callers who wait, in all. Default 16,384, at under a kilobyte each.
+    pub waiters_max: usize,
+    /// Calls being executed at once. Default 65,536: far above what one process can serve.
+    pub flights_max: usize,
+}
+
+/// What a duplicate does while the call is being executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// It is refused at once.
+    No,
+    /// It waits until its own deadline.
+    UntilDeadline,
+    /// It waits this long, or until its own deadline if that is earlier.
+    UpTo(Duration),
+}
+
+impl Default for DedupeOptions {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(30),
+            wait: Wait::UpTo(Duration::from_secs(5)),
+            key_policy: KeyPolicy::default(),
+            retention: None,
+            waiters_per_key_max: 1_024,
+            waiters_max: 16_384,
+            flights_max: 65_536,
+        }
+    }
+}

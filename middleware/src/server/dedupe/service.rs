@@ -1,0 +1,256 @@
+//! Takes requests in, and gives each caller its response.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use onlyonce_storage::Store;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tower::{Service, ServiceExt};
+use tracing::Instrument;
+
+use super::flight::{Boarding, Flight, Flights, Landing, Lead};
+use super::options::DedupeOptions;
+use super::owner::{Delivery, Owner, patience};
+use crate::server::{Adapter, Admission, Intent, Keys, Question, Refusal, Served};
+
+/// See [`DedupeLayer`](super::DedupeLayer).
+pub struct Dedupe<S, A> {
+    inner: S,
+    shared: Arc<Shared<A>>,
+}
+
+/// What all clones share.
+pub(super) struct Shared<A> {
+    pub(super) adapter: A,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) options: DedupeOptions,
+    pub(super) flights: Arc<Flights>,
+}
+
+/// What [`Dedupe`] answers with, later.
+pub type ResponseFuture<Res, Err> = Pin<Box<dyn Future<Output = Result<Res, Err>> + Send>>;
+
+// === impl Dedupe ===
+
+impl<S, A> Dedupe<S, A> {
+    pub(super) const fn new(inner: S, shared: Arc<Shared<A>>) -> Self {
+        Self { inner, shared }
+    }
+
+    /// The keys of this server: to peek at them, seal them, and wait for them.
+    #[must_use]
+    pub fn keys(&self) -> Keys {
+        Keys::new(Arc::clone(&self.shared.store))
+    }
+
+    /// How many calls are being executed, and how many callers wait for them.
+    #[must_use]
+    pub fn load(&self) -> (usize, usize) {
+        (
+            self.shared.flights.in_flight(),
+            self.shared.flights.waiting(),
+        )
+    }
+}
+
+impl<S: Clone, A> Clone for Dedupe<S, A> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<S, A> fmt::Debug for Dedupe<S, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dedupe")
+            .field("store", &self.shared.store)
+            .field("options", &self.shared.options)
+            .field("flights", &self.shared.flights)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, A> Service<A::Request> for Dedupe<S, A>
+where
+    A: Adapter,
+    S: Service<A::Request, Response = A::Response, Error = A::Error> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = A::Response;
+    type Error = A::Error;
+    type Future = ResponseFuture<A::Response, A::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        // Readiness of the handler is awaited where it is called, on the instance that is called:
+        // a replay needs none of it.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: A::Request) -> Self::Future {
+        let shared = Arc::clone(&self.shared);
+        let mut inner = self.inner.clone();
+        Box::pin(async move {
+            match shared.adapter.admit(request).await {
+                Admission::Protected(intent, request) => {
+                    protect(shared, inner, intent, request).await
+                }
+                Admission::Unprotected(request) => {
+                    let response = inner.ready().await?.call(request).await?;
+                    Ok(shared.adapter.mark(response, Served::Unprotected))
+                }
+                Admission::Refused(refusal) => Ok(shared.adapter.refuse(&refusal)),
+                Admission::Ask(question, key) => {
+                    let state = match question {
+                        Question::Peek => shared.store.peek(key).await,
+                        Question::Seal => shared.store.seal(key).await,
+                    };
+                    Ok(match state {
+                        Ok(state) => shared.adapter.tell(&state),
+                        Err(error) => shared.adapter.refuse(&Refusal::Unavailable {
+                            reason: error.to_string(),
+                            retry_after: error.retry_after(),
+                        }),
+                    })
+                }
+            }
+        })
+    }
+}
+
+async fn protect<S, A>(
+    shared: Arc<Shared<A>>,
+    inner: S,
+    intent: Intent,
+    request: A::Request,
+) -> Result<A::Response, A::Error>
+where
+    A: Adapter,
+    S: Service<A::Request, Response = A::Response, Error = A::Error> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    if let Some(refusal) = shared.refuse_at_the_door(&intent) {
+        return Ok(shared.adapter.refuse(&refusal));
+    }
+    let name = (intent.key.digest(), intent.fingerprints.current());
+    // Each round but the last ends with an execution by somebody that came to nothing.
+    for _ in 0..ROUNDS_MAX {
+        match shared.flights.board(name) {
+            Boarding::Lead(lead) => return lead_call(shared, inner, intent, request, lead).await,
+            Boarding::Full => break,
+            Boarding::Wait(waiter) => {
+                let limit = patience(shared.options.wait, intent.deadline);
+                match waiter.wait(limit).await {
+                    Some(Landing::NotExecuted) => {}
+                    Some(landing) => return Ok(shared.respond(&landing)),
+                    None => break,
+                }
+            }
+        }
+    }
+    Ok(shared.adapter.refuse(&Refusal::InProgress {
+        retry_after: RETRY_AFTER,
+    }))
+}
+
+async fn lead_call<S, A>(
+    shared: Arc<Shared<A>>,
+    inner: S,
+    intent: Intent,
+    request: A::Request,
+    lead: Lead,
+) -> Result<A::Response, A::Error>
+where
+    A: Adapter,
+    S: Service<A::Request, Response = A::Response, Error = A::Error> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let deadline = intent.deadline;
+    let flight = Arc::clone(lead.flight());
+    let (deliver, delivered) = oneshot::channel();
+    let owner = Owner {
+        shared: Arc::clone(&shared),
+        inner,
+        intent,
+        request,
+        lead,
+    };
+    tokio::spawn(owner.execute(deliver).in_current_span());
+
+    let delivery = match deadline {
+        None => delivered.await,
+        Some(deadline) => match tokio::time::timeout_at(deadline, delivered).await {
+            Ok(delivery) => delivery,
+            Err(_elapsed) => return Ok(shared.refuse_late(&flight)),
+        },
+    };
+    match delivery {
+        Ok(Delivery::Response(response)) => Ok(response),
+        Ok(Delivery::SameAsOthers(landing)) => Ok(shared.respond(&landing)),
+        Ok(Delivery::NeverReady(error)) => Err(error),
+        // The task is gone without a word: its runtime is shutting down. What it had begun is for
+        // the store to tell, so the client is sent back to ask.
+        Err(_gone) => Ok(shared.adapter.refuse(&Refusal::InProgress {
+            retry_after: RETRY_AFTER,
+        })),
+    }
+}
+
+// === impl Shared ===
+
+impl<A> Shared<A> {
+    /// What can be refused before anything is looked up.
+    fn refuse_at_the_door(&self, intent: &Intent) -> Option<Refusal> {
+        if let Err(error) = self.options.key_policy.check(intent.key.key()) {
+            return Some(Refusal::KeyMalformed(error));
+        }
+        let here = self.store.id();
+        if intent.store.is_some_and(|bound| bound != here) {
+            return Some(Refusal::Misdirected { here });
+        }
+        if intent
+            .deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+        {
+            return Some(Refusal::DeadlinePassed { executing: false });
+        }
+        None
+    }
+
+    /// The deadline passed: the execution is called off if it has not begun.
+    fn refuse_late(&self, flight: &Flight) -> A::Response
+    where
+        A: Adapter,
+    {
+        let executing = !flight.call_off();
+        self.adapter.refuse(&Refusal::DeadlinePassed { executing })
+    }
+
+    fn respond(&self, landing: &Landing) -> A::Response
+    where
+        A: Adapter,
+    {
+        let replayed = match landing {
+            Landing::Answer(answer, served) => self.adapter.replay(answer, *served),
+            Landing::InDoubt(in_doubt) => Err(Refusal::InDoubt(in_doubt.clone())),
+            Landing::NotExecuted => Err(Refusal::Unavailable {
+                reason: "the handler executed nothing".to_owned(),
+                retry_after: RETRY_AFTER,
+            }),
+            Landing::Refused(refusal) => Err(refusal.clone()),
+        };
+        replayed.unwrap_or_else(|refusal| self.adapter.refuse(&refusal))
+    }
+}
+
+/// A call that somebody is executing in this process mostly ends within it.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// A key whose executions keep coming to nothing is released faster than its duplicates can be
+/// served; after this many the client may wait outside.
+const ROUNDS_MAX: usize = 8;

@@ -1,0 +1,14 @@
+//! The server's side: the effect of a call happens at most once per key.
+//!
+//! Outer to inner: `Observe`, authentication (gives the scope), load shedding, [`Dedupe`],
+//! handler.
+
+mod adapter;
+pub mod dedupe;
+mod keys;
+mod refusal;
+
+pub use self::adapter::{Adapter, Admission, Intent, Outcome, Question, Recording, Served};
+pub use self::dedupe::{Dedupe, DedupeLayer, DedupeOptions, Wait};
+pub use self::keys::Keys;
+pub use self::refusal::Refusal;

@@ -1,0 +1,96 @@
+//! Why a call gets no answer, in no protocol's words.
+
+use std::fmt;
+use std::time::Duration;
+
+use onlyonce_storage::{InDoubt, KeyError, StoreId};
+
+/// Why a call gets no answer. An adapter turns it into what its protocol says.
+///
+/// A refusal is never recorded and never touches the record of the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The call's deadline passed.
+    DeadlinePassed {
+        /// Whether the handler runs on. When not, this attempt was not and will not be executed.
+        executing: bool,
+    },
+    /// The client says that it first sent the call further in the future than clocks may differ.
+    FirstSentAhead,
+    /// Nobody knows whether the effect happened, and no answer is kept.
+    InDoubt(InDoubt),
+    /// Somebody is executing the call, and its answer did not come in time.
+    InProgress {
+        /// When asking again is of use.
+        retry_after: Duration,
+    },
+    /// The key cannot be one, or is too easy to guess.
+    KeyMalformed(KeyError),
+    /// The request must carry a key and does not.
+    KeyMissing,
+    /// The key was first used with another request.
+    Mismatch,
+    /// The call is bound to another store than this server's.
+    Misdirected {
+        /// This server's.
+        here: StoreId,
+    },
+    /// The scope has as many calls in progress or in doubt as it may have.
+    OverQuota {
+        /// When asking again is of use.
+        retry_after: Duration,
+    },
+    /// The caller is nobody, and there is no scope for nobody.
+    ScopeMissing,
+    /// Older than what the server remembers, or sealed. Never executed.
+    Stale,
+    /// The request is larger than the server takes.
+    TooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The store or the server is not able. This attempt was not executed.
+    Unavailable {
+        /// What is wrong, for the operator; it names no key and no content.
+        reason: String,
+        /// When asking again is of use.
+        retry_after: Duration,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DeadlinePassed { executing: true } => {
+                f.write_str("deadline passed while the call is being executed")
+            }
+            Self::DeadlinePassed { executing: false } => {
+                f.write_str("deadline passed before the call was executed")
+            }
+            Self::FirstSentAhead => {
+                f.write_str("first-sent time is further in the future than clocks may differ")
+            }
+            Self::InDoubt(in_doubt) => write!(f, "outcome is in doubt: {}", in_doubt.reason),
+            Self::InProgress { .. } => f.write_str("call is being executed; ask again"),
+            Self::KeyMalformed(error) => error.fmt(f),
+            Self::KeyMissing => f.write_str("idempotency key is required here"),
+            Self::Mismatch => f.write_str("idempotency key was first used with another request"),
+            Self::Misdirected { here } => {
+                write!(
+                    f,
+                    "call is bound to another store than this server's ({here})"
+                )
+            }
+            Self::OverQuota { .. } => {
+                f.write_str("scope has too many calls in progress or in doubt")
+            }
+            Self::ScopeMissing => f.write_str("caller has no principal, and calls need a scope"),
+            Self::Stale => f.write_str("call is older than what is remembered, or sealed"),
+            Self::TooLarge { limit } => {
+                write!(f, "request is larger than {limit} bytes")
+            }
+            Self::Unavailable { reason, .. } => write!(f, "not executed: {reason}"),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! A store that counts what it is asked, and fails when it is told to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use onlyonce_storage::{
+    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, KeyState, ScopedKey, SettleError,
+    Store, StoreError, StoreFuture, StoreId, Timestamp,
+};
+
+#[derive(Debug)]
+pub struct Watched {
+    inner: Arc<dyn Store>,
+    pub claims: AtomicUsize,
+    pub settlements: AtomicUsize,
+    pub refuse_claims: AtomicBool,
+    pub refuse_completions: AtomicBool,
+    pub refuse_renewals: AtomicBool,
+}
+
+impl Watched {
+    pub fn new(inner: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            claims: AtomicUsize::new(0),
+            settlements: AtomicUsize::new(0),
+            refuse_claims: AtomicBool::new(false),
+            refuse_completions: AtomicBool::new(false),
+            refuse_renewals: AtomicBool::new(false),
+        })
+    }
+}
+
+pub fn unreachable_store() -> StoreError {
+    StoreError::Unavailable {
+        reason: "connection refused".to_owned(),
+        retry_after: Duration::from_secs(2),
+    }
+}
+
+impl Store for Watched {
+    fn id(&self) -> StoreId {
+        self.inner.id()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.now()
+    }
+
+    fn claim(&self, request: ClaimRequest) -> StoreFuture<'_, ClaimOutcome> {
+        self.claims.fetch_add(1, Ordering::SeqCst);
+        if self.refuse_claims.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(unreachable_store()) });
+        }
+        self.inner.claim(request)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        claim: &'a mut Claim,
+        lease: Duration,
+    ) -> StoreFuture<'a, (), SettleError> {
+        if self.refuse_renewals.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(unreachable_store().into()) });
+        }
+        self.inner.renew(claim, lease)
+    }
+
+    fn complete(&self, claim: Claim, answer: Answer) -> StoreFuture<'_, (), SettleError> {
+        self.settlements.fetch_add(1, Ordering::SeqCst);
+        if self.refuse_completions.load(Ordering::SeqCst) {
+            return Box::pin(async move {
+                drop(claim);
+                Err(unreachable_store().into())
+            });
+        }
+        self.inner.complete(claim, answer)
+    }
+
+    fn release(&self, claim: Claim) -> StoreFuture<'_, (), SettleError> {
+        self.settlements.fetch_add(1, Ordering::SeqCst);
+        self.inner.release(claim)
+    }
+
+    fn doubt(
+        &self,
+        claim: Claim,
+        reason: DoubtReason,
+        answer: Option<Answer>,
+    ) -> StoreFuture<'_, (), SettleError> {
+        self.settlements.fetch_add(1, Ordering::SeqCst);
+        self.inner.doubt(claim, reason, answer)
+    }
+
+    fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
+        self.inner.peek(key)
+    }
+
+    fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
+        self.inner.seal(key)
+    }
+}
