@@ -29,6 +29,8 @@ mod limits;
 mod memory;
 pub mod record;
 mod retention;
+#[cfg(feature = "sled")]
+pub mod sled;
 mod store;
 pub mod transition;
 
@@ -50,4 +52,6 @@ pub use crate::limits::{ANSWER_BYTES_LIMIT, StoreLimits};
 pub use crate::memory::{MemoryOptions, MemoryStore};
 pub use crate::record::KeyState;
 pub use crate::retention::{HorizonTooShort, RetentionOptions};
+#[cfg(feature = "sled")]
+pub use crate::sled::{OpenError, SledOptions, SledStore};
 pub use crate::store::{Inspect, Resolution, Store, StoreFuture, StoreId, Swept};
