@@ -21,6 +21,8 @@ pub mod codec;
 #[cfg(any(feature = "memory", feature = "sled"))]
 pub mod commit;
 mod completion;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod fingerprint;
 mod key;
