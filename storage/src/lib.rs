@@ -10,10 +10,10 @@
 //!
 //! # Features
 //!
-//! - `memory` (default): [`MemoryStore`], the reference, for tests and for effects that die with
+//! - `memory` (default): `MemoryStore`, the reference, for tests and for effects that die with
 //!   the process.
-//! - `sled`: [`SledStore`], the embedded durable store.
-//! - `conformance`: the suite that every store must pass, as [`conformance!`].
+//! - `sled`: `SledStore`, the embedded durable store.
+//! - `conformance`: the suite that every store must pass, as the macro `conformance!`.
 
 mod claim;
 mod clock;

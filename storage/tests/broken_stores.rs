@@ -1,5 +1,6 @@
 //! The suite can fail: stores that are broken on purpose, and the claims that catch them.
 #![cfg(all(feature = "memory", feature = "conformance"))]
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::collections::HashMap;
 use std::future::Future;

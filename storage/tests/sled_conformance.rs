@@ -1,5 +1,6 @@
 //! The suite, on the store on sled.
 #![cfg(all(feature = "sled", feature = "conformance"))]
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::future::Future;
 use std::pin::Pin;

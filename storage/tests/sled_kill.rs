@@ -1,6 +1,7 @@
 //! The process is killed while it serves: what was acknowledged is there, what was not is in
 //! doubt, and nothing can be executed again.
 #![cfg(all(feature = "sled", target_os = "linux"))]
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -25,7 +26,11 @@ fn key(text: &str) -> ScopedKey {
 
 fn request(key: &ScopedKey) -> ClaimRequest {
     let print = Fingerprint::builder(FingerprintAlgorithm::new(1)).finish();
-    ClaimRequest::new(key.clone(), Fingerprints::new(print), Duration::from_secs(30))
+    ClaimRequest::new(
+        key.clone(),
+        Fingerprints::new(print),
+        Duration::from_secs(30),
+    )
 }
 
 /// Every tenth is larger than what sled takes in one piece.
@@ -129,7 +134,10 @@ fn run_and_kill(
         }
     }
     child.wait().unwrap();
-    assert!(seen >= lines_max, "the child ended by itself after {seen} lines");
+    assert!(
+        seen >= lines_max,
+        "the child ended by itself after {seen} lines"
+    );
 }
 
 async fn check(directory: &std::path::Path, said: &HashMap<String, bool>) {
@@ -139,7 +147,10 @@ async fn check(directory: &std::path::Path, said: &HashMap<String, bool>) {
         let key = key(name);
         match store.peek(key.clone()).await.unwrap() {
             KeyState::Completed(completion) => {
-                assert!(completion.answer == answer(name), "{name} has another answer");
+                assert!(
+                    completion.answer == answer(name),
+                    "{name} has another answer"
+                );
             }
             KeyState::InDoubt(doubt) if !completed => {
                 assert_eq!(doubt.reason, DoubtReason::OwnerGone, "{name}");
