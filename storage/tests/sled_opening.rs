@@ -46,6 +46,21 @@ async fn a_store_that_is_open_is_refused_at_once_and_free_after_closing() {
     again.close().await.unwrap();
 }
 
+#[test]
+fn whoever_holds_the_lock_file_keeps_the_store_shut() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()).unwrap());
+    let lock = fs::File::open(folder.path().join("LOCK")).unwrap();
+    lock.try_lock().unwrap();
+    let refused = open(folder.path());
+    assert!(
+        matches!(refused, Err(OpenError::Locked { .. })),
+        "{refused:?}"
+    );
+    drop(lock);
+    drop(open(folder.path()).unwrap());
+}
+
 #[tokio::test]
 async fn closing_frees_the_directory_every_time() {
     let folder = tempfile::tempdir().unwrap();
@@ -213,6 +228,81 @@ async fn a_damaged_database_is_an_error_never_a_panic_and_never_an_empty_store()
     let state = again.peek(key("key-7")).await.unwrap();
     assert!(matches!(state, KeyState::Sealed { .. }), "{state:?}");
     again.close().await.unwrap();
+}
+
+/// sled takes the first damaged message of its log for the end of it, and opens what is left.
+#[tokio::test]
+async fn a_database_that_lost_what_was_acknowledged_is_corrupt_never_a_shorter_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    for number in 0..200 {
+        store.seal(key(&format!("key-{number}"))).await.unwrap();
+    }
+    store.close().await.unwrap();
+    let log = folder.path().join("db/db");
+    let length = fs::metadata(&log).unwrap().len() as usize;
+    let mut refused = 0;
+    for at in (0..length).step_by(length / 12) {
+        let copy = tempfile::tempdir().unwrap();
+        copy_all(folder.path(), copy.path());
+        let damaged = copy.path().join("db/db");
+        let mut bytes = fs::read(&damaged).unwrap();
+        bytes
+            .iter_mut()
+            .skip(at)
+            .take(64)
+            .for_each(|byte| *byte ^= 0xff);
+        fs::write(&damaged, bytes).unwrap();
+        match open(copy.path()) {
+            Err(OpenError::Corrupt { .. }) => refused += 1,
+            Err(other) => panic!("byte {at}: {other:?}"),
+            // Where nothing was lost by it.
+            Ok(store) => {
+                for number in 0..200 {
+                    let state = store.peek(key(&format!("key-{number}"))).await.unwrap();
+                    assert!(
+                        matches!(state, KeyState::Sealed { .. }),
+                        "byte {at}: {state:?}"
+                    );
+                }
+                store.close().await.unwrap();
+            }
+        }
+    }
+    assert!(refused >= 6, "only {refused} damages were seen");
+}
+
+#[tokio::test]
+async fn a_store_whose_database_was_wiped_is_corrupt_never_a_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    store.seal(key("k")).await.unwrap();
+    store.close().await.unwrap();
+    fs::remove_dir_all(folder.path().join("db")).unwrap();
+    let refused = open(folder.path());
+    assert!(
+        matches!(refused, Err(OpenError::Corrupt { .. })),
+        "{refused:?}"
+    );
+    fs::write(folder.path().join("MARK"), "damaged").unwrap();
+    let refused = open(folder.path());
+    assert!(
+        matches!(refused, Err(OpenError::Corrupt { .. })),
+        "{refused:?}"
+    );
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir(&target).unwrap();
+            copy_all(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }
 
 #[test]

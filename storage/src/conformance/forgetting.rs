@@ -43,6 +43,26 @@ pub async fn a_shorter_retention_is_kept_and_a_longer_one_is_not(harness: impl H
     }
 }
 
+/// Whatever time of the day it was recorded at, and however often somebody sweeps.
+pub async fn a_sweep_takes_no_answer_before_its_retention(harness: impl Harness) {
+    let store = harness.store();
+    for round in 0..7 {
+        let key = key(&round.to_string());
+        settle(&*store, &key, "paid").await;
+        for _ in 0..6 {
+            harness.clock().advance(DAY / 6 - MINUTE / 6);
+            sweep(&*store).await;
+            let replayed = super::kit::completed(&*store, &key).await;
+            assert_eq!(replayed.answer, answer("paid"));
+        }
+        // So that the next round begins at another time of the day.
+        harness.clock().advance(MINUTE * 200);
+        sweep(&*store).await;
+        let outcome = ask(&*store, request(&key)).await;
+        assert!(matches!(outcome, ClaimOutcome::Stale), "{outcome:?}");
+    }
+}
+
 /// Past the horizon the record is gone, and who was sent before is refused all the same.
 pub async fn after_the_horizon_an_older_call_is_stale(mut harness: impl Harness) {
     let store = harness.store();

@@ -105,6 +105,7 @@ macro_rules! conformance {
             fencing: tokens_grow_after_release_and_after_reopening
             forgetting: after_retention_a_call_is_stale_and_never_executed
             forgetting: a_shorter_retention_is_kept_and_a_longer_one_is_not
+            forgetting: a_sweep_takes_no_answer_before_its_retention
             forgetting: after_the_horizon_an_older_call_is_stale
             forgetting: what_is_open_is_never_forgotten
             forgetting: a_call_first_sent_before_the_store_was_made_is_stale

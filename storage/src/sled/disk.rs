@@ -10,6 +10,7 @@ use ::sled::{Db, Tree};
 
 use super::SyncPoint;
 use super::layout::{self, Place, RowWrite};
+use super::mark::{Mark, MarkFile};
 use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due};
 use crate::commit::{Change, Rows};
@@ -27,6 +28,11 @@ pub(super) struct SledDisk {
     /// Answers that were settled before this time are gone, and that is no damage.
     answers_gone_until: Timestamp,
     width: Duration,
+    /// The last group that was applied, and the last of which the sync returned.
+    group: u64,
+    synced: u64,
+    mark: Mark,
+    mark_file: MarkFile,
     db_file: PathBuf,
     /// Held until everything else is closed.
     lock: File,
@@ -37,6 +43,9 @@ pub(super) struct Parts {
     pub(super) db: Db,
     pub(super) db_file: PathBuf,
     pub(super) lock: File,
+    /// What the file says, and the file.
+    pub(super) mark: Option<Mark>,
+    pub(super) mark_file: MarkFile,
     pub(super) sync: SyncPoint,
 }
 
@@ -55,6 +64,8 @@ impl SledDisk {
             db,
             db_file,
             lock,
+            mark,
+            mark_file,
             sync,
         } = parts;
         let mut trees = BTreeMap::new();
@@ -67,6 +78,10 @@ impl SledDisk {
             }
         }
         let meta = db.open_tree("onlyonce/meta")?;
+        let mark = mark.unwrap_or(Mark {
+            id: StoreId::random(),
+            group: 0,
+        });
         Ok(Self {
             db,
             meta,
@@ -74,19 +89,35 @@ impl SledDisk {
             sync,
             answers_gone_until: Timestamp::default(),
             width: Bucket::width(retention),
+            group: 0,
+            synced: 0,
+            mark,
+            mark_file,
             db_file,
             lock,
         })
     }
 
     /// Raises the incarnation, and makes the identity of a new store. Not yet durable.
-    pub(super) fn identify(&mut self, now: Timestamp) -> Result<Identity, String> {
+    ///
+    /// Fails when the database is not the one that was marked, or ends before the mark.
+    pub(super) fn identify(&mut self, now: Timestamp, marked: bool) -> Result<Identity, String> {
         let id = match self.meta.get(META_ID).map_err(words)? {
-            None => StoreId::random(),
-            Some(bytes) => StoreId::from_bytes(
+            None => None,
+            Some(bytes) => Some(StoreId::from_bytes(
                 <[u8; 16]>::try_from(&*bytes).map_err(|_| "the store's id has not 16 bytes")?,
-            ),
+            )),
         };
+        self.group = self.number(META_GROUP)?.unwrap_or(0);
+        if marked && (id != Some(self.mark.id) || self.group < self.mark.group) {
+            return Err(format!(
+                "it ends at group {}, and group {} was acknowledged: sled has dropped a damaged \
+                 part of its log",
+                self.group, self.mark.group
+            ));
+        }
+        let id = id.unwrap_or(self.mark.id);
+        self.mark.id = id;
         let incarnation = self.number(META_INCARNATION)?.unwrap_or(0) + 1;
         // A call first sent before this store existed may have been executed by an earlier one.
         let forgotten_until = self
@@ -121,6 +152,19 @@ impl SledDisk {
                     Some(Ok((key, codec::decode(&value).ok()?)))
                 }
             })
+    }
+
+    /// Writes down, durably, that everything up to here was synced.
+    pub(super) fn mark_synced(&mut self) -> Result<(), String> {
+        self.write_mark()?;
+        self.mark_file.sync().map_err(words)
+    }
+
+    /// What was synced before may be marked now; what is applied now only by the next group, so
+    /// that a crash never leaves a mark ahead of its database.
+    fn write_mark(&mut self) -> Result<(), String> {
+        self.mark.group = self.synced;
+        self.mark_file.write(self.mark).map_err(words)
     }
 
     fn number(&self, name: &str) -> Result<Option<u64>, String> {
@@ -210,6 +254,10 @@ impl Disk for SledDisk {
         if trees.is_empty() {
             return Ok(());
         }
+        self.write_mark()?;
+        let group = self.group + 1;
+        let meta = trees.len();
+        trees.push(self.meta.clone());
         let written = trees.as_slice().transaction(|views| {
             for RowWrite { place, key, value } in &rows {
                 // OK because every row's place was added to the list above.
@@ -221,8 +269,10 @@ impl Disk for SledDisk {
                     Some(value) => views[at].insert(key.as_slice(), value.as_slice())?,
                 };
             }
+            views[meta].insert(META_GROUP, &group.to_le_bytes())?;
             Ok(())
         });
+        self.group = group;
         written.map_err(|error| match error {
             TransactionError::Abort(()) => "a row has no tree".to_owned(),
             TransactionError::Storage(error) => words(error),
@@ -234,7 +284,9 @@ impl Disk for SledDisk {
     }
 
     fn sync(&mut self) -> Result<(), String> {
-        self.sync.sync().map_err(words)
+        self.sync.sync().map_err(words)?;
+        self.synced = self.group;
+        Ok(())
     }
 
     fn due(&self, retention: &RetentionOptions, now: Timestamp) -> Due {
@@ -280,7 +332,9 @@ impl Disk for SledDisk {
         Ok(swept)
     }
 
-    fn close(self: Box<Self>) {
+    fn close(mut self: Box<Self>) {
+        // OK to ignore because an older mark is a true one too, it only shows less.
+        let _ = self.mark_synced();
         let Self {
             db,
             meta,
@@ -329,6 +383,7 @@ fn unreadable(error: ::sled::Error) -> StoreError {
 
 const META_ANSWERS_GONE: &str = "answers_gone_until";
 const META_FORGOTTEN: &str = "forgotten_until";
+const META_GROUP: &str = "group";
 const META_ID: &str = "id";
 const META_INCARNATION: &str = "incarnation";
 

@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! PATH/FORMAT   what this directory is, and in which format
+//! PATH/MARK     the last group that was synced: a database that ends before it is damaged
 //! PATH/LOCK     held by the process that has the store open
 //! PATH/db/      sled's own files, with these trees:
 //!   onlyonce/meta                  identity, incarnation, what is forgotten
@@ -28,6 +29,7 @@
 mod chunks;
 mod disk;
 mod layout;
+mod mark;
 mod open;
 mod options;
 mod store;

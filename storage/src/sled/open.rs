@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use super::disk::{Identity, Parts, SledDisk};
+use super::mark::{Mark, MarkFile};
 use super::{SledOptions, SyncPoint};
 use crate::StoreId;
 use crate::commit::disk::Disk as _;
@@ -93,6 +94,8 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
     // Before the first write, so that no error of a later write-back is missed.
     let sync = SyncPoint::open(&db_path).map_err(failed)?;
     remove_leftovers(&db_path).map_err(failed)?;
+    let mark = Mark::read(path).map_err(failed)?;
+    let mark_file = MarkFile::open(path).map_err(failed)?;
     let corrupt = |reason: String| OpenError::Corrupt {
         path: path.to_owned(),
         reason,
@@ -110,11 +113,13 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
             db,
             db_file: db_path.join("db"),
             lock,
+            mark,
+            mark_file,
             sync,
         };
         let mut disk =
             SledDisk::new(parts, &options.retention).map_err(|error| sled_error(path, error))?;
-        let (core, id) = adopt(&mut disk, options).map_err(corrupt)?;
+        let (core, id) = adopt(&mut disk, options, mark.is_some()).map_err(corrupt)?;
         Ok(Opened { core, disk, id })
     }));
     opened.unwrap_or_else(|panic| {
@@ -217,13 +222,17 @@ fn remove_leftovers(db_path: &Path) -> io::Result<()> {
 
 /// Raises the incarnation and puts in doubt what earlier ones left in progress: durably, before
 /// anything is served.
-fn adopt(disk: &mut SledDisk, options: &SledOptions) -> Result<(GroupCore, StoreId), String> {
+fn adopt(
+    disk: &mut SledDisk,
+    options: &SledOptions,
+    marked: bool,
+) -> Result<(GroupCore, StoreId), String> {
     let now = options.clock.now();
     let Identity {
         id,
         incarnation,
         forgotten_until,
-    } = disk.identify(now)?;
+    } = disk.identify(now, marked)?;
     let mut core = GroupCore::new(
         incarnation,
         forgotten_until,
@@ -248,12 +257,17 @@ fn adopt(disk: &mut SledDisk, options: &SledOptions) -> Result<(GroupCore, Store
     disk.apply(&changes)?;
     disk.flush()?;
     disk.sync()?;
+    disk.mark_synced()?;
     Ok((core, id))
 }
 
 fn io_error(path: &Path, source: io::Error) -> OpenError {
     let path = path.to_owned();
     match source.kind() {
+        io::ErrorKind::InvalidData => OpenError::Corrupt {
+            path,
+            reason: source.to_string(),
+        },
         io::ErrorKind::NotADirectory => OpenError::NotADirectory { path },
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             OpenError::NotWritable { path, source }
