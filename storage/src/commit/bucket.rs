@@ -60,3 +60,39 @@ impl Bucket {
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn settled_records_lie_in_at_most_ten_buckets_whatever_the_horizon_is() {
+        for days in [0, 1, 7, 8, 9, 30, 365] {
+            let horizon = DAY * days;
+            let retention = RetentionOptions::new(Duration::ZERO, horizon).unwrap();
+            let width = Bucket::width(&retention);
+            for hours in 0..100 {
+                let now = Timestamp::from_millis(1_700_000_000_000)
+                    .plus(Duration::from_secs(3_600) * hours * (days + 1));
+                // Whatever was settled since the last sweep could have left something.
+                let step = (width / 4).as_secs();
+                let kept = (0..80)
+                    .map(|steps| now.minus(Duration::from_secs(step) * steps))
+                    .filter_map(|at| Bucket::of(&Record::Sealed { at }, width))
+                    .filter(|bucket| !bucket.is_past(horizon, now));
+                let count = kept.collect::<BTreeSet<_>>().len();
+                assert!(count <= 10, "{days} days: {count} buckets");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_is_in_a_bucket_that_ends_after_every_duplicate_was_first_sent() {
+        let at = Timestamp::from_millis(1_700_000_000_000);
+        let bucket = Bucket::of(&Record::Sealed { at }, DAY).unwrap();
+        assert!(bucket.contains(at.plus(transition::CLOCK_DIFFERENCE_MAX)));
+        assert!(!bucket.is_past(DAY, at.plus(DAY)));
+    }
+}

@@ -21,7 +21,7 @@
 //! A bucket lasts a day, or an eighth of the horizon where that is longer. Dropping a tree takes
 //! milliseconds for a hundred thousand records, removing them one by one takes a second. A
 //! tombstone is a record in an index whose answer is gone: making one writes nothing. A first call
-//! looks into at most eleven trees: the open one and ten indexes.
+//! looks into at most eleven trees, the open one and ten indexes, as long as somebody sweeps.
 //!
 //! Values above 4 KiB are kept in pieces, because sled puts large nodes into files of their own
 //! which it never syncs. Each piece carries a digest of what it belongs to.
