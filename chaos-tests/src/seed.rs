@@ -16,6 +16,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// What a whole run is derived from: the same seed makes the same decisions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -99,6 +100,13 @@ impl Draw {
         let steps = (u128::from(self.0) * (u128::from(width) + 1)) >> 64;
         // The product's upper half is at most `width`, so that neither step can overflow.
         start + steps as u64
+    }
+
+    /// A duration of up to `max`, in whole nanoseconds, both ends included.
+    #[must_use]
+    pub fn duration(self, max: Duration) -> Duration {
+        let nanos_max = u64::try_from(max.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.within(0..=nanos_max))
     }
 }
 

@@ -361,9 +361,7 @@ impl Step {
 
     /// How long a chunk waits, counted from the first one that this step delays.
     pub(super) fn jittered(&self, base: Duration, jitter: Duration, chunk: u64) -> Duration {
-        let nanos_max = u64::try_from(jitter.as_nanos()).unwrap_or(u64::MAX);
-        let nanos = self.seed.draw(&[JITTER, chunk]).within(0..=nanos_max);
-        base.saturating_add(Duration::from_nanos(nanos))
+        base.saturating_add(self.seed.draw(&[JITTER, chunk]).duration(jitter))
     }
 }
 
