@@ -99,6 +99,13 @@ async fn connect(proxy: &Proxy) -> TcpStream {
     TcpStream::connect(proxy.addr()).await.unwrap()
 }
 
+async fn answer(client: &mut TcpStream) -> Vec<u8> {
+    timeout(PATIENCE, read_frame(client))
+        .await
+        .expect("no answer came")
+        .unwrap()
+}
+
 /// Everything that arrives until the connection ends, and how it ended.
 async fn drain(client: &mut TcpStream) -> (Vec<u8>, Result<(), ErrorKind>) {
     let mut bytes = Vec::new();
@@ -146,7 +153,7 @@ async fn without_faults_frames_pass_unharmed_both_ways() {
     let payload = vec![9; 100_000];
     for _ in 0..3 {
         client.write_all(&frame(&payload)).await.unwrap();
-        assert_eq!(read_frame(&mut client).await.unwrap(), payload);
+        assert_eq!(answer(&mut client).await, payload);
         assert_eq!(server.saw().await, Seen::Frame(payload.clone()));
     }
     client.shutdown().await.unwrap();
@@ -204,12 +211,35 @@ async fn a_lost_answer_also_hides_that_the_server_has_died() {
 }
 
 #[tokio::test]
+async fn a_lost_answer_also_hides_a_reset_of_the_server() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plan = Plan::none().rule(Rule::answer_lost(0));
+    let builder = Proxy::builder(server.local_addr().unwrap()).plan(plan);
+    let proxy = builder.listen("127.0.0.1:0").await.unwrap();
+    let mut client = connect(&proxy).await;
+    let (mut accepted, _) = server.accept().await.unwrap();
+    accepted.write_all(b"lost").await.unwrap();
+    eventually(&proxy, |stats| stats.bytes_swallowed == 4).await;
+    accepted.set_zero_linger().unwrap();
+    drop(accepted);
+    // What the client writes cannot be delivered any more; it is not told either.
+    for _ in 0..20 {
+        client.write_all(b"more").await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert!(is_silent(&client));
+    assert_eq!(proxy.stats().live, 1);
+    drop(client);
+    eventually(&proxy, |stats| stats.live == 0).await;
+}
+
+#[tokio::test]
 async fn a_lost_request_never_reaches_the_server() {
     let mut server = Server::start().await;
     let proxy = chaos(&server, Plan::none().rule(Rule::request_lost(12))).await;
     let mut client = connect(&proxy).await;
     client.write_all(&frame(b"transfer")).await.unwrap();
-    assert_eq!(read_frame(&mut client).await.unwrap(), b"transfer");
+    assert_eq!(answer(&mut client).await, b"transfer");
     client.write_all(&frame(b"lost")).await.unwrap();
     eventually(&proxy, |stats| stats.bytes_swallowed == 8).await;
     assert!(is_silent(&client));
@@ -278,7 +308,7 @@ async fn a_blackhole_closes_nothing_until_it_is_cut() {
     let proxy = chaos(&server, Plan::none().rule(hole)).await;
     let mut client = connect(&proxy).await;
     client.write_all(&frame(b"transfer")).await.unwrap();
-    assert_eq!(read_frame(&mut client).await.unwrap(), b"transfer");
+    assert_eq!(answer(&mut client).await, b"transfer");
     assert_eq!(server.saw().await, Seen::Frame(b"transfer".to_vec()));
     client.write_all(&frame(b"swallowed")).await.unwrap();
     eventually(&proxy, |stats| stats.fired(FaultKind::Blackhole) == 1).await;
@@ -310,12 +340,13 @@ async fn a_delayed_answer_arrives_late_and_unharmed() {
         base,
         jitter: Duration::from_millis(5),
     };
-    let plan = Plan::none().rule(Rule::new(Direction::ToClient, delay));
+    // It starts in the middle of the only chunk: the rest of that chunk is late already.
+    let plan = Plan::none().rule(Rule::new(Direction::ToClient, delay).after_bytes(6));
     let proxy = chaos(&server, plan).await;
     let mut client = connect(&proxy).await;
     let asked_at = Instant::now();
     client.write_all(&frame(b"transfer")).await.unwrap();
-    assert_eq!(read_frame(&mut client).await.unwrap(), b"transfer");
+    assert_eq!(answer(&mut client).await, b"transfer");
     assert!(asked_at.elapsed() >= base);
     assert_eq!(proxy.stats().fired(FaultKind::Delay), 1);
 }
@@ -331,7 +362,7 @@ async fn sliced_frames_arrive_whole_in_the_end() {
     let mut client = connect(&proxy).await;
     let payload: Vec<u8> = (0..=255).collect();
     client.write_all(&frame(&payload)).await.unwrap();
-    assert_eq!(read_frame(&mut client).await.unwrap(), payload);
+    assert_eq!(answer(&mut client).await, payload);
     assert_eq!(server.saw().await, Seen::Frame(payload));
     assert_eq!(proxy.stats().fired(FaultKind::Slice), 2);
 }
@@ -378,7 +409,7 @@ async fn dropping_the_proxy_ends_its_connections() {
     let proxy = chaos(&server, Plan::none().rule(hole)).await;
     let (mut healthy, mut silenced) = (connect(&proxy).await, connect(&proxy).await);
     healthy.write_all(&frame(b"transfer")).await.unwrap();
-    read_frame(&mut healthy).await.unwrap();
+    answer(&mut healthy).await;
     assert_eq!(server.saw().await, Seen::Frame(b"transfer".to_vec()));
     silenced.write_all(&frame(b"swallowed")).await.unwrap();
     eventually(&proxy, |stats| stats.fired(FaultKind::Blackhole) == 1).await;
@@ -393,7 +424,9 @@ async fn a_stopped_proxy_has_freed_its_port() {
     let server = Server::start().await;
     let proxy = chaos(&server, Plan::none()).await;
     let (addr, _open) = (proxy.addr(), connect(&proxy).await);
-    proxy.stop().await;
+    timeout(PATIENCE, proxy.stop())
+        .await
+        .expect("the proxy never stopped");
     let refused = TcpStream::connect(addr).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 }
@@ -412,7 +445,7 @@ async fn clients_of_a_dead_server_are_reset_at_once_and_served_when_it_is_back()
     proxy.set_upstream(second.addr);
     let mut client = connect(&proxy).await;
     client.write_all(&frame(b"transfer")).await.unwrap();
-    assert_eq!(read_frame(&mut client).await.unwrap(), b"transfer");
+    assert_eq!(answer(&mut client).await, b"transfer");
 }
 
 #[tokio::test]
@@ -424,7 +457,7 @@ async fn a_new_plan_is_for_later_connections() {
     proxy.set_plan(Plan::none());
     let mut healthy = connect(&proxy).await;
     healthy.write_all(&frame(b"healthy")).await.unwrap();
-    assert_eq!(read_frame(&mut healthy).await.unwrap(), b"healthy");
+    assert_eq!(answer(&mut healthy).await, b"healthy");
     assert_eq!(server.saw().await, Seen::Frame(b"healthy".to_vec()));
     faulty.write_all(&frame(b"faulty")).await.unwrap();
     assert_eq!(server.saw().await, Seen::Frame(b"faulty".to_vec()));
@@ -440,7 +473,7 @@ async fn connections_past_the_bound_are_reset() {
     let mut only = connect(&proxy).await;
     assert_eq!(refusal(&proxy).await, ErrorKind::ConnectionReset);
     only.write_all(&frame(b"transfer")).await.unwrap();
-    assert_eq!(read_frame(&mut only).await.unwrap(), b"transfer");
+    assert_eq!(answer(&mut only).await, b"transfer");
     let stats = proxy.stats();
     assert_eq!((stats.connections, stats.refused), (1, 1));
     // Its place is free again once it is gone.
@@ -448,7 +481,7 @@ async fn connections_past_the_bound_are_reset() {
     eventually(&proxy, |stats| stats.live == 0).await;
     let mut next = connect(&proxy).await;
     next.write_all(&frame(b"transfer")).await.unwrap();
-    assert_eq!(read_frame(&mut next).await.unwrap(), b"transfer");
+    assert_eq!(answer(&mut next).await, b"transfer");
 }
 
 /// How long a condition may take before the test says which one.
