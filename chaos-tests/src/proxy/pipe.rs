@@ -80,7 +80,10 @@ impl Pipe<'_> {
                     }
                     match to.write_all(head).await {
                         Ok(()) => self.stats.lock().count_delivered(self.direction, count),
-                        Err(_) => self.receiver_gone()?,
+                        Err(_) => {
+                            self.receiver_gone()?;
+                            self.stats.lock().bytes_swallowed += count as u64;
+                        }
                     }
                     rest = tail;
                     if !rest.is_empty() {

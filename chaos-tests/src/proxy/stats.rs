@@ -20,7 +20,8 @@ pub struct Stats {
     pub bytes_to_client: u64,
     /// Bytes delivered to the server.
     pub bytes_to_server: u64,
-    /// Bytes that were read and thrown away, in both directions.
+    /// Bytes that were read and thrown away, in both directions, by a fault or behind its cover
+    /// because the receiver is gone.
     pub bytes_swallowed: u64,
     /// Faults that started, by kind; a kind that never did is absent.
     pub fired: BTreeMap<FaultKind, u64>,
