@@ -1,1 +1,3 @@
 //! A reliability layer that makes any remote call safe to retry.
+
+pub mod rpc;

@@ -11,9 +11,10 @@ use onlyonce_middleware::server::{
 use onlyonce_storage::{
     Answer, AnswerFormat, Fingerprint, FingerprintAlgorithm, Fingerprints, KeyState, ScopedKey,
 };
-use tokio::time::Instant;
-
-use super::{Incoming, Reply, Request, Routes, Stamp, Status, TransportError, Verb, state};
+use super::{
+    Connecting, HandshakeError, Incoming, NotSent, RefusalCode, Reply, Request, Routes, Stamp,
+    Status, TransportError, Verb, state,
+};
 
 /// Adapts the client layers to the native protocol.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,9 +38,9 @@ impl client::Adapter<Request> for ClientAdapter {
 
     fn stamp(&self, keyed: Keyed<Request>) -> Request {
         let (attempt, deadline) = (keyed.attempt(), keyed.deadline());
-        let (mut request, call) = keyed.into_parts();
-        request.stamp = Some(Stamp { call, attempt, deadline });
-        request
+        let (request, call) = keyed.into_parts();
+        let stamp = Stamp::new(call, attempt).deadline(deadline);
+        request.stamp(stamp)
     }
 
     fn try_clone(&self, request: &Request) -> Option<Request> {
@@ -49,7 +50,7 @@ impl client::Adapter<Request> for ClientAdapter {
     fn classify(&self, _: &Call, result: Result<&Reply, &TransportError>) -> Verdict {
         match result {
             Ok(reply) => classify_reply(reply),
-            Err(error) if error.is_final() => Verdict::Refuse(error.executed()),
+            Err(error) if is_final(error) => Verdict::Refuse(error.executed()),
             Err(error) => Verdict::Retry(Advice {
                 executed: error.executed(),
                 pushback: Pushback::Silent,
@@ -70,7 +71,7 @@ fn classify_reply(reply: &Reply) -> Verdict {
         | Status::Attached
         | Status::Unprotected
         | Status::State => Verdict::Accept,
-        Status::InDoubt => Verdict::InDoubt,
+        Status::InDoubt | Status::InDoubtAnswered => Verdict::InDoubt,
         Status::InProgress => retry(Executed::Unknown, hint(Pushback::Silent), Cost::OnlyTime),
         Status::DeadlineInProgress => {
             retry(Executed::Unknown, hint(Pushback::Silent), Cost::Attempt)
@@ -78,11 +79,13 @@ fn classify_reply(reply: &Reply) -> Verdict {
         Status::OverQuota | Status::Unavailable => {
             retry(Executed::NotThisAttempt, hint(Pushback::Overloaded), Cost::Attempt)
         }
-        Status::NotExecuted | Status::DeadlineNotExecuted => {
+        Status::NotExecuted | Status::NotExecutedAnswered | Status::DeadlineNotExecuted => {
             retry(Executed::NotThisAttempt, hint(Pushback::Silent), Cost::Attempt)
         }
         // The key belongs to another request, so no attempt of this one was ever executed.
         Status::Mismatch => Verdict::Refuse(Executed::Never),
+        // Every attempt would meet the same answer, which is too large.
+        Status::AnswerTooLarge => Verdict::Refuse(Executed::Unknown),
         Status::Stale
         | Status::Misdirected
         | Status::KeyMissing
@@ -91,6 +94,21 @@ fn classify_reply(reply: &Reply) -> Verdict {
         | Status::TooLarge
         | Status::UnknownMethod
         | Status::ArgumentsMalformed => Verdict::Refuse(Executed::NotThisAttempt),
+    }
+}
+
+/// Whether another attempt would fail in the same way.
+const fn is_final(error: &TransportError) -> bool {
+    match error {
+        TransportError::Connect { source: Connecting::Handshake(error), .. } => matches!(
+            error,
+            HandshakeError::Version { .. }
+                | HandshakeError::WrongPeer { .. }
+                | HandshakeError::Refused { code: RefusalCode::BadCredential, .. }
+                | HandshakeError::Refused { code: RefusalCode::Version, .. }
+        ),
+        TransportError::NotSent(NotSent::TooLarge { .. } | NotSent::MethodLength { .. }) => true,
+        _ => false,
     }
 }
 
@@ -133,7 +151,7 @@ impl server::Adapter for ServerAdapter {
             .field("arguments", &incoming.arguments)
             .finish();
         let mut intent = Intent::new(key, Fingerprints::new(fingerprint));
-        intent.deadline = incoming.deadline.map(|left| Instant::now() + left);
+        intent.deadline = incoming.deadline;
         intent.first_sent = incoming.first_sent;
         intent.store = incoming.store;
         intent.session = incoming.session;
@@ -191,7 +209,7 @@ impl server::Adapter for ServerAdapter {
             // A refusal that this version does not know executes nothing either.
             _ => (Status::NotExecuted, None),
         };
-        Reply { retry_after, ..Reply::refusal(status, &text) }
+        Reply::refusal(status, text).retry_after(retry_after)
     }
 
     fn tell(&self, key_state: &KeyState) -> Reply {
@@ -203,8 +221,8 @@ const fn status(served: Served) -> Status {
     match served {
         Served::Attached => Status::Attached,
         Served::ExecutedUnrecorded => Status::ExecutedUnrecorded,
-        Served::InDoubt => Status::InDoubt,
-        Served::NotExecuted => Status::NotExecuted,
+        Served::InDoubt => Status::InDoubtAnswered,
+        Served::NotExecuted => Status::NotExecutedAnswered,
         Served::Replayed => Status::Replayed,
         Served::Unprotected => Status::Unprotected,
         _ => Status::Executed,

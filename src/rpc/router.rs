@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use onlyonce_storage::Scope;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use tower::Service;
 
 use super::{Failure, Incoming, Method, Reply, Status, value};
@@ -22,10 +23,10 @@ use super::{Failure, Incoming, Method, Reply, Status, value};
 pub struct Caller {
     /// The caller's scope, as the server mapped it from the credential.
     pub scope: Scope,
-    /// The time left to the caller, at arrival.
-    pub time_left: Option<Duration>,
+    /// When the caller stops waiting.
+    pub deadline: Option<Instant>,
     /// Which attempt of the call this is, from 1.
-    pub attempt: u32,
+    pub attempt: NonZeroU32,
 }
 
 /// Handlers by method, with the state `S` that they share.
@@ -133,7 +134,7 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
             let arguments = match value::decode::<A>(arguments) {
                 Ok(arguments) => arguments,
                 Err(error) => {
-                    let reply = Reply::refusal(Status::ArgumentsMalformed, &error.to_string());
+                    let reply = Reply::refusal(Status::ArgumentsMalformed, error.to_string());
                     return Box::pin(std::future::ready(reply));
                 }
             };
@@ -186,7 +187,7 @@ impl Service<Incoming> for Routes {
         };
         let caller = Caller {
             scope: incoming.scope,
-            time_left: incoming.deadline,
+            deadline: incoming.deadline,
             attempt: incoming.attempt,
         };
         let handling = (route.handle)(caller, &incoming.arguments);
@@ -204,6 +205,6 @@ fn answer<R: Serialize, F: Serialize>(result: Result<R, Failure<F>>) -> Reply {
     match encoded {
         Ok(body) => Reply::new(Status::Executed, body),
         // The effect may have happened; what came of it cannot be said.
-        Err(error) => Reply::refusal(Status::InDoubt, &format!("answer has no bytes: {error}")),
+        Err(error) => Reply::refusal(Status::InDoubt, format!("answer has no bytes: {error}")),
     }
 }

@@ -1,12 +1,12 @@
 //! The user's types in bytes: arguments, replies, faults.
 //!
-//! The one place of this crate that turns serde types into bytes. Always limited: a hostile length
-//! must not make us allocate.
+//! The one place of this crate that turns serde types into bytes.
 
-use bincode::config::{self, Configuration, Limit, LittleEndian, Varint};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use super::codec::CONFIG;
 
 /// The bytes are not a value of the type that was expected, or a value cannot become bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,13 +57,6 @@ pub(super) fn decode_result<R: DeserializeOwned, F: DeserializeOwned>(
 
 const REPLY: u8 = 0;
 const FAULT: u8 = 1;
-
-/// Above every frame that can arrive, so that the frame's own bound is what a user meets.
-const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-#[expect(clippy::disallowed_methods, reason = "this is the crate's codec, and it is limited")]
-const CONFIG: Configuration<LittleEndian, Varint, Limit<VALUE_BYTES_MAX>> =
-    config::standard().with_limit::<VALUE_BYTES_MAX>();
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,101 @@
+//! What a server must be told before it serves.
+
+use std::fmt;
+use std::sync::Arc;
+
+use onlyonce_storage::{Clock, Scope, StoreId, SystemClock, Timestamp};
+
+use super::{Server, ServerOptions};
+
+/// Collects what a [`Server`] needs; [`build`](Self::build) says what is missing.
+#[must_use = "a builder does nothing until it is built"]
+#[derive(Default)]
+pub struct ServerBuilder {
+    authenticate: Option<Authenticate>,
+    store: Option<(StoreId, Now)>,
+    options: ServerOptions,
+}
+
+/// Why a server cannot be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// Nobody said who callers are. There is no default: a scope that tenants share by accident
+    /// lets one read another's answers.
+    #[error("nobody said who callers are: use `authenticate`, or `global_scope` if all are one")]
+    CallersUnnamed,
+}
+
+pub(super) type Authenticate = Arc<dyn Fn(&[u8]) -> Option<Scope> + Send + Sync>;
+pub(super) type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+impl ServerBuilder {
+    /// Maps a client's credential (at most 4 KiB) to the scope of its principal. `None` refuses
+    /// the connection. It is asked once a connection and must not block.
+    ///
+    /// The scope names the principal, never a credential that is refreshed: a client that comes
+    /// back with a new credential is the same principal.
+    pub fn authenticate(
+        mut self,
+        authenticate: impl Fn(&[u8]) -> Option<Scope> + Send + Sync + 'static,
+    ) -> Self {
+        self.authenticate = Some(Arc::new(authenticate));
+        self
+    }
+
+    /// One scope for every caller, whatever its credential. Only where callers trust each other
+    /// with their keys.
+    pub fn global_scope(self) -> Self {
+        self.authenticate(|_| Some(Scope::global()))
+    }
+
+    /// This server dedupes, with the store `id`, whose clock is `now` (as [`Store::id`] and
+    /// [`Store::now`] say). Clients learn both in the handshake. Without it clients are told that
+    /// this server does not dedupe, and the time of this machine. `now` must not block.
+    ///
+    /// [`Store::id`]: onlyonce_storage::Store::id
+    /// [`Store::now`]: onlyonce_storage::Store::now
+    pub fn store(
+        mut self,
+        id: StoreId,
+        now: impl Fn() -> Timestamp + Send + Sync + 'static,
+    ) -> Self {
+        self.store = Some((id, Arc::new(now)));
+        self
+    }
+
+    /// Other numbers than the defaults.
+    pub fn options(mut self, options: ServerOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The server.
+    ///
+    /// # Errors
+    ///
+    /// When neither [`authenticate`](Self::authenticate) nor
+    /// [`global_scope`](Self::global_scope) was said.
+    pub fn build(self) -> Result<Server, BuildError> {
+        let authenticate = self.authenticate.ok_or(BuildError::CallersUnnamed)?;
+        let (store, now) = match self.store {
+            Some((id, now)) => (Some(id), now),
+            None => (None, Arc::new(|| SystemClock.now()) as Now),
+        };
+        Ok(Server {
+            authenticate,
+            store,
+            now,
+            options: self.options,
+        })
+    }
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder")
+            .field("store", &self.store.as_ref().map(|(id, _)| id))
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
