@@ -2,6 +2,10 @@
 
 use std::convert::Infallible;
 
+use super::{
+    Connecting, HandshakeError, Incoming, NotSent, RefusalCode, Reply, Request, Routes, Stamp,
+    Status, TransportError, Verb, state,
+};
 use onlyonce_middleware::client::{
     self, Advice, Call, Cost, Executed, Keyed, Pushback, Ticket, Verdict,
 };
@@ -10,10 +14,6 @@ use onlyonce_middleware::server::{
 };
 use onlyonce_storage::{
     Answer, AnswerFormat, Fingerprint, FingerprintAlgorithm, Fingerprints, KeyState, ScopedKey,
-};
-use super::{
-    Connecting, HandshakeError, Incoming, NotSent, RefusalCode, Reply, Request, Routes, Stamp,
-    Status, TransportError, Verb, state,
 };
 
 /// Adapts the client layers to the native protocol.
@@ -63,7 +63,13 @@ impl client::Adapter<Request> for ClientAdapter {
 /// What each status means for the call. `retry_after` is a floor.
 fn classify_reply(reply: &Reply) -> Verdict {
     let hint = |otherwise| reply.retry_after.map_or(otherwise, Pushback::After);
-    let retry = |executed, pushback, cost| Verdict::Retry(Advice { executed, pushback, cost });
+    let retry = |executed, pushback, cost| {
+        Verdict::Retry(Advice {
+            executed,
+            pushback,
+            cost,
+        })
+    };
     match reply.status {
         Status::Executed
         | Status::ExecutedUnrecorded
@@ -76,12 +82,16 @@ fn classify_reply(reply: &Reply) -> Verdict {
         Status::DeadlineInProgress => {
             retry(Executed::Unknown, hint(Pushback::Silent), Cost::Attempt)
         }
-        Status::OverQuota | Status::Unavailable => {
-            retry(Executed::NotThisAttempt, hint(Pushback::Overloaded), Cost::Attempt)
-        }
-        Status::NotExecuted | Status::NotExecutedAnswered | Status::DeadlineNotExecuted => {
-            retry(Executed::NotThisAttempt, hint(Pushback::Silent), Cost::Attempt)
-        }
+        Status::OverQuota | Status::Unavailable => retry(
+            Executed::NotThisAttempt,
+            hint(Pushback::Overloaded),
+            Cost::Attempt,
+        ),
+        Status::NotExecuted | Status::NotExecutedAnswered | Status::DeadlineNotExecuted => retry(
+            Executed::NotThisAttempt,
+            hint(Pushback::Silent),
+            Cost::Attempt,
+        ),
         // The key belongs to another request, so no attempt of this one was ever executed.
         Status::Mismatch => Verdict::Refuse(Executed::Never),
         // Every attempt would meet the same answer, which is too large.
@@ -100,12 +110,21 @@ fn classify_reply(reply: &Reply) -> Verdict {
 /// Whether another attempt would fail in the same way.
 const fn is_final(error: &TransportError) -> bool {
     match error {
-        TransportError::Connect { source: Connecting::Handshake(error), .. } => matches!(
+        TransportError::Connect {
+            source: Connecting::Handshake(error),
+            ..
+        } => matches!(
             error,
             HandshakeError::Version { .. }
                 | HandshakeError::WrongPeer { .. }
-                | HandshakeError::Refused { code: RefusalCode::BadCredential, .. }
-                | HandshakeError::Refused { code: RefusalCode::Version, .. }
+                | HandshakeError::Refused {
+                    code: RefusalCode::BadCredential,
+                    ..
+                }
+                | HandshakeError::Refused {
+                    code: RefusalCode::Version,
+                    ..
+                }
         ),
         TransportError::NotSent(NotSent::TooLarge { .. } | NotSent::MethodLength { .. }) => true,
         _ => false,
@@ -166,7 +185,10 @@ impl server::Adapter for ServerAdapter {
             // What a handler refuses for any other reason, it has not executed.
             _ => Outcome::NotExecuted,
         };
-        Recording { outcome, response: Some(reply) }
+        Recording {
+            outcome,
+            response: Some(reply),
+        }
     }
 
     fn replay(&self, answer: &Answer, served: Served) -> Result<Reply, Refusal> {
@@ -185,7 +207,10 @@ impl server::Adapter for ServerAdapter {
     fn mark(&self, reply: Reply, served: Served) -> Reply {
         // A handler's own refusal keeps its name.
         if reply.status == Status::Executed {
-            return Reply { status: status(served), ..reply };
+            return Reply {
+                status: status(served),
+                ..reply
+            };
         }
         reply
     }

@@ -49,8 +49,14 @@ impl<A, R, F> Method<A, R, F> {
     /// The method of this name: 1 to 255 bytes, unique on a server.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        assert!(!name.is_empty() && name.len() <= 255, "a method's name has 1 to 255 bytes");
-        Self { name, types: PhantomData }
+        assert!(
+            !name.is_empty() && name.len() <= 255,
+            "a method's name has 1 to 255 bytes"
+        );
+        Self {
+            name,
+            types: PhantomData,
+        }
     }
 
     /// Its name.

@@ -37,8 +37,10 @@
 
 mod adapter;
 mod channel;
+mod client;
 mod codec;
 mod error;
+mod failed;
 mod handshake;
 mod message;
 mod method;
@@ -50,13 +52,15 @@ mod value;
 
 pub use self::adapter::{ClientAdapter, ServerAdapter};
 pub use self::channel::{Channel, ChannelOptions, ResponseFuture};
+pub use self::client::{Client, Known};
 pub use self::error::{
     Connecting, HandshakeError, NotSent, ProtocolError, RefusalCode, TransportError,
 };
+pub use self::failed::{CallFailure, Failed};
 pub use self::handshake::{CREDENTIAL_BYTES_MAX, Credential, CredentialTooLong, PROTOCOL_VERSION};
 pub use self::message::{Incoming, METHOD_BYTES_MAX, Reply, Request, Stamp, Verb};
 pub use self::method::{Failure, Method};
 pub use self::router::{Caller, RouteFuture, Router, Routes};
 pub use self::server::{BuildError, Server, ServerBuilder, ServerOptions, Serving, ShutdownReport};
-pub use self::state::Told;
+use self::state::Told;
 pub use self::status::Status;

@@ -71,7 +71,10 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
     /// A router without methods. `state` is cloned for every call.
     #[must_use]
     pub const fn new(state: S) -> Self {
-        Self { state, routes: BTreeMap::new() }
+        Self {
+            state,
+            routes: BTreeMap::new(),
+        }
     }
 
     /// Handles a method that has effects: a key is required, and the effect happens at most once.
@@ -119,7 +122,9 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
                 Box::new(move |caller, arguments| handle(caller, state.clone(), arguments));
             (name, Bound { safety, handle })
         };
-        Routes { by_method: Arc::new(self.routes.into_iter().map(bind).collect()) }
+        Routes {
+            by_method: Arc::new(self.routes.into_iter().map(bind).collect()),
+        }
     }
 
     fn add<A, R, F, H, Fut>(mut self, method: &Method<A, R, F>, safety: Safety, handler: H) -> Self
@@ -141,16 +146,25 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
             let running = handler(caller, state, arguments);
             Box::pin(async move { answer(running.await) })
         };
-        let route = Route { safety, handle: Arc::new(handle) };
+        let route = Route {
+            safety,
+            handle: Arc::new(handle),
+        };
         let earlier = self.routes.insert(method.name(), route);
-        assert!(earlier.is_none(), "method {} has a handler already", method.name());
+        assert!(
+            earlier.is_none(),
+            "method {} has a handler already",
+            method.name()
+        );
         self
     }
 }
 
 impl<S> fmt::Debug for Router<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Router").field("methods", &self.routes.keys()).finish_non_exhaustive()
+        f.debug_struct("Router")
+            .field("methods", &self.routes.keys())
+            .finish_non_exhaustive()
     }
 }
 
@@ -161,13 +175,17 @@ impl Routes {
     /// that nobody handles: it is refused before anything happens.
     #[must_use]
     pub fn has_effects(&self, method: &str) -> bool {
-        self.by_method.get(method).is_some_and(|route| route.safety == Safety::Effects)
+        self.by_method
+            .get(method)
+            .is_some_and(|route| route.safety == Safety::Effects)
     }
 }
 
 impl fmt::Debug for Routes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Routes").field("methods", &self.by_method.keys()).finish()
+        f.debug_struct("Routes")
+            .field("methods", &self.by_method.keys())
+            .finish()
     }
 }
 

@@ -10,8 +10,7 @@ use super::codec;
 /// It is a part of [`KeyState`]: what an operator may see of a record is not all a client's
 /// business.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Told {
+pub(super) enum Told {
     /// Nobody has used the key; a call with it would be executed.
     Absent,
     /// It has an answer: the bytes of a reply or a fault.

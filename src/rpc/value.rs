@@ -16,7 +16,9 @@ pub(super) struct ValueError(String);
 /// `value` in bytes.
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, ValueError> {
     let bytes = bincode::serde::encode_to_vec(value, CONFIG);
-    bytes.map(Bytes::from).map_err(|error| ValueError(error.to_string()))
+    bytes
+        .map(Bytes::from)
+        .map_err(|error| ValueError(error.to_string()))
 }
 
 /// The value that all of `bytes` is.
@@ -24,7 +26,10 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError>
     let (value, length) = bincode::serde::decode_from_slice(bytes, CONFIG)
         .map_err(|error| ValueError(error.to_string()))?;
     if length != bytes.len() {
-        return Err(ValueError(format!("{} bytes are left over", bytes.len() - length)));
+        return Err(ValueError(format!(
+            "{} bytes are left over",
+            bytes.len() - length
+        )));
     }
     Ok(value)
 }
@@ -66,7 +71,10 @@ mod tests {
     fn values_come_back_and_their_bytes_are_golden() {
         let bytes = encode(&(7_u32, "seven".to_owned())).unwrap();
         assert_eq!(&bytes[..], b"\x07\x05seven");
-        assert_eq!(decode::<(u32, String)>(&bytes).unwrap(), (7, "seven".to_owned()));
+        assert_eq!(
+            decode::<(u32, String)>(&bytes).unwrap(),
+            (7, "seven".to_owned())
+        );
     }
 
     #[test]
