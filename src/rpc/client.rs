@@ -59,7 +59,9 @@ impl Client {
     /// # drop(client);
     /// ```
     pub fn with_stack(channel: Channel, stack: ClientStack<ClientAdapter>) -> Self {
-        Self { stack: stack.around(channel) }
+        Self {
+            stack: stack.around(channel),
+        }
     }
 
     /// Calls `method` under a new key.
@@ -77,7 +79,8 @@ impl Client {
         R: DeserializeOwned,
         F: DeserializeOwned,
     {
-        self.call_as(IdempotencyKey::unique(), method, arguments).await
+        self.call_as(IdempotencyKey::unique(), method, arguments)
+            .await
     }
 
     /// Calls `method` under a key of the caller's own: one that it has written down before, or
@@ -130,7 +133,10 @@ impl Client {
         match value::decode_result(&reply.body) {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(fault)) => Err(CallFailure::Fault(fault)),
-            Err(error) => Err(CallFailure::Unreadable { text: error.to_string(), ticket }),
+            Err(error) => Err(CallFailure::Unreadable {
+                text: error.to_string(),
+                ticket,
+            }),
         }
     }
 
@@ -180,7 +186,9 @@ impl Client {
         F: DeserializeOwned,
     {
         let unreadable = |text: String, ticket| CallFailure::Unreadable { text, ticket };
-        let request = Request::new(method.name(), Vec::new()).verb(verb).ticket(ticket.clone());
+        let request = Request::new(method.name(), Vec::new())
+            .verb(verb)
+            .ticket(ticket.clone());
         let reply = self.send(request).await?;
         if reply.status != Status::State {
             return Err(CallFailure::refused(&reply, ticket));
@@ -202,7 +210,11 @@ impl Client {
     }
 
     async fn send<F>(&self, request: Request) -> Result<Reply, CallFailure<F>> {
-        self.stack.clone().oneshot(request).await.map_err(CallFailure::from_stack)
+        self.stack
+            .clone()
+            .oneshot(request)
+            .await
+            .map_err(CallFailure::from_stack)
     }
 }
 

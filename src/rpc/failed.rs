@@ -90,7 +90,11 @@ impl<F> CallFailure<F> {
     }
 
     pub(super) fn refused(reply: &Reply, ticket: Ticket) -> Self {
-        Self::Refused { status: reply.status, text: reply_text(reply), ticket }
+        Self::Refused {
+            status: reply.status,
+            text: reply_text(reply),
+            ticket,
+        }
     }
 }
 
@@ -115,7 +119,12 @@ impl<F: fmt::Debug + fmt::Display> std::error::Error for CallFailure<F> {}
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { attempts, stopped, last, .. } = self;
+        let Self {
+            attempts,
+            stopped,
+            last,
+            ..
+        } = self;
         write!(f, "{stopped} after {attempts} attempts; the last: {last}")
     }
 }

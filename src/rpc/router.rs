@@ -35,27 +35,25 @@ pub struct Caller {
 /// [`stack::server`](onlyonce_middleware::stack::server) for that.
 pub struct Router<S> {
     state: S,
-    routes: BTreeMap<&'static str, Route<S>>,
+    routes: BTreeMap<&'static str, Route>,
 }
 
 /// A [`Router`] that is complete.
 #[derive(Clone)]
 pub struct Routes {
-    by_method: Arc<BTreeMap<&'static str, Bound>>,
+    by_method: Arc<BTreeMap<&'static str, Route>>,
 }
 
 /// What [`Routes`] answers with, later.
 pub type RouteFuture = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
 
-struct Route<S> {
+struct Route {
     safety: Safety,
-    handle: Arc<dyn Fn(Caller, S, &[u8]) -> Handling + Send + Sync>,
+    handle: Handle,
 }
 
-struct Bound {
-    safety: Safety,
-    handle: Box<dyn Fn(Caller, &[u8]) -> Handling + Send + Sync>,
-}
+/// Decodes the arguments, runs the handler, encodes what it came to.
+type Handle = Box<dyn Fn(Caller, &[u8]) -> Handling + Send + Sync>;
 
 type Handling = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
@@ -114,16 +112,8 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
     /// The routes as a service.
     #[must_use]
     pub fn into_routes(self) -> Routes {
-        let state = self.state;
-        let bind = |(name, route): (&'static str, Route<S>)| {
-            let state = state.clone();
-            let Route { safety, handle } = route;
-            let handle: Box<dyn Fn(Caller, &[u8]) -> Handling + Send + Sync> =
-                Box::new(move |caller, arguments| handle(caller, state.clone(), arguments));
-            (name, Bound { safety, handle })
-        };
         Routes {
-            by_method: Arc::new(self.routes.into_iter().map(bind).collect()),
+            by_method: Arc::new(self.routes),
         }
     }
 
@@ -135,7 +125,8 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
         H: Fn(Caller, S, A) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<R, Failure<F>>> + Send + 'static,
     {
-        let handle = move |caller: Caller, state: S, arguments: &[u8]| -> Handling {
+        let state = self.state.clone();
+        let handle = move |caller: Caller, arguments: &[u8]| -> Handling {
             let arguments = match value::decode::<A>(arguments) {
                 Ok(arguments) => arguments,
                 Err(error) => {
@@ -143,12 +134,12 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
                     return Box::pin(std::future::ready(reply));
                 }
             };
-            let running = handler(caller, state, arguments);
-            Box::pin(async move { answer(running.await) })
+            let running = handler(caller, state.clone(), arguments);
+            Box::pin(async move { answer(&running.await) })
         };
         let route = Route {
             safety,
-            handle: Arc::new(handle),
+            handle: Box::new(handle),
         };
         let earlier = self.routes.insert(method.name(), route);
         assert!(
@@ -213,12 +204,12 @@ impl Service<Incoming> for Routes {
     }
 }
 
-fn answer<R: Serialize, F: Serialize>(result: Result<R, Failure<F>>) -> Reply {
-    let encoded = match &result {
+fn answer<R: Serialize, F: Serialize>(result: &Result<R, Failure<F>>) -> Reply {
+    let encoded = match result {
         Ok(reply) => value::encode_result::<R, F>(Ok(reply)),
         Err(Failure::Fault(fault)) => value::encode_result::<R, F>(Err(fault)),
         Err(Failure::InDoubt) => return Reply::refusal(Status::InDoubt, "the handler cannot know"),
-        Err(Failure::NotExecuted(why)) => return Reply::refusal(Status::NotExecuted, why),
+        Err(Failure::NotExecuted(why)) => return Reply::refusal(Status::NotExecuted, why.as_str()),
     };
     match encoded {
         Ok(body) => Reply::new(Status::Executed, body),
