@@ -48,7 +48,7 @@ mod router;
 mod server;
 mod state;
 mod status;
-mod value;
+pub(crate) mod value;
 
 pub use self::adapter::{ClientAdapter, ServerAdapter};
 pub use self::channel::{Channel, ChannelOptions, ResponseFuture};
