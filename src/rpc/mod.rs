@@ -38,10 +38,12 @@
 mod channel;
 mod codec;
 mod error;
+mod frame;
 mod handshake;
 mod message;
 mod server;
 mod status;
+mod wire;
 
 pub use self::channel::{Channel, ChannelOptions, ResponseFuture};
 pub use self::error::{
