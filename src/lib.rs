@@ -1,3 +1,15 @@
 //! A reliability layer that makes any remote call safe to retry.
+//!
+//! The promise: **the effect of a call happens at most once per idempotency key, every caller that
+//! gets an answer gets the same answer, and a call whose outcome cannot be known is said to be in
+//! doubt, never guessed.**
+//!
+//! - [`rpc`]: a native RPC of typed methods over one multiplexed TCP connection, with the promise
+//!   built in.
+//! - [`middleware`]: the tower layers behind it, for any protocol through an adapter.
+//! - [`storage`]: keys, claims, records, and the stores that keep them.
+
+pub use onlyonce_middleware as middleware;
+pub use onlyonce_storage as storage;
 
 pub mod rpc;

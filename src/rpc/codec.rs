@@ -42,7 +42,7 @@ pub(super) const FRAME_BYTES_CEILING: usize = 64 * 1024 * 1024;
     clippy::disallowed_methods,
     reason = "this is the crate's one codec, and it is limited"
 )]
-const CONFIG: Configuration<LittleEndian, Varint, Limit<FRAME_BYTES_CEILING>> =
+pub(super) const CONFIG: Configuration<LittleEndian, Varint, Limit<FRAME_BYTES_CEILING>> =
     config::standard().with_limit::<FRAME_BYTES_CEILING>();
 
 #[cfg(test)]

@@ -35,21 +35,34 @@
 //! # }
 //! ```
 
+mod adapter;
 mod channel;
+mod client;
 mod codec;
 mod error;
+mod failed;
 mod frame;
 mod handshake;
 mod message;
+mod method;
+mod router;
 mod server;
+mod state;
 mod status;
+mod value;
 mod wire;
 
+pub use self::adapter::{ClientAdapter, ServerAdapter};
 pub use self::channel::{Channel, ChannelOptions, ResponseFuture};
+pub use self::client::{Client, Known};
 pub use self::error::{
     Connecting, HandshakeError, NotSent, ProtocolError, RefusalCode, TransportError,
 };
+pub use self::failed::{CallFailure, Failed};
 pub use self::handshake::{CREDENTIAL_BYTES_MAX, Credential, CredentialTooLong, PROTOCOL_VERSION};
 pub use self::message::{Incoming, METHOD_BYTES_MAX, Reply, Request, Stamp, Verb};
+pub use self::method::{Failure, Method};
+pub use self::router::{Caller, RouteFuture, Router, Routes};
 pub use self::server::{BuildError, Server, ServerBuilder, ServerOptions, Serving, ShutdownReport};
+use self::state::Told;
 pub use self::status::Status;

@@ -10,10 +10,10 @@
 //!
 //! # Features
 //!
-//! - `memory` (default): [`MemoryStore`], the reference, for tests and for effects that die with
+//! - `memory` (default): `MemoryStore`, the reference, for tests and for effects that die with
 //!   the process.
-//! - `sled`: [`SledStore`], the embedded durable store.
-//! - `conformance`: the suite that every store must pass, as [`conformance!`].
+//! - `sled`: `SledStore`, the embedded durable store.
+//! - `conformance`: the suite that every store must pass, as the macro `conformance!`.
 
 mod claim;
 mod clock;
@@ -21,6 +21,8 @@ pub mod codec;
 #[cfg(any(feature = "memory", feature = "sled"))]
 pub mod commit;
 mod completion;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod fingerprint;
 mod key;
@@ -29,6 +31,8 @@ mod limits;
 mod memory;
 pub mod record;
 mod retention;
+#[cfg(feature = "sled")]
+pub mod sled;
 mod store;
 pub mod transition;
 
@@ -50,4 +54,6 @@ pub use crate::limits::{ANSWER_BYTES_LIMIT, StoreLimits};
 pub use crate::memory::{MemoryOptions, MemoryStore};
 pub use crate::record::KeyState;
 pub use crate::retention::{HorizonTooShort, RetentionOptions};
+#[cfg(feature = "sled")]
+pub use crate::sled::{OpenError, SledOptions, SledStore};
 pub use crate::store::{Inspect, Resolution, Store, StoreFuture, StoreId, Swept};

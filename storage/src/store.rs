@@ -39,7 +39,7 @@ pub type StoreFuture<'a, T, E = StoreError> =
 /// Dropping a returned future does not undo what was asked: the change may still be made. A claim
 /// that is made for a future nobody polls any more is put in doubt.
 ///
-/// Backends prove all this by running [`conformance!`](crate::conformance).
+/// Backends prove all this by running the suite `conformance!`.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The store's identity. It never changes.
     fn id(&self) -> StoreId;

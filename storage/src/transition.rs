@@ -146,8 +146,8 @@ pub fn renew(
 ) -> Result<CallRecord, Fenced> {
     let call = owned(existing, token)?;
     match call.state {
-        // A lapsed lease is not revived: somebody may already have been told "in doubt".
-        State::InProgress { lease: held } if !held.is_lapsed(at.now) => {
+        // A claim that has ended is not revived: somebody may already have been told "in doubt".
+        State::InProgress { lease: held } if ended_claim(call, held, at).is_none() => {
             let lease = Lease::until(at.now.plus(lease));
             Ok(CallRecord {
                 state: State::InProgress { lease },

@@ -19,6 +19,9 @@ pub struct Ticket {
     pub first_sent: Option<Timestamp>,
     /// The store that the first attempt met; `None` if no attempt met one.
     pub store: Option<StoreId>,
+    /// Whether the call may have been executed already. Also true where no attempt was answered,
+    /// so that neither of the other two is known.
+    pub maybe_executed: bool,
 }
 
 /// The state that all attempts of one call share.
@@ -53,7 +56,16 @@ impl Ticket {
             key,
             first_sent: None,
             store: None,
+            maybe_executed: false,
         }
+    }
+
+    /// The same call, of which an attempt may have been executed: for a key that was sent before,
+    /// by a process that kept nothing but the key.
+    #[must_use]
+    pub const fn maybe_executed(mut self) -> Self {
+        self.maybe_executed = true;
+        self
     }
 
     /// The same call, first sent at this time on the server's clock.
@@ -80,11 +92,12 @@ impl From<IdempotencyKey> for Ticket {
 // === impl Call ===
 
 impl Call {
-    /// The call that `ticket` names. A ticket with a first-sent time or a store may have been
-    /// executed before.
+    /// The call that `ticket` names. One whose ticket has a first-sent time or a store may have been
+    /// executed before, as one whose ticket says so.
     #[must_use]
     pub fn new(ticket: Ticket) -> Self {
-        let sent_before = ticket.first_sent.is_some() || ticket.store.is_some();
+        let sent_before =
+            ticket.maybe_executed || ticket.first_sent.is_some() || ticket.store.is_some();
         Self {
             key: ticket.key,
             first_sent: ticket.first_sent.map(OnceLock::from).unwrap_or_default(),
@@ -125,6 +138,7 @@ impl Call {
             key: self.key.clone(),
             first_sent: self.first_sent.get().copied(),
             store: self.store(),
+            maybe_executed: self.maybe_executed(),
         }
     }
 
@@ -141,17 +155,16 @@ impl Call {
     }
 
     /// Begins an attempt: from here on the call may have been executed, until
-    /// [`attempt_not_executed`](Self::attempt_not_executed) says otherwise. Answers what
+    /// [`settle_attempt`](Self::settle_attempt) says otherwise. Answers what
     /// [`maybe_executed`](Self::maybe_executed) was before.
     pub(crate) fn begin_attempt(&self) -> bool {
         self.attempts.fetch_add(1, Ordering::AcqRel);
         self.maybe_executed.swap(true, Ordering::AcqRel)
     }
 
-    /// The attempt just made was provably not executed; `before` is what
-    /// [`begin_attempt`](Self::begin_attempt) answered.
-    pub(crate) fn attempt_not_executed(&self, before: bool) {
-        self.maybe_executed.store(before, Ordering::Release);
+    /// Settles what the attempt just made has shown of the call.
+    pub(crate) fn settle_attempt(&self, maybe_executed: bool) {
+        self.maybe_executed.store(maybe_executed, Ordering::Release);
     }
 }
 

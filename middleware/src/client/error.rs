@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use super::Ticket;
+use super::{Call, Ticket};
 
 /// A call that ended without an answer: what is known of its outcome, and its ticket, with which
 /// the caller can resume, peek or seal it.
@@ -27,7 +27,7 @@ pub struct CallError<Res, Err> {
 pub enum Outcome {
     /// The server says that it cannot know whether the effect happened.
     InDoubt,
-    /// No attempt was executed. The call can be made again under any key.
+    /// No attempt that the ticket knows of was executed. The call can be made again under any key.
     NotExecuted,
     /// The effect may or may not have happened. Resume with the same key, never with a new one.
     Unknown,
@@ -79,6 +79,28 @@ pub enum AttemptError<Err> {
     },
     /// The transport failed.
     Inner(Err),
+    /// The transport failed before the request was handed to it (it refused to become ready), so
+    /// that nothing can have been executed.
+    NotReady(Err),
+}
+
+impl<Res, Err> CallError<Res, Err> {
+    /// How `call` ends without an answer: unknown if it may have been executed, otherwise not
+    /// executed.
+    #[must_use]
+    pub fn new(call: &Call, stopped: Stopped, last: Last<Res, Err>) -> Self {
+        Self {
+            outcome: if call.maybe_executed() {
+                Outcome::Unknown
+            } else {
+                Outcome::NotExecuted
+            },
+            ticket: call.ticket(),
+            attempts: call.attempts(),
+            stopped,
+            last,
+        }
+    }
 }
 
 impl<Res, Err: fmt::Display> fmt::Display for CallError<Res, Err> {
@@ -132,7 +154,7 @@ impl<Err: fmt::Display> fmt::Display for AttemptError<Err> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Elapsed { .. } => f.write_str("attempt did not end in time"),
-            Self::Inner(error) => error.fmt(f),
+            Self::Inner(error) | Self::NotReady(error) => error.fmt(f),
         }
     }
 }
@@ -141,7 +163,7 @@ impl<Err: Error + 'static> Error for AttemptError<Err> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Elapsed { .. } => None,
-            Self::Inner(error) => error.source(),
+            Self::Inner(error) | Self::NotReady(error) => error.source(),
         }
     }
 }

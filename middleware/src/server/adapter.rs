@@ -150,15 +150,15 @@ impl Intent {
 }
 
 impl Served {
-    /// The word for metrics and wires: `executed`, `replayed` and so on.
+    /// The word for metrics: `executed`, `replayed` and so on.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Attached => "attached",
             Self::Executed => "executed",
-            Self::ExecutedUnrecorded => "executed; unrecorded",
-            Self::InDoubt => "in-doubt",
-            Self::NotExecuted => "not-executed",
+            Self::ExecutedUnrecorded => "executed_unrecorded",
+            Self::InDoubt => "in_doubt_answered",
+            Self::NotExecuted => "not_executed",
             Self::Replayed => "replayed",
             Self::Unprotected => "unprotected",
         }

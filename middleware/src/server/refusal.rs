@@ -59,6 +59,28 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// The word for metrics: `in_progress`, `mismatch` and so on.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::DeadlinePassed { .. } => "deadline_passed",
+            Self::FirstSentAhead => "first_sent_ahead",
+            Self::InDoubt(_) => "in_doubt",
+            Self::InProgress { .. } => "in_progress",
+            Self::KeyMalformed(_) => "key_malformed",
+            Self::KeyMissing => "key_missing",
+            Self::Mismatch => "mismatch",
+            Self::Misdirected { .. } => "misdirected",
+            Self::OverQuota { .. } => "over_quota",
+            Self::ScopeMissing => "scope_missing",
+            Self::Stale => "stale",
+            Self::TooLarge { .. } => "too_large",
+            Self::Unavailable { .. } => "unavailable",
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -14,10 +14,16 @@
 //! the shell applies all or nothing. Because the core is pure, a simulation can run it over a
 //! simulated disk and cut the power wherever it likes.
 
+#[cfg(feature = "sled")]
+pub(crate) mod bucket;
 mod core;
+#[cfg(feature = "sled")]
+pub(crate) mod disk;
 mod open_calls;
 mod operation;
 mod overlay;
+#[cfg(feature = "sled")]
+pub(crate) mod writer;
 
 pub use self::core::GroupCore;
 pub use self::operation::{Change, ClaimReply, Group, Operation, Reply};

@@ -118,8 +118,8 @@ pub struct Change {
     pub key: KeyDigest,
     /// What it holds, as read before the group.
     pub before: Option<Record>,
-    /// What it shall hold. A kept answer is [`AnswerKept::Here`] when the group brought it, and
-    /// [`AnswerKept::Beside`] when it is already where `before` says.
+    /// What it shall hold. A kept answer is [`AnswerKept::Here`](crate::record::AnswerKept::Here) when the group brought it, and
+    /// [`AnswerKept::Beside`](crate::record::AnswerKept::Beside) when it is already where `before` says.
     pub after: Option<Record>,
 }
 

@@ -15,6 +15,7 @@ use onlyonce_storage::{Answer, Fingerprint, InDoubt, KeyDigest};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::observe::server::Waiting;
 use crate::server::{DedupeOptions, Refusal, Served};
 
 /// The table of flights.
@@ -71,6 +72,7 @@ pub(super) struct Waiter {
     flights: Arc<Flights>,
     flight: Arc<Flight>,
     landed: watch::Receiver<Option<Landing>>,
+    _waiting: Waiting,
 }
 
 // === impl Flights ===
@@ -136,6 +138,7 @@ impl Flights {
             flights: Arc::clone(self),
             flight,
             landed,
+            _waiting: Waiting::begin(),
         })
     }
 }

@@ -19,6 +19,7 @@ use tower::{Service, ServiceExt};
 use super::flight::{Landing, Lead};
 use super::options::Wait;
 use super::service::Shared;
+use crate::observe::server::Running;
 use crate::server::{Adapter, Intent, Outcome, Recording, Refusal, Served};
 
 /// What an execution needs.
@@ -89,7 +90,10 @@ where
         };
         let flown = if lead.flight().start_running() {
             // Inside a future, so that a panic of `call` itself is caught as well.
-            let handler = async { ready.call(request).await };
+            let handler = async {
+                let _running = Running::begin();
+                ready.call(request).await
+            };
             fly(&shared, claim, held_until, handler).await
         } else {
             release(&shared, claim, None).await
@@ -219,7 +223,7 @@ where
     match shared.store.complete(claim, answer.clone()).await {
         Ok(()) => Flown {
             landing: Landing::Answer(answer, Served::Attached),
-            response: response.map(|response| shared.adapter.mark(response, Served::Executed)),
+            response: response.map(|response| shared.mark(response, Served::Executed)),
         },
         // Somebody resolved the doubt that our claim had fallen into. What the record says now is
         // what everybody gets.
@@ -238,8 +242,7 @@ where
         // The answer exists and cannot be kept: it is delivered this once, and says so.
         Err(_) => Flown {
             landing: unrecorded(shared, token),
-            response: response
-                .map(|response| shared.adapter.mark(response, Served::ExecutedUnrecorded)),
+            response: response.map(|response| shared.mark(response, Served::ExecutedUnrecorded)),
         },
     }
 }
@@ -261,7 +264,7 @@ where
         Err(SettleError::Store(error)) => Landing::Refused(unable(&error)),
         Err(_) => Landing::NotExecuted,
     };
-    let response = response.map(|response| shared.adapter.mark(response, Served::NotExecuted));
+    let response = response.map(|response| shared.mark(response, Served::NotExecuted));
     Flown { landing, response }
 }
 
@@ -290,7 +293,7 @@ where
     };
     Flown {
         landing: land_in_doubt(in_doubt),
-        response: response.map(|response| shared.adapter.mark(response, Served::InDoubt)),
+        response: response.map(|response| shared.mark(response, Served::InDoubt)),
     }
 }
 

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use onlyonce_storage::Store;
+use onlyonce_storage::{Answer, Store};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
@@ -15,6 +15,7 @@ use tracing::Instrument;
 use super::flight::{Boarding, Flight, Flights, Landing, Lead};
 use super::options::DedupeOptions;
 use super::owner::{Delivery, Owner, patience};
+use crate::observe::server as observe;
 use crate::server::{Adapter, Admission, Intent, Keys, Question, Refusal, Served};
 
 /// See [`DedupeLayer`](super::DedupeLayer).
@@ -102,9 +103,9 @@ where
                 }
                 Admission::Unprotected(request) => {
                     let response = inner.ready().await?.call(request).await?;
-                    Ok(shared.adapter.mark(response, Served::Unprotected))
+                    Ok(shared.mark(response, Served::Unprotected))
                 }
-                Admission::Refused(refusal) => Ok(shared.adapter.refuse(&refusal)),
+                Admission::Refused(refusal) => Ok(shared.refuse(&refusal)),
                 Admission::Ask(question, key) => {
                     let state = match question {
                         Question::Peek => shared.store.peek(key).await,
@@ -112,7 +113,7 @@ where
                     };
                     Ok(match state {
                         Ok(state) => shared.adapter.tell(&state),
-                        Err(error) => shared.adapter.refuse(&Refusal::Unavailable {
+                        Err(error) => shared.refuse(&Refusal::Unavailable {
                             reason: error.to_string(),
                             retry_after: error.retry_after(),
                         }),
@@ -135,7 +136,7 @@ where
     S::Future: Send + 'static,
 {
     if let Some(refusal) = shared.refuse_at_the_door(&intent) {
-        return Ok(shared.adapter.refuse(&refusal));
+        return Ok(shared.refuse(&refusal));
     }
     let name = (intent.key.digest(), intent.fingerprints.current());
     // Each round but the last ends with an execution by somebody that came to nothing.
@@ -153,7 +154,7 @@ where
             }
         }
     }
-    Ok(shared.adapter.refuse(&Refusal::InProgress {
+    Ok(shared.refuse(&Refusal::InProgress {
         retry_after: RETRY_AFTER,
     }))
 }
@@ -195,7 +196,7 @@ where
         Ok(Delivery::NeverReady(error)) => Err(error),
         // The task is gone without a word: its runtime is shutting down. What it had begun is for
         // the store to tell, so the client is sent back to ask.
-        Err(_gone) => Ok(shared.adapter.refuse(&Refusal::InProgress {
+        Err(_gone) => Ok(shared.refuse(&Refusal::InProgress {
             retry_after: RETRY_AFTER,
         })),
     }
@@ -228,7 +229,7 @@ impl<A> Shared<A> {
         A: Adapter,
     {
         let executing = !flight.call_off();
-        self.adapter.refuse(&Refusal::DeadlinePassed { executing })
+        self.refuse(&Refusal::DeadlinePassed { executing })
     }
 
     fn respond(&self, landing: &Landing) -> A::Response
@@ -236,7 +237,7 @@ impl<A> Shared<A> {
         A: Adapter,
     {
         let replayed = match landing {
-            Landing::Answer(answer, served) => self.adapter.replay(answer, *served),
+            Landing::Answer(answer, served) => self.replay(answer, *served),
             Landing::InDoubt(in_doubt) => Err(Refusal::InDoubt(in_doubt.clone())),
             Landing::NotExecuted => Err(Refusal::Unavailable {
                 reason: "the handler executed nothing".to_owned(),
@@ -244,7 +245,32 @@ impl<A> Shared<A> {
             }),
             Landing::Refused(refusal) => Err(refusal.clone()),
         };
-        replayed.unwrap_or_else(|refusal| self.adapter.refuse(&refusal))
+        replayed.unwrap_or_else(|refusal| self.refuse(&refusal))
+    }
+}
+
+impl<A: Adapter> Shared<A> {
+    /// A response of the handler's own, marked and counted.
+    pub(super) fn mark(&self, response: A::Response, served: Served) -> A::Response {
+        if served == Served::ExecutedUnrecorded {
+            observe::unrecorded();
+        }
+        observe::answered(served.name());
+        self.adapter.mark(response, served)
+    }
+
+    fn replay(&self, answer: &Answer, served: Served) -> Result<A::Response, Refusal> {
+        let response = self.adapter.replay(answer, served)?;
+        if served == Served::Replayed {
+            observe::replayed();
+        }
+        observe::answered(served.name());
+        Ok(response)
+    }
+
+    fn refuse(&self, refusal: &Refusal) -> A::Response {
+        observe::answered(refusal.name());
+        self.adapter.refuse(refusal)
     }
 }
 

@@ -1,0 +1,58 @@
+//! A checker: what clients were told, held against the effects that are on disk.
+//!
+//! "The sum is still right" is no test: a double effect and a lost one can cancel out. This checker
+//! takes each operation key by itself and asks seven questions:
+//!
+//! | violation | found when |
+//! | --- | --- |
+//! | `double-apply` | a key has more than one effect |
+//! | `lost-acked` | a client got an answer that promises an effect, and there is none |
+//! | `reply-divergence` | two answers of a key differ, or none of its effects has that answer |
+//! | `false-negative` | a client was told "not applied", and the effect is there |
+//! | `phantom` | an effect that nobody asked for |
+//! | `payload-swap` | the effect or an answer of a key belongs to another payload |
+//! | `fold-mismatch` | an account is not what its effects make of it |
+//!
+//! What a client does not know is not a violation: an operation that ended in doubt or unknown may
+//! have happened or not, but at most one time. It is counted. The checker has a third verdict,
+//! [`Verdict::Unknown`], for runs that it cannot judge: nothing was done, an operation has no end
+//! yet, or the effects could not be read to the end.
+//!
+//! Everything here is pure and takes time linear in the input.
+//!
+//! ```
+//! use onlyonce_chaos::ledger::{Effect, Effects, Ending, History, Operation, Verdict, check};
+//!
+//! let history: History = [
+//!     Operation::new("order-1", "pay 10").attempts(2).ended(Ending::Answered("ok".into())),
+//!     Operation::new("order-2", "pay 99").attempts(1).ended(Ending::Declined("no funds".into())),
+//!     Operation::new("order-3", "pay 7").attempts(4).ended(Ending::Unknown),
+//! ]
+//! .into_iter()
+//! .collect();
+//!
+//! let effect = Effect::new("order-1", "pay 10", "ok");
+//! let report = check(&history, &Effects::from_iter([effect.clone()]));
+//! assert_eq!(report.verdict(), Verdict::Valid);
+//!
+//! // The retry was executed as well:
+//! let report = check(&history, &Effects::from_iter([effect.clone(), effect]));
+//! assert_eq!(report.verdict(), Verdict::Violated);
+//! assert_eq!(report.violations()[0].name(), "double-apply");
+//! assert_eq!(report.figures().duplicated, 1);
+//! ```
+
+mod check;
+mod effects;
+mod history;
+mod money;
+mod report;
+
+#[cfg(test)]
+mod tests;
+
+pub use check::check;
+pub use effects::{Effect, Effects};
+pub use history::{Ending, History, Operation, OperationKey};
+pub use money::{AccountDifference, Balances, Money, Transfer};
+pub use report::{Figures, Report, Verdict, Violation};

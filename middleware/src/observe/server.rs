@@ -1,0 +1,111 @@
+//! What the server's layers let be seen.
+
+use std::task::{Context, Poll};
+
+use metrics::{counter, gauge, histogram};
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+use tracing::Span;
+use tracing::instrument::{Instrument as _, Instrumented};
+
+use super::names;
+
+/// Puts each request into a span, `serve`, with its `outcome`. The counting is done by the dedupe
+/// layer itself, which alone knows how a caller got its response.
+///
+/// Stands outermost, so that the span covers authentication and load shedding as well.
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use = "a layer does nothing until it wraps a service"]
+pub struct ServeSpanLayer;
+
+/// Puts each request into a span. See [`ServeSpanLayer`].
+#[derive(Clone, Copy, Debug)]
+pub struct ServeSpan<S> {
+    inner: S,
+}
+
+/// A handler that is running, or a caller who waits for one: counted while it lives.
+#[derive(Debug)]
+pub(crate) struct Running {
+    began: Instant,
+}
+
+/// A caller who waits for an execution in progress: counted while it lives.
+#[derive(Debug)]
+pub(crate) struct Waiting(());
+
+// === impl ServeSpan ===
+
+impl<S> Layer<S> for ServeSpanLayer {
+    type Service = ServeSpan<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ServeSpan { inner }
+    }
+}
+
+impl<S: Service<Req>, Req> Service<Req> for ServeSpan<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Instrumented<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        let span =
+            tracing::info_span!(target: "onlyonce", "serve", outcome = tracing::field::Empty);
+        let response = span.in_scope(|| self.inner.call(request));
+        response.instrument(span)
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    pub(crate) fn begin() -> Self {
+        gauge!(names::SERVER_IN_FLIGHT.name).increment(1);
+        Self {
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        gauge!(names::SERVER_IN_FLIGHT.name).decrement(1);
+        histogram!(names::SERVER_HANDLER_SECONDS.name).record(self.began.elapsed());
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    pub(crate) fn begin() -> Self {
+        gauge!(names::SERVER_WAITERS.name).increment(1);
+        Self(())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        gauge!(names::SERVER_WAITERS.name).decrement(1);
+    }
+}
+
+// === what the dedupe layer lets be seen ===
+
+pub(crate) fn answered(outcome: &'static str) {
+    counter!(names::SERVER_CALLS_TOTAL.name, "outcome" => outcome).increment(1);
+    Span::current().record("outcome", outcome);
+}
+
+pub(crate) fn replayed() {
+    counter!(names::SERVER_REPLAYS_TOTAL.name).increment(1);
+}
+
+pub(crate) fn unrecorded() {
+    counter!(names::SERVER_UNRECORDED_TOTAL.name).increment(1);
+}

@@ -1,0 +1,261 @@
+//! How the tower layers speak the native protocol.
+
+use std::convert::Infallible;
+
+use super::{
+    Connecting, HandshakeError, Incoming, NotSent, RefusalCode, Reply, Request, Routes, Stamp,
+    Status, TransportError, Verb, state,
+};
+use onlyonce_middleware::client::{
+    self, Advice, Call, Cost, Executed, Keyed, Pushback, Ticket, Verdict,
+};
+use onlyonce_middleware::server::{
+    self, Admission, Intent, Outcome, Question, Recording, Refusal, Served,
+};
+use onlyonce_storage::{
+    Answer, AnswerFormat, Fingerprint, FingerprintAlgorithm, Fingerprints, KeyState, ScopedKey,
+};
+
+/// Adapts the client layers to the native protocol.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClientAdapter;
+
+/// Adapts the server layers to the native protocol, for the methods of one server.
+#[derive(Clone, Debug)]
+pub struct ServerAdapter {
+    routes: Routes,
+}
+
+// === impl ClientAdapter ===
+
+impl client::Adapter<Request> for ClientAdapter {
+    type Response = Reply;
+    type Error = TransportError;
+
+    fn ticket(&self, request: &Request) -> Option<Ticket> {
+        request.ticket.clone()
+    }
+
+    fn stamp(&self, keyed: Keyed<Request>) -> Request {
+        let (attempt, deadline) = (keyed.attempt(), keyed.deadline());
+        let (request, call) = keyed.into_parts();
+        let stamp = Stamp::new(call, attempt).deadline(deadline);
+        request.stamp(stamp)
+    }
+
+    fn try_clone(&self, request: &Request) -> Option<Request> {
+        Some(request.clone())
+    }
+
+    fn classify(&self, _: &Call, result: Result<&Reply, &TransportError>) -> Verdict {
+        match result {
+            Ok(reply) => classify_reply(reply),
+            Err(error) if is_final(error) => Verdict::Refuse(error.executed()),
+            Err(error) => Verdict::Retry(Advice {
+                executed: error.executed(),
+                pushback: Pushback::Silent,
+                cost: Cost::Attempt,
+            }),
+        }
+    }
+}
+
+/// What each status means for the call. `retry_after` is a floor.
+fn classify_reply(reply: &Reply) -> Verdict {
+    let hint = |otherwise| reply.retry_after.map_or(otherwise, Pushback::After);
+    let retry = |executed, pushback, cost| {
+        Verdict::Retry(Advice {
+            executed,
+            pushback,
+            cost,
+        })
+    };
+    match reply.status {
+        Status::Executed
+        | Status::ExecutedUnrecorded
+        | Status::Replayed
+        | Status::Attached
+        | Status::Unprotected
+        | Status::State => Verdict::Accept,
+        Status::InDoubt | Status::InDoubtAnswered => Verdict::InDoubt,
+        Status::InProgress => retry(Executed::Unknown, hint(Pushback::Silent), Cost::OnlyTime),
+        Status::DeadlineInProgress => {
+            retry(Executed::Unknown, hint(Pushback::Silent), Cost::Attempt)
+        }
+        Status::OverQuota | Status::Unavailable => retry(
+            Executed::NotThisAttempt,
+            hint(Pushback::Overloaded),
+            Cost::Attempt,
+        ),
+        Status::NotExecuted | Status::NotExecutedAnswered | Status::DeadlineNotExecuted => retry(
+            Executed::NotThisAttempt,
+            hint(Pushback::Silent),
+            Cost::Attempt,
+        ),
+        // The key belongs to another request, so no attempt of this one was ever executed.
+        Status::Mismatch => Verdict::Refuse(Executed::Never),
+        // Every attempt would meet the same answer, which is too large.
+        Status::AnswerTooLarge => Verdict::Refuse(Executed::Unknown),
+        Status::Stale
+        | Status::Misdirected
+        | Status::KeyMissing
+        | Status::KeyMalformed
+        | Status::FirstSentAhead
+        | Status::TooLarge
+        | Status::UnknownMethod
+        | Status::ArgumentsMalformed => Verdict::Refuse(Executed::NotThisAttempt),
+    }
+}
+
+/// Whether another attempt would fail in the same way.
+const fn is_final(error: &TransportError) -> bool {
+    match error {
+        TransportError::Connect {
+            source: Connecting::Handshake(error),
+            ..
+        } => matches!(
+            error,
+            HandshakeError::Version { .. }
+                | HandshakeError::WrongPeer { .. }
+                | HandshakeError::Refused {
+                    code: RefusalCode::BadCredential,
+                    ..
+                }
+                | HandshakeError::Refused {
+                    code: RefusalCode::Version,
+                    ..
+                }
+        ),
+        TransportError::NotSent(NotSent::TooLarge { .. } | NotSent::MethodLength { .. }) => true,
+        _ => false,
+    }
+}
+
+// === impl ServerAdapter ===
+
+impl ServerAdapter {
+    /// For the methods in `routes`.
+    #[must_use]
+    pub const fn new(routes: Routes) -> Self {
+        Self { routes }
+    }
+}
+
+impl server::Adapter for ServerAdapter {
+    type Request = Incoming;
+    type Response = Reply;
+    type Error = Infallible;
+
+    async fn admit(&self, incoming: Incoming) -> Admission<Incoming> {
+        if incoming.verb == Verb::Call && !self.routes.has_effects(&incoming.method) {
+            return Admission::Unprotected(incoming);
+        }
+        let key = match &incoming.key {
+            None => return Admission::Refused(Refusal::KeyMissing),
+            Some(Err(error)) => return Admission::Refused(Refusal::KeyMalformed(*error)),
+            Some(Ok(key)) => key.clone(),
+        };
+        // The transport admits names of 1 to 255 bytes only.
+        let Ok(scope) = incoming.scope.operation(&incoming.method) else {
+            return Admission::Refused(Refusal::ScopeMissing);
+        };
+        let key = ScopedKey::new(scope, key);
+        match incoming.verb {
+            Verb::Peek => return Admission::Ask(Question::Peek, key),
+            Verb::Seal => return Admission::Ask(Question::Seal, key),
+            Verb::Call => {}
+        }
+        let fingerprint = Fingerprint::builder(FINGERPRINT)
+            .field("method", incoming.method.as_bytes())
+            .field("arguments", &incoming.arguments)
+            .finish();
+        let mut intent = Intent::new(key, Fingerprints::new(fingerprint));
+        intent.deadline = incoming.deadline;
+        intent.first_sent = incoming.first_sent;
+        intent.store = incoming.store;
+        intent.session = incoming.session;
+        Admission::Protected(intent, incoming)
+    }
+
+    async fn record(&self, result: Result<Reply, Infallible>) -> Recording<Reply> {
+        let Ok(reply) = result;
+        let outcome = match reply.status {
+            Status::Executed => Outcome::Record(Answer::new(ANSWER, reply.body.clone())),
+            Status::InDoubt => Outcome::InDoubt(None),
+            // What a handler refuses for any other reason, it has not executed.
+            _ => Outcome::NotExecuted,
+        };
+        Recording {
+            outcome,
+            response: Some(reply),
+        }
+    }
+
+    fn replay(&self, answer: &Answer, served: Served) -> Result<Reply, Refusal> {
+        if answer.format() != ANSWER {
+            return Err(Refusal::Unavailable {
+                reason: format!(
+                    "the answer was recorded in format {} by another protocol",
+                    answer.format().number()
+                ),
+                retry_after: std::time::Duration::from_secs(1),
+            });
+        }
+        Ok(Reply::new(status(served), answer.body().clone()))
+    }
+
+    fn mark(&self, reply: Reply, served: Served) -> Reply {
+        // A handler's own refusal keeps its name.
+        if reply.status == Status::Executed {
+            return Reply {
+                status: status(served),
+                ..reply
+            };
+        }
+        reply
+    }
+
+    fn refuse(&self, refusal: &Refusal) -> Reply {
+        let text = refusal.to_string();
+        let (status, retry_after) = match refusal {
+            Refusal::DeadlinePassed { executing: true } => (Status::DeadlineInProgress, None),
+            Refusal::DeadlinePassed { executing: false } => (Status::DeadlineNotExecuted, None),
+            Refusal::FirstSentAhead => (Status::FirstSentAhead, None),
+            Refusal::InDoubt(_) => (Status::InDoubt, None),
+            Refusal::InProgress { retry_after } => (Status::InProgress, Some(*retry_after)),
+            Refusal::KeyMalformed(_) => (Status::KeyMalformed, None),
+            Refusal::KeyMissing | Refusal::ScopeMissing => (Status::KeyMissing, None),
+            Refusal::Mismatch => (Status::Mismatch, None),
+            Refusal::Misdirected { .. } => (Status::Misdirected, None),
+            Refusal::OverQuota { retry_after } => (Status::OverQuota, Some(*retry_after)),
+            Refusal::Stale => (Status::Stale, None),
+            Refusal::TooLarge { .. } => (Status::TooLarge, None),
+            Refusal::Unavailable { retry_after, .. } => (Status::Unavailable, Some(*retry_after)),
+            // A refusal that this version does not know executes nothing either.
+            _ => (Status::NotExecuted, None),
+        };
+        Reply::refusal(status, text).retry_after(retry_after)
+    }
+
+    fn tell(&self, key_state: &KeyState) -> Reply {
+        Reply::new(Status::State, state::encode(key_state))
+    }
+}
+
+const fn status(served: Served) -> Status {
+    match served {
+        Served::Attached => Status::Attached,
+        Served::ExecutedUnrecorded => Status::ExecutedUnrecorded,
+        Served::InDoubt => Status::InDoubtAnswered,
+        Served::NotExecuted => Status::NotExecutedAnswered,
+        Served::Replayed => Status::Replayed,
+        Served::Unprotected => Status::Unprotected,
+        _ => Status::Executed,
+    }
+}
+
+/// Method and arguments, as they came over the wire.
+const FINGERPRINT: FingerprintAlgorithm = FingerprintAlgorithm::new(1);
+
+/// The tagged bytes that a handler answered with.
+const ANSWER: AnswerFormat = AnswerFormat::new(1);

@@ -1,0 +1,243 @@
+//! Calls typed methods.
+
+use std::fmt;
+use std::sync::Arc;
+
+use onlyonce_middleware::client::Ticket;
+use onlyonce_middleware::stack::{self, BoxClient, ClientStack};
+use onlyonce_storage::IdempotencyKey;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tower::ServiceExt;
+
+use super::failed::CallFailure;
+use super::{
+    Channel, ChannelOptions, ClientAdapter, Method, Reply, Request, Status, Told, TransportError,
+    Verb, state, value,
+};
+
+/// A client of one server: calls its methods so that their effects happen at most once.
+///
+/// It connects when it is first used, and again when its connection was lost. Cloning it is cheap;
+/// clones share the connection and the retry budget.
+///
+/// A call ends with the handler's reply, with the handler's fault, or with a [`CallFailure`] that
+/// says what is known. A failure has the call's [`Ticket`], with which [`resume`](Self::resume)
+/// goes on under the same key, also from another process.
+///
+/// # Cancellation
+///
+/// Dropping the future of a call leaves its outcome unknown to the caller, and the key with it: a
+/// caller who may drop a call chooses the key itself, with [`call_as`](Self::call_as).
+#[derive(Clone)]
+pub struct Client {
+    stack: BoxClient<Request, Reply, TransportError>,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// A client of the server at `address` (`host:port`), with all defaults: no credential, three
+    /// attempts, 10 s for each, 30 s for a call.
+    pub fn new(address: impl Into<Arc<str>>) -> Self {
+        let channel = Channel::new(address, ChannelOptions::default());
+        Self::with_stack(channel, stack::client(ClientAdapter))
+    }
+
+    /// A client over `channel`, with the layers of `stack`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use onlyonce::middleware::client::EnforceDeadlineLayer;
+    /// use onlyonce::middleware::stack;
+    /// use onlyonce::rpc::{Channel, ChannelOptions, Client, ClientAdapter};
+    ///
+    /// let channel = Channel::new("127.0.0.1:7411", ChannelOptions::default());
+    /// let deadline = EnforceDeadlineLayer::new().with_timeout(Duration::from_secs(5));
+    /// let client = Client::with_stack(channel, stack::client(ClientAdapter).with_deadline(deadline));
+    /// # drop(client);
+    /// ```
+    pub fn with_stack(channel: Channel, stack: ClientStack<ClientAdapter>) -> Self {
+        Self {
+            stack: stack.around(channel),
+        }
+    }
+
+    /// Calls `method` under a new key.
+    ///
+    /// # Errors
+    ///
+    /// The handler's fault, or what is known of a call without an answer.
+    pub async fn call<A, R, F>(
+        &self,
+        method: &Method<A, R, F>,
+        arguments: &A,
+    ) -> Result<R, CallFailure<F>>
+    where
+        A: Serialize,
+        R: DeserializeOwned,
+        F: DeserializeOwned,
+    {
+        self.call_as(IdempotencyKey::unique(), method, arguments)
+            .await
+    }
+
+    /// Calls `method` under a key of the caller's own: one that it has written down before, or
+    /// derives from its business identifier.
+    ///
+    /// # Errors
+    ///
+    /// The handler's fault, or what is known of a call without an answer.
+    pub async fn call_as<A, R, F>(
+        &self,
+        key: IdempotencyKey,
+        method: &Method<A, R, F>,
+        arguments: &A,
+    ) -> Result<R, CallFailure<F>>
+    where
+        A: Serialize,
+        R: DeserializeOwned,
+        F: DeserializeOwned,
+    {
+        self.resume(Ticket::new(key), method, arguments).await
+    }
+
+    /// Goes on with the call that `ticket` names: gets its answer if it has one, waits for it if
+    /// it is being executed, and executes it if it never was. The arguments must be the same.
+    ///
+    /// # Errors
+    ///
+    /// The handler's fault, or what is known of a call without an answer.
+    pub async fn resume<A, R, F>(
+        &self,
+        ticket: Ticket,
+        method: &Method<A, R, F>,
+        arguments: &A,
+    ) -> Result<R, CallFailure<F>>
+    where
+        A: Serialize,
+        R: DeserializeOwned,
+        F: DeserializeOwned,
+    {
+        let arguments = value::encode(arguments).map_err(|error| CallFailure::Refused {
+            status: Status::ArgumentsMalformed,
+            text: error.to_string(),
+            ticket: ticket.clone(),
+        })?;
+        let request = Request::new(method.name(), arguments).ticket(ticket.clone());
+        let reply = self.send(request).await?;
+        if !reply.status.carries_answer() {
+            return Err(CallFailure::refused(&reply, ticket));
+        }
+        match value::decode_result(&reply.body) {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(fault)) => Err(CallFailure::Fault(fault)),
+            Err(error) => Err(CallFailure::Unreadable {
+                text: error.to_string(),
+                ticket,
+            }),
+        }
+    }
+
+    /// What the server knows of the call that `ticket` names. Executes nothing.
+    ///
+    /// # Errors
+    ///
+    /// What kept the question from being answered.
+    pub async fn peek<A, R, F>(
+        &self,
+        ticket: impl Into<Ticket>,
+        method: &Method<A, R, F>,
+    ) -> Result<Known<R, F>, CallFailure<F>>
+    where
+        R: DeserializeOwned,
+        F: DeserializeOwned,
+    {
+        self.ask(Verb::Peek, ticket.into(), method).await
+    }
+
+    /// Makes the call that `ticket` names impossible for ever if nobody has executed it;
+    /// otherwise changes nothing and says what is known.
+    ///
+    /// # Errors
+    ///
+    /// What kept the question from being answered. The key may be sealed then.
+    pub async fn seal<A, R, F>(
+        &self,
+        ticket: impl Into<Ticket>,
+        method: &Method<A, R, F>,
+    ) -> Result<Known<R, F>, CallFailure<F>>
+    where
+        R: DeserializeOwned,
+        F: DeserializeOwned,
+    {
+        self.ask(Verb::Seal, ticket.into(), method).await
+    }
+
+    async fn ask<A, R, F>(
+        &self,
+        verb: Verb,
+        ticket: Ticket,
+        method: &Method<A, R, F>,
+    ) -> Result<Known<R, F>, CallFailure<F>>
+    where
+        R: DeserializeOwned,
+        F: DeserializeOwned,
+    {
+        let unreadable = |text: String, ticket| CallFailure::Unreadable { text, ticket };
+        let request = Request::new(method.name(), Vec::new())
+            .verb(verb)
+            .ticket(ticket.clone());
+        let reply = self.send(request).await?;
+        if reply.status != Status::State {
+            return Err(CallFailure::refused(&reply, ticket));
+        }
+        let Some(told) = state::decode(&reply.body) else {
+            return Err(unreadable("key's state is malformed".to_owned(), ticket));
+        };
+        Ok(match told {
+            Told::Absent => Known::Absent,
+            Told::Completed(answer) => match value::decode_result(&answer) {
+                Ok(answer) => Known::Completed(answer),
+                Err(error) => return Err(unreadable(error.to_string(), ticket)),
+            },
+            Told::InDoubt(reason) => Known::InDoubt(reason),
+            Told::InProgress => Known::InProgress,
+            Told::Sealed => Known::Sealed,
+            Told::Tombstone => Known::Tombstone,
+        })
+    }
+
+    async fn send<F>(&self, request: Request) -> Result<Reply, CallFailure<F>> {
+        self.stack
+            .clone()
+            .oneshot(request)
+            .await
+            .map_err(CallFailure::from_stack)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+/// What a server knows of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Known<R, F> {
+    /// Nobody has used it; a call with it would be executed.
+    Absent,
+    /// It has an answer.
+    Completed(Result<R, F>),
+    /// Its outcome is unknown, for this reason.
+    InDoubt(String),
+    /// Somebody is executing it.
+    InProgress,
+    /// It has not happened and never will.
+    Sealed,
+    /// It was answered, and the answer is no longer kept.
+    Tombstone,
+}

@@ -1,0 +1,138 @@
+//! How a typed call ends without its reply.
+
+use std::fmt;
+
+use onlyonce_middleware::client::{Last, Outcome, Stopped, Ticket};
+
+use super::{Reply, Status, TransportError};
+
+/// A call that did not end with its reply.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CallFailure<F> {
+    /// The handler's own fault: the call's answer, replayed like any other.
+    Fault(F),
+    /// The server cannot know whether the effect happened. An operator can find out and resolve
+    /// it; the same key then gets the answer.
+    InDoubt(Failed),
+    /// The effect did not happen. The call can be made again, under any key.
+    NotExecuted(Failed),
+    /// The effect may or may not have happened: resume the ticket, never call anew.
+    OutcomeUnknown(Failed),
+    /// The server refuses this call and would again; it was not executed.
+    Refused {
+        /// As what.
+        status: Status,
+        /// What the server says.
+        text: String,
+        /// Names the call.
+        ticket: Ticket,
+    },
+    /// The call has an answer, but its bytes are not of the method's types.
+    Unreadable {
+        /// What is wrong with them.
+        text: String,
+        /// Names the call.
+        ticket: Ticket,
+    },
+}
+
+/// What is known of a call without an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Failed {
+    /// Names the call: to resume, peek at or seal it.
+    pub ticket: Ticket,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// Why no further attempt was made.
+    pub stopped: Stopped,
+    /// What the last attempt came to, for people.
+    pub last: String,
+}
+
+/// How the stack ends a call of the native protocol.
+pub(super) type StackError = onlyonce_middleware::client::CallError<Reply, TransportError>;
+
+// === impl CallFailure ===
+
+impl<F> CallFailure<F> {
+    /// The call's ticket, unless it ended with an answer.
+    #[must_use]
+    pub const fn ticket(&self) -> Option<&Ticket> {
+        match self {
+            Self::Fault(_) => None,
+            Self::InDoubt(failed) | Self::NotExecuted(failed) | Self::OutcomeUnknown(failed) => {
+                Some(&failed.ticket)
+            }
+            Self::Refused { ticket, .. } | Self::Unreadable { ticket, .. } => Some(ticket),
+        }
+    }
+
+    pub(super) fn from_stack(error: StackError) -> Self {
+        let last = match &error.last {
+            Last::Elapsed => "it did not end in time".to_owned(),
+            Last::Error(error) => error.to_string(),
+            Last::Nothing => "there was no attempt".to_owned(),
+            Last::Response(reply) => reply_text(reply),
+        };
+        let failed = Failed {
+            ticket: error.ticket,
+            attempts: error.attempts,
+            stopped: error.stopped,
+            last,
+        };
+        match error.outcome {
+            Outcome::InDoubt => Self::InDoubt(failed),
+            Outcome::NotExecuted => Self::NotExecuted(failed),
+            Outcome::Unknown => Self::OutcomeUnknown(failed),
+        }
+    }
+
+    pub(super) fn refused(reply: &Reply, ticket: Ticket) -> Self {
+        Self::Refused {
+            status: reply.status,
+            text: reply_text(reply),
+            ticket,
+        }
+    }
+}
+
+impl<F: fmt::Display> fmt::Display for CallFailure<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fault(fault) => write!(f, "call failed: {fault}"),
+            Self::InDoubt(failed) => write!(f, "call is in doubt: {failed}"),
+            Self::NotExecuted(failed) => write!(f, "call was not executed: {failed}"),
+            Self::OutcomeUnknown(failed) => {
+                write!(f, "outcome unknown, resume with the same key: {failed}")
+            }
+            Self::Refused { status, text, .. } => write!(f, "call was refused ({status}): {text}"),
+            Self::Unreadable { text, .. } => write!(f, "answer cannot be read: {text}"),
+        }
+    }
+}
+
+impl<F: fmt::Debug + fmt::Display> std::error::Error for CallFailure<F> {}
+
+// === impl Failed ===
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            attempts,
+            stopped,
+            last,
+            ..
+        } = self;
+        write!(f, "{stopped} after {attempts} attempts; the last: {last}")
+    }
+}
+
+/// What a server says in words: never an answer's bytes.
+fn reply_text(reply: &Reply) -> String {
+    if reply.status.carries_answer() {
+        return reply.status.to_string();
+    }
+    format!("{}: {}", reply.status, String::from_utf8_lossy(&reply.body))
+}

@@ -1,0 +1,142 @@
+//! The suite that every store must pass, as one named test a claim.
+//!
+//! A store proves the contract of [`Store`](crate::Store) by standing behind a [`Harness`] and
+//! running the suite from one of its own test files:
+//!
+//! ```text
+//! onlyonce_storage::conformance!(MyHarness::start().await);
+//! ```
+//!
+//! The expression is evaluated anew for every test, in async code, and makes a harness with a
+//! fresh store. The store must take its time from the harness' clock, and have the bounds of
+//! [`limits`] and the default [`RetentionOptions`](crate::RetentionOptions): the suite fills
+//! quotas and outlives horizons.
+//!
+//! The claims are functions, so that a store which is broken on purpose can show that they fail.
+
+pub mod answers;
+pub mod claims;
+pub mod doubt;
+pub mod fencing;
+pub mod forgetting;
+mod kit;
+pub mod quota;
+pub mod sealing;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::{Inspect, ManualClock, StoreLimits};
+
+/// A fresh store, the clock it runs on, and a way to open it again.
+pub trait Harness: Send {
+    /// The store that is open now.
+    fn store(&self) -> Arc<dyn Inspect>;
+
+    /// The clock of the store.
+    fn clock(&self) -> &ManualClock;
+
+    /// Ends the store as a crash would and opens it again on what it made durable. `false` where
+    /// nothing is durable; the suite then leaves out what comes after.
+    fn reopen(&mut self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+}
+
+/// The bounds that the store under test must have: small enough to be filled.
+#[must_use]
+pub fn limits() -> StoreLimits {
+    StoreLimits::default()
+        .in_progress_max(IN_PROGRESS_MAX)
+        .in_doubt_max(IN_DOUBT_MAX)
+}
+
+/// Runs one claim of the suite on a runtime of its own.
+///
+/// # Panics
+///
+/// When the claim does not hold.
+pub fn run(claim: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a test may start threads")
+        .block_on(claim);
+}
+
+/// Makes one `#[test]` of every claim of the suite, for the store behind `$harness`: an expression
+/// that makes a fresh [`Harness`](crate::conformance::Harness), in async code.
+#[macro_export]
+macro_rules! conformance {
+    ($harness:expr) => {
+        $crate::conformance_claims! { $harness =>
+            answers: answers_come_back_byte_for_byte
+            answers: a_too_large_answer_leaves_its_key_in_doubt
+            answers: a_doubt_is_written_also_where_its_answer_is_too_large
+            answers: a_too_large_resolution_changes_nothing
+            claims: of_64_concurrent_claims_one_is_given
+            claims: one_attempt_asking_64_times_holds_one_claim
+            claims: a_refused_duplicate_leaves_the_owner_undisturbed
+            claims: a_refused_mismatch_leaves_the_answer_in_place
+            claims: a_mismatch_is_refused_in_every_state
+            claims: a_completed_record_keeps_the_first_fingerprint
+            claims: a_record_of_an_unknown_fingerprint_is_refused_not_absent
+            claims: a_refusal_is_never_recorded
+            claims: a_released_key_can_be_claimed_again_with_any_request
+            claims: two_tenants_with_the_same_key_do_not_meet
+            doubt: a_lapsed_claim_is_in_doubt_and_never_given_again
+            doubt: a_renewed_claim_holds_on
+            doubt: a_lapsed_claim_cannot_be_renewed
+            doubt: the_owner_of_a_lapsed_claim_may_still_say_what_happened
+            doubt: a_dropped_claim_is_in_doubt
+            doubt: a_claim_that_nobody_took_is_in_doubt
+            doubt: what_was_in_progress_is_in_doubt_at_once_after_reopening
+            doubt: a_doubt_keeps_its_answer
+            doubt: a_doubt_resolved_as_applied_is_replayed
+            doubt: a_doubt_resolved_as_not_applied_can_be_claimed_again
+            doubt: what_is_acknowledged_is_there_after_reopening
+            fencing: a_late_completion_after_a_takeover_is_refused
+            fencing: a_late_release_after_a_takeover_is_refused
+            fencing: delayed_words_of_one_claim_do_not_touch_the_next
+            fencing: a_resolution_needs_the_token_that_was_seen
+            fencing: a_resolution_after_the_owner_completed_is_refused
+            fencing: of_many_resolvers_one_wins_and_one_claim_is_given
+            fencing: a_claim_in_progress_cannot_be_resolved
+            fencing: tokens_grow_after_release_and_after_reopening
+            forgetting: after_retention_a_call_is_stale_and_never_executed
+            forgetting: a_shorter_retention_is_kept_and_a_longer_one_is_not
+            forgetting: a_sweep_takes_no_answer_before_its_retention
+            forgetting: after_the_horizon_an_older_call_is_stale
+            forgetting: what_is_open_is_never_forgotten
+            forgetting: a_call_first_sent_before_the_store_was_made_is_stale
+            forgetting: a_call_first_sent_too_far_ahead_is_refused
+            forgetting: a_call_first_sent_at_the_time_the_store_tells_is_never_refused
+            quota: a_scope_with_too_much_in_progress_is_refused
+            quota: a_scope_with_too_much_in_doubt_is_refused
+            quota: quotas_count_what_an_earlier_opening_left
+            sealing: a_sealed_key_is_stale_for_ever
+            sealing: a_seal_outlives_the_horizon_for_calls_that_say_when_they_were_sent
+            sealing: sealing_a_used_key_reports_its_state
+            sealing: a_peek_changes_nothing
+        }
+    };
+}
+
+/// Writes the tests of [`conformance!`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_claims {
+    ($harness:expr => $($subject:ident: $claim:ident)*) => {
+        $(
+            #[test]
+            fn $claim() {
+                $crate::conformance::run(async {
+                    $crate::conformance::$subject::$claim($harness).await;
+                });
+            }
+        )*
+    };
+}
+
+const IN_PROGRESS_MAX: usize = 100;
+const IN_DOUBT_MAX: usize = 50;

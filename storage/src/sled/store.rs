@@ -1,0 +1,212 @@
+//! The store itself: a handle on the writer thread.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::open::{Opened, open};
+use super::{OpenError, SledOptions};
+use crate::commit::Operation;
+use crate::commit::disk::Disk;
+use crate::commit::writer::Writer;
+use crate::{
+    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect, KeyState,
+    Resolution, ScopedKey, SettleError, Store, StoreError, StoreFuture, StoreId, Swept, Timestamp,
+};
+
+/// A durable [`Store`] in a directory, for one process at a time.
+///
+/// What it acknowledges survives a crash of the process, of the machine and a power cut. Use it
+/// where one server owns its effects; servers that share them need a shared store.
+///
+/// All reads and writes happen on one thread of its own, in groups that share one sync, so no
+/// method blocks a runtime. Callers wait for their turn when 1,024 operations are queued. After
+/// the first failed write it answers [`StoreError::Poisoned`] until it is opened again.
+///
+/// Drop the last handle or, to know when the directory is free, [`close`](Self::close) it.
+///
+/// ```
+/// use onlyonce_storage::{IdempotencyKey, KeyState, Scope, ScopedKey, Store};
+/// use onlyonce_storage::sled::{SledOptions, SledStore};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("calls");
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let key = ScopedKey::new(Scope::global(), IdempotencyKey::parse("order-4711")?);
+/// let store = SledStore::open_async(&path, SledOptions::new()).await?;
+/// assert!(matches!(store.seal(key.clone()).await?, KeyState::Sealed { .. }));
+/// store.close().await?;
+///
+/// let store = SledStore::open_async(&path, SledOptions::new()).await?;
+/// assert!(matches!(store.peek(key).await?, KeyState::Sealed { .. }));
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct SledStore {
+    id: StoreId,
+    writer: Writer,
+}
+
+// === impl SledStore ===
+
+impl SledStore {
+    /// Opens the store in the directory `path`, or makes one there if it is absent or empty.
+    ///
+    /// Calls that were in progress when the store was last open are in doubt from now on: their
+    /// owner is gone. Blocks for as long as sled recovers (seconds with millions of records); in
+    /// async code use [`open_async`](Self::open_async).
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]. At once where another process has it open. A directory that is not a
+    /// store is left untouched.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "options are built for one store and given away"
+    )]
+    pub fn open(path: impl AsRef<Path>, options: SledOptions) -> Result<Self, OpenError> {
+        Self::open_with(path.as_ref(), &options, |disk| disk)
+    }
+
+    /// [`open`](Self::open) on a thread that may block. Dropping the future does not stop it; the
+    /// store is then opened and dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn open_async(
+        path: impl AsRef<Path>,
+        options: SledOptions,
+    ) -> Result<Self, OpenError> {
+        let path = path.as_ref().to_owned();
+        let shown = path.clone();
+        tokio::task::spawn_blocking(move || Self::open(path, options))
+            .await
+            .unwrap_or_else(|error| {
+                Err(OpenError::Io {
+                    path: shown,
+                    source: error.into(),
+                })
+            })
+    }
+
+    pub(super) fn open_with(
+        path: &Path,
+        options: &SledOptions,
+        seam: impl FnOnce(Box<dyn Disk>) -> Box<dyn Disk>,
+    ) -> Result<Self, OpenError> {
+        let Opened { core, disk, id } = open(path, options)?;
+        let clock = Arc::clone(&options.clock);
+        let writer =
+            Writer::start(core, seam(Box::new(disk)), clock).map_err(|source| OpenError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
+        Ok(Self { id, writer })
+    }
+
+    /// Finishes what was asked so far and frees the directory: afterwards it can be opened again.
+    /// What is asked later is answered [`StoreError::Closed`]. Dropping the future does not stop
+    /// the closing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Poisoned`] when an earlier write had failed. The directory is free all the
+    /// same.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.writer.close().await
+    }
+}
+
+impl Store for SledStore {
+    fn id(&self) -> StoreId {
+        self.id
+    }
+
+    fn now(&self) -> Timestamp {
+        self.writer.now()
+    }
+
+    fn claim(&self, request: ClaimRequest) -> StoreFuture<'_, ClaimOutcome> {
+        Box::pin(self.writer.claim(request))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        claim: &'a mut Claim,
+        lease: Duration,
+    ) -> StoreFuture<'a, (), SettleError> {
+        Box::pin(async move {
+            let (key, token) = (claim.digest(), claim.token());
+            let reply = self
+                .writer
+                .ask(Operation::Renew { key, token, lease })
+                .await?;
+            claim.renewed_until(reply.into_lease()?);
+            Ok(())
+        })
+    }
+
+    fn complete(&self, claim: Claim, answer: Answer) -> StoreFuture<'_, (), SettleError> {
+        Box::pin(self.writer.spend(claim, |key, token| Operation::Complete {
+            key,
+            token,
+            answer,
+        }))
+    }
+
+    fn release(&self, claim: Claim) -> StoreFuture<'_, (), SettleError> {
+        Box::pin(
+            self.writer
+                .spend(claim, |key, token| Operation::Release { key, token }),
+        )
+    }
+
+    fn doubt(
+        &self,
+        claim: Claim,
+        reason: DoubtReason,
+        answer: Option<Answer>,
+    ) -> StoreFuture<'_, (), SettleError> {
+        Box::pin(
+            self.writer
+                .spend(claim, move |key, token| Operation::Doubt {
+                    key,
+                    token,
+                    reason,
+                    answer,
+                }),
+        )
+    }
+
+    fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
+        Box::pin(async move { self.writer.ask(Operation::Peek(key)).await?.into_state() })
+    }
+
+    fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
+        Box::pin(async move { self.writer.ask(Operation::Seal(key)).await?.into_state() })
+    }
+}
+
+impl Inspect for SledStore {
+    fn resolve(
+        &self,
+        key: ScopedKey,
+        token: FencingToken,
+        resolution: Resolution,
+    ) -> StoreFuture<'_, (), SettleError> {
+        Box::pin(async move {
+            let operation = Operation::Resolve {
+                key,
+                token,
+                resolution,
+            };
+            self.writer.ask(operation).await?.into_settled()
+        })
+    }
+
+    fn sweep(&self) -> StoreFuture<'_, Swept> {
+        Box::pin(self.writer.sweep())
+    }
+}

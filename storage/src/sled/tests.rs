@@ -1,0 +1,325 @@
+//! What only the inside of the store can show: faults at the seam, and how many syncs are made.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Barrier;
+
+use super::{SledOptions, SledStore};
+use crate::commit::disk::{Disk, Due};
+use crate::commit::{Change, Rows};
+use crate::record::{CallRecord, Record};
+use crate::{
+    Answer, AnswerFormat, Claim, ClaimOutcome, ClaimRequest, Fingerprint, FingerprintAlgorithm,
+    Fingerprints, IdempotencyKey, Inspect, KeyDigest, KeyState, RetentionOptions, Scope, ScopedKey,
+    SettleError, Store, StoreError, Swept, Timestamp,
+};
+
+/// What a disk is told to do, and what it did.
+#[derive(Debug, Default)]
+struct Script {
+    fails_in: parking_lot::Mutex<Option<Step>>,
+    syncs: AtomicUsize,
+    applies: AtomicUsize,
+    /// While set, syncs wait: so that a crowd gathers.
+    slow: AtomicBool,
+    sweep: parking_lot::Mutex<Vec<&'static str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Apply,
+    Flush,
+    Panic,
+    Sync,
+}
+
+struct Faulty {
+    inner: Box<dyn Disk>,
+    script: Arc<Script>,
+}
+
+// === impl Faulty ===
+
+impl Faulty {
+    /// Fails once: a store that went on would succeed the next time, as an operating system does.
+    fn step(&self, step: Step) -> Result<(), String> {
+        let mut fails_in = self.script.fails_in.lock();
+        if *fails_in == Some(step) {
+            *fails_in = None;
+            return Err(format!("{step:?} fails, as the test wants"));
+        }
+        Ok(())
+    }
+}
+
+impl Rows for Faulty {
+    fn record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
+        assert!(
+            self.step(Step::Panic).is_ok(),
+            "the read panics, as the test wants"
+        );
+        self.inner.record(key)
+    }
+
+    fn answer(&self, key: KeyDigest, call: &CallRecord) -> Result<Option<Answer>, StoreError> {
+        self.inner.answer(key, call)
+    }
+}
+
+impl Disk for Faulty {
+    fn apply(&mut self, changes: &[Change]) -> Result<(), String> {
+        self.step(Step::Apply)?;
+        self.script.applies.fetch_add(1, Ordering::SeqCst);
+        self.inner.apply(changes)
+    }
+
+    fn flush(&mut self) -> Result<(), String> {
+        self.step(Step::Flush)?;
+        self.inner.flush()
+    }
+
+    fn sync(&mut self) -> Result<(), String> {
+        self.step(Step::Sync)?;
+        self.script.syncs.fetch_add(1, Ordering::SeqCst);
+        self.script.sweep.lock().push("sync");
+        if self.script.slow.load(Ordering::SeqCst) {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        self.inner.sync()
+    }
+
+    fn due(&self, retention: &RetentionOptions, now: Timestamp) -> Due {
+        self.inner.due(retention, now)
+    }
+
+    fn note(&mut self, due: &Due) -> Result<(), String> {
+        self.script.sweep.lock().push("note");
+        self.inner.note(due)
+    }
+
+    fn remove(&mut self, due: &Due) -> Result<Swept, String> {
+        self.script.sweep.lock().push("remove");
+        self.inner.remove(due)
+    }
+
+    fn close(self: Box<Self>) {
+        self.inner.close();
+    }
+}
+
+fn open(path: &Path, options: &SledOptions) -> (Arc<SledStore>, Arc<Script>) {
+    let script = Arc::new(Script::default());
+    let seam = Arc::clone(&script);
+    let store = SledStore::open_with(path, options, |inner| {
+        Box::new(Faulty {
+            inner,
+            script: seam,
+        })
+    });
+    (Arc::new(store.unwrap()), script)
+}
+
+fn key(text: &str) -> ScopedKey {
+    ScopedKey::new(Scope::global(), IdempotencyKey::parse(text).unwrap())
+}
+
+fn request(key: &ScopedKey) -> ClaimRequest {
+    let print = Fingerprint::builder(FingerprintAlgorithm::new(1)).finish();
+    ClaimRequest::new(
+        key.clone(),
+        Fingerprints::new(print),
+        Duration::from_secs(30),
+    )
+}
+
+fn answer(body: &[u8]) -> Answer {
+    Answer::new(AnswerFormat::new(1), body.to_vec())
+}
+
+async fn claimed(store: &SledStore, key: &ScopedKey) -> Claim {
+    match store.claim(request(key)).await.unwrap() {
+        ClaimOutcome::Claimed(claim) => claim,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn is_poisoned<T>(result: &Result<T, StoreError>) -> bool {
+    matches!(result, Err(StoreError::Poisoned(_)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_claims_share_their_syncs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, script) = open(folder.path(), &SledOptions::new());
+    let barrier = Arc::new(Barrier::new(64));
+    script.slow.store(true, Ordering::SeqCst);
+    let tasks: Vec<_> = (0..64)
+        .map(|number| {
+            let (store, barrier) = (Arc::clone(&store), Arc::clone(&barrier));
+            tokio::spawn(async move {
+                barrier.wait().await;
+                let key = key(&number.to_string());
+                let claim = claimed(&store, &key).await;
+                store.complete(claim, answer(b"paid")).await.unwrap();
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let (syncs, applies) = (
+        script.syncs.load(Ordering::SeqCst),
+        script.applies.load(Ordering::SeqCst),
+    );
+    assert!(syncs <= 16, "128 operations needed {syncs} syncs");
+    assert_eq!(syncs, applies, "one transaction and one sync a group");
+}
+
+#[tokio::test]
+async fn what_only_reads_needs_no_sync() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, script) = open(folder.path(), &SledOptions::new());
+    let claim = claimed(&store, &key("busy")).await;
+    assert_eq!(script.syncs.load(Ordering::SeqCst), 1);
+    for _ in 0..10 {
+        store.peek(key("busy")).await.unwrap();
+        store.claim(request(&key("busy"))).await.unwrap();
+    }
+    assert_eq!(script.syncs.load(Ordering::SeqCst), 1);
+    store.complete(claim, answer(b"paid")).await.unwrap();
+    assert_eq!(script.syncs.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn the_first_failure_poisons_and_reopening_finds_what_was_acknowledged() {
+    for step in [Step::Apply, Step::Flush, Step::Sync, Step::Panic] {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, script) = open(folder.path(), &SledOptions::new());
+        let claim = claimed(&store, &key("acknowledged")).await;
+        store.complete(claim, answer(b"paid")).await.unwrap();
+        let pending = claimed(&store, &key("pending")).await;
+
+        *script.fails_in.lock() = Some(step);
+        let failed = store.complete(pending, answer(b"lost")).await;
+        let poisoned = matches!(failed, Err(SettleError::Store(StoreError::Poisoned(_))));
+        assert!(poisoned, "{step:?}: {failed:?}");
+        // The next sync would succeed, and what the failed one lost would be gone for good.
+        assert!(is_poisoned(&store.claim(request(&key("next"))).await));
+        assert!(is_poisoned(&store.peek(key("acknowledged")).await));
+        assert!(is_poisoned(&store.seal(key("other")).await));
+        assert!(is_poisoned(&store.sweep().await));
+        assert!(is_poisoned(&store.close().await), "closing says so");
+
+        let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
+        let state = store.peek(key("acknowledged")).await.unwrap();
+        assert!(matches!(state, KeyState::Completed(_)), "{state:?}");
+        // It was told neither that it is recorded nor that it is not: both may be found.
+        let state = store.peek(key("pending")).await.unwrap();
+        let either = matches!(state, KeyState::Completed(_) | KeyState::InDoubt(_));
+        assert!(either, "{step:?}: {state:?}");
+        assert_eq!(store.peek(key("next")).await, Ok(KeyState::Absent));
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn forgetting_is_durably_noted_before_anything_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(crate::ManualClock::default());
+    let options = SledOptions::new().clock(clock.clone());
+    let (store, script) = open(folder.path(), &options);
+    let claim = claimed(&store, &key("old")).await;
+    store.complete(claim, answer(b"paid")).await.unwrap();
+    script.sweep.lock().clear();
+    clock.advance(Duration::from_secs(9 * 24 * 60 * 60));
+    let swept = store.sweep().await.unwrap();
+    assert_eq!((swept.answers, swept.tombstones), (1, 1));
+    let steps = script.sweep.lock().clone();
+    assert_eq!(steps, ["note", "sync", "remove", "sync"]);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_missing_or_damaged_answer_is_corrupt_never_absent() {
+    for damage in ["missing", "damaged", "shortened", "tree"] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
+        let claim = claimed(&store, &key("kept")).await;
+        store.complete(claim, answer(&[7; 20_000])).await.unwrap();
+        store.close().await.unwrap();
+        harm(folder.path(), damage);
+
+        let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
+        let replayed = store.claim(request(&key("kept"))).await;
+        let corrupt = matches!(replayed, Err(StoreError::Corrupt(_)));
+        assert!(corrupt, "{damage}: {replayed:?}");
+        let peeked = store.peek(key("kept")).await;
+        assert!(matches!(peeked, Err(StoreError::Corrupt(_))), "{peeked:?}");
+        store.close().await.unwrap();
+    }
+}
+
+/// Changes the answers of a closed store behind its back.
+fn harm(path: &Path, damage: &str) {
+    let db = ::sled::Config::new()
+        .path(path.join("db"))
+        .flush_every_ms(None)
+        .open()
+        .unwrap();
+    let name = db
+        .tree_names()
+        .into_iter()
+        .find(|name| name.starts_with(b"onlyonce/answers/"))
+        .unwrap();
+    let tree = db.open_tree(&name).unwrap();
+    let (place, value) = tree.iter().nth(2).unwrap().unwrap();
+    let mut value = value.to_vec();
+    match damage {
+        "missing" => drop(tree.remove(&place).unwrap()),
+        "damaged" => {
+            value[1_000] ^= 1;
+            tree.insert(&place, value).unwrap();
+        }
+        "shortened" => {
+            value.truncate(100);
+            tree.insert(&place, value).unwrap();
+        }
+        _ => drop(db.drop_tree(&name).unwrap()),
+    }
+    super::SyncPoint::flush(&db).unwrap();
+    drop((tree, db));
+    // sled gives its file back a moment after the last handle is dropped.
+    let file = std::fs::File::open(path.join("db").join("db")).unwrap();
+    file.lock().unwrap();
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_frees_the_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    // On a thread without a runtime, where the drop waits.
+    let reopened = tokio::task::spawn_blocking(|| {
+        std::thread::spawn(move || {
+            let id = SledStore::open(&path, SledOptions::new()).unwrap().id();
+            let again = SledStore::open(&path, SledOptions::new()).unwrap();
+            assert_eq!(again.id(), id);
+        })
+        .join()
+    });
+    reopened.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_closed_store_says_that_it_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
+    let claim = claimed(&store, &key("open")).await;
+    store.close().await.unwrap();
+    store.close().await.unwrap();
+    assert_eq!(store.peek(key("open")).await, Err(StoreError::Closed));
+    let late = store.complete(claim, answer(b"paid")).await;
+    assert_eq!(late, Err(SettleError::Store(StoreError::Closed)));
+}

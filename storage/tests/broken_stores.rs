@@ -1,0 +1,260 @@
+//! The suite can fail: stores that are broken on purpose, and the claims that catch them.
+#![cfg(all(feature = "memory", feature = "conformance"))]
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use onlyonce_storage::conformance::{self, Harness, claims, doubt, fencing, forgetting, sealing};
+use onlyonce_storage::{
+    Answer, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason, FencingToken, Inspect,
+    KeyState, Lease, ManualClock, MemoryOptions, MemoryStore, Resolution, ScopedKey, SettleError,
+    Store, StoreFuture, StoreId, Swept, Timestamp,
+};
+use parking_lot::Mutex;
+
+/// What is wrong with a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// A claim that is dropped is as if it had never been given.
+    ForgetsDroppedClaims,
+    /// Another request under the key is answered with the first one's answer.
+    ForgetsMismatch,
+    /// What is past its retention can be executed again.
+    ForgetsTombstones,
+    /// Who completes is not asked for which claim.
+    IgnoresTokens,
+    /// Who finds a call in progress is given the claim as well.
+    GrantsTwo,
+    /// A look at an absent key seals it.
+    SealsWhenPeeking,
+    None,
+}
+
+/// A store in memory with a fault in front.
+#[derive(Debug)]
+struct Broken {
+    fault: Fault,
+    inner: MemoryStore,
+    completed: Mutex<HashMap<ScopedKey, Completion>>,
+}
+
+struct BrokenHarness {
+    clock: Arc<ManualClock>,
+    store: Arc<Broken>,
+}
+
+// === impl Broken ===
+
+impl Broken {
+    async fn claim_broken(&self, request: ClaimRequest) -> ClaimOutcome {
+        let key = request.key.clone();
+        let outcome = self.inner.claim(request.clone()).await.unwrap();
+        let forged = || Claim::new(key.clone(), FencingToken::new(9, 9), lease(), None);
+        match (self.fault, outcome) {
+            (Fault::GrantsTwo, ClaimOutcome::InProgress { .. })
+            | (Fault::ForgetsTombstones, ClaimOutcome::Stale) => ClaimOutcome::Claimed(forged()),
+            (Fault::ForgetsMismatch, ClaimOutcome::Mismatch) => {
+                match self.inner.peek(key).await.unwrap() {
+                    KeyState::Completed(completion) => ClaimOutcome::Completed(completion),
+                    _ => ClaimOutcome::Mismatch,
+                }
+            }
+            (Fault::IgnoresTokens, outcome) => match self.completed.lock().get(&key) {
+                Some(completion) => ClaimOutcome::Completed(completion.clone()),
+                None => outcome,
+            },
+            (Fault::ForgetsDroppedClaims, ClaimOutcome::InDoubt(doubt))
+                if doubt.reason == DoubtReason::OwnerGone =>
+            {
+                ClaimOutcome::Claimed(forged())
+            }
+            (_, outcome) => outcome,
+        }
+    }
+}
+
+fn lease() -> Lease {
+    Lease::until(Timestamp::from_millis(u64::MAX))
+}
+
+impl Store for Broken {
+    fn id(&self) -> StoreId {
+        self.inner.id()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.now()
+    }
+
+    fn claim(&self, request: ClaimRequest) -> StoreFuture<'_, ClaimOutcome> {
+        Box::pin(async move { Ok(self.claim_broken(request).await) })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        claim: &'a mut Claim,
+        lease: Duration,
+    ) -> StoreFuture<'a, (), SettleError> {
+        self.inner.renew(claim, lease)
+    }
+
+    fn complete(&self, claim: Claim, answer: Answer) -> StoreFuture<'_, (), SettleError> {
+        if self.fault != Fault::IgnoresTokens {
+            return self.inner.complete(claim, answer);
+        }
+        let completion = Completion {
+            answer,
+            completed_at: self.inner.now(),
+            token: claim.token(),
+        };
+        self.completed
+            .lock()
+            .insert(claim.key().clone(), completion);
+        claim.spend();
+        Box::pin(async { Ok(()) })
+    }
+
+    fn release(&self, claim: Claim) -> StoreFuture<'_, (), SettleError> {
+        self.inner.release(claim)
+    }
+
+    fn doubt(
+        &self,
+        claim: Claim,
+        reason: DoubtReason,
+        answer: Option<Answer>,
+    ) -> StoreFuture<'_, (), SettleError> {
+        self.inner.doubt(claim, reason, answer)
+    }
+
+    fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
+        if self.fault == Fault::SealsWhenPeeking {
+            return self.inner.seal(key);
+        }
+        self.inner.peek(key)
+    }
+
+    fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
+        self.inner.seal(key)
+    }
+}
+
+impl Inspect for Broken {
+    fn resolve(
+        &self,
+        key: ScopedKey,
+        token: FencingToken,
+        resolution: Resolution,
+    ) -> StoreFuture<'_, (), SettleError> {
+        self.inner.resolve(key, token, resolution)
+    }
+
+    fn sweep(&self) -> StoreFuture<'_, Swept> {
+        self.inner.sweep()
+    }
+}
+
+// === impl BrokenHarness ===
+
+impl Harness for BrokenHarness {
+    fn store(&self) -> Arc<dyn Inspect> {
+        self.store.clone()
+    }
+
+    fn clock(&self) -> &ManualClock {
+        &self.clock
+    }
+
+    fn reopen(&mut self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async { false })
+    }
+}
+
+fn with(fault: Fault) -> BrokenHarness {
+    let clock = Arc::new(ManualClock::default());
+    let options = MemoryOptions::new()
+        .clock(clock.clone())
+        .limits(conformance::limits());
+    let store = Arc::new(Broken {
+        fault,
+        inner: MemoryStore::with_options(options),
+        completed: Mutex::default(),
+    });
+    BrokenHarness { clock, store }
+}
+
+/// The claim holds without the fault and does not hold with it.
+fn catches<F: Future<Output = ()>>(fault: Fault, claim: impl Fn(BrokenHarness) -> F) {
+    conformance::run(claim(with(Fault::None)));
+    let held = catch_unwind(AssertUnwindSafe(|| conformance::run(claim(with(fault)))));
+    assert!(
+        held.is_err(),
+        "the suite does not see that a store {fault:?}"
+    );
+}
+
+#[test]
+fn a_store_that_grants_two_claims_fails() {
+    catches(
+        Fault::GrantsTwo,
+        claims::of_64_concurrent_claims_one_is_given,
+    );
+    catches(
+        Fault::GrantsTwo,
+        claims::a_refused_duplicate_leaves_the_owner_undisturbed,
+    );
+}
+
+#[test]
+fn a_store_that_ignores_tokens_fails() {
+    catches(
+        Fault::IgnoresTokens,
+        fencing::a_late_completion_after_a_takeover_is_refused,
+    );
+    catches(
+        Fault::IgnoresTokens,
+        doubt::a_doubt_resolved_as_applied_is_replayed,
+    );
+}
+
+#[test]
+fn a_store_that_forgets_the_mismatch_fails() {
+    catches(
+        Fault::ForgetsMismatch,
+        claims::a_refused_mismatch_leaves_the_answer_in_place,
+    );
+    catches(
+        Fault::ForgetsMismatch,
+        claims::a_mismatch_is_refused_in_every_state,
+    );
+}
+
+#[test]
+fn a_store_that_forgets_tombstones_fails() {
+    catches(
+        Fault::ForgetsTombstones,
+        forgetting::after_retention_a_call_is_stale_and_never_executed,
+    );
+    catches(
+        Fault::ForgetsTombstones,
+        forgetting::after_the_horizon_an_older_call_is_stale,
+    );
+}
+
+#[test]
+fn a_store_that_forgets_dropped_claims_fails() {
+    catches(
+        Fault::ForgetsDroppedClaims,
+        doubt::a_claim_that_nobody_took_is_in_doubt,
+    );
+}
+
+#[test]
+fn a_store_that_seals_when_peeking_fails() {
+    catches(Fault::SealsWhenPeeking, sealing::a_peek_changes_nothing);
+}

@@ -1,0 +1,302 @@
+//! The bytes of a record: fixed, checked, and bounded.
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use std::time::Duration;
+
+use onlyonce_storage::codec::{RECORD_FORMAT, decode, encode};
+use onlyonce_storage::record::{AnswerKept, CallRecord, Record, State};
+use onlyonce_storage::{
+    Answer, AnswerFormat, AttemptId, DoubtReason, FencingToken, Fingerprint, FingerprintAlgorithm,
+    IdempotencyKey, Lease, Scope, ScopedKey, SessionCall, StoreError, Timestamp,
+};
+use proptest::prelude::*;
+
+fn call(state: State) -> Record {
+    let scope = Scope::principal("alice").unwrap();
+    Record::Call(CallRecord {
+        key: ScopedKey::new(
+            scope.operation("transfer").unwrap(),
+            IdempotencyKey::parse("order-4711").unwrap(),
+        ),
+        fingerprint: Fingerprint::from_parts(FingerprintAlgorithm::new(1), [0xab; 32]),
+        token: FencingToken::new(3, 300),
+        attempt: AttemptId::from_bytes([0xcd; 16]),
+        claimed_at: Timestamp::from_millis(1_700_000_000_000),
+        first_sent: Some(Timestamp::from_millis(1_699_999_999_000)),
+        session: Some(SessionCall {
+            session: 9,
+            sequence: 8,
+            first_unanswered: 7,
+        }),
+        retention: Some(Duration::from_secs(3_600)),
+        state,
+    })
+}
+
+fn time(millis: u64) -> Timestamp {
+    Timestamp::from_millis(1_700_000_000_000 + millis)
+}
+
+/// Every variant of a record, with a name.
+fn variants() -> Vec<(&'static str, Record)> {
+    let here = AnswerKept::Here(Answer::new(AnswerFormat::new(5), &b"paid"[..]));
+    let beside = AnswerKept::Beside {
+        format: 5,
+        length: 70_000,
+    };
+    let completed = |answer| State::Completed {
+        at: time(10),
+        answer_until: time(20),
+        answer,
+    };
+    let in_doubt = |reason, answer| State::InDoubt {
+        since: time(10),
+        reason,
+        answer,
+    };
+    vec![
+        ("sealed", Record::Sealed { at: time(1) }),
+        ("completed here", call(completed(here.clone()))),
+        ("completed beside", call(completed(beside.clone()))),
+        ("completed gone", call(completed(AnswerKept::Gone))),
+        (
+            "ambiguous",
+            call(in_doubt(DoubtReason::Ambiguous, Some(here))),
+        ),
+        ("lapsed", call(in_doubt(DoubtReason::LeaseLapsed, None))),
+        ("owner gone", call(in_doubt(DoubtReason::OwnerGone, None))),
+        (
+            "unrecorded",
+            call(in_doubt(DoubtReason::Unrecorded, Some(beside))),
+        ),
+        (
+            "in progress",
+            call(State::InProgress {
+                lease: Lease::until(time(30)),
+            }),
+        ),
+    ]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn every_record_has_these_bytes() {
+    // A change here makes stores that are out there unreadable: give it a new version instead.
+    for ((name, record), golden) in variants().iter().zip(GOLDEN) {
+        let begin = record.call().map_or("", |_| GOLDEN_CALL);
+        assert_eq!(hex(&encode(record)), format!("{begin}{golden}"), "{name}");
+        assert_eq!(decode(&encode(record)).as_ref(), Ok(record), "{name}");
+    }
+    assert_eq!(variants().len(), GOLDEN.len());
+}
+
+#[test]
+fn a_record_cut_short_anywhere_is_corrupt() {
+    for (name, record) in variants() {
+        let bytes = encode(&record);
+        for length in 0..bytes.len() {
+            let read = decode(&bytes[..length]);
+            assert!(
+                matches!(read, Err(StoreError::Corrupt(_))),
+                "{name}, {length}: {read:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_never_believed() {
+    for (name, record) in variants() {
+        let mut bytes = encode(&record);
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                bytes[at] ^= 1 << bit;
+                let read = decode(&bytes);
+                assert!(read.is_err(), "{name}, byte {at}, bit {bit}: {read:?}");
+                bytes[at] ^= 1 << bit;
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_left_over_are_corrupt() {
+    for (_, record) in variants() {
+        let mut bytes = encode(&record);
+        bytes.push(0);
+        assert!(matches!(decode(&bytes), Err(StoreError::Corrupt(_))));
+    }
+}
+
+#[test]
+fn a_newer_record_is_refused_with_both_versions() {
+    for (_, record) in variants() {
+        let mut bytes = encode(&record);
+        bytes[0] = RECORD_FORMAT + 1;
+        let error = decode(&bytes).unwrap_err();
+        let found = RECORD_FORMAT + 1;
+        let supported = RECORD_FORMAT;
+        assert_eq!(error, StoreError::UnknownFormat { found, supported });
+        let text = error.to_string();
+        assert!(text.contains(&found.to_string()) && text.contains(&supported.to_string()));
+    }
+}
+
+/// Bytes whose checksum is right, as whoever can write to the disk would make them.
+fn forged(payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![RECORD_FORMAT];
+    bytes.extend_from_slice(payload);
+    let sum = blake3::hash(&bytes);
+    bytes.extend_from_slice(&sum.as_bytes()[..8]);
+    bytes
+}
+
+#[test]
+fn a_length_that_lies_does_not_take_the_memory_it_claims() {
+    // A principal of 2^64 - 1 bytes; without a limit the process would abort.
+    let mut payload = vec![0, 1, 253];
+    payload.extend_from_slice(&u64::MAX.to_le_bytes());
+    assert!(matches!(
+        decode(&forged(&payload)),
+        Err(StoreError::Corrupt(_))
+    ));
+}
+
+fn any_answer() -> impl Strategy<Value = AnswerKept> {
+    prop_oneof![
+        Just(AnswerKept::Gone),
+        any::<(u16, u32)>().prop_map(|(format, length)| AnswerKept::Beside { format, length }),
+        (any::<u16>(), prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(format, body)| {
+            AnswerKept::Here(Answer::new(AnswerFormat::new(format), body))
+        }),
+    ]
+}
+
+fn any_state() -> impl Strategy<Value = State> {
+    let reason = prop_oneof![
+        Just(DoubtReason::Ambiguous),
+        Just(DoubtReason::LeaseLapsed),
+        Just(DoubtReason::OwnerGone),
+        Just(DoubtReason::Unrecorded),
+    ];
+    prop_oneof![
+        (any::<u64>(), any::<u64>(), any_answer()).prop_map(|(at, until, answer)| {
+            State::Completed {
+                at: Timestamp::from_millis(at),
+                answer_until: Timestamp::from_millis(until),
+                answer,
+            }
+        }),
+        (any::<u64>(), reason, prop::option::of(any_answer())).prop_map(
+            |(since, reason, answer)| State::InDoubt {
+                since: Timestamp::from_millis(since),
+                reason,
+                answer,
+            }
+        ),
+        any::<u64>().prop_map(|until| State::InProgress {
+            lease: Lease::until(Timestamp::from_millis(until)),
+        }),
+    ]
+}
+
+fn any_record() -> impl Strategy<Value = Record> {
+    let names = (
+        prop::option::of("[a-z]{1,40}"),
+        prop::option::of("[a-z]{1,40}"),
+        "[!-~]{1,255}",
+    );
+    let numbers = any::<(
+        u64,
+        u64,
+        u64,
+        Option<u64>,
+        Option<(u64, u64, u64)>,
+        Option<u64>,
+    )>();
+    let bytes = any::<(u16, [u8; 32], [u8; 16])>();
+    (names, numbers, bytes, any_state()).prop_map(|(names, numbers, bytes, state)| {
+        let (principal, operation, key) = names;
+        let mut scope = Scope::global();
+        if let Some(principal) = principal {
+            scope = Scope::principal(&principal).unwrap();
+        }
+        if let Some(operation) = operation {
+            scope = scope.operation(&operation).unwrap();
+        }
+        let (incarnation, sequence, claimed_at, first_sent, session, retention) = numbers;
+        Record::Call(CallRecord {
+            key: ScopedKey::new(scope, IdempotencyKey::parse(&key).unwrap()),
+            fingerprint: Fingerprint::from_parts(FingerprintAlgorithm::new(bytes.0), bytes.1),
+            token: FencingToken::new(incarnation, sequence),
+            attempt: AttemptId::from_bytes(bytes.2),
+            claimed_at: Timestamp::from_millis(claimed_at),
+            first_sent: first_sent.map(Timestamp::from_millis),
+            session: session.map(|(session, sequence, first_unanswered)| SessionCall {
+                session,
+                sequence,
+                first_unanswered,
+            }),
+            retention: retention.map(Duration::from_millis),
+            state,
+        })
+    })
+}
+
+proptest! {
+    // A failing case is printed; it becomes a named test.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_record_comes_back_as_it_was(record in any_record()) {
+        prop_assert_eq!(decode(&encode(&record)), Ok(record));
+    }
+
+    #[test]
+    fn hostile_bytes_are_refused_or_read_and_never_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..600),
+    ) {
+        let _ = decode(&bytes);
+        // With the right checksum the decoder itself has to stand.
+        if let Ok(record) = decode(&forged(&bytes)) {
+            prop_assert_eq!(decode(&encode(&record)), Ok(record));
+        }
+    }
+
+    #[test]
+    fn a_changed_payload_with_a_right_checksum_never_panics(
+        record in any_record(),
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        let bytes = encode(&record);
+        let mut payload = bytes[1..bytes.len() - 8].to_vec();
+        let at = at.index(payload.len());
+        payload[at] = byte;
+        let _ = decode(&forged(&payload));
+    }
+}
+
+/// The seal, then the bytes of every call behind those that are the same in all.
+const GOLDEN: [&str; 9] = [
+    "0101fd0168e5cf8b010000f932686e6d95b546",
+    "00fd0a68e5cf8b010000fd1468e5cf8b01000002050470616964f6b8134e7313e8ae",
+    "00fd0a68e5cf8b010000fd1468e5cf8b0100000005fc7011010007df0e792788ca63",
+    "00fd0a68e5cf8b010000fd1468e5cf8b010000016aab00b91d49ed63",
+    "01fd0a68e5cf8b0100000101020504706169647bf7a20b9e373db3",
+    "01fd0a68e5cf8b01000002005f91b34a3b7d3c27",
+    "01fd0a68e5cf8b0100000300453820cde49b76ec",
+    "01fd0a68e5cf8b01000004010005fc701101006b6745780d189f40",
+    "02fd1e68e5cf8b010000b0162da860e8c8af",
+];
+
+/// Version, key, fingerprint, token, attempt, times and session of every call above.
+const GOLDEN_CALL: &str = concat!(
+    "01000105616c69636501087472616e736665720a6f726465722d34373131",
+    "01abababababababababababababababababababababababababababababababab",
+    "03fb2c01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
+    "fd0068e5cf8b01000001fd1864e5cf8b0100000109080701fc80ee3600",
+);

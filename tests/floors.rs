@@ -1,0 +1,230 @@
+//! Dependencies point down or do not exist: reads the manifests and the `use` lines.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The floor of each crate, as ARCHITECTURE.md draws them.
+const FLOORS: [(&str, &str, u8); 5] = [
+    ("onlyonce-storage", "storage", 0),
+    ("onlyonce-middleware", "middleware", 2),
+    ("onlyonce-chaos", "chaos-tests", 2),
+    ("onlyonce", ".", 3),
+    ("onlyonce-bench", "benches", 4),
+];
+
+#[test]
+fn no_manifest_depends_on_a_crate_of_its_own_floor_or_above() {
+    let floors: BTreeMap<_, _> = FLOORS
+        .iter()
+        .map(|(name, _, floor)| (*name, *floor))
+        .collect();
+    for (name, folder, floor) in FLOORS {
+        for dependency in dependencies(folder) {
+            if let Some(below) = floors.get(dependency.as_str()) {
+                assert!(
+                    *below < floor,
+                    "{name} (floor {floor}) depends on {dependency} ({below})"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_crate_of_the_workspace_has_a_floor() {
+    let members = manifest(".")["workspace"]["members"]
+        .as_array()
+        .unwrap()
+        .clone();
+    for member in members {
+        let member = member.as_str().unwrap();
+        assert!(
+            FLOORS.iter().any(|(_, folder, _)| *folder == member),
+            "{member} has no floor"
+        );
+    }
+}
+
+#[test]
+fn fault_injection_knows_neither_the_layer_nor_a_store() {
+    for dependency in dependencies("chaos-tests") {
+        assert!(
+            !dependency.starts_with("onlyonce"),
+            "onlyonce-chaos depends on {dependency}"
+        );
+    }
+    for (file, line) in lines("chaos-tests/src") {
+        assert!(
+            !line.contains("onlyonce_storage"),
+            "{}: {line}",
+            file.display()
+        );
+        assert!(
+            !line.contains("onlyonce_middleware"),
+            "{}: {line}",
+            file.display()
+        );
+    }
+}
+
+#[test]
+fn the_vocabulary_of_storage_names_no_backend_and_backends_do_not_name_each_other() {
+    let backends = ["memory", "sled"];
+    for (file, line) in uses("storage/src") {
+        let path = file.to_string_lossy().replace('\\', "/");
+        let own = backends
+            .iter()
+            .find(|backend| path.contains(&format!("src/{backend}")));
+        if path.ends_with("storage/src/lib.rs") {
+            continue;
+        }
+        for backend in backends {
+            let named = line.contains(&format!("crate::{backend}::"))
+                || line.contains(&format!("crate::{backend};"));
+            assert!(!named || own == Some(&backend), "{path}: {line}");
+        }
+    }
+}
+
+#[test]
+fn only_the_store_and_the_bank_of_the_demo_name_a_database() {
+    for folder in ["storage/src", "middleware/src", "chaos-tests/src", "src"] {
+        for (file, line) in lines(folder) {
+            let path = file.to_string_lossy().replace('\\', "/");
+            if path.contains("storage/src/sled") || path.contains("src/demo/") {
+                continue;
+            }
+            assert!(
+                !line.contains("sled::Db") && !line.contains("sled::open"),
+                "{path}: {line}"
+            );
+            assert!(!line.contains("use sled::"), "{path}: {line}");
+        }
+    }
+}
+
+#[test]
+fn only_the_clock_reads_the_wall_clock_and_only_two_files_draw_random_numbers() {
+    for folder in ["storage/src", "middleware/src", "chaos-tests/src", "src"] {
+        for (file, line) in lines(folder) {
+            let path = file.to_string_lossy().replace('\\', "/");
+            let line = line.trim();
+            if line.starts_with("//") {
+                continue;
+            }
+            let wall_clock = line.contains("SystemTime::now") && !path.ends_with("/clock.rs");
+            assert!(!wall_clock, "{path}: {line}");
+            let random = (line.contains("fastrand") || line.contains("rand::"))
+                && !path.ends_with("/jitter.rs")
+                && !path.ends_with("/seed.rs");
+            assert!(!random, "{path}: {line}");
+        }
+    }
+}
+
+#[test]
+fn only_benches_may_name_rivals() {
+    for (name, folder, _) in FLOORS {
+        if name == "onlyonce-bench" {
+            continue;
+        }
+        for rival in [
+            "axum-idempotent",
+            "idempotent",
+            "tower-resilience",
+            "backon",
+        ] {
+            assert!(
+                !dependencies(folder).contains(&rival.to_owned()),
+                "{name} names {rival}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_library_user_gets_no_dependency_of_the_program_by_default() {
+    let manifest = manifest(".");
+    let defaults = manifest["features"]["default"].as_array().unwrap();
+    assert!(
+        !defaults
+            .iter()
+            .any(|feature| feature.as_str() == Some("cli"))
+    );
+    for program_only in ["clap", "indicatif", "onlyonce-chaos", "serde_json"] {
+        let Some(dependency) = manifest["dependencies"].get(program_only) else {
+            continue;
+        };
+        assert_eq!(
+            dependency["optional"].as_bool(),
+            Some(true),
+            "{program_only}"
+        );
+    }
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn manifest(folder: &str) -> toml::Table {
+    let path = root().join(folder).join("Cargo.toml");
+    std::fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
+/// Names of ordinary and build dependencies, also those of a target. What only tests need may
+/// point anywhere.
+fn dependencies(folder: &str) -> Vec<String> {
+    let manifest = manifest(folder);
+    let mut tables = vec![&manifest];
+    if let Some(targets) = manifest.get("target").and_then(toml::Value::as_table) {
+        tables.extend(targets.values().filter_map(toml::Value::as_table));
+    }
+    let mut names = Vec::new();
+    for table in tables {
+        for kind in ["dependencies", "build-dependencies"] {
+            if let Some(found) = table.get(kind).and_then(toml::Value::as_table) {
+                names.extend(found.keys().cloned());
+            }
+        }
+    }
+    names
+}
+
+fn uses(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = lines(folder);
+    found.retain(|(_, line)| {
+        let line = line.trim_start();
+        line.starts_with("use ")
+            || line.starts_with("pub use ")
+            || line.starts_with("pub(crate) use ")
+    });
+    found
+}
+
+fn lines(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    collect(&root().join(folder), &mut files);
+    assert!(
+        !files.is_empty(),
+        "no file in {folder}: the check would say nothing"
+    );
+    let read = |file: PathBuf| {
+        let text = std::fs::read_to_string(&file).unwrap();
+        text.lines()
+            .map(|line| (file.clone(), line.to_owned()))
+            .collect::<Vec<_>>()
+    };
+    files.into_iter().flat_map(read).collect()
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
