@@ -36,7 +36,6 @@ pub(super) struct NaiveClient {
 #[derive(Clone)]
 pub(super) struct KeyedClient {
     client: Client,
-    seen: Seen,
 }
 
 /// What went over the wire, counted below all layers.
@@ -87,7 +86,7 @@ impl NaiveClient {
 impl KeyedClient {
     pub(super) fn new(address: &str, seen: Seen) -> Self {
         let channel = Channel::new(address, channel_options());
-        let (counting, counted) = (seen.clone(), seen.clone());
+        let (counting, counted) = (seen.clone(), seen);
         let transport = channel
             .map_request(move |request: Request| {
                 counting.attempts.fetch_add(1, Ordering::Relaxed);
@@ -105,7 +104,6 @@ impl KeyedClient {
             .with_retry(|retry| retry.with_attempts_max(ATTEMPTS));
         Self {
             client: Client::with_stack(transport, layers),
-            seen,
         }
     }
 

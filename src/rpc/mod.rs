@@ -41,6 +41,7 @@ mod client;
 mod codec;
 mod error;
 mod failed;
+mod frame;
 mod handshake;
 mod message;
 mod method;
@@ -49,6 +50,7 @@ mod server;
 mod state;
 mod status;
 pub(crate) mod value;
+mod wire;
 
 pub use self::adapter::{ClientAdapter, ServerAdapter};
 pub use self::channel::{Channel, ChannelOptions, ResponseFuture};
