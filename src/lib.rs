@@ -12,4 +12,6 @@
 pub use onlyonce_middleware as middleware;
 pub use onlyonce_storage as storage;
 
+#[cfg(feature = "cli")]
+pub mod demo;
 pub mod rpc;

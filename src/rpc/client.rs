@@ -8,7 +8,7 @@ use onlyonce_middleware::stack::{self, BoxClient, ClientStack};
 use onlyonce_storage::IdempotencyKey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 use super::failed::CallFailure;
 use super::{
@@ -44,7 +44,7 @@ impl Client {
         Self::with_stack(channel, stack::client(ClientAdapter))
     }
 
-    /// A client over `channel`, with the layers of `stack`.
+    /// A client over `transport`, usually a [`Channel`], with the layers of `stack`.
     ///
     /// ```
     /// use std::time::Duration;
@@ -58,9 +58,17 @@ impl Client {
     /// let client = Client::with_stack(channel, stack::client(ClientAdapter).with_deadline(deadline));
     /// # drop(client);
     /// ```
-    pub fn with_stack(channel: Channel, stack: ClientStack<ClientAdapter>) -> Self {
+    pub fn with_stack<T>(transport: T, stack: ClientStack<ClientAdapter>) -> Self
+    where
+        T: Service<Request, Response = Reply, Error = TransportError>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        T::Future: Send + 'static,
+    {
         Self {
-            stack: stack.around(channel),
+            stack: stack.around(transport),
         }
     }
 

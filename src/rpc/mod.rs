@@ -41,6 +41,7 @@ mod client;
 mod codec;
 mod error;
 mod failed;
+mod frame;
 mod handshake;
 mod message;
 mod method;
@@ -48,7 +49,8 @@ mod router;
 mod server;
 mod state;
 mod status;
-mod value;
+pub(crate) mod value;
+mod wire;
 
 pub use self::adapter::{ClientAdapter, ServerAdapter};
 pub use self::channel::{Channel, ChannelOptions, ResponseFuture};

@@ -11,10 +11,10 @@ use super::codec::CONFIG;
 /// The bytes are not a value of the type that was expected, or a value cannot become bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct ValueError(String);
+pub(crate) struct ValueError(String);
 
 /// `value` in bytes.
-pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, ValueError> {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, ValueError> {
     let bytes = bincode::serde::encode_to_vec(value, CONFIG);
     bytes
         .map(Bytes::from)
@@ -22,7 +22,7 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, ValueError> {
 }
 
 /// The value that all of `bytes` is.
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError> {
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError> {
     let (value, length) = bincode::serde::decode_from_slice(bytes, CONFIG)
         .map_err(|error| ValueError(error.to_string()))?;
     if length != bytes.len() {
@@ -35,7 +35,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError>
 }
 
 /// What a handler answered, in bytes: a reply or a fault.
-pub(super) fn encode_result<R: Serialize, F: Serialize>(
+pub(crate) fn encode_result<R: Serialize, F: Serialize>(
     result: Result<&R, &F>,
 ) -> Result<Bytes, ValueError> {
     let (tag, value) = match result {
@@ -49,7 +49,7 @@ pub(super) fn encode_result<R: Serialize, F: Serialize>(
 }
 
 /// The reply or fault in these bytes.
-pub(super) fn decode_result<R: DeserializeOwned, F: DeserializeOwned>(
+pub(crate) fn decode_result<R: DeserializeOwned, F: DeserializeOwned>(
     bytes: &[u8],
 ) -> Result<Result<R, F>, ValueError> {
     match bytes.split_first() {

@@ -5,7 +5,15 @@ use std::sync::Arc;
 
 use onlyonce_storage::{Clock, Scope, StoreId, SystemClock, Timestamp};
 
-use super::{Server, ServerOptions};
+use super::ServerOptions;
+
+/// A server that is configured and can [`serve`](Self::serve).
+pub struct Server {
+    pub(super) authenticate: Authenticate,
+    pub(super) store: Option<StoreId>,
+    pub(super) now: Now,
+    pub(super) options: ServerOptions,
+}
 
 /// Collects what a [`Server`] needs; [`build`](Self::build) says what is missing.
 #[must_use = "a builder does nothing until it is built"]
@@ -28,6 +36,26 @@ pub enum BuildError {
 
 pub(super) type Authenticate = Arc<dyn Fn(&[u8]) -> Option<Scope> + Send + Sync>;
 pub(super) type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+// === impl Server ===
+
+impl Server {
+    /// Begins to say what a server needs.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::default()
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("store", &self.store)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl ServerBuilder ===
 
 impl ServerBuilder {
     /// Maps a client's credential (at most 4 KiB) to the scope of its principal. `None` refuses

@@ -1,0 +1,61 @@
+//! From an address to a connection.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::ChannelOptions;
+use super::connection::Connection;
+use crate::rpc::frame::payload_bytes_max;
+use crate::rpc::handshake::{Hello, Welcome, read_hello};
+use crate::rpc::{Connecting, HandshakeError};
+
+/// Resolves, connects and shakes hands, all within the options' time.
+pub(super) async fn dial(
+    address: &str,
+    options: &ChannelOptions,
+) -> Result<Arc<Connection>, Connecting> {
+    let within = options.connect_timeout;
+    let give_up_at = Instant::now() + within;
+    let stream = timeout_at(give_up_at, TcpStream::connect(address))
+        .await
+        .map_err(|_| Connecting::TimedOut { within })?
+        .map_err(io_error)?;
+    // A call is one small write, and its reply is waited for.
+    stream.set_nodelay(true).map_err(io_error)?;
+    let (mut read, mut write) = stream.into_split();
+    let mut buffer = BytesMut::new();
+    let shaken = shake_hands(&mut read, &mut write, &mut buffer, options);
+    let welcome = timeout_at(give_up_at, shaken)
+        .await
+        .map_err(|_| HandshakeError::TimedOut { within })??;
+    Ok(Connection::start(read, write, buffer, welcome, options))
+}
+
+async fn shake_hands(
+    read: &mut (impl AsyncRead + Unpin),
+    write: &mut (impl AsyncWrite + Unpin),
+    buffer: &mut BytesMut,
+    options: &ChannelOptions,
+) -> Result<Welcome, HandshakeError> {
+    let hello = Hello {
+        credential: options.credential.clone(),
+        session: options.session,
+        frame_bytes_max: payload_bytes_max(options.frame_bytes_max),
+    };
+    // A server may refuse without listening; then its words say more than our failed write.
+    let written = write.write_all(&hello.encode()).await;
+    match (read_hello(read, buffer).await, written) {
+        (Ok(hello), _) => Welcome::decode(&hello),
+        (Err(HandshakeError::Closed), Err(error)) => Err(HandshakeError::Io(Arc::new(error))),
+        (Err(error), _) => Err(error),
+    }
+}
+
+fn io_error(error: io::Error) -> Connecting {
+    Connecting::Io(Arc::new(error))
+}

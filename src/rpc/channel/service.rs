@@ -1,0 +1,355 @@
+//! The channel as a tower service.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use onlyonce_middleware::client::Ticket;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+
+use super::ChannelOptions;
+use super::connection::{CallInFlight, Connection};
+use super::dial::dial;
+use crate::rpc::wire::{self, Outgoing};
+use crate::rpc::{METHOD_BYTES_MAX, NotSent, Reply, Request, Stamp, TransportError, Verb};
+
+/// A multiplexed connection to one server, made when it is first needed and again when it was
+/// lost.
+///
+/// It never retries: a request is written at most once, and a lost connection fails all that wait
+/// on it at once. Clones share the connection.
+///
+/// # Readiness
+///
+/// `poll_ready` connects and takes one of the places for calls in flight, both on behalf of this
+/// instance; `call` uses them up. So an attempt that times out before the channel is ready has
+/// sent nothing. A clone is never ready. Dropping an instance while it is becoming ready leaks no
+/// place, and a connection that is being made is kept for whoever comes next.
+///
+/// `poll_ready` never fails, because layers such as `Buffer` give a service up for good that
+/// does; a failure to connect is what `call` then answers.
+///
+/// # Dropping a response
+///
+/// The call may be executed all the same. A call that was not yet written never is. If nothing at
+/// all has come in on the connection since the call was queued, the peer may be gone without the
+/// network having said so: the connection is retired, which means that calls under way may
+/// finish and new ones get a new connection.
+///
+/// # Time
+///
+/// A request with a stamp notes in its call when it was first sent, on the server's clock, and
+/// binds it to the server's store, if it has one. A later attempt carries what was noted first,
+/// also to another server, which then answers
+/// [`Status::Misdirected`](crate::rpc::Status::Misdirected).
+pub struct Channel {
+    shared: Arc<Shared>,
+    readiness: Readiness,
+}
+
+/// The reply to one request, later.
+#[derive(Debug)]
+#[must_use = "a request whose future is dropped may still be executed"]
+pub struct ResponseFuture(Response);
+
+#[derive(Debug)]
+enum Response {
+    Done,
+    Failed(TransportError),
+    InFlight(CallInFlight),
+}
+
+/// Idle => (Acquiring | Ready) => (Ready | Failed) => Idle
+#[derive(Default)]
+enum Readiness {
+    Acquiring(Pin<Box<dyn Future<Output = Result<Place, TransportError>> + Send + Sync>>),
+    Failed(TransportError),
+    #[default]
+    Idle,
+    Ready(Place),
+}
+
+/// A place for one call on a connection.
+struct Place {
+    connection: Arc<Connection>,
+    permit: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+struct Shared {
+    address: Arc<str>,
+    options: ChannelOptions,
+    current: Mutex<Current>,
+}
+
+type Dialled = Option<Result<Arc<Connection>, TransportError>>;
+
+#[derive(Debug)]
+enum Current {
+    Connected(Arc<Connection>),
+    Connecting(watch::Receiver<Dialled>),
+    Disconnected,
+}
+
+// === impl Channel ===
+
+impl Channel {
+    /// A channel to `address` (`host:port`, resolved at every connect). It connects when it is
+    /// first needed.
+    pub fn new(address: impl Into<Arc<str>>, options: ChannelOptions) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                address: address.into(),
+                options,
+                current: Mutex::new(Current::Disconnected),
+            }),
+            readiness: Readiness::Idle,
+        }
+    }
+
+    /// Where it connects to.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.shared.address
+    }
+
+    fn send(&self, place: Place, request: &Request) -> Result<CallInFlight, NotSent> {
+        let length = request.method.len();
+        if length == 0 || length > METHOD_BYTES_MAX {
+            return Err(NotSent::MethodLength { length });
+        }
+        let Place { connection, permit } = place;
+        let welcome = *connection.welcome();
+        let frame_limit = welcome.frame_bytes_max.saturating_sub(NAMES_BYTES_MAX);
+        let limit = self.shared.options.arguments_bytes_max.min(frame_limit);
+        let size = request.arguments.len();
+        if size > limit {
+            return Err(NotSent::TooLarge { size, limit });
+        }
+        let Some(stamp) = &request.stamp else {
+            return connection.submit(permit, |id| frame(id, request, None, None));
+        };
+        let left = time_left(stamp)?;
+        let (now, store) = (connection.server_now(), welcome.store);
+        connection.submit(permit, |id| {
+            if request.verb == Verb::Call {
+                stamp.call.first_sent_or(now);
+                if let Some(store) = store {
+                    stamp.call.bind(store);
+                }
+            }
+            frame(id, request, Some(&stamp.call.ticket()), left)
+        })
+    }
+}
+
+/// What is left until the stamp's deadline, in whole milliseconds, rounded down: the server must
+/// not work for a caller who has just gone.
+fn time_left(stamp: &Stamp) -> Result<Option<Duration>, NotSent> {
+    let Some(deadline) = stamp.deadline else {
+        return Ok(None);
+    };
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left < Duration::from_millis(1) {
+        return Err(NotSent::DeadlinePassed);
+    }
+    Ok(Some(left))
+}
+
+fn frame(
+    id: u64,
+    request: &Request,
+    ticket: Option<&Ticket>,
+    deadline: Option<Duration>,
+) -> crate::rpc::frame::Frame {
+    let stamp = request.stamp.as_ref();
+    wire::call(&Outgoing {
+        id,
+        verb: request.verb,
+        method: &request.method,
+        key: ticket.map(|ticket| &ticket.key),
+        first_sent: ticket.and_then(|ticket| ticket.first_sent),
+        attempt: stamp.map_or(std::num::NonZeroU32::MIN, |stamp| stamp.attempt),
+        deadline,
+        session: stamp.and_then(|stamp| stamp.session),
+        store: ticket.and_then(|ticket| ticket.store),
+        arguments: &request.arguments,
+    })
+}
+
+impl tower_service::Service<Request> for Channel {
+    type Response = Reply;
+    type Error = TransportError;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        loop {
+            match &mut self.readiness {
+                Readiness::Acquiring(place) => {
+                    self.readiness = match ready!(place.as_mut().poll(cx)) {
+                        Ok(place) => Readiness::Ready(place),
+                        Err(error) => Readiness::Failed(error),
+                    };
+                }
+                Readiness::Failed(_) => return Poll::Ready(Ok(())),
+                Readiness::Idle => {
+                    self.readiness = match self.shared.place_now() {
+                        Some(place) => Readiness::Ready(place),
+                        None => Readiness::Acquiring(Box::pin(place(Arc::clone(&self.shared)))),
+                    };
+                }
+                Readiness::Ready(place) if place.connection.is_open() => {
+                    return Poll::Ready(Ok(()));
+                }
+                // It was lost or retired while nobody called.
+                Readiness::Ready(_) => self.readiness = Readiness::Idle,
+            }
+        }
+    }
+
+    fn call(&mut self, request: Request) -> ResponseFuture {
+        ResponseFuture(match std::mem::take(&mut self.readiness) {
+            Readiness::Ready(place) => match self.send(place, &request) {
+                Ok(call) => Response::InFlight(call),
+                Err(error) => Response::Failed(error.into()),
+            },
+            Readiness::Failed(error) => Response::Failed(error),
+            Readiness::Acquiring(_) | Readiness::Idle => Response::Failed(NotSent::NotReady.into()),
+        })
+    }
+}
+
+impl Clone for Channel {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            // A place belongs to one call.
+            readiness: Readiness::Idle,
+        }
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("address", &self.shared.address)
+            .field("options", &self.shared.options)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl Future for ResponseFuture {
+    type Output = Result<Reply, TransportError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Response::InFlight(call) = &mut self.0 {
+            let result = ready!(Pin::new(&mut call.reply).poll(cx));
+            self.0 = Response::Done;
+            // A connection answers everybody before it is dropped.
+            return Poll::Ready(result.unwrap_or_else(|_| Err(NotSent::ConnectionEnded.into())));
+        }
+        match std::mem::replace(&mut self.0, Response::Done) {
+            Response::Failed(error) => Poll::Ready(Err(error)),
+            Response::Done | Response::InFlight(_) => Poll::Pending,
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// A place on the connection that is there, if both are to be had at once.
+    fn place_now(&self) -> Option<Place> {
+        let Current::Connected(connection) = &*self.current.lock() else {
+            return None;
+        };
+        let permit = connection.try_permit()?;
+        let connection = Arc::clone(connection);
+        Some(Place { connection, permit })
+    }
+
+    /// The connection that is there or being made; begins to make one if there is none.
+    fn current(self: &Arc<Self>) -> Current {
+        let mut current = self.current.lock();
+        match &*current {
+            Current::Connected(connection) if connection.is_open() => {
+                return Current::Connected(Arc::clone(connection));
+            }
+            // Without its sender, the task went down together with its runtime.
+            Current::Connecting(dialled) if dialled.has_changed().is_ok() => {
+                return Current::Connecting(dialled.clone());
+            }
+            Current::Connected(_) | Current::Connecting(_) | Current::Disconnected => {}
+        }
+        let (sender, dialled) = watch::channel(None);
+        *current = Current::Connecting(dialled.clone());
+        drop(current);
+        // In a task of its own: callers whose attempt times out first must not make every
+        // attempt begin anew.
+        let options = self.options.clone();
+        let address = Arc::clone(&self.address);
+        tokio::spawn(connect(Arc::downgrade(self), address, options, sender));
+        Current::Connecting(dialled)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Current::Connected(connection) = self.current.get_mut() {
+            connection.retire();
+        }
+    }
+}
+
+async fn connect(
+    shared: Weak<Shared>,
+    address: Arc<str>,
+    options: ChannelOptions,
+    dialled: watch::Sender<Dialled>,
+) {
+    let result = dial(&address, &options).await;
+    let result = result.map_err(|source| TransportError::Connect { address, source });
+    match (shared.upgrade(), &result) {
+        (Some(shared), Ok(connection)) => {
+            *shared.current.lock() = Current::Connected(Arc::clone(connection));
+        }
+        (Some(shared), Err(_)) => *shared.current.lock() = Current::Disconnected,
+        (None, Ok(connection)) => connection.retire(),
+        (None, Err(_)) => {}
+    }
+    dialled.send_replace(Some(result));
+}
+
+/// A place on a connection, made if need be. At most one connection is made for it.
+async fn place(shared: Arc<Shared>) -> Result<Place, TransportError> {
+    loop {
+        match shared.current() {
+            Current::Connected(connection) => {
+                if let Some(permit) = connection.permit().await {
+                    return Ok(Place { connection, permit });
+                }
+            }
+            Current::Connecting(mut dialled) => {
+                let dialled = match dialled.wait_for(Option::is_some).await {
+                    Ok(dialled) => dialled.clone(),
+                    Err(_) => None,
+                };
+                let connection = dialled.ok_or(NotSent::ConnectionEnded)??;
+                let permit = connection.permit().await.ok_or(NotSent::ConnectionEnded)?;
+                return Ok(Place { connection, permit });
+            }
+            // OK because `current` never says so; if it did, there would be no connection.
+            Current::Disconnected => return Err(NotSent::ConnectionEnded.into()),
+        }
+    }
+}
+
+/// Room for everything in a call's frame but its arguments: two names of 255 bytes and numbers.
+const NAMES_BYTES_MAX: usize = 1024;

@@ -1,0 +1,289 @@
+//! One connection of a server: calls come in, each runs in a task of its own, replies go out.
+//!
+//! ```text
+//! handshake -> serving -> (draining ->) ended
+//! ```
+//!
+//! Bounds: a connection has at most `in_flight_max` calls, each with at most one frame of
+//! arguments and one of answer, and a short queue of frames to be written. While that queue is
+//! full nothing more is read, so a client that does not listen is not listened to.
+
+use std::convert::Infallible;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
+use tokio::io::AsyncRead;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tower::ServiceExt;
+use tower_service::Service;
+
+use super::handshake::{Client, LAST_WORD, turn_away, welcome};
+use super::serving::{Shared, until_draining};
+use super::writer::{Outbound, write_replies};
+use crate::rpc::frame::{Frame, FrameError, FrameReader, payload_bytes_max};
+use crate::rpc::wire::{self, Call, FromClient};
+use crate::rpc::{HandshakeError, Incoming, ProtocolError, RefusalCode, Reply, Status};
+
+/// Serves one connection until it ends. `handshake` is given back as soon as that is over.
+pub(super) async fn connection<S>(
+    stream: TcpStream,
+    handshake: OwnedSemaphorePermit,
+    mut shared: Shared<S>,
+) where
+    S: Service<Incoming, Response = Reply, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let (mut read, mut write) = stream.into_split();
+    let mut buffer = BytesMut::new();
+    let server = Arc::clone(&shared.server);
+    let within = server.options.handshake_timeout;
+    let welcomed = tokio::select! {
+        welcomed = timeout(within, welcome(&mut read, &mut write, &mut buffer, &server)) => {
+            welcomed.unwrap_or(Err(HandshakeError::TimedOut { within }))
+        }
+        () = until_draining(&mut shared.phase) => {
+            Err(HandshakeError::Refused {
+                code: RefusalCode::ShuttingDown,
+                text: SHUTTING_DOWN.into(),
+            })
+        }
+    };
+    let client = match welcomed {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::debug!(%error, "connection refused");
+            turn_away(&mut read, &mut write, &error).await;
+            return;
+        }
+    };
+    drop(handshake);
+
+    let frame_max = payload_bytes_max(server.options.frame_bytes_max);
+    let (out, replies) = mpsc::channel(QUEUED_FRAMES_MAX);
+    let mut writer = JoinSet::new();
+    writer.spawn(write_replies(write, replies, server.options.write_timeout));
+    Session {
+        reader: FrameReader::new(read, buffer, frame_max),
+        client,
+        shared,
+        calls: JoinSet::new(),
+        out,
+        writer,
+        last_id: 0,
+        draining: false,
+    }
+    .run()
+    .await;
+}
+
+/// A connection after its handshake. Dropping it drops its calls.
+struct Session<R, S> {
+    reader: FrameReader<R>,
+    client: Client,
+    shared: Shared<S>,
+    calls: JoinSet<()>,
+    out: mpsc::Sender<Outbound>,
+    writer: JoinSet<io::Result<()>>,
+    /// The highest number of a call that was taken.
+    last_id: u64,
+    draining: bool,
+}
+
+/// Why a session ends.
+enum End {
+    /// Every call that was taken has its reply in the queue.
+    Drained,
+    /// Nobody is there to be answered.
+    Gone,
+    /// The client does not keep to the protocol.
+    Protocol(ProtocolError),
+}
+
+enum Event {
+    Drain,
+    Frame(Result<Option<Bytes>, FrameError>),
+}
+
+impl<R, S> Session<R, S>
+where
+    R: AsyncRead + Unpin,
+    S: Service<Incoming, Response = Reply, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    async fn run(mut self) {
+        match self.serve().await {
+            End::Drained => self.farewell().await,
+            End::Gone => {}
+            End::Protocol(error) => {
+                tracing::debug!(%error, "client broke the protocol");
+                // What it cannot say properly was not executed; what runs has lost its caller.
+                let _ = self
+                    .go_away(&format!("client broke the protocol: {error}"))
+                    .await;
+                self.calls.abort_all();
+                self.farewell().await;
+            }
+        }
+    }
+
+    async fn serve(&mut self) -> End {
+        while !(self.draining && self.calls.is_empty()) {
+            let event = tokio::select! {
+                frame = self.reader.next() => Event::Frame(frame),
+                Some(_) = self.calls.join_next() => continue,
+                () = self.out.closed() => return End::Gone,
+                () = until_draining(&mut self.shared.phase), if !self.draining => Event::Drain,
+            };
+            let step = match event {
+                Event::Drain => {
+                    self.draining = true;
+                    self.go_away(SHUTTING_DOWN).await
+                }
+                Event::Frame(Ok(Some(payload))) => self.hear(&payload).await,
+                Event::Frame(Ok(None) | Err(FrameError::Io(_))) => Err(End::Gone),
+                Event::Frame(Err(FrameError::Protocol(error))) => Err(End::Protocol(error)),
+            };
+            if let Err(end) = step {
+                return end;
+            }
+        }
+        End::Drained
+    }
+
+    async fn hear(&mut self, payload: &Bytes) -> Result<(), End> {
+        match wire::from_client(payload) {
+            Ok(FromClient::Call(call)) => self.take(call).await,
+            Ok(FromClient::Goodbye) => Err(End::Gone),
+            Err(error) => Err(End::Protocol(error)),
+        }
+    }
+
+    /// Takes a call, or says why not.
+    async fn take(&mut self, call: Call) -> Result<(), End> {
+        let (id, last) = (call.id, self.last_id);
+        if id <= last {
+            return Err(End::Protocol(ProtocolError::IdNotRising { id, last }));
+        }
+        self.last_id = id;
+        match self.refusal(&call) {
+            Some(refusal) => self.write(wire::reply(id, &refusal)).await,
+            None => {
+                self.begin(call);
+                Ok(())
+            }
+        }
+    }
+
+    fn refusal(&self, call: &Call) -> Option<Reply> {
+        let server = &self.shared.server;
+        let limit = server.options.arguments_bytes_max;
+        if self.draining {
+            return Some(Reply::refusal(Status::NotExecuted, SHUTTING_DOWN));
+        }
+        if call.arguments.len() > limit {
+            let why = format!("arguments are larger than {limit} bytes");
+            return Some(Reply::refusal(Status::TooLarge, why));
+        }
+        // Also where this server has no store at all: the first attempt met one that remembers,
+        // and here nobody would.
+        if call.store.is_some() && call.store != server.store {
+            let why = "call is bound to another store than this server's";
+            return Some(Reply::refusal(Status::Misdirected, why));
+        }
+        if self.calls.len() >= server.options.in_flight_max.max(1) as usize {
+            let why = "connection has as many calls in flight as it may have";
+            return Some(Reply::refusal(Status::Unavailable, why));
+        }
+        None
+    }
+
+    fn begin(&mut self, call: Call) {
+        let id = call.id;
+        let in_flight = self.shared.in_flight.one();
+        let out = self.out.clone();
+        let service = self.shared.service.clone();
+        let incoming = incoming(&self.client, call);
+        let answer_max = self.shared.server.options.answer_bytes_max;
+        let frame_max = self.client.frame_bytes_max;
+        self.calls.spawn(async move {
+            let reply = AssertUnwindSafe(async { service.oneshot(incoming).await });
+            let reply = match reply.catch_unwind().await {
+                Ok(Ok(reply)) => reply,
+                Err(_) => Reply::refusal(Status::InDoubt, "the service panicked"),
+            };
+            let frame = fitting(id, &reply, answer_max, frame_max);
+            let call = Some(in_flight);
+            // OK because without a writer the connection is gone, and nobody waits.
+            let _ = out.send(Outbound { frame, call }).await;
+        });
+    }
+
+    async fn go_away(&mut self, reason: &str) -> Result<(), End> {
+        self.write(wire::go_away(self.last_id, reason)).await
+    }
+
+    async fn write(&mut self, frame: Frame) -> Result<(), End> {
+        let call = None;
+        self.out
+            .send(Outbound { frame, call })
+            .await
+            .map_err(|_| End::Gone)
+    }
+
+    /// Lets the writer finish, and the client hear it.
+    async fn farewell(mut self) {
+        // The calls that are left hold senders too.
+        self.calls.shutdown().await;
+        drop(self.out);
+        let written = self.writer.join_next().await;
+        if matches!(written, Some(Ok(Ok(())))) {
+            let _ = timeout(LAST_WORD, self.reader.discard()).await;
+        }
+    }
+}
+
+fn incoming(client: &Client, call: Call) -> Incoming {
+    Incoming {
+        scope: client.scope.clone(),
+        verb: call.verb,
+        method: call.method,
+        key: call.key,
+        first_sent: call.first_sent,
+        attempt: call.attempt,
+        // A deadline so far away that there is no such time is none.
+        deadline: call
+            .deadline
+            .and_then(|left| Instant::now().checked_add(left)),
+        session: call.session,
+        store: call.store,
+        arguments: call.arguments,
+    }
+}
+
+/// The frame of a reply, or of why it does not fit.
+fn fitting(id: u64, reply: &Reply, answer_max: usize, frame_max: usize) -> Frame {
+    let frame = wire::reply(id, reply);
+    if reply.body.len() <= answer_max && frame.payload_bytes() <= frame_max {
+        return frame;
+    }
+    let bytes = reply.body.len();
+    let small = if reply.status.carries_answer() || reply.status == Status::State {
+        let why = format!("answer of {bytes} bytes is larger than this connection carries");
+        Reply::refusal(Status::AnswerTooLarge, why)
+    } else {
+        // The status says it all; the text is only for people.
+        Reply::new(reply.status, Bytes::new()).retry_after(reply.retry_after)
+    };
+    wire::reply(id, &small)
+}
+
+const SHUTTING_DOWN: &str = "server is shutting down";
+
+/// Replies that wait for the socket; a few, so that many small ones are written at once.
+const QUEUED_FRAMES_MAX: usize = 32;

@@ -1,0 +1,246 @@
+//! Accepting connections, and the end of it.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tower_service::Service;
+
+use super::connection::connection;
+use super::{Server, handshake};
+use crate::rpc::{Incoming, Reply};
+
+/// A server that serves. Dropping it ends it at once, as a crash would: connections are cut, and
+/// the futures of calls under way are dropped.
+#[must_use = "a server that is dropped ends at once"]
+#[derive(Debug)]
+pub struct Serving {
+    local_addr: SocketAddr,
+    phase: watch::Sender<Phase>,
+    in_flight: InFlight,
+    accepting: JoinHandle<()>,
+}
+
+/// How a shutdown ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// Calls that were taken and whose reply was not written in time.
+    pub cut_off: usize,
+}
+
+/// What every connection needs.
+#[derive(Clone)]
+pub(super) struct Shared<S> {
+    pub(super) server: Arc<Server>,
+    pub(super) service: S,
+    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) in_flight: InFlight,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Draining,
+    Running,
+}
+
+/// Counts the calls that were taken and whose reply was not yet written.
+#[derive(Clone, Debug, Default)]
+pub(super) struct InFlight(Arc<AtomicUsize>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct OneInFlight(InFlight);
+
+// === impl Server ===
+
+impl Server {
+    /// Serves the connections of `listener` with clones of `service`, in the background.
+    ///
+    /// Each call gets its own clone, which is made ready and called, concurrently with the
+    /// others. Its future is dropped when the connection is lost; what must outlive the caller
+    /// (the dedupe layer's handlers do) runs in a task of its own. A service that panics answers
+    /// [`Status::InDoubt`](crate::rpc::Status::InDoubt): nobody knows how far it came. The
+    /// connection and its other calls go on.
+    ///
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the listener has no local address.
+    pub fn serve<S>(self, listener: TcpListener, service: S) -> io::Result<Serving>
+    where
+        S: Service<Incoming, Response = Reply, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        let local_addr = listener.local_addr()?;
+        let (phase, watched) = watch::channel(Phase::Running);
+        let in_flight = InFlight::default();
+        let shared = Shared {
+            server: Arc::new(self),
+            service,
+            phase: watched,
+            in_flight: in_flight.clone(),
+        };
+        Ok(Serving {
+            local_addr,
+            phase,
+            in_flight,
+            accepting: tokio::spawn(accept(listener, shared)),
+        })
+    }
+}
+
+// === impl Serving ===
+
+impl Serving {
+    /// Where it listens.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// How many calls were taken and have no written reply yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.count()
+    }
+
+    /// Stops gracefully: accepts no more connections, tells every client which calls were taken,
+    /// executes no others, and waits for those that were until their replies are written, but no
+    /// longer than `patience`. Then connections are cut.
+    ///
+    /// Dropping the future ends the server at once.
+    pub async fn shutdown(mut self, patience: Duration) -> ShutdownReport {
+        self.phase.send_replace(Phase::Draining);
+        let ended = timeout(patience, &mut self.accepting).await;
+        let cut_off = match ended {
+            Ok(_) => 0,
+            Err(_) => self.in_flight.count(),
+        };
+        ShutdownReport { cut_off }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept<S>(listener: TcpListener, shared: Shared<S>)
+where
+    S: Service<Incoming, Response = Reply, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let options = shared.server.options;
+    let places = semaphore(options.connections_max);
+    let handshakes = semaphore(options.handshakes_max);
+    let mut phase = shared.phase.clone();
+    // Dropped together with this future: then every connection is cut.
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    pause_after(&error).await;
+                    continue;
+                }
+            },
+            Some(_) = connections.join_next() => continue,
+            () = until_draining(&mut phase) => break,
+        };
+        prepare(&stream);
+        let Ok(handshake) = Arc::clone(&handshakes).try_acquire_owned() else {
+            tracing::debug!("connection dropped: too many handshakes");
+            continue;
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            tracing::debug!("connection refused: too many connections");
+            connections.spawn(async move {
+                handshake::refuse_full(stream, options.handshake_timeout).await;
+                drop(handshake);
+            });
+            continue;
+        };
+        let shared = shared.clone();
+        connections.spawn(async move {
+            connection(stream, handshake, shared).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Ends when the server shuts down, or is dropped.
+pub(super) async fn until_draining(phase: &mut watch::Receiver<Phase>) {
+    // OK because without a sender the server is being dropped, which is the end as well.
+    let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+}
+
+fn prepare(stream: &TcpStream) {
+    // A reply is one small write, and its caller waits for it. Idle connections may stay, those
+    // of machines that are gone must not: they would fill the places for ever. A socket that
+    // refuses either option is slower or noticed later, not wrong.
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_EVERY);
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+}
+
+/// A connection that was lost before it was accepted is nothing. Anything else (no more open
+/// files) is worth a pause, or the loop takes all of a processor.
+async fn pause_after(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+
+    if !matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    ) {
+        tracing::warn!(%error, "cannot accept connections");
+        sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+fn semaphore(permits: u32) -> Arc<Semaphore> {
+    // OK because a platform whose `usize` is smaller gets its own maximum.
+    let permits = usize::try_from(permits.max(1)).unwrap_or(Semaphore::MAX_PERMITS);
+    Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    pub(super) fn one(&self) -> OneInFlight {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        OneInFlight(self.clone())
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for OneInFlight {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Enough for somebody to close a file, short enough not to be noticed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A peer that is gone is noticed within about two minutes, at one packet a minute.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);

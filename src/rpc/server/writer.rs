@@ -1,0 +1,44 @@
+//! Writing replies, each as soon as it is there.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use super::serving::OneInFlight;
+use crate::rpc::frame::{Batch, Frame};
+
+/// A frame to be written, and the call that is in flight until it is.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    pub(super) frame: Frame,
+    pub(super) call: Option<OneInFlight>,
+}
+
+/// Writes until nobody sends any more, then ends this side of the connection. Fails when the peer
+/// takes nothing for as long as `patience`.
+pub(super) async fn write_replies(
+    mut io: impl AsyncWrite + Unpin,
+    mut replies: mpsc::Receiver<Outbound>,
+    patience: Duration,
+) -> io::Result<()> {
+    let mut batch = Batch::default();
+    let mut calls = Vec::new();
+    while let Some(mut outbound) = replies.recv().await {
+        loop {
+            batch.push(outbound.frame);
+            calls.extend(outbound.call);
+            if !batch.has_room() {
+                break;
+            }
+            match replies.try_recv() {
+                Ok(next) => outbound = next,
+                Err(_) => break,
+            }
+        }
+        batch.write_to(&mut io, Some(patience), |_| {}).await?;
+        calls.clear();
+    }
+    io.shutdown().await
+}
