@@ -28,7 +28,7 @@ async fn a_retry_of_the_readmes_example_ships_nothing_again() -> Result<(), Box<
     let serving = server.serve(tokio::net::TcpListener::bind("127.0.0.1:0").await?, service)?;
 
     let client = Client::new(serving.local_addr().to_string());
-    let key = IdempotencyKey::derived("ship", "order-4711");
+    let key = IdempotencyKey::derived("ship", b"order-4711");
     let first = client.call_as(key.clone(), &SHIP, &4711).await?;
     let again = client.call_as(key, &SHIP, &4711).await?; // A retry, from anywhere, at any time.
     assert_eq!((first, again, shipped.load(Ordering::SeqCst)), (1, 1, 1));
