@@ -176,9 +176,10 @@ fn told(result: &Result<Receipt, Declined>) -> Ending {
 }
 
 fn channel_options() -> ChannelOptions {
-    let mut options = ChannelOptions::default();
-    options.connect_timeout = ATTEMPT;
-    options
+    ChannelOptions {
+        connect_timeout: ATTEMPT,
+        ..ChannelOptions::default()
+    }
 }
 
 /// Far above what a healthy call takes here, so that a lost answer costs little of the run.
