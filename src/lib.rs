@@ -15,3 +15,8 @@ pub use onlyonce_storage as storage;
 #[cfg(feature = "cli")]
 pub mod demo;
 pub mod rpc;
+
+/// The README's examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -36,6 +36,7 @@
 //! ```
 
 mod adapter;
+pub mod blocking;
 mod channel;
 mod client;
 mod codec;

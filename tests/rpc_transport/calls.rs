@@ -128,7 +128,7 @@ async fn arguments_over_the_limits_are_not_sent_or_not_executed() {
     let (serving, _calls) = serve(builder, listener().await);
 
     let channel = channel_with(serving.local_addr(), |options| {
-        options.arguments_bytes_max = 20
+        options.arguments_bytes_max = 20;
     });
     let error = channel
         .clone()
@@ -169,7 +169,7 @@ async fn an_answer_over_the_limits_is_said_to_be_too_large() {
     let (serving, mut calls) = serve(builder, listener().await);
     let generous = channel_to(serving.local_addr());
     let narrow = channel_with(serving.local_addr(), |options| {
-        options.frame_bytes_max = 4096
+        options.frame_bytes_max = 4096;
     });
     for (channel, size, status) in [
         (&generous, 10_000, Status::Executed),

@@ -68,7 +68,10 @@ pub fn channel_to(address: impl ToString) -> Channel {
     channel_with(address, |_| {})
 }
 
-pub fn channel_with(address: impl ToString, set: impl FnOnce(&mut ChannelOptions)) -> Channel {
+pub fn channel_with(
+    address: impl std::fmt::Display,
+    set: impl FnOnce(&mut ChannelOptions),
+) -> Channel {
     let mut options = ChannelOptions::default();
     set(&mut options);
     Channel::new(address.to_string(), options)

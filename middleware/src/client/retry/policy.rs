@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::attempt_times::ATTEMPT_MIN;
 use super::schedule::{Schedule, Wait};
 use crate::client::{Advice, Cost, Executed, Pushback, Stopped};
 
@@ -33,8 +34,9 @@ pub(super) struct Situation {
     pub(super) left: Option<Duration>,
     /// How long an attempt usually takes.
     pub(super) attempt_takes: Duration,
-    /// The shortest pause that is worth making before asking once more.
-    pub(super) ask_takes: Duration,
+    /// The shortest pause before the answer is asked for once more. Asking costs nothing else,
+    /// so this is what bounds how often it is done.
+    pub(super) ask_pause_min: Duration,
     /// Whether an attempt's peer has named its store.
     pub(super) peer_dedupes: bool,
 }
@@ -101,24 +103,26 @@ impl RetryPolicy {
         };
 
         let overloaded = advice.pushback == Pushback::Overloaded;
-        let (wait, left, takes) = match advice.cost {
+        let hint = match advice.pushback {
+            Pushback::After(hint) => hint,
+            Pushback::Silent | Pushback::Stop | Pushback::Overloaded => Duration::ZERO,
+        };
+        let (wait, hint, left, takes) = match advice.cost {
             Cost::Attempt => (
                 schedule
                     .retry(at.attempts, overloaded)
                     .ok_or(Stopped::Schedule)?,
+                hint,
                 at.left,
                 at.attempt_takes,
             ),
             Cost::OnlyTime => (
                 schedule.ask(at.asks),
+                hint.max(at.ask_pause_min),
                 at.left
                     .or_else(|| Some(self.wait_max.saturating_sub(at.elapsed))),
-                at.ask_takes,
+                ATTEMPT_MIN,
             ),
-        };
-        let hint = match advice.pushback {
-            Pushback::After(hint) => hint,
-            Pushback::Silent | Pushback::Stop | Pushback::Overloaded => Duration::ZERO,
         };
         let room = left.map_or(Some(Duration::MAX), |left| {
             left.checked_sub(hint.saturating_add(takes))

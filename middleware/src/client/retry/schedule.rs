@@ -62,9 +62,10 @@ impl Schedules {
         self.foreign = Some(std::sync::Arc::new(move || Box::new(make())));
     }
 
-    /// Of no wait is the window shorter.
-    pub(super) const fn shortest_wait(&self) -> Duration {
-        self.backoff.options().base
+    /// The least time between asking twice for an answer that is being made: the base, but no
+    /// less than a timer can tell.
+    pub(super) fn ask_pause_min(&self) -> Duration {
+        self.backoff.options().base.max(Duration::from_millis(1))
     }
 
     /// The schedule of one call. Made when its first attempt has failed, so that a schedule that

@@ -137,7 +137,7 @@ impl<A> RetryLayer<A> {
                 elapsed: progress.began.elapsed(),
                 left: progress.left(),
                 attempt_takes: self.times.median(),
-                ask_takes: self.schedules.shortest_wait().max(ATTEMPT_MIN),
+                ask_pause_min: self.schedules.ask_pause_min(),
                 peer_dedupes: call.store().is_some(),
             };
             let schedule = schedule.get_or_insert_with(|| self.schedules.make());
