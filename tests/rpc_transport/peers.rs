@@ -64,7 +64,7 @@ pub fn serve(builder: ServerBuilder, listener: TcpListener) -> (Serving, Calls) 
     (serving, Calls(calls))
 }
 
-pub fn channel_to(address: impl ToString) -> Channel {
+pub fn channel_to(address: impl std::fmt::Display) -> Channel {
     channel_with(address, |_| {})
 }
 
