@@ -219,6 +219,7 @@ mod tests {
         );
     }
 
+    // C21
     #[test]
     fn the_digest_is_the_cryptographic_one_of_256_bits() {
         // Golden bytes: a change of the digest makes every stored record a false mismatch.

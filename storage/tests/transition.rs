@@ -245,6 +245,67 @@ fn answer(token: FencingToken) -> Answer {
 
 const LEASE: Duration = Duration::from_secs(10);
 
+/// Now, for a store that several processes share, or that one owns alone.
+fn circumstances(sole_incarnation: Option<u64>) -> Circumstances {
+    Circumstances {
+        now: Timestamp::from_millis(1_000_000),
+        retention: RetentionOptions::default(),
+        forgotten_until: Timestamp::from_millis(0),
+        sole_incarnation,
+    }
+}
+
+fn claimed(attempt: u8, at: &Circumstances) -> Record {
+    let token = FencingToken::new(1, 1);
+    match transition::claim(None, &request(attempt, true), token, at).unwrap() {
+        ClaimStep::Claim(call) => Record::Call(call),
+        other => panic!("the key is absent, and the store says {other:?}"),
+    }
+}
+
+// G3
+#[test]
+fn an_attempt_whose_claim_was_written_but_not_answered_recognises_its_own_claim() {
+    let at = circumstances(None);
+    let record = claimed(7, &at);
+    let later = FencingToken::new(1, 2);
+    match transition::claim(Some(&record), &request(7, true), later, &at).unwrap() {
+        ClaimStep::OwnClaim(call) => assert_eq!(call.token, FencingToken::new(1, 1)),
+        other => panic!("{other:?}"),
+    }
+    // Another attempt of the same call does not get it.
+    let other = transition::claim(Some(&record), &request(8, true), later, &at).unwrap();
+    assert!(
+        matches!(
+            other,
+            ClaimStep::Refuse(transition::Refusal::InProgress { .. })
+        ),
+        "{other:?}"
+    );
+}
+
+// G3: inside one process no answer of the store gets lost, so a second claim of the same attempt
+// would be a second holder.
+#[test]
+fn a_store_that_one_process_owns_gives_a_claim_once() {
+    let at = circumstances(Some(1));
+    let record = claimed(7, &at);
+    let again = transition::claim(
+        Some(&record),
+        &request(7, true),
+        FencingToken::new(1, 2),
+        &at,
+    );
+    let again = again.unwrap();
+    assert!(
+        matches!(
+            again,
+            ClaimStep::Refuse(transition::Refusal::InProgress { .. })
+        ),
+        "{again:?}"
+    );
+}
+
 proptest! {
     // A failing case is printed; it becomes a named test.
     #![proptest_config(ProptestConfig {

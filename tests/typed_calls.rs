@@ -1,0 +1,257 @@
+//! Typed methods over real sockets: what a user of the native RPC writes.
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use onlyonce::middleware::stack;
+use onlyonce::rpc::{
+    CallFailure, Client, Failure, Known, Method, Router, Server, ServerAdapter, Serving, Status,
+    blocking,
+};
+use onlyonce::storage::{IdempotencyKey, MemoryStore, Store};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tower::Layer;
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Payment {
+    cents: u64,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Declined {
+    NoFunds { missing: u64 },
+}
+
+const PAY: Method<Payment, u32, Declined> = Method::new("pay");
+const COUNT: Method<(), u32> = Method::new("count");
+
+/// Pays once for each call of the handler; the counter is the ledger.
+async fn serve(paid: &Arc<AtomicU32>) -> Serving {
+    let routes = Router::new(Arc::clone(paid))
+        .method(
+            &PAY,
+            |_, paid: Arc<AtomicU32>, payment: Payment| async move {
+                match payment.cents {
+                    0 => Err(Failure::NotExecuted("nothing to pay".to_owned())),
+                    1..=1_000 => Ok(paid.fetch_add(1, Ordering::SeqCst) + 1),
+                    1_001 => Err(Failure::InDoubt),
+                    cents => {
+                        paid.fetch_add(1, Ordering::SeqCst);
+                        Err(Declined::NoFunds {
+                            missing: cents - 1_000,
+                        }
+                        .into())
+                    }
+                }
+            },
+        )
+        .read_only(&COUNT, |_, paid: Arc<AtomicU32>, ()| async move {
+            Ok(paid.load(Ordering::SeqCst))
+        })
+        .into_routes();
+    let store = Arc::new(MemoryStore::default());
+    let layers = stack::server(store.clone(), ServerAdapter::new(routes.clone()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let id = store.id();
+    let server = Server::builder()
+        .global_scope()
+        .store(id, move || store.now())
+        .build()
+        .unwrap();
+    server.serve(listener, layers.layer(routes)).unwrap()
+}
+
+fn key(text: &str) -> IdempotencyKey {
+    IdempotencyKey::parse(text).unwrap()
+}
+
+#[tokio::test]
+async fn a_typed_fault_crosses_the_wire_and_is_replayed_like_any_answer() {
+    let paid = Arc::default();
+    let serving = serve(&paid).await;
+    let client = Client::new(serving.local_addr().to_string());
+    for _ in 0..3 {
+        let failed = client
+            .call_as(key("k"), &PAY, &Payment { cents: 1_250 })
+            .await;
+        let Err(CallFailure::Fault(fault)) = failed else {
+            panic!("{failed:?}")
+        };
+        assert_eq!(fault, Declined::NoFunds { missing: 250 });
+    }
+    assert_eq!(paid.load(Ordering::SeqCst), 1, "the handler ran once");
+}
+
+// H1
+#[tokio::test]
+async fn every_logical_call_has_a_key_of_its_own_and_a_key_that_the_caller_keeps_is_one_call() {
+    let paid = Arc::default();
+    let serving = serve(&paid).await;
+    let client = Client::new(serving.local_addr().to_string());
+    let payment = Payment { cents: 5 };
+    assert_eq!(client.call(&PAY, &payment).await.unwrap(), 1);
+    assert_eq!(client.call(&PAY, &payment).await.unwrap(), 2);
+    assert_eq!(client.call_as(key("k"), &PAY, &payment).await.unwrap(), 3);
+    assert_eq!(client.call_as(key("k"), &PAY, &payment).await.unwrap(), 3);
+    assert_eq!(client.call(&COUNT, &()).await.unwrap(), 3);
+}
+
+// C1
+#[tokio::test]
+async fn a_key_reused_with_other_arguments_is_refused_by_name_and_not_retried() {
+    let paid = Arc::default();
+    let serving = serve(&paid).await;
+    let client = Client::new(serving.local_addr().to_string());
+    client
+        .call_as(key("k"), &PAY, &Payment { cents: 5 })
+        .await
+        .unwrap();
+    let refused = client.call_as(key("k"), &PAY, &Payment { cents: 6 }).await;
+    assert!(
+        matches!(
+            refused,
+            Err(CallFailure::Refused {
+                status: Status::Mismatch,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(paid.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn what_was_not_executed_frees_its_key_and_what_cannot_be_known_keeps_it() {
+    let paid = Arc::default();
+    let serving = serve(&paid).await;
+    let client = Client::new(serving.local_addr().to_string());
+    let refused = client.call_as(key("k"), &PAY, &Payment { cents: 0 }).await;
+    assert!(
+        matches!(refused, Err(CallFailure::NotExecuted(_))),
+        "{refused:?}"
+    );
+    assert_eq!(
+        client
+            .call_as(key("k"), &PAY, &Payment { cents: 5 })
+            .await
+            .unwrap(),
+        1
+    );
+
+    for _ in 0..2 {
+        let doubtful = client
+            .call_as(key("d"), &PAY, &Payment { cents: 1_001 })
+            .await;
+        assert!(
+            matches!(doubtful, Err(CallFailure::InDoubt(_))),
+            "{doubtful:?}"
+        );
+    }
+    assert!(matches!(
+        client.peek(key("d"), &PAY).await.unwrap(),
+        Known::InDoubt(_)
+    ));
+}
+
+#[tokio::test]
+async fn peek_and_seal_tell_the_typed_answer_and_execute_nothing() {
+    let paid = Arc::default();
+    let serving = serve(&paid).await;
+    let client = Client::new(serving.local_addr().to_string());
+    assert_eq!(client.peek(key("k"), &PAY).await.unwrap(), Known::Absent);
+    client
+        .call_as(key("k"), &PAY, &Payment { cents: 5 })
+        .await
+        .unwrap();
+    assert_eq!(
+        client.peek(key("k"), &PAY).await.unwrap(),
+        Known::Completed(Ok(1))
+    );
+    assert_eq!(
+        client.seal(key("k"), &PAY).await.unwrap(),
+        Known::Completed(Ok(1))
+    );
+
+    assert_eq!(client.seal(key("s"), &PAY).await.unwrap(), Known::Sealed);
+    let refused = client.call_as(key("s"), &PAY, &Payment { cents: 5 }).await;
+    assert!(
+        matches!(
+            refused,
+            Err(CallFailure::Refused {
+                status: Status::Stale,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(paid.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn arguments_of_another_type_and_unknown_methods_are_refused_by_name_before_any_effect() {
+    const OTHER: Method<String, u32, Declined> = Method::new("pay");
+    const NOBODY: Method<(), ()> = Method::new("nobody");
+    let paid = Arc::default();
+    let serving = serve(&paid).await;
+    let client = Client::new(serving.local_addr().to_string());
+    let refused = client.call_as(key("k"), &OTHER, &"x".repeat(300)).await;
+    assert!(
+        matches!(
+            refused,
+            Err(CallFailure::Refused {
+                status: Status::ArgumentsMalformed,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    let refused = client.call(&NOBODY, &()).await;
+    assert!(
+        matches!(
+            refused,
+            Err(CallFailure::Refused {
+                status: Status::UnknownMethod,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    // The key of what was not executed is free.
+    assert_eq!(
+        client
+            .call_as(key("k"), &PAY, &Payment { cents: 5 })
+            .await
+            .unwrap(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_caller_without_a_runtime_calls_resumes_peeks_and_seals() {
+    let paid = Arc::default();
+    let serving = serve(&paid).await;
+    let address = serving.local_addr().to_string();
+    let caller = std::thread::spawn(move || {
+        let client = blocking::Client::new(address).unwrap();
+        let payment = Payment { cents: 5 };
+        assert_eq!(client.call(&PAY, &payment).unwrap(), 1);
+        assert_eq!(client.call_as(key("k"), &PAY, &payment).unwrap(), 2);
+        assert_eq!(client.resume(key("k").into(), &PAY, &payment).unwrap(), 2);
+        assert_eq!(
+            client.peek(key("k"), &PAY).unwrap(),
+            Known::Completed(Ok(2))
+        );
+        assert_eq!(client.seal(key("s"), &PAY).unwrap(), Known::Sealed);
+        let failed = client.call(&PAY, &Payment { cents: 2_000 });
+        assert!(matches!(
+            failed,
+            Err(CallFailure::Fault(Declined::NoFunds { missing: 1_000 }))
+        ));
+    });
+    tokio::task::spawn_blocking(move || caller.join().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(paid.load(Ordering::SeqCst), 3);
+}
