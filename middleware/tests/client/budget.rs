@@ -230,6 +230,29 @@ async fn a_retry_whose_transport_was_never_ready_is_put_back() {
 
 // P31
 #[tokio::test(start_paused = true)]
+async fn a_retry_that_its_timeout_says_was_not_sent_is_put_back() {
+    let unsent: [fn() -> AttemptError<Fault>; 2] = [
+        || AttemptError::Elapsed { sent: false },
+        || AttemptError::NotReady(Fault(Verdict::RETRY_UNKNOWN)),
+    ];
+    for error in unsent {
+        let budget = earned_only(1000);
+        (0..5).for_each(|_| budget.call_succeeded());
+        let error = ServiceBuilder::new()
+            .layer(AttachKeyLayer::new(MockAdapter))
+            .layer(RetryLayer::new(MockAdapter).with_budget(budget.clone()))
+            .service_fn(move |_: Keyed<Request>| std::future::ready(Err::<Answer, _>(error())))
+            .oneshot(Request::new("pay"))
+            .await
+            .unwrap_err();
+        assert_eq!(error.stopped, Stopped::Attempts);
+        assert_eq!(error.outcome, Outcome::NotExecuted);
+        assert_eq!(drain(&budget), 5);
+    }
+}
+
+// P31
+#[tokio::test(start_paused = true)]
 async fn a_retry_that_is_cancelled_before_it_was_sent_is_put_back() {
     let budget = earned_only(1000);
     budget.call_succeeded();

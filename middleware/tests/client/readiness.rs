@@ -8,6 +8,7 @@ use std::time::Duration;
 use onlyonce_middleware::client::{
     AttachKeyLayer, AttemptTimeoutLayer, EnforceDeadlineLayer, RetryLayer, StampLayer, Verdict,
 };
+use onlyonce_middleware::jitter;
 use onlyonce_middleware::observe::ObserveLayer;
 use tower::balance::p2c::Balance;
 use tower::buffer::Buffer;
@@ -140,6 +141,8 @@ async fn attempts_go_through_load_shedding() {
 // H9
 #[tokio::test(start_paused = true)]
 async fn what_load_shedding_refuses_is_tried_again_when_there_is_room() {
+    // So that the pauses are known to outlast the other call.
+    jitter::seed_this_thread(9);
     let peer = Peer::new([after(Duration::from_millis(20), accepted())]);
     let shed = LoadShed::new(ConcurrencyLimit::new(peer.clone(), 1));
     let calls = (0..2).map(|_| call_through_probes(shed.clone()));
