@@ -8,4 +8,5 @@ mod watched;
 mod concurrency;
 mod endings;
 mod identity;
+mod observe;
 mod outcomes;
