@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tower::{ServiceExt, service_fn};
 
 use super::peers::{
-    Raw, channel_to, channel_with, listener, new_call, request, send, serve, server,
+    Raw, channel_to, channel_with, listener, new_call, request, send, serve, server, soon,
 };
 
 #[tokio::test]
@@ -28,9 +28,9 @@ async fn replies_find_their_callers_in_any_order() {
     let (held_first, held_second) = (calls.next().await, calls.next().await);
     assert_eq!(&*held_first.incoming.method, "first");
     held_second.answer("two");
-    assert_eq!(second.await.unwrap().body, "two");
+    assert_eq!(soon(second).await.unwrap().body, "two");
     held_first.answer("one");
-    assert_eq!(first.await.unwrap().body, "one");
+    assert_eq!(soon(first).await.unwrap().body, "one");
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn a_reply_arrives_with_status_advice_and_body() {
         let response = send(&channel, request("m")).await;
         let reply = Reply::new(*status, "body").retry_after(Some(Duration::from_millis(70)));
         calls.next().await.reply.send(reply.clone()).unwrap();
-        assert_eq!(response.await.unwrap(), reply);
+        assert_eq!(soon(response).await.unwrap(), reply);
     }
 }
 
@@ -180,7 +180,7 @@ async fn an_answer_over_the_limits_is_said_to_be_too_large() {
         let response = send(channel, request("m")).await;
         let reply = Reply::new(Status::Executed, vec![0; size]);
         calls.next().await.reply.send(reply).unwrap();
-        assert_eq!(response.await.unwrap().status, status, "{size}");
+        assert_eq!(soon(response).await.unwrap().status, status, "{size}");
     }
 }
 

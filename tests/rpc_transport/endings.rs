@@ -10,7 +10,7 @@ use onlyonce::rpc::{
 use onlyonce_middleware::client::Executed;
 use tokio::net::TcpListener;
 
-use super::peers::{Raw, channel_to, listener, request, send, serve, server};
+use super::peers::{Raw, channel_to, listener, request, send, serve, server, soon};
 
 #[tokio::test]
 async fn a_channel_connects_again_after_a_server_restart() {
@@ -20,7 +20,7 @@ async fn a_channel_connects_again_after_a_server_restart() {
     let response = send(&channel, request("before")).await;
     let held = calls.next().await;
     drop(serving);
-    let error = response.await.unwrap_err();
+    let error = soon(response).await.unwrap_err();
     assert!(matches!(error, TransportError::Lost(_)), "{error}");
     drop(held);
 
@@ -34,7 +34,7 @@ async fn a_channel_connects_again_after_a_server_restart() {
     let (_serving, mut calls) = serve(Server::builder().global_scope(), listener);
     let response = send(&channel, request("after")).await;
     calls.next().await.answer("again");
-    assert_eq!(response.await.unwrap().body, "again");
+    assert_eq!(soon(response).await.unwrap().body, "again");
 }
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn a_lost_connection_fails_all_that_were_sent_as_unknown() {
     peer.read_call().await;
     drop(peer);
     for response in [first, second] {
-        let error = response.await.unwrap_err();
+        let error = soon(response).await.unwrap_err();
         assert!(matches!(error, TransportError::Lost(_)), "{error}");
         assert_eq!(error.executed(), Executed::Unknown);
     }
@@ -63,7 +63,7 @@ async fn a_reply_that_came_before_the_loss_counts() {
     peer.read_call().await;
     peer.write_reply(2).await;
     drop(peer);
-    assert!(second.await.is_ok());
+    assert!(soon(second).await.is_ok());
     assert!(matches!(first.await, Err(TransportError::Lost(_))));
 }
 
@@ -140,11 +140,11 @@ async fn an_attempt_that_is_dropped_in_silence_retires_its_connection() {
     let (mut new, later) = tokio::join!(Raw::accept(&listener), send(&channel, request("c")));
     assert_eq!(new.read_call().await, 1);
     new.write_reply(1).await;
-    assert!(later.await.is_ok());
+    assert!(soon(later).await.is_ok());
 
     // Those under way may finish; then the client leaves.
     old.write_reply(1).await;
-    assert!(earlier.await.is_ok());
+    assert!(soon(earlier).await.is_ok());
     assert_eq!(old.read_frame().await, [2]);
     assert!(old.read_rest().await.is_empty());
 }
@@ -158,7 +158,7 @@ async fn an_attempt_that_is_dropped_while_the_peer_talks_does_not() {
     peer.read_call().await;
     peer.read_call().await;
     peer.write_reply(2).await;
-    assert!(quick.await.is_ok());
+    assert!(soon(quick).await.is_ok());
     drop(slow);
 
     // The late reply is nobody's; the connection goes on.
@@ -166,7 +166,7 @@ async fn an_attempt_that_is_dropped_while_the_peer_talks_does_not() {
     let next = send(&channel, request("next")).await;
     assert_eq!(peer.read_call().await, 3);
     peer.write_reply(3).await;
-    assert!(next.await.is_ok());
+    assert!(soon(next).await.is_ok());
     assert!(listener.accept().now_or_never().is_none());
 }
 
@@ -179,7 +179,7 @@ async fn going_away_tells_executed_calls_from_others() {
     peer.read_call().await;
     peer.read_call().await;
     peer.write_go_away(1).await;
-    let error = refused.await.unwrap_err();
+    let error = soon(refused).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "server is going away and did not execute this attempt: bye"
@@ -188,7 +188,7 @@ async fn going_away_tells_executed_calls_from_others() {
 
     let (_new, _later) = tokio::join!(Raw::accept(&listener), send(&channel, request("c")));
     peer.write_reply(1).await;
-    assert!(taken.await.is_ok());
+    assert!(soon(taken).await.is_ok());
     assert_eq!(peer.read_frame().await, [2]);
 }
 
@@ -200,7 +200,7 @@ async fn a_call_that_was_taken_and_not_answered_before_the_end_is_unknown() {
     peer.read_call().await;
     peer.write_go_away(1).await;
     drop(peer);
-    let error = taken.await.unwrap_err();
+    let error = soon(taken).await.unwrap_err();
     assert!(matches!(error, TransportError::Lost(_)), "{error}");
 }
 
@@ -212,7 +212,7 @@ async fn a_channel_that_is_dropped_says_goodbye_when_its_calls_are_done() {
     drop(channel);
     peer.read_call().await;
     peer.write_reply(1).await;
-    assert!(response.await.is_ok());
+    assert!(soon(response).await.is_ok());
     assert_eq!(peer.read_frame().await, [2]);
     assert!(peer.read_rest().await.is_empty());
 }
@@ -225,7 +225,7 @@ async fn a_truncated_reply_is_a_lost_connection() {
     peer.read_call().await;
     peer.write(&[9, 0, 0, 0, 3, 1]).await;
     drop(peer);
-    let error = response.await.unwrap_err();
+    let error = soon(response).await.unwrap_err();
     assert!(matches!(error, TransportError::Lost(_)), "{error}");
     assert!(error.to_string().contains("within a frame"), "{error}");
 }
@@ -258,7 +258,7 @@ async fn a_server_that_breaks_the_protocol_is_left_and_named() {
             tokio::join!(Raw::accept(&listener), send(&channel, request("a")));
         peer.read_call().await;
         peer.write(bytes).await;
-        let error = response.await.unwrap_err();
+        let error = soon(response).await.unwrap_err();
         assert!(
             matches!(&error, TransportError::Protocol(error) if *error == what),
             "{error}"
@@ -275,7 +275,7 @@ async fn a_lost_client_drops_the_futures_of_its_calls() {
     client.write_call(1).await;
     let mut held = calls.next().await;
     drop(client);
-    held.reply.closed().await;
+    soon(held.reply.closed()).await;
     assert_eq!(serving.in_flight(), 0);
 }
 

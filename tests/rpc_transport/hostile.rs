@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::peers::{Raw, channel_to, request, send, server};
+use super::peers::{Raw, channel_to, request, send, server, soon};
 
 #[tokio::test]
 async fn a_client_that_breaks_the_protocol_is_told_and_left() {
@@ -44,7 +44,7 @@ async fn a_client_that_breaks_the_protocol_is_told_and_left() {
         assert!(client.read_rest().await.is_empty());
     }
     held.answer("still here");
-    assert_eq!(response.await.unwrap().body, "still here");
+    assert_eq!(soon(response).await.unwrap().body, "still here");
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn a_number_that_does_not_rise_ends_the_connection() {
     client.write_call(5).await;
     let go_away = client.read_frame().await;
     assert_eq!(go_away[..2], [4, 5]);
-    held.reply.closed().await;
+    soon(held.reply.closed()).await;
     assert!(client.read_rest().await.is_empty());
 }
 
@@ -73,7 +73,7 @@ async fn a_client_that_ends_within_a_frame_disturbs_nobody() {
     let held = calls.next().await;
     assert!(held.incoming.key.is_some());
     held.answer("");
-    assert!(response.await.is_ok());
+    assert!(soon(response).await.is_ok());
 }
 
 #[tokio::test]

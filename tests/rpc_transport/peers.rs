@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use onlyonce::rpc::{
     Channel, ChannelOptions, Incoming, Reply, Request, ResponseFuture, Server, ServerBuilder,
@@ -29,7 +30,7 @@ pub struct Calls(mpsc::UnboundedReceiver<Held>);
 
 impl Calls {
     pub async fn next(&mut self) -> Held {
-        self.0.recv().await.expect("the server runs")
+        soon(self.0.recv()).await.expect("the server runs")
     }
 }
 
@@ -94,7 +95,14 @@ pub fn attempt(method: &str, call: &Arc<Call>, number: u32) -> Request {
 /// Hands `request` over as soon as the channel is ready; the response is not waited for.
 pub async fn send(channel: &Channel, request: Request) -> ResponseFuture {
     let mut channel = channel.clone();
-    channel.ready().await.unwrap().call(request)
+    soon(channel.ready()).await.unwrap().call(request)
+}
+
+/// What a broken transport would keep a test waiting for in vain.
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future)
+        .await
+        .expect("it happens within 20 s")
 }
 
 /// A peer that speaks in raw bytes.
@@ -116,7 +124,7 @@ impl Raw {
 
     /// Accepts a client, reads its hello, and welcomes it.
     pub async fn accept(listener: &TcpListener) -> Self {
-        let mut raw = Self(listener.accept().await.unwrap().0);
+        let mut raw = Self(soon(listener.accept()).await.unwrap().0);
         let (version, hello) = raw.read_opening().await;
         assert_eq!((version, hello[0]), (1, 1), "no hello: {hello:?}");
         raw.welcome().await;
@@ -132,12 +140,12 @@ impl Raw {
     }
 
     pub async fn write(&mut self, bytes: &[u8]) {
-        self.0.write_all(bytes).await.unwrap();
+        soon(self.0.write_all(bytes)).await.unwrap();
     }
 
     pub async fn read_opening(&mut self) -> (u16, Vec<u8>) {
         let mut magic = [0; 8];
-        self.0.read_exact(&mut magic).await.unwrap();
+        soon(self.0.read_exact(&mut magic)).await.unwrap();
         assert_eq!(&magic, MAGIC);
         let version = self.0.read_u16_le().await.unwrap();
         let mut hello = vec![0; self.0.read_u32_le().await.unwrap() as usize];
@@ -146,7 +154,7 @@ impl Raw {
     }
 
     pub async fn read_frame(&mut self) -> Vec<u8> {
-        let mut payload = vec![0; self.0.read_u32_le().await.unwrap() as usize];
+        let mut payload = vec![0; soon(self.0.read_u32_le()).await.unwrap() as usize];
         self.0.read_exact(&mut payload).await.unwrap();
         payload
     }
@@ -181,7 +189,7 @@ impl Raw {
     /// Everything until the peer closes. A reset counts as closed.
     pub async fn read_rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        let _ = self.0.read_to_end(&mut rest).await;
+        let _ = soon(self.0.read_to_end(&mut rest)).await;
         rest
     }
 }

@@ -364,3 +364,61 @@ impl Drop for CallInFlight {
 
 /// How long a peer that is being left may keep us.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use onlyonce_middleware::client::Executed;
+    use tokio::io::{AsyncReadExt, duplex, split};
+
+    use super::*;
+
+    fn welcome() -> Welcome {
+        Welcome {
+            now: Timestamp::from_millis(1),
+            store: None,
+            session: None,
+            frame_bytes_max: 4096,
+            in_flight_max: 8,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_written_of_whom_is_known_to_the_byte() {
+        // Three frames of ten bytes go out together; the peer takes this many bytes.
+        for (taken, sent) in [(9, 1), (10, 1), (11, 2), (20, 2), (21, 3), (29, 3)] {
+            let (ours, mut theirs) = duplex(taken);
+            let (read, write) = split(ours);
+            let options = ChannelOptions::default();
+            let connection = Connection::start(read, write, BytesMut::new(), welcome(), &options);
+            let frame = || Frame::new(vec![0; 10], bytes::Bytes::new());
+            let mut calls = Vec::new();
+            for _ in 0..3 {
+                let permit = connection.try_permit().unwrap();
+                calls.push(connection.submit(permit, |_| frame()).unwrap());
+            }
+            // The task runs when this one waits: it fills the pipe before anything is read.
+            while connection.written.load(Ordering::Acquire) < taken as u64 {
+                tokio::task::yield_now().await;
+            }
+            theirs.shutdown().await.unwrap();
+            let mut executed = Vec::new();
+            for call in &mut calls {
+                let error = (&mut call.reply).await.unwrap().unwrap_err();
+                executed.push(error.executed());
+            }
+            assert!(
+                executed[..sent].iter().all(|e| *e == Executed::Unknown),
+                "{taken}"
+            );
+            assert!(
+                executed[sent..]
+                    .iter()
+                    .all(|e| *e == Executed::NotThisAttempt),
+                "{taken}"
+            );
+            let mut first = [0; 4];
+            theirs.read_exact(&mut first).await.unwrap();
+            assert_eq!(first, 6_u32.to_le_bytes());
+        }
+    }
+}
