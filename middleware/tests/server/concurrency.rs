@@ -316,3 +316,46 @@ async fn a_deadline_that_passes_while_running_says_so_and_the_retry_gets_the_ans
     assert_eq!(attached, Told::Done("pay #1".to_owned(), Served::Attached));
     assert_eq!(effects.of("pay"), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_was_told_not_executed_is_told_the_truth_even_if_the_claim_comes_late() {
+    let effects = Effects::default();
+    let store = Watched::new(Arc::new(MemoryStore::default()));
+    store.slow_claims.store(true, Ordering::SeqCst);
+    let server = Handler::applying(&effects).over(store.clone());
+    let refused = send(&server, Ask::new("k", "pay").within(Duration::from_secs(1))).await;
+    assert_eq!(
+        refused,
+        Told::Refused(Refusal::DeadlinePassed { executing: false })
+    );
+    // The claim comes a second later, and is given back.
+    while server.load().0 > 0 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(effects.total(), 0);
+    let told = send(&server, Ask::new("k", "pay")).await;
+    assert_eq!(told, Told::Done("pay #1".to_owned(), Served::Executed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duplicate_with_more_time_executes_what_the_first_caller_called_off() {
+    let effects = Effects::default();
+    let store = Watched::new(Arc::new(MemoryStore::default()));
+    store.slow_claims.store(true, Ordering::SeqCst);
+    let server = Handler::applying(&effects).over(store.clone());
+    let hasty = {
+        let server = server.clone();
+        tokio::spawn(async move {
+            send(&server, Ask::new("k", "pay").within(Duration::from_secs(1))).await
+        })
+    };
+    until_in_flight(&server, 1).await;
+    let patient = send(&server, Ask::new("k", "pay")).await;
+    assert_eq!(patient, Told::Done("pay #1".to_owned(), Served::Executed));
+    let told = hasty.await.unwrap();
+    assert_eq!(
+        told,
+        Told::Refused(Refusal::DeadlinePassed { executing: false })
+    );
+    assert_eq!(effects.of("pay"), 1);
+}

@@ -15,6 +15,7 @@ pub struct Watched {
     pub claims: AtomicUsize,
     pub settlements: AtomicUsize,
     pub refuse_claims: AtomicBool,
+    pub slow_claims: AtomicBool,
     pub refuse_completions: AtomicBool,
     pub refuse_renewals: AtomicBool,
 }
@@ -26,6 +27,7 @@ impl Watched {
             claims: AtomicUsize::new(0),
             settlements: AtomicUsize::new(0),
             refuse_claims: AtomicBool::new(false),
+            slow_claims: AtomicBool::new(false),
             refuse_completions: AtomicBool::new(false),
             refuse_renewals: AtomicBool::new(false),
         })
@@ -52,6 +54,12 @@ impl Store for Watched {
         self.claims.fetch_add(1, Ordering::SeqCst);
         if self.refuse_claims.load(Ordering::SeqCst) {
             return Box::pin(async { Err(unreachable_store()) });
+        }
+        if self.slow_claims.load(Ordering::SeqCst) {
+            return Box::pin(async move {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                self.inner.claim(request).await
+            });
         }
         self.inner.claim(request)
     }
