@@ -52,7 +52,6 @@ fn a_server_that_does_not_say_who_callers_are_is_not_built() {
 #[tokio::test]
 async fn an_http_client_is_told_in_http_what_this_port_speaks() {
     let (serving, _calls) = server().await;
-    // More than sockets hold: a server that closed without listening would break the writing.
     let body = "x".repeat(3_000_000);
     for request in [
         "GET / HTTP/1.1\r\nHost: here\r\n\r\n".to_owned(),

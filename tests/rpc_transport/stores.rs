@@ -5,7 +5,7 @@ use onlyonce_storage::{StoreId, Timestamp};
 use std::num::NonZeroU32;
 use tower::ServiceExt;
 
-use super::peers::{Calls, attempt, channel_to, listener, new_call, send, serve, server};
+use super::peers::{Calls, attempt, channel_to, listener, new_call, send, serve, server, soon};
 
 async fn server_with(store: StoreId, now: u64) -> (Serving, Calls) {
     let builder = Server::builder()
@@ -41,7 +41,9 @@ async fn a_second_attempt_carries_what_the_first_one_noted_and_another_store_ref
     let noted = first_calls.next().await.incoming.first_sent;
 
     let other = channel_to(second.local_addr());
-    let reply = other.clone().oneshot(attempt("m", &call, 2)).await.unwrap();
+    let reply = soon(other.clone().oneshot(attempt("m", &call, 2)))
+        .await
+        .unwrap();
     assert_eq!(reply.status, Status::Misdirected);
 
     // The same server takes it, with the first attempt's time.
@@ -65,7 +67,7 @@ async fn a_server_without_a_store_refuses_a_call_that_met_one() {
     let call = new_call();
     let _lost = send(&channel_to(with_store.local_addr()), attempt("m", &call, 1)).await;
     let channel = channel_to(without.local_addr());
-    let reply = channel.clone().oneshot(attempt("m", &call, 2)).await;
+    let reply = soon(channel.clone().oneshot(attempt("m", &call, 2))).await;
     assert_eq!(reply.unwrap().status, Status::Misdirected);
 
     let unbound = new_call();

@@ -20,7 +20,7 @@ use onlyonce_storage::Timestamp;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::ChannelOptions;
 use crate::rpc::frame::{Batch, Frame, FrameError, FrameReader, payload_bytes_max};
@@ -33,6 +33,8 @@ pub(super) struct Connection {
     state: Mutex<State>,
     /// Wakes the task when there is something to write or nothing left to wait for.
     wake: Notify,
+    /// Wakes the task when a call ended or the connection is retired, also while it is writing.
+    ended: Notify,
     /// One permit for each call that may be in flight. Closed when the connection is retired, so
     /// that whoever waits for a permit goes on to the next connection.
     permits: Arc<Semaphore>,
@@ -109,6 +111,7 @@ impl Connection {
                 handed: 0,
             }),
             wake: Notify::new(),
+            ended: Notify::new(),
             permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             received: reader.received(),
             written: AtomicU64::new(0),
@@ -184,7 +187,13 @@ impl Connection {
         }
         drop(state);
         self.permits.close();
+        self.look_around();
+    }
+
+    /// Wakes the task to see whether anybody still waits.
+    fn look_around(&self) {
         self.wake.notify_one();
+        self.ended.notify_one();
     }
 
     /// Nobody waits for call `id` any more.
@@ -203,7 +212,7 @@ impl Connection {
         if self.received.load(Ordering::Acquire) == waiting.received_before {
             self.retire();
         }
-        self.wake.notify_one();
+        self.look_around();
     }
 
     /// Moves queued frames to `batch`, as many as fit.
@@ -263,7 +272,7 @@ impl Connection {
                 }
             }
         }
-        self.wake.notify_one();
+        self.look_around();
         Ok(())
     }
 
@@ -286,6 +295,15 @@ impl Connection {
                 self.wake.notified().await;
             }
         }
+    }
+
+    /// Ends when nobody has waited for a while, and the farewell is still not written: the peer
+    /// takes nothing.
+    async fn abandoned(&self) {
+        while !self.is_done() {
+            self.ended.notified().await;
+        }
+        sleep(FAREWELL * 2).await;
     }
 
     /// Fails everybody who waits: with `cause` if any byte was written, otherwise as not sent.
@@ -320,6 +338,7 @@ async fn drive(
     );
     let result = tokio::select! {
         result = connection.read(&mut reader) => result,
+        () = connection.abandoned() => return,
         result = connection.write(&mut io) => match result {
             Ok(()) => return,
             Err(error) => {
@@ -380,6 +399,24 @@ mod tests {
             frame_bytes_max: 4096,
             in_flight_max: 8,
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_does_not_keep_a_connection_that_nobody_wants() {
+        let (ours, _theirs) = duplex(4);
+        let (read, write) = split(ours);
+        let options = ChannelOptions::default();
+        let connection = Connection::start(read, write, BytesMut::new(), welcome(), &options);
+        let permit = connection.try_permit().unwrap();
+        let frame = Frame::new(vec![0; 10], bytes::Bytes::new());
+        let call = connection.submit(permit, |_| frame).unwrap();
+        while connection.written.load(Ordering::Acquire) < 4 {
+            tokio::task::yield_now().await;
+        }
+        drop(call);
+        let connection = Arc::downgrade(&connection);
+        sleep(FAREWELL * 3).await;
+        assert!(connection.upgrade().is_none());
     }
 
     #[tokio::test]

@@ -101,3 +101,32 @@ pub(super) async fn refuse_full(mut stream: TcpStream, within: Duration) {
 
 /// How long a peer may take to hear why it is turned away.
 pub(super) const LAST_WORD: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, duplex, split};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_turned_away_may_finish_speaking_before_it_listens() {
+        let (theirs, ours) = duplex(1024);
+        let (mut read, mut write) = split(ours);
+        let (mut listen, mut speak) = split(theirs);
+        let error = HandshakeError::WrongPeer {
+            said: "POST".into(),
+        };
+        let peer = async {
+            speak.write_all(&[b'x'; 10_000]).await?;
+            let mut answer = String::new();
+            listen.read_to_string(&mut answer).await?;
+            speak.shutdown().await?;
+            std::io::Result::Ok(answer)
+        };
+        let (answer, ()) = tokio::join!(peer, async {
+            turn_away(&mut read, &mut write, &error).await;
+            drop((read, write));
+        });
+        assert!(answer.unwrap().starts_with("HTTP/1.1 400 "));
+    }
+}
