@@ -1,0 +1,120 @@
+//! The stores that every claim is checked on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use onlyonce::storage::{
+    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, KeyState, MemoryStore, ScopedKey,
+    SettleError, SledOptions, SledStore, Store, StoreError, StoreFuture, StoreId, Timestamp,
+};
+use tempfile::TempDir;
+
+/// Runs a check on a new store of each kind.
+macro_rules! on_every_store {
+    ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {
+        mod on_memory {
+            $($(#[$attribute])* #[tokio::test] async fn $name() {
+                let store = std::sync::Arc::new(onlyonce::storage::MemoryStore::new());
+                super::$name(store).await;
+            })*
+        }
+        mod on_sled {
+            $($(#[$attribute])* #[tokio::test] async fn $name() {
+                let folder = crate::stores::Folder::new();
+                super::$name(folder.open().await).await;
+            })*
+        }
+    };
+}
+pub(crate) use on_every_store;
+
+/// Where a sled store is opened, and opened again.
+pub struct Folder(TempDir);
+
+impl Folder {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub async fn open(&self) -> Arc<SledStore> {
+        let path: PathBuf = self.0.path().join("store");
+        Arc::new(
+            SledStore::open_async(path, SledOptions::new())
+                .await
+                .unwrap(),
+        )
+    }
+}
+
+/// A store that refuses claims while it is told to.
+#[derive(Debug)]
+pub struct Unreachable {
+    inner: MemoryStore,
+    pub refuses: AtomicBool,
+}
+
+impl Unreachable {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemoryStore::new(),
+            refuses: AtomicBool::new(true),
+        })
+    }
+}
+
+impl Store for Unreachable {
+    fn id(&self) -> StoreId {
+        self.inner.id()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.now()
+    }
+
+    fn claim(&self, request: ClaimRequest) -> StoreFuture<'_, ClaimOutcome> {
+        if self.refuses.load(Ordering::SeqCst) {
+            return Box::pin(async {
+                Err(StoreError::Unavailable {
+                    reason: "connection refused".to_owned(),
+                    retry_after: Duration::from_millis(20),
+                })
+            });
+        }
+        self.inner.claim(request)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        claim: &'a mut Claim,
+        lease: Duration,
+    ) -> StoreFuture<'a, (), SettleError> {
+        self.inner.renew(claim, lease)
+    }
+
+    fn complete(&self, claim: Claim, answer: Answer) -> StoreFuture<'_, (), SettleError> {
+        self.inner.complete(claim, answer)
+    }
+
+    fn release(&self, claim: Claim) -> StoreFuture<'_, (), SettleError> {
+        self.inner.release(claim)
+    }
+
+    fn doubt(
+        &self,
+        claim: Claim,
+        reason: DoubtReason,
+        answer: Option<Answer>,
+    ) -> StoreFuture<'_, (), SettleError> {
+        self.inner.doubt(claim, reason, answer)
+    }
+
+    fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
+        self.inner.peek(key)
+    }
+
+    fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
+        self.inner.seal(key)
+    }
+}
