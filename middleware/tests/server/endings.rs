@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use onlyonce_middleware::server::{DedupeOptions, Question, Refusal, Served};
 use onlyonce_storage::{
     Answer, AnswerFormat, DoubtReason, IdempotencyKey, Inspect, KeyState, ManualClock,
@@ -136,6 +137,46 @@ async fn a_runtime_that_shuts_down_leaves_what_was_running_in_doubt() {
         Ask::new("k", "pay"),
     )
     .await;
+    assert!(in_doubt(&retried).is_some(), "{retried:?}");
+    assert_eq!(effects.of("pay"), 1);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_call_whose_runtime_shuts_down_is_sent_back_to_ask_at_once() {
+    let effects = Effects::default();
+    let server = {
+        let effects = effects.clone();
+        Handler::new(move |ask: Ask| {
+            effects.apply(&ask.body);
+            std::future::pending()
+        })
+    }
+    .over(Arc::new(MemoryStore::default()));
+    let doomed = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .unwrap();
+    doomed.spawn({
+        let server = server.clone();
+        async move { send(&server, Ask::new("k", "pay")).await }
+    });
+    while effects.total() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let waiting = send(&server, Ask::new("k", "pay"));
+    tokio::pin!(waiting);
+    assert_eq!(waiting.as_mut().now_or_never(), None);
+    tokio::task::spawn_blocking(move || drop(doomed))
+        .await
+        .unwrap();
+    // It is told now, not when it has waited for long enough.
+    let told = waiting.now_or_never();
+    assert!(
+        matches!(told, Some(Told::Refused(Refusal::InProgress { .. }))),
+        "{told:?}"
+    );
+    // What the store knows is what the next one hears.
+    let retried = send(&server, Ask::new("k", "pay")).await;
     assert!(in_doubt(&retried).is_some(), "{retried:?}");
     assert_eq!(effects.of("pay"), 1);
 }
