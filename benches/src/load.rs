@@ -1,9 +1,10 @@
 //! Callers that each do one call after the other, and how long the calls take.
 
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tokio::time::Instant;
 
 /// What a run measured.
 #[derive(Clone, Copy, Debug)]

@@ -16,13 +16,19 @@ pub fn name() -> String {
         .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
         .map_or(0, |kib| kib / 1024 / 1024);
     let system = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("{cores} cores of {processor}, {memory} GiB, Linux {}", system.trim())
+    format!(
+        "{cores} cores of {processor}, {memory} GiB, Linux {}",
+        system.trim()
+    )
 }
 
 /// How much memory this process has resident, in bytes.
 #[must_use]
 pub fn resident_bytes() -> u64 {
     let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    let pages = text
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<u64>().ok());
     pages.unwrap_or(0) * 4_096
 }

@@ -18,9 +18,15 @@ use tokio::runtime::Runtime;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let rounds: usize = arguments.next().map_or(3, |text| text.parse().expect("rounds"));
-    let seconds: f64 = arguments.next().map_or(1.5, |text| text.parse().expect("seconds"));
-    let folder: PathBuf = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let rounds: usize = arguments
+        .next()
+        .map_or(3, |text| text.parse().expect("rounds"));
+    let seconds: f64 = arguments
+        .next()
+        .map_or(1.5, |text| text.parse().expect("seconds"));
+    let folder: PathBuf = arguments
+        .next()
+        .map_or_else(std::env::temp_dir, PathBuf::from);
     let chosen: Vec<String> = arguments.collect();
     let time = Duration::from_secs_f64(seconds);
     eprintln!("{}", machine::name());
@@ -45,7 +51,9 @@ fn main() {
 /// How many callers there are at once; `CALLERS=64,256` chooses.
 fn callers() -> Vec<usize> {
     let chosen = std::env::var("CALLERS").unwrap_or_else(|_| "1,16,64,256,1024".to_owned());
-    let counts = chosen.split(',').map(|count| count.parse().expect("a count"));
+    let counts = chosen
+        .split(',')
+        .map(|count| count.parse().expect("a count"));
     counts.collect()
 }
 
@@ -75,8 +83,15 @@ fn measure(store: &str, callers: usize, time: Duration, folder: &Path) -> Measur
             calls(&runtime, callers, time, Arc::new(store))
         }
         _ => {
-            let options = MemoryOptions::new().limits(limits()).records_max(100_000_000);
-            calls(&runtime, callers, time, Arc::new(MemoryStore::with_options(options)))
+            let options = MemoryOptions::new()
+                .limits(limits())
+                .records_max(100_000_000);
+            calls(
+                &runtime,
+                callers,
+                time,
+                Arc::new(MemoryStore::with_options(options)),
+            )
         }
     }
 }
@@ -112,4 +127,3 @@ fn bytes(count: usize) -> Vec<u8> {
     fastrand::fill(&mut bytes);
     bytes
 }
-
