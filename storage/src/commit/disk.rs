@@ -16,6 +16,9 @@ pub(crate) trait Disk: Rows + Send {
     /// that is wrong, and nobody was told of it.
     fn hand_over(&mut self) -> Result<u64, String>;
 
+    /// Notes that the store is in use at a time that is trusted.
+    fn note_used(&mut self, now: Timestamp) -> Result<(), String>;
+
     /// What is past its retention or horizon.
     fn due(&self, retention: &RetentionOptions, now: Timestamp) -> Due;
 

@@ -80,6 +80,10 @@ impl Disk for Faulty<dyn Disk> {
         self.inner.hand_over()
     }
 
+    fn note_used(&mut self, now: Timestamp) -> Result<(), String> {
+        self.inner.note_used(now)
+    }
+
     fn due(&self, retention: &RetentionOptions, now: Timestamp) -> Due {
         self.inner.due(retention, now)
     }
