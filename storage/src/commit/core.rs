@@ -149,10 +149,7 @@ impl GroupCore {
         let token = FencingToken::new(self.incarnation, self.sequence);
         match transition::claim(existing.as_ref(), request, token, at)? {
             ClaimStep::Claim(call) => {
-                if !self
-                    .open
-                    .has_room(request.key.scope().digest(), &self.limits)
-                {
+                if !self.open.has_room(request.key.scope(), &self.limits) {
                     return Ok(ClaimReply::OverQuota);
                 }
                 overlay.rows.room()?;

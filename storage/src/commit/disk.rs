@@ -9,7 +9,7 @@ use crate::{RetentionOptions, Swept, Timestamp};
 /// in words for whoever opens it again.
 pub(crate) trait Disk: Rows + Send {
     /// Applies changes, which are seen by later reads at once. Nothing is durable yet.
-    fn apply(&mut self, changes: &[Change], now: Timestamp) -> Result<(), String>;
+    fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<(), String>;
 
     /// Hands everything that was applied since the last time to the engine, as one group. Answers
     /// the number of the last group. After a crash a part of a group may be there: it says nothing

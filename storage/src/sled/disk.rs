@@ -513,17 +513,17 @@ impl Rows for SledDisk {
 }
 
 impl Disk for SledDisk {
-    fn apply(&mut self, changes: &[Change], now: Timestamp) -> Result<(), String> {
+    fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<(), String> {
         for Change { key, before, after } in changes {
             if before.as_ref().is_some_and(Record::is_settled) {
                 return Err("a settled record never changes".to_owned());
             }
             match after {
-                Some(record) if record.is_settled() => self.settle(*key, record.clone())?,
-                Some(record) => self.put_open(*key, record.clone(), now)?,
+                Some(record) if record.is_settled() => self.settle(key, record)?,
+                Some(record) => self.put_open(key, record, now)?,
                 None => {
-                    if let Some(open) = self.open.remove(key) {
-                        self.close_claim(*key, &open)?;
+                    if let Some(open) = self.open.remove(&key) {
+                        self.close_claim(key, &open)?;
                     }
                 }
             }

@@ -269,7 +269,7 @@ fn adopt(
             });
         }
     }
-    disk.apply(&changes, now)?;
+    disk.apply(changes, now)?;
     disk.hand_over()?;
     Ok((core, guard, identity))
 }

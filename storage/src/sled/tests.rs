@@ -70,7 +70,7 @@ impl Rows for Faulty<dyn Disk> {
 }
 
 impl Disk for Faulty<dyn Disk> {
-    fn apply(&mut self, changes: &[Change], now: Timestamp) -> Result<(), String> {
+    fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<(), String> {
         self.step(Step::Apply)?;
         self.inner.apply(changes, now)
     }

@@ -123,10 +123,11 @@ impl Applier {
         let now = shared.clock.now();
         let decided = shared.guarded(|| {
             let group = core.decide(operations, &**disk, now);
-            if !group.changes.is_empty() {
-                disk.apply(&group.changes, now)?;
+            let changed = !group.changes.is_empty();
+            if changed {
+                disk.apply(group.changes, now)?;
             }
-            Ok((group.replies, !group.changes.is_empty()))
+            Ok((group.replies, changed))
         });
         match decided {
             Ok((replies, changed)) => {
@@ -199,8 +200,9 @@ impl Applier {
             } = self;
             let changed = shared.guarded(|| {
                 let group = core.decide(Vec::new(), &**disk, now);
-                disk.apply(&group.changes, now)?;
-                Ok(!group.changes.is_empty())
+                let changed = !group.changes.is_empty();
+                disk.apply(group.changes, now)?;
+                Ok(changed)
             })?;
             if !changed {
                 break;
