@@ -108,8 +108,10 @@ impl Child {
         self.said.lines.lock().lines[..count].to_vec()
     }
 
-    pub fn has_said(&self, line: &str) -> bool {
-        self.said.lines.lock().lines.iter().any(|said| said == line)
+    /// Stops it. What it has asked the kernel for is still done, and nothing after that.
+    pub fn stop(&self) {
+        let process = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
     }
 
     pub fn has_ended(&self) -> bool {
