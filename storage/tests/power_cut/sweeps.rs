@@ -104,7 +104,8 @@ fn judge(path: &Path, ledger: &Ledger, found: &mut Found) {
         store.sweep().await.unwrap();
         for (name, (at, completed)) in &ledger.calls {
             let state = store.peek(key(name)).await.unwrap();
-            assert_eq!(state == KeyState::Absent, *completed, "{name}: {state:?}");
+            let kept = !completed && matches!(state, KeyState::InDoubt(_));
+            assert!(kept || state == KeyState::Absent, "{name}: {state:?}");
             let outcome = store.claim(request(name, Some(*at))).await.unwrap();
             let refused = matches!(outcome, ClaimOutcome::Stale | ClaimOutcome::InDoubt(_));
             assert!(refused, "{name} could be executed again: {outcome:?}");
@@ -203,6 +204,8 @@ fn sweeps_until_its_power_is_cut_when_it_is_the_child() {
             let clock = Arc::new(ManualClock::new(START));
             let store = SledStore::open_async(path, options(&clock)).await;
             let store = Arc::new(store.unwrap());
+            // What was first sent when the store was made may have been executed by another one.
+            clock.advance(STEP);
             // Held for reading by a call on its way, so that it is claimed and completed at one
             // time.
             let moves = Arc::new(RwLock::new(()));
