@@ -30,9 +30,11 @@ struct Lines {
 /// Runs `work` when this process is the child that is to do `test`; does nothing when it is run
 /// as a test.
 pub fn work(test: &str, work: impl FnOnce(&Path, &str)) {
-    let (Ok(role), Ok(directory), Ok(run)) =
-        (std::env::var(ROLE), std::env::var(DIRECTORY), std::env::var(RUN))
-    else {
+    let (Ok(role), Ok(directory), Ok(run)) = (
+        std::env::var(ROLE),
+        std::env::var(DIRECTORY),
+        std::env::var(RUN),
+    ) else {
         return;
     };
     assert_eq!(role, test);

@@ -13,18 +13,23 @@ use crate::run_options::draw;
 
 #[test]
 fn a_store_that_only_flushes_loses_what_it_acknowledged() {
-    in_own_namespaces("control::a_store_that_only_flushes_loses_what_it_acknowledged", |rig| {
-        let (lost, acknowledged) = lost_of(rig, FLUSHES);
-        tell(&format!(
-            "control: sled with `flush` alone lost {lost} of {acknowledged} acknowledged records \
+    in_own_namespaces(
+        "control::a_store_that_only_flushes_loses_what_it_acknowledged",
+        |rig| {
+            let (lost, acknowledged) = lost_of(rig, FLUSHES);
+            tell(&format!(
+                "control: sled with `flush` alone lost {lost} of {acknowledged} acknowledged records \
              in {CUTS} cuts"
-        ));
-        assert!(lost > 0, "the rig does not see a missing sync");
-        // The same program with the sync point in place of the flush: it is the sync that counts.
-        let (lost, acknowledged) = lost_of(rig, SYNCS);
-        tell(&format!("control: with `syncfs` it lost {lost} of {acknowledged}"));
-        assert_eq!(lost, 0);
-    });
+            ));
+            assert!(lost > 0, "the rig does not see a missing sync");
+            // The same program with the sync point in place of the flush: it is the sync that counts.
+            let (lost, acknowledged) = lost_of(rig, SYNCS);
+            tell(&format!(
+                "control: with `syncfs` it lost {lost} of {acknowledged}"
+            ));
+            assert_eq!(lost, 0);
+        },
+    );
 }
 
 fn lost_of(rig: &Rig, test: &str) -> (usize, usize) {
@@ -34,7 +39,10 @@ fn lost_of(rig: &Rig, test: &str) -> (usize, usize) {
         let disk = below.disk(rig);
         let child = Child::start(test, &disk.at().join("db"), "");
         let lines = 100 + draw(&format!("control {number}"), 400);
-        assert!(child.wait_for(usize::try_from(lines).unwrap(), ""), "the child ended by itself");
+        assert!(
+            child.wait_for(usize::try_from(lines).unwrap(), ""),
+            "the child ended by itself"
+        );
         let (cut, said) = below.cut(&disk, &rig.path("control.img"), || child.count());
         acknowledged += said;
         // A database that cannot be opened has lost everything.

@@ -23,39 +23,47 @@ struct Openings {
 // B21
 #[test]
 fn a_recovery_that_is_cut_twice_loses_nothing() {
-    in_own_namespaces("recovery::a_recovery_that_is_cut_twice_loses_nothing", |rig| {
-        let below = Below::new(rig);
-        let mut openings = Openings::default();
-        let mut judged = Judged::default();
-        let mut left = (cuts() / 5).max(10);
-        for run in 0.. {
-            if left == 0 {
-                break;
+    in_own_namespaces(
+        "recovery::a_recovery_that_is_cut_twice_loses_nothing",
+        |rig| {
+            let below = Below::new(rig);
+            let mut openings = Openings::default();
+            let mut judged = Judged::default();
+            let mut left = (cuts() / 5).max(10);
+            for run in 0.. {
+                if left == 0 {
+                    break;
+                }
+                let name = format!("{}-recovery-{run}", seed());
+                for (number, (cut, ledger)) in serve_and_cut(rig, &below, &name, left.min(5))
+                    .into_iter()
+                    .enumerate()
+                {
+                    left -= 1;
+                    let name = format!("{name}-{number}");
+                    let first = open_and_cut(rig, &below, &cut, (&name, 1), &mut openings);
+                    drop(cut);
+                    let second = open_and_cut(rig, &below, &first, (&name, 2), &mut openings);
+                    drop(first);
+                    let after = second.turn_on(rig);
+                    judged.add(judge(&after.at().join("calls"), &ledger));
+                }
             }
-            let name = format!("{}-recovery-{run}", seed());
-            for (number, (cut, ledger)) in
-                serve_and_cut(rig, &below, &name, left.min(5)).into_iter().enumerate()
-            {
-                left -= 1;
-                let name = format!("{name}-{number}");
-                let first = open_and_cut(rig, &below, &cut, (&name, 1), &mut openings);
-                drop(cut);
-                let second = open_and_cut(rig, &below, &first, (&name, 2), &mut openings);
-                drop(first);
-                let after = second.turn_on(rig);
-                judged.add(judge(&after.at().join("calls"), &ledger));
-            }
-        }
-        let Openings { cut, finished, writes_max } = openings;
-        tell(&format!(
-            "seed {}: {cut} openings cut on their way and {finished} just after ({writes_max} \
+            let Openings {
+                cut,
+                finished,
+                writes_max,
+            } = openings;
+            tell(&format!(
+                "seed {}: {cut} openings cut on their way and {finished} just after ({writes_max} \
              writes at most), {} claims and {} endings judged, none lost",
-            seed(),
-            judged.claims,
-            judged.endings
-        ));
-        assert!(cut > 0, "no opening was cut on its way");
-    });
+                seed(),
+                judged.claims,
+                judged.endings
+            ));
+            assert!(cut > 0, "no opening was cut on its way");
+        },
+    );
 }
 
 /// Opens what a cut has left, and cuts again after some of the writes that an opening does.
@@ -69,7 +77,10 @@ fn open_and_cut(
     let disk = below.disk_after(rig, cut);
     let before = disk.writes();
     let child = Child::start(OPEN, &disk.at().join("calls"), name);
-    let after = draw(&format!("opening {turn} of {name}"), openings.writes_max.max(WRITES_MIN));
+    let after = draw(
+        &format!("opening {turn} of {name}"),
+        openings.writes_max.max(WRITES_MIN),
+    );
     while disk.writes() - before < after && child.count() == 0 && !child.has_ended() {
         std::thread::park_timeout(POLL);
     }

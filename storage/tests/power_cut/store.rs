@@ -63,7 +63,10 @@ fn what_a_store_acknowledged_is_there_after_the_power_was_cut() {
                 seed(),
                 cuts()
             ));
-            assert!(endings > claims / 2, "most calls had ended when the power was cut");
+            assert!(
+                endings > claims / 2,
+                "most calls had ended when the power was cut"
+            );
         },
     );
 }
@@ -90,16 +93,22 @@ pub fn serve_and_cut(rig: &Rig, below: &Below, run: &str, cuts: u64) -> Vec<(Cut
 
 /// Opens what a cut has left and compares it with what had been acknowledged.
 pub fn judge(path: &Path, ledger: &Ledger) -> Judged {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     runtime.block_on(async {
-        let store = SledStore::open_async(path, SledOptions::new()).await.unwrap();
+        let store = SledStore::open_async(path, SledOptions::new())
+            .await
+            .unwrap();
         for (name, acknowledged) in &ledger.calls {
             judge_call(&store, name, Some(*acknowledged)).await;
         }
         // What each task did last: it may be there, as a whole, or not.
         for task in 0..TASKS {
             let next = (0..).map(|number| ledger.name(task, number));
-            let next = next.into_iter().find(|name| !ledger.calls.contains_key(name));
+            let next = next
+                .into_iter()
+                .find(|name| !ledger.calls.contains_key(name));
             judge_call(&store, &next.unwrap(), None).await;
         }
         judge_use(&store, ledger).await;
@@ -128,10 +137,17 @@ async fn judge_call(store: &SledStore, name: &str, acknowledged: Option<Acknowle
         Some(Acknowledged::Claimed) => claimed || ended,
         None => claimed || ended || found == KeyState::Absent,
     };
-    assert!(just, "{name}, {acknowledged:?}, {:?}: {found:?}", ending(name));
+    assert!(
+        just,
+        "{name}, {acknowledged:?}, {:?}: {found:?}",
+        ending(name)
+    );
     if found != KeyState::Absent {
         let outcome = store.claim(request(name, None)).await.unwrap();
-        let refused = matches!(outcome, ClaimOutcome::Completed(_) | ClaimOutcome::InDoubt(_));
+        let refused = matches!(
+            outcome,
+            ClaimOutcome::Completed(_) | ClaimOutcome::InDoubt(_)
+        );
         assert!(refused, "{name} could be executed again: {outcome:?}");
     }
 }
@@ -141,7 +157,11 @@ async fn judge_use(store: &SledStore, ledger: &Ledger) {
     let ClaimOutcome::Claimed(claim) = store.claim(request("after", None)).await.unwrap() else {
         panic!("a new key is claimed");
     };
-    assert!(Some(claim.token()) > ledger.token, "{} is not the largest", claim.token());
+    assert!(
+        Some(claim.token()) > ledger.token,
+        "{} is not the largest",
+        claim.token()
+    );
     store.complete(claim, answer("after")).await.unwrap();
     let state = store.peek(key("after")).await.unwrap();
     assert!(matches!(state, KeyState::Completed(_)), "{state:?}");
@@ -234,7 +254,11 @@ async fn serve(store: &SledStore, name: &str) -> usize {
         panic!("a new key is claimed");
     };
     let token = claim.token();
-    child::say(&format!("claimed {name} {} {}", token.incarnation(), token.sequence()));
+    child::say(&format!(
+        "claimed {name} {} {}",
+        token.incarnation(),
+        token.sequence()
+    ));
     let mut bytes = CALL_BYTES;
     match ending(name) {
         Ending::Completed(answer) => {

@@ -62,9 +62,19 @@ fn what_a_sweep_drops_is_gone_for_good_and_its_late_duplicates_are_refused() {
                     judge(&after.at().join("calls"), &ledger, &mut found);
                 }
             }
-            tell(&format!("seed {}: {taken} cuts of a sweeping store: {found:?}", seed()));
-            let Found { completed, tombstones, forgotten } = found;
-            assert!(completed > 0 && tombstones > 0 && forgotten > 0, "not all was seen");
+            tell(&format!(
+                "seed {}: {taken} cuts of a sweeping store: {found:?}",
+                seed()
+            ));
+            let Found {
+                completed,
+                tombstones,
+                forgotten,
+            } = found;
+            assert!(
+                completed > 0 && tombstones > 0 && forgotten > 0,
+                "not all was seen"
+            );
         },
     );
 }
@@ -88,7 +98,9 @@ fn sweep_and_cut(rig: &Rig, below: &Below, run: &str, cuts: u64) -> Vec<(Cut, Le
 }
 
 fn judge(path: &Path, ledger: &Ledger, found: &mut Found) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let clock = Arc::new(ManualClock::new(ledger.now));
         let store = SledStore::open_async(path, options(&clock)).await.unwrap();
@@ -126,13 +138,25 @@ async fn judge_completed(
     let swept_at_age = ledger.swept.map_or(Duration::ZERO, |swept| swept.since(at));
     match &state {
         KeyState::Completed(completion) => {
-            assert!(completion.answer == answer(name), "{name} has another answer");
-            assert!(swept_at_age < ANSWER + BUCKET, "{name} was swept and has its answer");
+            assert!(
+                completion.answer == answer(name),
+                "{name} has another answer"
+            );
+            assert!(
+                swept_at_age < ANSWER + BUCKET,
+                "{name} was swept and has its answer"
+            );
             found.completed += 1;
         }
         KeyState::Tombstone { .. } => {
-            assert!(age >= ANSWER, "{name} lost its answer at the age of {age:?}");
-            assert!(swept_at_age < HORIZON + BUCKET, "{name} was swept and left a trace");
+            assert!(
+                age >= ANSWER,
+                "{name} lost its answer at the age of {age:?}"
+            );
+            assert!(
+                swept_at_age < HORIZON + BUCKET,
+                "{name} was swept and left a trace"
+            );
             found.tombstones += 1;
         }
         KeyState::Absent => {
@@ -161,7 +185,10 @@ async fn judge_claimed(store: &SledStore, name: &str, at: Timestamp) {
     };
     assert!(just, "{name}: {state:?}");
     let outcome = store.claim(request(name, Some(at))).await.unwrap();
-    let refused = matches!(outcome, ClaimOutcome::Completed(_) | ClaimOutcome::InDoubt(_));
+    let refused = matches!(
+        outcome,
+        ClaimOutcome::Completed(_) | ClaimOutcome::InDoubt(_)
+    );
     assert!(refused, "{name} could be executed again: {outcome:?}");
 }
 
@@ -249,7 +276,11 @@ async fn serve(store: &SledStore, name: &str, at: Timestamp) {
 
 /// Also larger than what sled takes in one piece.
 fn answer(name: &str) -> onlyonce_storage::Answer {
-    let most = if draw(&format!("size of {name}"), 8) == 0 { 20_000 } else { 500 };
+    let most = if draw(&format!("size of {name}"), 8) == 0 {
+        20_000
+    } else {
+        500
+    };
     bytes(name, 20 + draw(&format!("length of {name}"), most))
 }
 

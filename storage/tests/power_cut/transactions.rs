@@ -48,7 +48,10 @@ fn move_and_cut(rig: &Rig, below: &Below, run: &str, cuts: u64) -> Vec<(Cut, u64
     let taken = (0..cuts).map(|number| {
         let gap = 1 + draw(&format!("transfers {number} of {run}"), 60);
         let gap = usize::try_from(gap).unwrap();
-        assert!(child.wait_for(child.count() + gap, ""), "the child ended by itself");
+        assert!(
+            child.wait_for(child.count() + gap, ""),
+            "the child ended by itself"
+        );
         let to = rig.path(&format!("bank-{number}.img"));
         let (cut, count) = below.cut(&disk, &to, || child.count());
         let last = child.lines(count).pop();
@@ -63,18 +66,32 @@ fn judge(path: &Path, run: &str, acknowledged: u64) {
     let mut count = 0;
     for row in &transfers {
         let (number, note) = row.unwrap();
-        assert_eq!(*number, number_key(count), "a transfer is missing before the last");
-        assert_eq!(note, note_of(run, count), "the note of transfer {count} is torn");
+        assert_eq!(
+            *number,
+            number_key(count),
+            "a transfer is missing before the last"
+        );
+        assert_eq!(
+            note,
+            note_of(run, count),
+            "the note of transfer {count} is torn"
+        );
         let (from, to, amount) = transfer(run, count);
         expected[from] -= amount;
         expected[to] += amount;
         count += 1;
     }
-    assert!(count >= acknowledged, "{count} transfers are there, {acknowledged} were acknowledged");
+    assert!(
+        count >= acknowledged,
+        "{count} transfers are there, {acknowledged} were acknowledged"
+    );
     for (account, expected) in expected.into_iter().enumerate() {
         let balance = accounts.get(account_key(account)).unwrap();
         let balance = balance.map_or(START, |bytes| balance_of(&bytes));
-        assert_eq!(balance, expected, "account {account} after {count} transfers");
+        assert_eq!(
+            balance, expected,
+            "account {account} after {count} transfers"
+        );
     }
     drop((accounts, transfers, db));
 }
