@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use onlyonce_storage::sled::{SledOptions, SledStore};
+use onlyonce_storage::sled::{OpenError, SledOptions, SledStore};
 use onlyonce_storage::{
     Answer, AnswerFormat, Claim, ClaimOutcome, ClaimRequest, DoubtReason, Fingerprint,
     FingerprintAlgorithm, Fingerprints, IdempotencyKey, Inspect as _, KeyState, Scope, ScopedKey,
@@ -32,8 +32,8 @@ pub fn answer(name: &str, length: usize) -> Answer {
     Answer::new(AnswerFormat::new(1), body)
 }
 
-pub fn open(path: &Path) -> SledStore {
-    SledStore::open(path, SledOptions::new()).unwrap()
+pub fn open(path: &Path) -> Result<SledStore, OpenError> {
+    SledStore::open(path, SledOptions::new())
 }
 
 pub async fn claim(store: &SledStore, name: &str) -> Result<Claim, StoreError> {
@@ -68,7 +68,10 @@ pub async fn acknowledges_nothing_more(store: &SledStore, reason: &str) {
 pub async fn is_completed(store: &SledStore, name: &str, length: usize) {
     match store.claim(request(name)).await.unwrap() {
         ClaimOutcome::Completed(found) => {
-            assert!(found.answer == answer(name, length), "{name} has another answer");
+            assert!(
+                found.answer == answer(name, length),
+                "{name} has another answer"
+            );
         }
         other => panic!("{name} was completed and is {other:?}"),
     }

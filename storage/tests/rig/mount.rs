@@ -66,6 +66,18 @@ impl Mount {
     pub fn at(&self) -> &Path {
         &self.at
     }
+
+    /// What the kernel tells and is told of its device: a directory.
+    pub fn device(&self) -> PathBuf {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let at = self.at.to_string_lossy();
+        let device = mounts.lines().find_map(|line| {
+            let (device, rest) = line.split_once(' ')?;
+            let (place, _) = rest.split_once(' ')?;
+            (place == at).then(|| device.trim_start_matches("/dev/"))
+        });
+        Path::new("/sys/block").join(device.unwrap())
+    }
 }
 
 impl Drop for Mount {
