@@ -6,7 +6,7 @@ use std::time::Duration;
 use onlyonce_storage::sled::{OpenError, SledOptions, SledStore};
 use onlyonce_storage::{
     Answer, AnswerFormat, Claim, ClaimOutcome, ClaimRequest, DoubtReason, Fingerprint,
-    FingerprintAlgorithm, Fingerprints, IdempotencyKey, Inspect as _, KeyState, Scope, ScopedKey,
+    FingerprintAlgorithm, Fingerprints, IdempotencyKey, Inspect as _, Scope, ScopedKey,
     SettleError, Store as _, StoreError,
 };
 
@@ -83,11 +83,4 @@ pub async fn is_in_doubt(store: &SledStore, name: &str) {
         ClaimOutcome::InDoubt(found) => assert_eq!(found.reason, DoubtReason::OwnerGone),
         other => panic!("{name} was claimed and is {other:?}"),
     }
-}
-
-/// Nobody was told that `name` may be executed; what is left of it executes nothing either.
-pub async fn was_not_claimed(store: &SledStore, name: &str) {
-    let state = store.peek(key(name)).await.unwrap();
-    let just = matches!(state, KeyState::Absent | KeyState::InDoubt(_));
-    assert!(just, "{name} is {state:?}");
 }

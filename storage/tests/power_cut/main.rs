@@ -16,6 +16,7 @@ mod calls;
 mod child;
 mod control;
 mod device;
+mod neighbour;
 mod recovery;
 mod run_options;
 mod store;

@@ -7,6 +7,7 @@ use onlyonce_storage::sled::{SledOptions, SledStore};
 
 use crate::child::{self, Child};
 use crate::device::{Below, Cut};
+use crate::neighbour::neighbour;
 use crate::rig::{Rig, in_own_namespaces, tell};
 use crate::run_options::{cuts, draw, seed};
 use crate::store::{Judged, judge, serve_and_cut};
@@ -103,7 +104,8 @@ fn open_and_cut(
 
 #[test]
 fn opens_until_its_power_is_cut_when_it_is_the_child() {
-    child::work(OPEN, |path, _| {
+    child::work(OPEN, |path, run| {
+        neighbour(path, run);
         let store = SledStore::open(path, SledOptions::new()).unwrap();
         child::say("opened");
         // Open until the end: closing would write what this is not about.

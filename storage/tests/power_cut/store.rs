@@ -11,6 +11,7 @@ use onlyonce_storage::{ClaimOutcome, DoubtReason, FencingToken, KeyState, Store}
 use crate::calls::{Ending, answer, ending, key, request};
 use crate::child::{self, Child};
 use crate::device::{Below, Cut};
+use crate::neighbour::neighbour;
 use crate::rig::{Rig, in_own_namespaces, tell};
 use crate::run_options::{cuts, draw, seed};
 
@@ -30,7 +31,7 @@ pub struct Ledger {
 }
 
 /// How much was held against the store.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Judged {
     pub claims: usize,
     pub endings: usize,
@@ -219,6 +220,7 @@ impl Judged {
 #[test]
 fn serves_until_its_power_is_cut_when_it_is_the_child() {
     child::work(SERVE, |path, run| {
+        neighbour(path, run);
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let store = SledStore::open_async(path, SledOptions::new()).await;
