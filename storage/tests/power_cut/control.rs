@@ -13,23 +13,21 @@ use crate::run_options::draw;
 
 #[test]
 fn a_store_that_only_flushes_loses_what_it_acknowledged() {
-    in_own_namespaces(
-        "control::a_store_that_only_flushes_loses_what_it_acknowledged",
-        |rig| {
-            let (lost, acknowledged) = lost_of(rig, FLUSHES);
-            tell(&format!(
-                "control: sled with `flush` alone lost {lost} of {acknowledged} acknowledged records \
+    let test = "control::a_store_that_only_flushes_loses_what_it_acknowledged";
+    in_own_namespaces(test, |rig| {
+        let (lost, acknowledged) = lost_of(rig, FLUSHES);
+        tell(&format!(
+            "control: sled with `flush` alone lost {lost} of {acknowledged} acknowledged records \
              in {CUTS} cuts"
-            ));
-            assert!(lost > 0, "the rig does not see a missing sync");
-            // The same program with the sync point in place of the flush: it is the sync that counts.
-            let (lost, acknowledged) = lost_of(rig, SYNCS);
-            tell(&format!(
-                "control: with `syncfs` it lost {lost} of {acknowledged}"
-            ));
-            assert_eq!(lost, 0);
-        },
-    );
+        ));
+        assert!(lost > 0, "the rig does not see a missing sync");
+        // The same program with the sync point in place of the flush: it is the sync that counts.
+        let (lost, acknowledged) = lost_of(rig, SYNCS);
+        tell(&format!(
+            "control: with `syncfs` it lost {lost} of {acknowledged}"
+        ));
+        assert_eq!(lost, 0);
+    });
 }
 
 fn lost_of(rig: &Rig, test: &str) -> (usize, usize) {

@@ -6,11 +6,16 @@ use std::path::Path;
 
 use crate::run_options::draw;
 
-/// In half of the runs, syncs a file of its own beside `store`, as fast as it can. Each sync
-/// commits the journal, and with it whatever the store has done to its directory by then, at
+/// Half of the runs have one.
+pub fn has_neighbour(run: &str) -> bool {
+    draw(&format!("neighbour of {run}"), 2) == 1
+}
+
+/// Where `run` has a neighbour, syncs a file of its own beside `store`, as fast as it can. Each
+/// sync commits the journal, and with it whatever the store has done to its directory by then, at
 /// moments that the store did not choose.
 pub fn neighbour(store: &Path, run: &str) {
-    if draw(&format!("neighbour of {run}"), 2) == 0 {
+    if !has_neighbour(run) {
         return;
     }
     let mut file = File::create(store.with_extension("neighbour")).unwrap();

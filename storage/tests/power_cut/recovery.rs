@@ -7,7 +7,7 @@ use onlyonce_storage::sled::{SledOptions, SledStore};
 
 use crate::child::{self, Child};
 use crate::device::{Below, Cut};
-use crate::neighbour::neighbour;
+use crate::neighbour::{has_neighbour, neighbour};
 use crate::rig::{Rig, in_own_namespaces, tell};
 use crate::run_options::{cuts, draw, seed};
 use crate::store::{Judged, judge, serve_and_cut};
@@ -17,54 +17,46 @@ use crate::store::{Judged, judge, serve_and_cut};
 struct Openings {
     cut: usize,
     finished: usize,
-    /// The most writes that one has done.
-    writes_max: u64,
 }
 
 // B21
 #[test]
 fn a_recovery_that_is_cut_twice_loses_nothing() {
-    in_own_namespaces(
-        "recovery::a_recovery_that_is_cut_twice_loses_nothing",
-        |rig| {
-            let below = Below::new(rig);
-            let mut openings = Openings::default();
-            let mut judged = Judged::default();
-            let mut left = (cuts() / 5).max(10);
-            for run in 0.. {
-                if left == 0 {
-                    break;
-                }
-                let name = format!("{}-recovery-{run}", seed());
-                for (number, (cut, ledger)) in serve_and_cut(rig, &below, &name, left.min(5))
-                    .into_iter()
-                    .enumerate()
-                {
-                    left -= 1;
-                    let name = format!("{name}-{number}");
-                    let first = open_and_cut(rig, &below, &cut, (&name, 1), &mut openings);
-                    drop(cut);
-                    let second = open_and_cut(rig, &below, &first, (&name, 2), &mut openings);
-                    drop(first);
-                    let after = second.turn_on(rig);
-                    judged.add(judge(&after.at().join("calls"), &ledger));
-                }
+    let test = "recovery::a_recovery_that_is_cut_twice_loses_nothing";
+    in_own_namespaces(test, |rig| {
+        let below = Below::new(rig);
+        let mut openings = Openings::default();
+        let mut judged = Judged::default();
+        let mut left = (cuts() / 5).max(10);
+        for run in 0.. {
+            if left == 0 {
+                break;
             }
-            let Openings {
-                cut,
-                finished,
-                writes_max,
-            } = openings;
-            tell(&format!(
-                "seed {}: {cut} openings cut on their way and {finished} just after ({writes_max} \
-             writes at most), {} claims and {} endings judged, none lost",
-                seed(),
-                judged.claims,
-                judged.endings
-            ));
-            assert!(cut > 0, "no opening was cut on its way");
-        },
-    );
+            let name = format!("{}-recovery-{run}", seed());
+            for (number, (cut, ledger)) in serve_and_cut(rig, &below, &name, left.min(5))
+                .into_iter()
+                .enumerate()
+            {
+                left -= 1;
+                let name = format!("{name}-{number}");
+                let first = open_and_cut(rig, &below, &cut, (&name, 1), &mut openings);
+                drop(cut);
+                let second = open_and_cut(rig, &below, &first, (&name, 2), &mut openings);
+                drop(first);
+                let after = second.turn_on(rig);
+                judged.add(judge(&after.at().join("calls"), &ledger));
+            }
+        }
+        let Openings { cut, finished } = openings;
+        tell(&format!(
+            "seed {}: {cut} openings cut on their way and {finished} just \
+             after, {} claims and {} endings judged, none lost",
+            seed(),
+            judged.claims,
+            judged.endings
+        ));
+        assert!(cut > 0, "no opening was cut on its way");
+    });
 }
 
 /// Opens what a cut has left, and cuts again after some of the writes that an opening does.
@@ -78,10 +70,12 @@ fn open_and_cut(
     let disk = below.disk_after(rig, cut);
     let before = disk.writes();
     let child = Child::start(OPEN, &disk.at().join("calls"), name);
-    let after = draw(
-        &format!("opening {turn} of {name}"),
-        openings.writes_max.max(WRITES_MIN),
-    );
+    let writes_max = if has_neighbour(name) {
+        WRITES_BESIDE
+    } else {
+        WRITES_ALONE
+    };
+    let after = draw(&format!("opening {turn} of {name}"), writes_max);
     while disk.writes() - before < after && child.count() == 0 && !child.has_ended() {
         std::thread::park_timeout(POLL);
     }
@@ -93,7 +87,6 @@ fn open_and_cut(
     let to = rig.path(&format!("opening-{turn}.img"));
     let (cut, opened) = below.cut(&disk, &to, || child.count() > 0);
     assert!(!child.has_ended(), "the store could not be opened");
-    openings.writes_max = openings.writes_max.max(disk.writes() - before);
     if opened {
         openings.finished += 1;
     } else {
@@ -119,5 +112,6 @@ const OPEN: &str = "recovery::opens_until_its_power_is_cut_when_it_is_the_child"
 /// How often a device is asked how much it has written. Not a time that anything depends on.
 const POLL: Duration = Duration::from_micros(100);
 
-/// What is drawn from before any opening was seen.
-const WRITES_MIN: u64 = 20;
+/// As many writes as an opening was seen to do, alone and beside a neighbour that writes too.
+const WRITES_ALONE: u64 = 40;
+const WRITES_BESIDE: u64 = 800;

@@ -40,36 +40,34 @@ pub struct Judged {
 // B21, G5
 #[test]
 fn what_a_store_acknowledged_is_there_after_the_power_was_cut() {
-    in_own_namespaces(
-        "store::what_a_store_acknowledged_is_there_after_the_power_was_cut",
-        |rig| {
-            let below = Below::new(rig);
-            let mut judged = Judged::default();
-            let mut left = cuts();
-            for run in 0.. {
-                if left == 0 {
-                    break;
-                }
-                let name = format!("{}-{run}", seed());
-                for (cut, ledger) in serve_and_cut(rig, &below, &name, left.min(CUTS_PER_RUN)) {
-                    left -= 1;
-                    let after = cut.turn_on(rig);
-                    judged.add(judge(&after.at().join("calls"), &ledger));
-                }
+    let test = "store::what_a_store_acknowledged_is_there_after_the_power_was_cut";
+    in_own_namespaces(test, |rig| {
+        let below = Below::new(rig);
+        let mut judged = Judged::default();
+        let mut left = cuts();
+        for run in 0.. {
+            if left == 0 {
+                break;
             }
-            let Judged { claims, endings } = judged;
-            tell(&format!(
-                "seed {}: {} cuts of a serving store, {claims} acknowledged claims and {endings} \
-                 acknowledged endings judged, none lost",
-                seed(),
-                cuts()
-            ));
-            assert!(
-                endings > claims / 2,
-                "most calls had ended when the power was cut"
-            );
-        },
-    );
+            let name = format!("{}-{run}", seed());
+            for (cut, ledger) in serve_and_cut(rig, &below, &name, left.min(CUTS_PER_RUN)) {
+                left -= 1;
+                let after = cut.turn_on(rig);
+                judged.add(judge(&after.at().join("calls"), &ledger));
+            }
+        }
+        let Judged { claims, endings } = judged;
+        tell(&format!(
+            "seed {}: {} cuts of a serving store, {claims} acknowledged claims and {endings} \
+             acknowledged endings judged, none lost",
+            seed(),
+            cuts()
+        ));
+        assert!(
+            endings > claims / 2,
+            "most calls had ended when the power was cut"
+        );
+    });
 }
 
 /// Lets a store serve on a new disk and cuts its power `cuts` times, or fewer where it was done

@@ -43,40 +43,38 @@ struct Found {
 // G5
 #[test]
 fn what_a_sweep_drops_is_gone_for_good_and_its_late_duplicates_are_refused() {
-    in_own_namespaces(
-        "sweeps::what_a_sweep_drops_is_gone_for_good_and_its_late_duplicates_are_refused",
-        |rig| {
-            let below = Below::new(rig);
-            let mut found = Found::default();
-            let mut left = (cuts() * 3 / 10).max(10);
-            let mut taken = 0;
-            for run in 0.. {
-                if left == 0 {
-                    break;
-                }
-                let name = format!("{}-sweeps-{run}", seed());
-                for (cut, ledger) in sweep_and_cut(rig, &below, &name, left.min(10)) {
-                    left -= 1;
-                    taken += 1;
-                    let after = cut.turn_on(rig);
-                    judge(&after.at().join("calls"), &ledger, &mut found);
-                }
+    let test = "sweeps::what_a_sweep_drops_is_gone_for_good_and_its_late_duplicates_are_refused";
+    in_own_namespaces(test, |rig| {
+        let below = Below::new(rig);
+        let mut found = Found::default();
+        let mut left = (cuts() * 3 / 10).max(10);
+        let mut taken = 0;
+        for run in 0.. {
+            if left == 0 {
+                break;
             }
-            tell(&format!(
-                "seed {}: {taken} cuts of a sweeping store: {found:?}",
-                seed()
-            ));
-            let Found {
-                completed,
-                tombstones,
-                forgotten,
-            } = found;
-            assert!(
-                completed > 0 && tombstones > 0 && forgotten > 0,
-                "not all was seen"
-            );
-        },
-    );
+            let name = format!("{}-sweeps-{run}", seed());
+            for (cut, ledger) in sweep_and_cut(rig, &below, &name, left.min(10)) {
+                left -= 1;
+                taken += 1;
+                let after = cut.turn_on(rig);
+                judge(&after.at().join("calls"), &ledger, &mut found);
+            }
+        }
+        tell(&format!(
+            "seed {}: {taken} cuts of a sweeping store: {found:?}",
+            seed()
+        ));
+        let Found {
+            completed,
+            tombstones,
+            forgotten,
+        } = found;
+        assert!(
+            completed > 0 && tombstones > 0 && forgotten > 0,
+            "not all was seen"
+        );
+    });
 }
 
 fn sweep_and_cut(rig: &Rig, below: &Below, run: &str, cuts: u64) -> Vec<(Cut, Ledger)> {

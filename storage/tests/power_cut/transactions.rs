@@ -14,32 +14,30 @@ use crate::run_options::{cuts, draw, seed};
 
 #[test]
 fn acknowledged_transactions_are_there_whole_after_the_power_was_cut() {
-    in_own_namespaces(
-        "transactions::acknowledged_transactions_are_there_whole_after_the_power_was_cut",
-        |rig| {
-            let below = Below::new(rig);
-            let mut left = (cuts() / 5).max(10);
-            let (mut taken, mut judged) = (0, 0);
-            for run in 0.. {
-                if left == 0 {
-                    break;
-                }
-                let name = format!("{}-{run}", seed());
-                for (cut, acknowledged) in move_and_cut(rig, &below, &name, left.min(10)) {
-                    left -= 1;
-                    taken += 1;
-                    judged += acknowledged;
-                    let after = cut.turn_on(rig);
-                    judge(&after.at().join("bank"), &name, acknowledged);
-                }
+    let test = "transactions::acknowledged_transactions_are_there_whole_after_the_power_was_cut";
+    in_own_namespaces(test, |rig| {
+        let below = Below::new(rig);
+        let mut left = (cuts() / 5).max(10);
+        let (mut taken, mut judged) = (0, 0);
+        for run in 0.. {
+            if left == 0 {
+                break;
             }
-            tell(&format!(
-                "seed {}: {taken} cuts of transactions, {judged} acknowledged transfers judged, \
-                 none lost or halved",
-                seed()
-            ));
-        },
-    );
+            let name = format!("{}-{run}", seed());
+            for (cut, acknowledged) in move_and_cut(rig, &below, &name, left.min(10)) {
+                left -= 1;
+                taken += 1;
+                judged += acknowledged;
+                let after = cut.turn_on(rig);
+                judge(&after.at().join("bank"), &name, acknowledged);
+            }
+        }
+        tell(&format!(
+            "seed {}: {taken} cuts of transactions, {judged} acknowledged transfers judged, \
+             none lost or halved",
+            seed()
+        ));
+    });
 }
 
 fn move_and_cut(rig: &Rig, below: &Below, run: &str, cuts: u64) -> Vec<(Cut, u64)> {
