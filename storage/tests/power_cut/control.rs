@@ -7,7 +7,7 @@ use onlyonce_storage::sled::SyncPoint;
 
 use crate::calls::bytes;
 use crate::child::{self, Child};
-use crate::device::Below;
+use crate::device::{Cache, Disk, Drive};
 use crate::rig::{Rig, in_own_namespaces, tell};
 use crate::run_options::draw;
 
@@ -15,14 +15,15 @@ use crate::run_options::draw;
 fn a_store_that_only_flushes_loses_what_it_acknowledged() {
     let test = "control::a_store_that_only_flushes_loses_what_it_acknowledged";
     in_own_namespaces(test, |rig| {
-        let (lost, acknowledged) = lost_of(rig, FLUSHES);
+        let drive = Drive::new(rig, Cache::Kept);
+        let (lost, acknowledged) = lost_of(rig, FLUSHES, &drive, || drive.disk(rig));
         tell(&format!(
             "control: sled with `flush` alone lost {lost} of {acknowledged} acknowledged records \
              in {CUTS} cuts"
         ));
         assert!(lost > 0, "the rig does not see a missing sync");
         // The same program with the sync point in place of the flush: it is the sync that counts.
-        let (lost, acknowledged) = lost_of(rig, SYNCS);
+        let (lost, acknowledged) = lost_of(rig, SYNCS, &drive, || drive.disk(rig));
         tell(&format!(
             "control: with `syncfs` it lost {lost} of {acknowledged}"
         ));
@@ -30,23 +31,44 @@ fn a_store_that_only_flushes_loses_what_it_acknowledged() {
     });
 }
 
-fn lost_of(rig: &Rig, test: &str) -> (usize, usize) {
-    let below = Below::new(rig);
+#[test]
+fn a_drive_that_is_not_told_to_flush_loses_what_was_synced() {
+    let test = "control::a_drive_that_is_not_told_to_flush_loses_what_was_synced";
+    in_own_namespaces(test, |rig| {
+        let drive = Drive::new(rig, Cache::Lost);
+        let (lost, acknowledged) = lost_of(rig, SYNCS, &drive, || drive.disk_without_flushes(rig));
+        tell(&format!(
+            "control: a drive without flushes lost {lost} of {acknowledged} synced records in \
+             {CUTS} cuts"
+        ));
+        assert!(lost > 0, "the rig does not lose the cache of a drive");
+        let (lost, acknowledged) = lost_of(rig, SYNCS, &drive, || drive.disk(rig));
+        tell(&format!(
+            "control: with flushes it lost {lost} of {acknowledged}"
+        ));
+        assert_eq!(lost, 0);
+    });
+}
+
+/// How many of how many acknowledged records were lost.
+fn lost_of(rig: &Rig, test: &str, drive: &Drive, disk: impl Fn() -> Disk) -> (usize, usize) {
     let (mut lost, mut acknowledged) = (0, 0);
     for number in 0..CUTS {
-        let disk = below.disk(rig);
+        let disk = disk();
         let child = Child::start(test, &disk.at().join("db"), "");
         let lines = 100 + draw(&format!("control {number}"), 400);
         assert!(
             child.wait_for(usize::try_from(lines).unwrap(), ""),
             "the child ended by itself"
         );
-        let (cut, said) = below.cut(&disk, &rig.path("control.img"), || child.count());
+        let (cut, said) = drive.cut(&disk, &rig.path("control.img"), || child.count());
         acknowledged += said;
-        // A database that cannot be opened has lost everything.
-        let after = cut.turn_on(rig);
-        let db = after.at().join("db");
-        lost += catch_unwind(AssertUnwindSafe(|| missing(&db, said))).unwrap_or(said);
+        // A disk that cannot be mounted and a database that cannot be opened have lost everything.
+        let found = catch_unwind(AssertUnwindSafe(|| {
+            let after = cut.turn_on(rig);
+            missing(&after.at().join("db"), said)
+        }));
+        lost += found.unwrap_or(said);
     }
     (lost, acknowledged)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use onlyonce_storage::sled::{SledOptions, SledStore};
 
 use crate::child::{self, Child};
-use crate::device::{Below, Cut};
+use crate::device::{Cache, Cut, Drive};
 use crate::neighbour::{has_neighbour, neighbour};
 use crate::rig::{Rig, in_own_namespaces, tell};
 use crate::run_options::{cuts, draw, seed};
@@ -24,7 +24,7 @@ struct Openings {
 fn a_recovery_that_is_cut_twice_loses_nothing() {
     let test = "recovery::a_recovery_that_is_cut_twice_loses_nothing";
     in_own_namespaces(test, |rig| {
-        let below = Below::new(rig);
+        let drive = Drive::new(rig, Cache::Kept);
         let mut openings = Openings::default();
         let mut judged = Judged::default();
         let mut left = (cuts() / 5).max(10);
@@ -33,15 +33,15 @@ fn a_recovery_that_is_cut_twice_loses_nothing() {
                 break;
             }
             let name = format!("{}-recovery-{run}", seed());
-            for (number, (cut, ledger)) in serve_and_cut(rig, &below, &name, left.min(5))
+            for (number, (cut, ledger)) in serve_and_cut(rig, &drive, &name, left.min(5))
                 .into_iter()
                 .enumerate()
             {
                 left -= 1;
                 let name = format!("{name}-{number}");
-                let first = open_and_cut(rig, &below, &cut, (&name, 1), &mut openings);
+                let first = open_and_cut(rig, &drive, &cut, (&name, 1), &mut openings);
                 drop(cut);
-                let second = open_and_cut(rig, &below, &first, (&name, 2), &mut openings);
+                let second = open_and_cut(rig, &drive, &first, (&name, 2), &mut openings);
                 drop(first);
                 let after = second.turn_on(rig);
                 judged.add(judge(&after.at().join("calls"), &ledger));
@@ -62,12 +62,12 @@ fn a_recovery_that_is_cut_twice_loses_nothing() {
 /// Opens what a cut has left, and cuts again after some of the writes that an opening does.
 fn open_and_cut(
     rig: &Rig,
-    below: &Below,
+    drive: &Drive,
     cut: &Cut,
     (name, turn): (&str, u32),
     openings: &mut Openings,
 ) -> Cut {
-    let disk = below.disk_after(rig, cut);
+    let disk = drive.disk_after(rig, cut);
     let before = disk.writes();
     let child = Child::start(OPEN, &disk.at().join("calls"), name);
     let writes_max = if has_neighbour(name) {
@@ -85,7 +85,7 @@ fn open_and_cut(
         child.stop();
     }
     let to = rig.path(&format!("opening-{turn}.img"));
-    let (cut, opened) = below.cut(&disk, &to, || child.count() > 0);
+    let (cut, opened) = drive.cut(&disk, &to, || child.count() > 0);
     assert!(!child.has_ended(), "the store could not be opened");
     if opened {
         openings.finished += 1;

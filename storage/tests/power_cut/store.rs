@@ -10,7 +10,7 @@ use onlyonce_storage::{ClaimOutcome, DoubtReason, FencingToken, KeyState, Store}
 
 use crate::calls::{Ending, answer, ending, key, request};
 use crate::child::{self, Child};
-use crate::device::{Below, Cut};
+use crate::device::{Cache, Cut, Drive};
 use crate::neighbour::neighbour;
 use crate::rig::{Rig, in_own_namespaces, tell};
 use crate::run_options::{cuts, draw, seed};
@@ -41,39 +41,47 @@ pub struct Judged {
 #[test]
 fn what_a_store_acknowledged_is_there_after_the_power_was_cut() {
     let test = "store::what_a_store_acknowledged_is_there_after_the_power_was_cut";
-    in_own_namespaces(test, |rig| {
-        let below = Below::new(rig);
-        let mut judged = Judged::default();
-        let mut left = cuts();
-        for run in 0.. {
-            if left == 0 {
-                break;
-            }
-            let name = format!("{}-{run}", seed());
-            for (cut, ledger) in serve_and_cut(rig, &below, &name, left.min(CUTS_PER_RUN)) {
-                left -= 1;
-                let after = cut.turn_on(rig);
-                judged.add(judge(&after.at().join("calls"), &ledger));
-            }
+    in_own_namespaces(test, |rig| cut_and_judge(rig, Cache::Kept, cuts()));
+}
+
+// B21, G5
+#[test]
+fn what_a_store_acknowledged_is_there_after_the_drive_lost_its_cache() {
+    let test = "store::what_a_store_acknowledged_is_there_after_the_drive_lost_its_cache";
+    in_own_namespaces(test, |rig| cut_and_judge(rig, Cache::Lost, cuts() / 2));
+}
+
+fn cut_and_judge(rig: &Rig, cache: Cache, cuts: u64) {
+    let mut judged = Judged::default();
+    let mut left = cuts;
+    for run in 0.. {
+        if left == 0 {
+            break;
         }
-        let Judged { claims, endings } = judged;
-        tell(&format!(
-            "seed {}: {} cuts of a serving store, {claims} acknowledged claims and {endings} \
-             acknowledged endings judged, none lost",
-            seed(),
-            cuts()
-        ));
-        assert!(
-            endings > claims / 2,
-            "most calls had ended when the power was cut"
-        );
-    });
+        let name = format!("{}-{run}", seed());
+        let drive = Drive::new(rig, cache);
+        for (cut, ledger) in serve_and_cut(rig, &drive, &name, left.min(CUTS_PER_RUN)) {
+            left -= 1;
+            let after = cut.turn_on(rig);
+            judged.add(judge(&after.at().join("calls"), &ledger));
+        }
+    }
+    let Judged { claims, endings } = judged;
+    tell(&format!(
+        "seed {}: {cuts} cuts of a serving store, cache {cache:?}: {claims} acknowledged claims \
+         and {endings} acknowledged endings judged, none lost",
+        seed()
+    ));
+    assert!(
+        endings > claims / 2,
+        "most calls had ended when the power was cut"
+    );
 }
 
 /// Lets a store serve on a new disk and cuts its power `cuts` times, or fewer where it was done
 /// before.
-pub fn serve_and_cut(rig: &Rig, below: &Below, run: &str, cuts: u64) -> Vec<(Cut, Ledger)> {
-    let disk = below.disk(rig);
+pub fn serve_and_cut(rig: &Rig, drive: &Drive, run: &str, cuts: u64) -> Vec<(Cut, Ledger)> {
+    let disk = drive.disk(rig);
     let child = Child::start(SERVE, &disk.at().join("calls"), run);
     let mut taken = Vec::new();
     for number in 0..cuts {
@@ -81,7 +89,7 @@ pub fn serve_and_cut(rig: &Rig, below: &Below, run: &str, cuts: u64) -> Vec<(Cut
         let more = child.wait_for(child.count() + usize::try_from(gap).unwrap(), DONE);
         assert!(!child.has_ended(), "the child ended by itself");
         let to = rig.path(&format!("cut-{number}.img"));
-        let (cut, count) = below.cut(&disk, &to, || child.count());
+        let (cut, count) = drive.cut(&disk, &to, || child.count());
         taken.push((cut, Ledger::of(run, &child.lines(count))));
         if !more {
             break;
@@ -283,7 +291,7 @@ async fn serve(store: &SledStore, name: &str) -> usize {
 const SERVE: &str = "store::serves_until_its_power_is_cut_when_it_is_the_child";
 const DONE: &str = "done";
 const TASKS: u64 = 16;
-const CUTS_PER_RUN: u64 = 10;
+const CUTS_PER_RUN: u64 = 6;
 const GAP_LINES_MAX: u64 = 400;
 
 /// sled writes a few times as much; a disk has room for all of it.

@@ -15,7 +15,7 @@ use tokio::sync::RwLock;
 
 use crate::calls::{bytes, key, request};
 use crate::child::{self, Child};
-use crate::device::{Below, Cut};
+use crate::device::{Cache, Cut, Drive};
 use crate::rig::{Rig, in_own_namespaces, tell};
 use crate::run_options::{cuts, draw, seed};
 
@@ -45,7 +45,7 @@ struct Found {
 fn what_a_sweep_drops_is_gone_for_good_and_its_late_duplicates_are_refused() {
     let test = "sweeps::what_a_sweep_drops_is_gone_for_good_and_its_late_duplicates_are_refused";
     in_own_namespaces(test, |rig| {
-        let below = Below::new(rig);
+        let drive = Drive::new(rig, Cache::Kept);
         let mut found = Found::default();
         let mut left = (cuts() * 3 / 10).max(10);
         let mut taken = 0;
@@ -54,7 +54,7 @@ fn what_a_sweep_drops_is_gone_for_good_and_its_late_duplicates_are_refused() {
                 break;
             }
             let name = format!("{}-sweeps-{run}", seed());
-            for (cut, ledger) in sweep_and_cut(rig, &below, &name, left.min(10)) {
+            for (cut, ledger) in sweep_and_cut(rig, &drive, &name, left.min(10)) {
                 left -= 1;
                 taken += 1;
                 let after = cut.turn_on(rig);
@@ -77,8 +77,8 @@ fn what_a_sweep_drops_is_gone_for_good_and_its_late_duplicates_are_refused() {
     });
 }
 
-fn sweep_and_cut(rig: &Rig, below: &Below, run: &str, cuts: u64) -> Vec<(Cut, Ledger)> {
-    let disk = below.disk(rig);
+fn sweep_and_cut(rig: &Rig, drive: &Drive, run: &str, cuts: u64) -> Vec<(Cut, Ledger)> {
+    let disk = drive.disk(rig);
     let child = Child::start(SWEEP, &disk.at().join("calls"), run);
     let mut taken = Vec::new();
     for number in 0..cuts {
@@ -86,7 +86,7 @@ fn sweep_and_cut(rig: &Rig, below: &Below, run: &str, cuts: u64) -> Vec<(Cut, Le
         let more = child.wait_for(child.count() + usize::try_from(gap).unwrap(), DONE);
         assert!(!child.has_ended(), "the child ended by itself");
         let to = rig.path(&format!("sweeps-{number}.img"));
-        let (cut, count) = below.cut(&disk, &to, || child.count());
+        let (cut, count) = drive.cut(&disk, &to, || child.count());
         taken.push((cut, Ledger::of(run, &child.lines(count))));
         if !more {
             break;

@@ -8,7 +8,7 @@ use sled::transaction::{ConflictableTransactionError, TransactionError, Transact
 
 use crate::calls::bytes;
 use crate::child::{self, Child};
-use crate::device::{Below, Cut};
+use crate::device::{Cache, Cut, Drive};
 use crate::rig::{Rig, in_own_namespaces, tell};
 use crate::run_options::{cuts, draw, seed};
 
@@ -16,7 +16,7 @@ use crate::run_options::{cuts, draw, seed};
 fn acknowledged_transactions_are_there_whole_after_the_power_was_cut() {
     let test = "transactions::acknowledged_transactions_are_there_whole_after_the_power_was_cut";
     in_own_namespaces(test, |rig| {
-        let below = Below::new(rig);
+        let drive = Drive::new(rig, Cache::Kept);
         let mut left = (cuts() / 5).max(10);
         let (mut taken, mut judged) = (0, 0);
         for run in 0.. {
@@ -24,7 +24,7 @@ fn acknowledged_transactions_are_there_whole_after_the_power_was_cut() {
                 break;
             }
             let name = format!("{}-{run}", seed());
-            for (cut, acknowledged) in move_and_cut(rig, &below, &name, left.min(10)) {
+            for (cut, acknowledged) in move_and_cut(rig, &drive, &name, left.min(10)) {
                 left -= 1;
                 taken += 1;
                 judged += acknowledged;
@@ -40,8 +40,8 @@ fn acknowledged_transactions_are_there_whole_after_the_power_was_cut() {
     });
 }
 
-fn move_and_cut(rig: &Rig, below: &Below, run: &str, cuts: u64) -> Vec<(Cut, u64)> {
-    let disk = below.disk(rig);
+fn move_and_cut(rig: &Rig, drive: &Drive, run: &str, cuts: u64) -> Vec<(Cut, u64)> {
+    let disk = drive.disk(rig);
     let child = Child::start(MOVE, &disk.at().join("bank"), run);
     let taken = (0..cuts).map(|number| {
         let gap = 1 + draw(&format!("transfers {number} of {run}"), 60);
@@ -51,7 +51,7 @@ fn move_and_cut(rig: &Rig, below: &Below, run: &str, cuts: u64) -> Vec<(Cut, u64
             "the child ended by itself"
         );
         let to = rig.path(&format!("bank-{number}.img"));
-        let (cut, count) = below.cut(&disk, &to, || child.count());
+        let (cut, count) = drive.cut(&disk, &to, || child.count());
         let last = child.lines(count).pop();
         (cut, last.map_or(0, |line| line.parse().unwrap()))
     });
