@@ -291,7 +291,7 @@ async fn serve(store: &SledStore, name: &str) -> usize {
 const SERVE: &str = "store::serves_until_its_power_is_cut_when_it_is_the_child";
 const DONE: &str = "done";
 const TASKS: u64 = 16;
-const CUTS_PER_RUN: u64 = 6;
+const CUTS_PER_RUN: u64 = 10;
 const GAP_LINES_MAX: u64 = 400;
 
 /// sled writes a few times as much; a disk has room for all of it.
