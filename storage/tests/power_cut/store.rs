@@ -64,8 +64,8 @@ fn groups_of_large_answers_that_were_acknowledged_are_there_after_the_power_was_
     let test =
         "store::groups_of_large_answers_that_were_acknowledged_are_there_after_the_power_was_cut";
     in_own_namespaces(test, |rig| {
-        cut_and_judge(rig, Cache::Kept, LARGE, cuts() / 2);
-        cut_and_judge(rig, Cache::Lost, LARGE, cuts() / 5);
+        cut_and_judge(rig, Cache::Kept, LARGE, cuts() / 4);
+        cut_and_judge(rig, Cache::Lost, LARGE, cuts() / 10);
     });
 }
 
