@@ -107,6 +107,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
         let db = ::sled::Config::new()
             .path(&db_path)
             .cache_capacity(options.cache_bytes)
+            .segment_size(SEGMENT_BYTES)
             // What it would flush would not be durable, and would not wait for its group.
             .flush_every_ms(None)
             .open()
@@ -309,3 +310,9 @@ const FORMAT_DRAFT: &str = "FORMAT.new";
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "onlyonce sled store, format ";
 const LOCK_FILE: &str = "LOCK";
+
+/// The most that sled takes. It must be more than what is written between two syncs, twice over:
+/// sled writes into a segment, in place of what was there, that the ones before it are durable,
+/// which they only are after our sync. A power cut in between, with the file's new length not yet
+/// on the disk, makes sled take its whole log for torn and wipe it.
+const SEGMENT_BYTES: usize = 16 * 1024 * 1024;
