@@ -311,8 +311,11 @@ const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "onlyonce sled store, format ";
 const LOCK_FILE: &str = "LOCK";
 
-/// The most that sled takes. It must be more than what is written between two syncs, twice over:
-/// sled writes into a segment, in place of what was there, that the ones before it are durable,
-/// which they only are after our sync. A power cut in between, with the file's new length not yet
-/// on the disk, makes sled take its whole log for torn and wipe it.
-const SEGMENT_BYTES: usize = 16 * 1024 * 1024;
+/// The largest that sled takes. It must be more than twice what is written between two syncs.
+///
+/// sled holds a segment for durable once it has asked the kernel to write it, and says so in the
+/// head of a later one. The later one may lie where the file was before, and be on the disk at
+/// once, while the earlier one needs the file's new length, which only our sync brings there. A
+/// power cut in between makes sled miss the earlier one, take its whole log for torn, and wipe it.
+/// With 512 KiB, its default, a group of a few large answers is enough.
+pub(super) const SEGMENT_BYTES: usize = 16 * 1024 * 1024;

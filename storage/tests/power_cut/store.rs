@@ -49,7 +49,7 @@ fn what_a_store_acknowledged_is_there_after_the_power_was_cut() {
 fn what_a_store_acknowledged_is_there_after_the_drive_lost_its_cache() {
     let test = "store::what_a_store_acknowledged_is_there_after_the_drive_lost_its_cache";
     in_own_namespaces(test, |rig| {
-        cut_and_judge(rig, Cache::Lost, "mixed", cuts() / 2)
+        cut_and_judge(rig, Cache::Lost, "mixed", cuts() / 2);
     });
 }
 
