@@ -110,6 +110,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
         let db = ::sled::Config::new()
             .path(&db_path)
             .cache_capacity(options.cache_bytes)
+            .segment_size(SEGMENT_BYTES)
             // What it would flush would not be durable, and would not wait for its group.
             .flush_every_ms(None)
             .open()
@@ -321,3 +322,12 @@ const FORMAT_DRAFT: &str = "FORMAT.new";
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "onlyonce sled store, format ";
 const LOCK_FILE: &str = "LOCK";
+
+/// The largest that sled takes. It must be more than twice what is written between two syncs.
+///
+/// sled holds a segment for durable once it has asked the kernel to write it, and says so in the
+/// head of a later one. The later one may lie where the file was before, and be on the disk at
+/// once, while the earlier one needs the file's new length, which only our sync brings there. A
+/// power cut in between makes sled miss the earlier one, take its whole log for torn, and wipe it.
+/// With 512 KiB, its default, a group of a few large answers is enough.
+pub(super) const SEGMENT_BYTES: usize = 16 * 1024 * 1024;

@@ -309,6 +309,7 @@ async fn store_with_large_answers() -> tempfile::TempDir {
 fn harm(path: &Path, kind: &str, damage: &str) {
     let db = ::sled::Config::new()
         .path(path.join("db"))
+        .segment_size(super::open::SEGMENT_BYTES)
         .flush_every_ms(None)
         .open()
         .unwrap();
