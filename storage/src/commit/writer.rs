@@ -268,6 +268,7 @@ impl Thread {
             {
                 bytes += batch.take(next);
             }
+            crate::kill_point!("writer: group taken, not decided");
             closing = self.serve(batch);
         }
         // Whoever still waits for a place, or got one behind the closing, learns that it is closed.
@@ -279,6 +280,7 @@ impl Thread {
         last.abandon(&self.shared);
         self.serve(last);
         let Self { disk, .. } = self;
+        crate::kill_point!("writer: last group served, not closed");
         let _ = catch_unwind(AssertUnwindSafe(|| disk.close()));
         if let Some(closing) = closing {
             let _ = closing.send(());
@@ -297,6 +299,7 @@ impl Thread {
             Ok(replies) => {
                 for (waiting, reply) in waiting.into_iter().zip(replies) {
                     waiting.reply(reply, &self.shared);
+                    crate::kill_point!("writer: one reply given, the next not");
                 }
             }
             Err(error) => {
@@ -332,16 +335,20 @@ impl Thread {
     fn commit(&mut self, operations: Vec<Operation>) -> Result<Vec<Reply>, String> {
         let now = self.shared.clock.now();
         let group = self.core.decide(operations, &*self.disk, now);
+        crate::kill_point!("writer: group decided, not applied");
         // A group that writes nothing tells only what an earlier group has made durable.
         if !group.changes.is_empty() {
             self.disk.apply(&group.changes)?;
+            crate::kill_point!("writer: group applied, not flushed");
             self.persist()?;
+            crate::kill_point!("writer: group synced, not answered");
         }
         Ok(group.replies)
     }
 
     fn persist(&mut self) -> Result<(), String> {
         self.disk.flush()?;
+        crate::kill_point!("writer: flushed, not synced");
         self.disk.sync()
     }
 
@@ -361,7 +368,9 @@ impl Thread {
             return Ok(Swept::default());
         }
         self.disk.note(&due)?;
+        crate::kill_point!("sweep: noted, not durable");
         self.persist()?;
+        crate::kill_point!("sweep: note durable, nothing removed");
         if let Some(until) = due.forgotten_until() {
             self.core.forget_until(until);
             self.shared
@@ -369,7 +378,9 @@ impl Thread {
                 .store(self.core.forgotten_until().as_millis(), Ordering::SeqCst);
         }
         let swept = self.disk.remove(&due)?;
+        crate::kill_point!("sweep: removed, not durable");
         self.persist()?;
+        crate::kill_point!("sweep: removal durable, not answered");
         Ok(swept)
     }
 }

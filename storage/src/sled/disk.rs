@@ -190,6 +190,7 @@ impl SledDisk {
             return Ok(tree.clone());
         }
         let tree = self.db.open_tree(place.name()).map_err(words)?;
+        crate::kill_point!("disk: new tree made, nothing in it");
         self.trees.insert(place, tree.clone());
         Ok(tree)
     }
@@ -197,6 +198,7 @@ impl SledDisk {
     fn drop_tree(&mut self, place: Place) -> Result<u64, String> {
         self.trees.remove(&place);
         let dropped = self.db.drop_tree(place.name()).map_err(words)?;
+        crate::kill_point!("disk: one tree dropped, the next not");
         Ok(u64::from(dropped))
     }
 }
@@ -312,6 +314,7 @@ impl Disk for SledDisk {
             let written = self.meta.insert(META_FORGOTTEN, &until.to_le_bytes());
             written.map_err(words)?;
         }
+        crate::kill_point!("disk: forgotten calls noted, forgotten answers not");
         if let Some(until) = due.answers_until() {
             let until = raised(self.number(META_ANSWERS_GONE)?, until);
             let written = self.meta.insert(META_ANSWERS_GONE, &until.to_le_bytes());
@@ -344,7 +347,9 @@ impl Disk for SledDisk {
             lock,
             ..
         } = *self;
+        crate::kill_point!("disk: marked at the end, database not closed");
         drop((meta, trees, db, sync));
+        crate::kill_point!("disk: database closed, lock held");
         wait_until_free(&db_file);
         drop(lock);
     }

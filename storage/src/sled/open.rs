@@ -86,16 +86,20 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
     let known = recognise(path)?;
     let failed = |source| io_error(path, source);
     fs::create_dir_all(path).map_err(failed)?;
+    crate::kill_point!("opening: directory there, not locked");
     let lock = lock(path)?;
+    crate::kill_point!("opening: locked, format not named");
     if !known {
         mark(path).map_err(failed)?;
     }
     let db_path = path.join("db");
     // Before the first write, so that no error of a later write-back is missed.
     let sync = SyncPoint::open(&db_path).map_err(failed)?;
+    crate::kill_point!("opening: format named, leftovers not removed");
     remove_leftovers(&db_path).map_err(failed)?;
     let mark = Mark::read(path).map_err(failed)?;
     let mark_file = MarkFile::open(path).map_err(failed)?;
+    crate::kill_point!("opening: mark there, database not open");
     let corrupt = |reason: String| OpenError::Corrupt {
         path: path.to_owned(),
         reason,
@@ -109,6 +113,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
             .flush_every_ms(None)
             .open()
             .map_err(|error| sled_error(path, error))?;
+        crate::kill_point!("opening: database open, trees not");
         let parts = Parts {
             db,
             db_file: db_path.join("db"),
@@ -200,7 +205,9 @@ fn mark(path: &Path) -> io::Result<()> {
     let mut file = File::create(&draft)?;
     writeln!(file, "{FORMAT_PREFIX}{FORMAT}")?;
     file.sync_all()?;
+    crate::kill_point!("opening: format drafted, not named");
     fs::rename(&draft, path.join(FORMAT_FILE))?;
+    crate::kill_point!("opening: format named, not synced");
     #[cfg(unix)]
     File::open(path)?.sync_all()?;
     Ok(())
@@ -233,6 +240,7 @@ fn adopt(
         incarnation,
         forgotten_until,
     } = disk.identify(now, marked)?;
+    crate::kill_point!("opening: incarnation raised, open calls not in doubt");
     let mut core = GroupCore::new(
         incarnation,
         forgotten_until,
@@ -255,9 +263,13 @@ fn adopt(
         }
     }
     disk.apply(&changes)?;
+    crate::kill_point!("opening: open calls in doubt, not flushed");
     disk.flush()?;
+    crate::kill_point!("opening: flushed, not synced");
     disk.sync()?;
+    crate::kill_point!("opening: synced, not marked");
     disk.mark_synced()?;
+    crate::kill_point!("opening: marked, not serving");
     Ok((core, id))
 }
 

@@ -99,6 +99,7 @@ where
         Box::pin(async move {
             match shared.adapter.admit(request).await {
                 Admission::Protected(intent, request) => {
+                    onlyonce_storage::kill_point!("dedupe: admitted, no flight boarded");
                     protect(shared, inner, intent, request).await
                 }
                 Admission::Unprotected(request) => {
@@ -111,6 +112,7 @@ where
                         Question::Peek => shared.store.peek(key).await,
                         Question::Seal => shared.store.seal(key).await,
                     };
+                    onlyonce_storage::kill_point!("dedupe: question asked, not answered");
                     Ok(match state {
                         Ok(state) => shared.adapter.tell(&state),
                         Err(error) => shared.refuse(&Refusal::Unavailable {
@@ -145,6 +147,7 @@ where
             Boarding::Lead(lead) => return lead_call(shared, inner, intent, request, lead).await,
             Boarding::Full => break,
             Boarding::Wait(waiter) => {
+                onlyonce_storage::kill_point!("dedupe: duplicate boarded, not waiting");
                 let limit = patience(shared.options.wait, intent.deadline);
                 match waiter.wait(limit).await {
                     Some(Landing::NotExecuted) => {}
@@ -182,6 +185,7 @@ where
         lead,
     };
     tokio::spawn(owner.execute(deliver).in_current_span());
+    onlyonce_storage::kill_point!("dedupe: execution begun, owner not waiting");
 
     let delivery = match deadline {
         None => delivered.await,
@@ -190,6 +194,7 @@ where
             Err(_elapsed) => return Ok(shared.refuse_late(&flight)),
         },
     };
+    onlyonce_storage::kill_point!("dedupe: delivered, not handed on");
     match delivery {
         Ok(Delivery::Response(response)) => Ok(response),
         Ok(Delivery::SameAsOthers(landing)) => Ok(shared.respond(&landing)),
