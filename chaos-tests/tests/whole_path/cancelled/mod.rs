@@ -6,6 +6,8 @@
 //! doubt, the effect happened at most once, and nothing is counted as running that is not.
 
 mod clients;
+mod endings;
+mod inspection;
 mod operations;
 mod runtimes;
 mod server;

@@ -223,7 +223,7 @@ async fn a_completion_that_is_cancelled_before_a_full_queue_is_recorded_or_in_do
 }
 
 /// Whoever asks next executes only where nobody has before, and is told the same otherwise.
-async fn is_claimed_where_absent(store: &dyn Store, key: &ScopedKey) {
+pub async fn is_claimed_where_absent(store: &dyn Store, key: &ScopedKey) {
     let state = store.peek(key.clone()).await.unwrap();
     let outcome = store.claim(request(key)).await.unwrap();
     match (state, outcome) {
@@ -237,7 +237,7 @@ async fn is_claimed_where_absent(store: &dyn Store, key: &ScopedKey) {
     }
 }
 
-async fn claimed(store: &dyn Store, key: &ScopedKey) -> Claim {
+pub async fn claimed(store: &dyn Store, key: &ScopedKey) -> Claim {
     match store.claim(request(key)).await.unwrap() {
         ClaimOutcome::Claimed(claim) => claim,
         other => panic!("a new key is {other:?}"),
@@ -249,7 +249,7 @@ fn request(key: &ScopedKey) -> ClaimRequest {
     ClaimRequest::new(key.clone(), Fingerprints::new(print), LEASE)
 }
 
-fn key_of(cancel: CancelAt) -> ScopedKey {
+pub fn key_of(cancel: CancelAt) -> ScopedKey {
     ScopedKey::new(Scope::global(), key(&format!("k-{}", cancel.suspension())))
 }
 
@@ -258,7 +258,7 @@ fn sealed(cancel: CancelAt, number: usize) -> ScopedKey {
     ScopedKey::new(Scope::global(), key(&name))
 }
 
-fn answer() -> Answer {
+pub fn answer() -> Answer {
     Answer::new(AnswerFormat::new(1), "paid")
 }
 

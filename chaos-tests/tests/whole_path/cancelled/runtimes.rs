@@ -18,8 +18,8 @@ use crate::stores::Folder;
 // B16, B17
 #[test]
 fn a_runtime_that_ends_at_any_step_leaves_an_answer_a_doubt_or_nothing() {
-    let store = Waiting::store();
-    let ends = every_end(store, |steps| steps + 1);
+    let store: Arc<dyn Store> = Waiting::store();
+    let ends = every_end(&store, |steps| steps + 1);
     // The waits of the store and of the handler alone are eight.
     assert!(ends.in_doubt >= 2 && ends.nothing >= 2, "{ends:?}");
 }
@@ -28,9 +28,9 @@ fn a_runtime_that_ends_at_any_step_leaves_an_answer_a_doubt_or_nothing() {
 #[test]
 fn a_runtime_that_ends_over_sled_leaves_an_answer_a_doubt_or_nothing() {
     let folder = Folder::new();
-    let store = runtime().block_on(folder.open());
+    let store: Arc<dyn Store> = runtime().block_on(folder.open());
     // Its thread takes thousands of steps of a runtime that has nothing else to do.
-    let ends = every_end(store, |steps| steps + 1 + steps / 16);
+    let ends = every_end(&store, |steps| steps + 1 + steps / 16);
     assert!(ends.in_doubt >= 1 && ends.nothing >= 2, "{ends:?}");
 }
 
@@ -44,14 +44,14 @@ struct Ends {
 
 /// Makes a call on a runtime that ends after so many steps, for more and more of them, until the
 /// call is answered before.
-fn every_end(store: Arc<dyn Store>, next: impl Fn(u64) -> u64) -> Ends {
+fn every_end(store: &Arc<dyn Store>, next: impl Fn(u64) -> u64) -> Ends {
     let (mut ends, mut steps, mut answered) = (Ends::default(), 0, 0);
     while answered < 3 {
         let runtime = runtime();
-        let (shop, receipt) = runtime.block_on(call_for(Arc::clone(&store), steps));
+        let (shop, receipt) = runtime.block_on(call_for(Arc::clone(store), steps));
         drop(runtime);
         answered = if receipt.is_some() { answered + 1 } else { 0 };
-        judge(&store, steps, &shop, receipt, &mut ends);
+        judge(store, steps, &shop, receipt, &mut ends);
         steps = next(steps);
     }
     println!("{ends:?}, {steps} steps");

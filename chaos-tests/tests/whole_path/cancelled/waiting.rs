@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onlyonce::storage::{
-    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, KeyState, MemoryStore, ScopedKey,
-    SettleError, Store, StoreFuture, StoreId, Timestamp,
+    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect, KeyState,
+    MemoryStore, Resolution, ScopedKey, SettleError, Store, StoreFuture, StoreId, Swept, Timestamp,
 };
 use tokio::task::yield_now;
 
@@ -76,5 +76,20 @@ impl Store for Waiting {
 
     fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
         around(self.0.seal(key))
+    }
+}
+
+impl Inspect for Waiting {
+    fn resolve(
+        &self,
+        key: ScopedKey,
+        token: FencingToken,
+        resolution: Resolution,
+    ) -> StoreFuture<'_, (), SettleError> {
+        around(self.0.resolve(key, token, resolution))
+    }
+
+    fn sweep(&self) -> StoreFuture<'_, Swept> {
+        around(self.0.sweep())
     }
 }
