@@ -22,6 +22,17 @@ use super::till::Till;
 /// Where the child finds its store and its till.
 pub const FOLDER: &str = "ONLYONCE_KILL_POINTS_FOLDER";
 
+/// What stands in front of the handler: see [`Front`].
+pub const FRONT: &str = "ONLYONCE_KILL_POINTS_FRONT";
+
+/// What stands in front of the handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Front {
+    Dedupe,
+    /// Nothing, although clients are told otherwise: what the layer is there for is missing.
+    Pretence,
+}
+
 /// The handler's state.
 #[derive(Clone)]
 struct Desk {
@@ -41,10 +52,11 @@ fn serves_until_it_is_killed_when_it_is_the_child() {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(serve(PathBuf::from(folder)));
+    let front = Front::named(&std::env::var(FRONT).unwrap());
+    runtime.block_on(serve(PathBuf::from(folder), front));
 }
 
-async fn serve(folder: PathBuf) {
+async fn serve(folder: PathBuf, front: Front) {
     let store = open(&folder).await;
     say_passed("opened");
     let desk = Desk {
@@ -58,13 +70,16 @@ async fn serve(folder: PathBuf) {
     let layers = stack::server_with(store.clone(), adapter, options);
     let (id, clock) = (store.id(), store.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let serving = Server::builder()
+    let server = Server::builder()
         .global_scope()
         .store(id, move || clock.now())
         .build()
-        .unwrap()
-        .serve(listener, layers.layer(routes))
         .unwrap();
+    let serving = match front {
+        Front::Dedupe => server.serve(listener, layers.layer(routes)),
+        Front::Pretence => server.serve(listener, routes),
+    };
+    let serving = serving.unwrap();
     say(&format!("listening {}", serving.local_addr()));
     // While calls are served. What is due is in the store since it was prepared.
     let sweeping = store.clone();
@@ -102,6 +117,25 @@ async fn pay(_: Caller, desk: Desk, order: Order) -> Result<Receipt, Failure<Dec
         return Err(Failure::InDoubt);
     }
     Ok(receipt)
+}
+
+// === impl Front ===
+
+impl Front {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dedupe => "dedupe",
+            Self::Pretence => "pretence",
+        }
+    }
+
+    fn named(name: &str) -> Self {
+        let known = [Self::Dedupe, Self::Pretence];
+        known
+            .into_iter()
+            .find(|front| front.name() == name)
+            .unwrap()
+    }
 }
 
 fn say_passed(when: &str) {

@@ -26,9 +26,18 @@ pub struct Told {
     endings: Mutex<BTreeMap<u64, Vec<Ending>>>,
 }
 
+/// What clients do besides calling until they know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Habits {
+    /// Nothing: whatever happens twice was made so by a kill.
+    None,
+    /// They call together with a twin, ask questions, and call again.
+    Usual,
+}
+
 /// Makes all calls. Each is made again and again under its key until something is known of it.
 /// Gives the clients back: a server that is told to stop still has its connections.
-pub async fn work(address: SocketAddr, told: Arc<Told>) -> Vec<(Client, Client)> {
+pub async fn work(address: SocketAddr, told: Arc<Told>, habits: Habits) -> Vec<(Client, Client)> {
     let next = Arc::new(AtomicU64::new(0));
     let worker = || {
         let clients = (client(address), client(address));
@@ -39,7 +48,11 @@ pub async fn work(address: SocketAddr, told: Arc<Told>) -> Vec<(Client, Client)>
                 if operation >= CALLS {
                     return clients;
                 }
-                serve_order(&clients, &told, Order { operation }).await;
+                let order = Order { operation };
+                match habits {
+                    Habits::None => told.note(order, call(&clients.0, order).await),
+                    Habits::Usual => go_through(&clients, &told, order).await,
+                }
             }
         }
     };
@@ -54,7 +67,7 @@ pub async fn ask_again(client: &Client, told: &Told) {
     }
 }
 
-async fn serve_order((client, twin): &(Client, Client), told: &Told, order: Order) {
+async fn go_through((client, twin): &(Client, Client), told: &Told, order: Order) {
     if order.has_twin() {
         let endings = join_all([call(client, order), call(twin, order)]).await;
         endings

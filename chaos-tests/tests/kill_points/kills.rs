@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use onlyonce_chaos::Seed;
+use onlyonce_chaos::ledger::Verdict;
 use onlyonce_chaos::seed::digest;
 
 use super::folder::{Beginning, Prepared};
@@ -51,6 +52,19 @@ async fn a_kill_at_no_point_doubles_loses_or_changes_what_was_done() {
         .collect()
         .await;
     report(names.len(), count, &outcomes);
+}
+
+/// Without the layer one kill is enough: what is checked above can be found broken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_only_says_that_it_dedupes_is_found_out_by_one_kill() {
+    let kill_at = "handler: effect durable, not returned#3";
+    let schedule = Schedule {
+        beginning: Beginning::Old,
+        kills: vec![kill_at.to_owned()],
+    };
+    let report = schedule.control(&Prepared::new().await).await;
+    assert_eq!(report.verdict(), Verdict::Violated, "{report}");
+    assert!(report.figures().duplicated > 0, "{report}");
 }
 
 /// Says what was done, and fails where a kill that had to come did not.

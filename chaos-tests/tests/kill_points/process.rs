@@ -10,7 +10,7 @@ use onlyonce_storage::points::KILL_AT;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::child::FOLDER;
+use super::child::{FOLDER, FRONT, Front};
 
 /// How often each point was passed.
 pub type Passed = BTreeMap<String, u64>;
@@ -37,7 +37,7 @@ pub enum End {
 
 impl Process {
     /// Starts a server over what is in `folder`, which shall kill itself at `kill_at`.
-    pub fn start(folder: &Path, kill_at: &str) -> Self {
+    pub fn start(folder: &Path, front: Front, kill_at: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
@@ -45,6 +45,7 @@ impl Process {
             ])
             .args(["--nocapture", "--test-threads=1"])
             .env(FOLDER, folder)
+            .env(FRONT, front.name())
             .env(KILL_AT, kill_at)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

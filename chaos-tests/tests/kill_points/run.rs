@@ -2,14 +2,20 @@
 //! schedule; then it is judged.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use onlyonce::rpc::Client;
 use onlyonce_chaos::Proxy;
-use onlyonce_chaos::ledger::{self, Ending, Verdict};
+use onlyonce_chaos::ledger::{self, Ending, Report, Verdict};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
-use super::clients::{self, Told, WORKERS};
+use super::child::Front;
+use super::clients::{self, Habits, Told, WORKERS};
 use super::folder::{Beginning, Prepared};
-use super::orders::{Order, Wish};
+use super::orders::{Order, Receipt, Wish};
 use super::process::{End, Passed, Process};
 use super::till::Till;
 
@@ -33,48 +39,60 @@ pub struct Outcome {
     pub ended: Passed,
 }
 
+/// Clients at work, and the network between them and whatever server there is.
+struct Run<'a> {
+    folder: &'a Path,
+    front: Front,
+    /// The address of the server changes with every incarnation, this one does not.
+    proxy: Proxy,
+    told: Arc<Told>,
+    working: JoinHandle<Vec<(Client, Client)>>,
+    killed: Vec<bool>,
+}
+
 // === impl Schedule ===
 
 impl Schedule {
     /// Runs it. Panics where the promise is broken.
     pub async fn run(&self, prepared: &Prepared) -> Outcome {
         let folder = prepared.folder(self.beginning);
-        // The address of the server changes with every incarnation, its clients' does not.
-        let nobody = "127.0.0.1:9".parse().unwrap();
-        let proxy = Proxy::builder(nobody).listen("127.0.0.1:0").await.unwrap();
-        let told = Arc::new(Told::default());
-        let working = tokio::spawn(clients::work(proxy.addr(), Arc::clone(&told)));
-
-        let mut outcome = Outcome::default();
-        for kill_at in &self.kills {
-            let mut server = Process::start(folder.path(), kill_at);
-            let end = match server.address().await {
-                Err(end) => end,
-                Ok(address) => {
-                    proxy.set_upstream(address);
-                    tokio::select! {
-                        end = server.end() => end,
-                        () = until_done(&working) => server.stop().await,
-                    }
-                }
-            };
-            outcome.killed.push(end == End::Killed);
-        }
-
-        let mut server = Process::start(folder.path(), "");
-        proxy.set_upstream(server.address().await.expect("nothing kills this one"));
-        let clients = working.await.unwrap();
-        clients::ask_again(&clients[0].0, &told).await;
+        let mut run = Run::begin(&folder, Front::Dedupe, Habits::Usual).await;
+        run.go_through(&self.kills).await;
+        let mut server = run.start("");
+        let address = server.address().await;
+        run.proxy
+            .set_upstream(address.expect("nothing kills this one"));
+        let clients = run.working.await.unwrap();
+        clients::ask_again(&clients[0].0, &run.told).await;
         assert_eq!(server.stop().await, End::Stopped, "{self}");
-        outcome.opened = server.opened;
-        outcome.ended = server.ended;
 
-        let till = Till::read(folder.path());
-        self.judge(&told, till, &mut outcome);
+        let mut outcome = Outcome {
+            killed: run.killed,
+            opened: server.opened,
+            ended: server.ended,
+            ..Outcome::default()
+        };
+        self.judge(&run.told, Till::read(folder.path()), &mut outcome);
         outcome
     }
 
-    fn judge(&self, told: &Told, till: Vec<(u64, super::orders::Receipt)>, outcome: &mut Outcome) {
+    /// What the checker says of a server without the layer.
+    pub async fn control(&self, prepared: &Prepared) -> Report {
+        let folder = prepared.folder(self.beginning);
+        let mut run = Run::begin(&folder, Front::Pretence, Habits::None).await;
+        run.go_through(&self.kills).await;
+        assert!(run.killed.iter().all(|killed| *killed), "{self}");
+        let mut server = run.start("");
+        let address = server.address().await;
+        run.proxy
+            .set_upstream(address.expect("nothing kills this one"));
+        run.working.await.unwrap();
+        server.stop().await;
+        let till = Till::read(folder.path());
+        ledger::check(&run.told.history(), &clients::effects(till))
+    }
+
+    fn judge(&self, told: &Told, till: Vec<(u64, Receipt)>, outcome: &mut Outcome) {
         let report = ledger::check(&told.history(), &clients::effects(till));
         assert_eq!(report.verdict(), Verdict::Valid, "{self}: {report}");
         for (operation, endings) in told.endings() {
@@ -112,11 +130,52 @@ impl fmt::Display for Schedule {
     }
 }
 
-/// Waits for the workers without giving up their handle.
-async fn until_done<T>(working: &tokio::task::JoinHandle<T>) {
-    while !working.is_finished() {
-        tokio::time::sleep(LOOK).await;
+// === impl Run ===
+
+impl<'a> Run<'a> {
+    async fn begin(folder: &'a TempDir, front: Front, habits: Habits) -> Self {
+        let nobody = "127.0.0.1:9".parse().unwrap();
+        let proxy = Proxy::builder(nobody).listen("127.0.0.1:0").await.unwrap();
+        let told = Arc::new(Told::default());
+        let work = clients::work(proxy.addr(), Arc::clone(&told), habits);
+        Self {
+            folder: folder.path(),
+            front,
+            proxy,
+            told,
+            working: tokio::spawn(work),
+            killed: Vec::new(),
+        }
+    }
+
+    /// One server for each kill, until it is killed or everything is done.
+    async fn go_through(&mut self, kills: &[String]) {
+        for kill_at in kills {
+            let mut server = self.start(kill_at);
+            let end = match server.address().await {
+                Err(end) => end,
+                Ok(address) => {
+                    self.proxy.set_upstream(address);
+                    tokio::select! {
+                        end = server.end() => end,
+                        () = self.until_done() => server.stop().await,
+                    }
+                }
+            };
+            self.killed.push(end == End::Killed);
+        }
+    }
+
+    fn start(&self, kill_at: &str) -> Process {
+        Process::start(self.folder, self.front, kill_at)
+    }
+
+    /// Waits for the workers without taking what they give back.
+    async fn until_done(&self) {
+        while !self.working.is_finished() {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }
 
-const LOOK: std::time::Duration = std::time::Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(5);
