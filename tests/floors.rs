@@ -165,6 +165,44 @@ fn a_library_user_gets_no_dependency_of_the_program_by_default() {
     }
 }
 
+/// Where a process can be told to end itself is for tests to know.
+#[test]
+fn no_product_carries_the_points_at_which_tests_kill_it() {
+    for (name, folder, _) in FLOORS {
+        let manifest = manifest(folder);
+        let features = manifest.get("features").and_then(toml::Value::as_table);
+        for (feature, enables) in features.into_iter().flatten() {
+            let enables = enables.as_array().unwrap();
+            let points = enables
+                .iter()
+                .any(|enabled| enabled.as_str().is_some_and(names_points));
+            assert!(!points, "feature {feature} of {name} enables `points`");
+        }
+        for table in ["dependencies", "build-dependencies"] {
+            let table = manifest.get(table).and_then(toml::Value::as_table);
+            for (dependency, wanted) in table.into_iter().flatten() {
+                let features = wanted.get("features").and_then(toml::Value::as_array);
+                let points = features
+                    .into_iter()
+                    .flatten()
+                    .any(|feature| feature.as_str().is_some_and(names_points));
+                assert!(!points, "{name} takes {dependency} with `points`");
+            }
+        }
+    }
+    let workspace = manifest(".")["workspace"]["dependencies"].to_string();
+    assert!(!workspace.contains("points"), "{workspace}");
+    let storage = manifest("storage");
+    assert!(
+        storage["features"].get("points").is_some(),
+        "there is no such feature any more: the check would say nothing"
+    );
+}
+
+fn names_points(feature: &str) -> bool {
+    feature == "points" || feature.ends_with("/points")
+}
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }

@@ -157,10 +157,10 @@ async fn until_parent_says_stop() {
     while matches!(input.read(&mut nothing).await, Ok(length) if length > 0) {}
 }
 
-/// Renewed every third of it.
-const LEASE: Duration = Duration::from_millis(1_200);
+/// Renewed every third of it, and so long that a loaded machine does not miss all of them.
+const LEASE: Duration = Duration::from_millis(2_400);
 
 /// So long that one renewal is due.
-const SLOW: Duration = Duration::from_millis(500);
+const SLOW: Duration = Duration::from_millis(900);
 
 const PATIENCE: Duration = Duration::from_secs(10);

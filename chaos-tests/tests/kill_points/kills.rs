@@ -8,6 +8,7 @@ use onlyonce_chaos::Seed;
 use onlyonce_chaos::ledger::Verdict;
 use onlyonce_chaos::seed::digest;
 
+use super::clients::{CALLS, WORKERS};
 use super::folder::{Beginning, Prepared};
 use super::process::Passed;
 use super::run::{Outcome, Schedule};
@@ -69,13 +70,13 @@ async fn a_server_that_only_says_that_it_dedupes_is_found_out_by_one_kill() {
 
 /// Says what was done, and fails where a kill that had to come did not.
 fn report(points: usize, count: usize, outcomes: &[(bool, Schedule, Outcome)]) {
-    let kills: usize = outcomes
-        .iter()
-        .map(|(_, _, outcome)| outcome.killed.iter().filter(|killed| **killed).count())
-        .sum();
+    let killed = |outcome: &Outcome| outcome.killed.iter().filter(|killed| **killed).count();
+    let kills: usize = outcomes.iter().map(|(_, _, outcome)| killed(outcome)).sum();
+    let planned: usize = outcomes.iter().map(|(_, s, _)| s.kills.len()).sum();
     let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(|(_, _, o)| of(o)).sum::<u64>();
     println!(
-        "{points} points, {count} runs, {kills} kills; {} operations answered, {} in doubt",
+        "{points} points, {count} runs, {kills} kills of {planned}; \
+         {} operations answered, {} in doubt",
         sum(|outcome| outcome.answered),
         sum(|outcome| outcome.in_doubt),
     );
@@ -130,7 +131,7 @@ impl Reference {
             let opened = self.opened.get(name).copied().unwrap_or(0);
             if opened > 0 {
                 // While it recovers from a kill, and while it recovers from that one.
-                let work = format!("{WORKING}#{}", draw(0).within(5..=20));
+                let work = format!("{WORKING}#{}", draw(0).within(3..=WORKING_MIN));
                 let first = format!("{name}#{}", draw(1).within(1..=opened));
                 let again = format!("{name}#1+{LINGER_MS}");
                 add(true, Beginning::Old, vec![work.clone(), first.clone()]);
@@ -162,8 +163,11 @@ const NOT_PASSED: [(&str, &str); 0] = [];
 /// be killed while it opens.
 const WORKING: &str = "writer: group applied, not flushed";
 
+/// A group is at most a claim or an answer of each worker, and every call has both.
+const WORKING_MIN: u64 = 2 * CALLS / WORKERS - 1;
+
 /// So long that an answer which was given too early reaches its client.
 const LINGER_MS: u64 = 30;
 
 /// A run waits for disks and for processes to start more than it computes.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;

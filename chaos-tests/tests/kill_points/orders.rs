@@ -38,7 +38,8 @@ impl Order {
     pub const fn wish(self) -> Wish {
         match self.operation % 12 {
             2 => Wish::Refuse,
-            4 if self.operation < 24 => Wish::Slow,
+            // Once: others are served meanwhile.
+            4 if self.operation < 12 => Wish::Slow,
             7 => Wish::Doubt,
             9 => Wish::Decline,
             _ => Wish::Pay,
