@@ -104,7 +104,10 @@ async fn an_opening_that_is_dropped_at_any_wait_does_not_keep_the_next_from_open
         drop(store);
         let ended = match cancel.run(folder.try_open()).await {
             Ended::Cancelled => Ended::Cancelled,
-            Ended::Completed(opened) => Ended::Completed(drop(opened.unwrap())),
+            Ended::Completed(opened) => {
+                drop(opened.unwrap());
+                Ended::Completed(())
+            }
         };
         let again = reopened(&folder).await;
         is_claimed_where_absent(&*again, &key).await;
