@@ -1,1 +1,5 @@
-//! Benchmarks of onlyonce.
+//! What the programs in `src/bin` share: the load, what it is compared with, and the report.
+
+pub mod load;
+pub mod log;
+pub mod machine;

@@ -109,7 +109,7 @@ enum StateV1 {
 
 #[derive(bincode::Encode, bincode::Decode)]
 enum AnswerV1 {
-    Beside { format: u16, length: u32 },
+    Beside { format: u16, length: u32, at: u64 },
     Gone,
     Here { format: u16, body: Vec<u8> },
 }
@@ -172,9 +172,10 @@ impl From<&State> for StateV1 {
 impl From<&AnswerKept> for AnswerV1 {
     fn from(kept: &AnswerKept) -> Self {
         match kept {
-            AnswerKept::Beside { format, length } => Self::Beside {
+            AnswerKept::Beside { format, length, at } => Self::Beside {
                 format: *format,
                 length: *length,
+                at: *at,
             },
             AnswerKept::Gone => Self::Gone,
             AnswerKept::Here(answer) => Self::Here {
@@ -264,7 +265,7 @@ impl TryFrom<StateV1> for State {
 impl From<AnswerV1> for AnswerKept {
     fn from(stored: AnswerV1) -> Self {
         match stored {
-            AnswerV1::Beside { format, length } => Self::Beside { format, length },
+            AnswerV1::Beside { format, length, at } => Self::Beside { format, length, at },
             AnswerV1::Gone => Self::Gone,
             AnswerV1::Here { format, body } => {
                 Self::Here(Answer::new(AnswerFormat::new(format), body))

@@ -5,7 +5,7 @@
 ///
 /// The name is a literal and stands nowhere else, so that the list of all points can be read from
 /// the sources: `chaos-tests/tests/kill_points` kills a server at each of them, and fails for one
-/// that it does not reach. It says what is done and what is not: "group applied, not flushed".
+/// that it does not reach. It says what is done and what is not: "group flushed, not synced".
 #[cfg(feature = "points")]
 #[doc(hidden)]
 #[macro_export]

@@ -4,8 +4,8 @@
 //! A test starts a process with the variable [`KILL_AT`] in its environment:
 //!
 //! ```text
-//! ONLYONCE_KILL_AT="writer: group applied, not flushed#3"      at the third passing, at once
-//! ONLYONCE_KILL_AT="writer: group applied, not flushed#3+50"   50 ms later: the thread that
+//! ONLYONCE_KILL_AT="syncer: group taken, not flushed#3"      at the third passing, at once
+//! ONLYONCE_KILL_AT="syncer: group taken, not flushed#3+50"   50 ms later: the thread that
 //!                                                              came there stands still, the
 //!                                                              others go on and say what they
 //!                                                              should not say yet

@@ -73,12 +73,14 @@ pub enum State {
 /// Where an answer is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AnswerKept {
-    /// The store keeps it beside the record, in this many bytes.
+    /// The store keeps it beside the record.
     Beside {
         /// The answer's format number.
         format: u16,
         /// The answer's length in bytes.
         length: u32,
+        /// Where, in a number that means something to the store alone.
+        at: u64,
     },
     /// It was removed; the record is a tombstone.
     Gone,

@@ -43,6 +43,7 @@ fn variants() -> Vec<(&'static str, Record)> {
     let beside = AnswerKept::Beside {
         format: 5,
         length: 70_000,
+        at: 300,
     };
     let completed = |answer| State::Completed {
         at: time(10),
@@ -168,7 +169,11 @@ fn a_length_that_lies_does_not_take_the_memory_it_claims() {
 fn any_answer() -> impl Strategy<Value = AnswerKept> {
     prop_oneof![
         Just(AnswerKept::Gone),
-        any::<(u16, u32)>().prop_map(|(format, length)| AnswerKept::Beside { format, length }),
+        any::<(u16, u32, u64)>().prop_map(|(format, length, at)| AnswerKept::Beside {
+            format,
+            length,
+            at,
+        }),
         (any::<u16>(), prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(format, body)| {
             AnswerKept::Here(Answer::new(AnswerFormat::new(format), body))
         }),
@@ -284,12 +289,12 @@ proptest! {
 const GOLDEN: [&str; 9] = [
     "0101fd0168e5cf8b010000f932686e6d95b546",
     "00fd0a68e5cf8b010000fd1468e5cf8b01000002050470616964f6b8134e7313e8ae",
-    "00fd0a68e5cf8b010000fd1468e5cf8b0100000005fc7011010007df0e792788ca63",
+    "00fd0a68e5cf8b010000fd1468e5cf8b0100000005fc70110100fb2c01e20dae8714df97c7",
     "00fd0a68e5cf8b010000fd1468e5cf8b010000016aab00b91d49ed63",
     "01fd0a68e5cf8b0100000101020504706169647bf7a20b9e373db3",
     "01fd0a68e5cf8b01000002005f91b34a3b7d3c27",
     "01fd0a68e5cf8b0100000300453820cde49b76ec",
-    "01fd0a68e5cf8b01000004010005fc701101006b6745780d189f40",
+    "01fd0a68e5cf8b01000004010005fc70110100fb2c015ff9f60394bfc346",
     "02fd1e68e5cf8b010000b0162da860e8c8af",
 ];
 

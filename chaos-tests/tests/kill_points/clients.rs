@@ -86,7 +86,7 @@ async fn go_through((client, twin): &(Client, Client), told: &Told, order: Order
 
 async fn call(client: &Client, order: Order) -> Ending {
     match client.call_as(key(order), &PAY, &order).await {
-        Ok(receipt) => Ending::Answered(text(receipt).into()),
+        Ok(receipt) => Ending::Answered(text(&receipt).into()),
         Err(CallFailure::Fault(_)) => Ending::Declined("declined".into()),
         Err(CallFailure::InDoubt(_)) => Ending::InDoubt,
         Err(CallFailure::OutcomeUnknown(_)) => Ending::Unknown,
@@ -98,8 +98,8 @@ fn key(order: Order) -> IdempotencyKey {
     IdempotencyKey::parse(&format!("order-{}", order.operation)).unwrap()
 }
 
-fn text(receipt: Receipt) -> String {
-    format!("entry {}", receipt.entry)
+fn text(receipt: &Receipt) -> String {
+    format!("entry {}\n{}", receipt.entry, receipt.paper)
 }
 
 /// Attempts and budget have no end: a server that is down comes back.
@@ -153,7 +153,7 @@ impl Told {
 
 /// What is in the till, for the checker.
 pub fn effects(till: Vec<(u64, Receipt)>) -> Effects {
-    let effect = |(operation, receipt)| Effect::new(operation, payload(operation), text(receipt));
+    let effect = |(operation, receipt)| Effect::new(operation, payload(operation), text(&receipt));
     till.into_iter().map(effect).collect()
 }
 

@@ -11,9 +11,11 @@ pub struct Order {
 }
 
 /// Its entry is a new one for every effect: an answer that comes twice was recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     pub entry: u64,
+    /// Some answers are longer than what a store writes in one piece.
+    pub paper: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +32,16 @@ pub enum Wish {
     Refuse,
     /// It pays after longer than a lease goes without renewal.
     Slow,
+}
+
+// === impl Receipt ===
+
+impl Receipt {
+    pub fn new(operation: u64, entry: u64) -> Self {
+        let lines = if operation % 6 == 5 { 500 } else { 0 };
+        let paper = format!("entry {entry} of operation {operation}\n").repeat(lines);
+        Self { entry, paper }
+    }
 }
 
 // === impl Order ===

@@ -38,8 +38,8 @@ impl Till {
         let text = std::fs::read_to_string(path(folder)).unwrap_or_default();
         assert!(text.is_empty() || text.ends_with('\n'), "a torn line");
         let effect = |(index, line): (usize, &str)| {
-            let entry = index as u64 + 1;
-            (line.parse().unwrap(), Receipt { entry })
+            let operation = line.parse().unwrap();
+            (operation, Receipt::new(operation, index as u64 + 1))
         };
         text.lines().enumerate().map(effect).collect()
     }
@@ -55,7 +55,7 @@ impl Till {
             kill_point!("handler: effect made, not synced");
             book.file.sync_data().unwrap();
             book.lines += 1;
-            Receipt { entry: book.lines }
+            Receipt::new(operation, book.lines)
         })
         .await
         .unwrap()

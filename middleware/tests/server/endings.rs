@@ -154,6 +154,7 @@ async fn who_waits_for_a_call_whose_runtime_shuts_down_is_sent_back_to_ask_at_on
     .over(Arc::new(MemoryStore::default()));
     let doomed = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
+        .enable_time()
         .build()
         .unwrap();
     doomed.spawn({

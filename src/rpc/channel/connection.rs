@@ -414,9 +414,10 @@ mod tests {
             tokio::task::yield_now().await;
         }
         drop(call);
-        let connection = Arc::downgrade(&connection);
+        let kept = Arc::downgrade(&connection);
+        drop(connection);
         sleep(FAREWELL * 3).await;
-        assert!(connection.upgrade().is_none());
+        assert!(kept.upgrade().is_none());
     }
 
     #[tokio::test]

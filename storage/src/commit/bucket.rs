@@ -27,13 +27,18 @@ impl Bucket {
     /// it can say that it was first sent. Whoever drops the bucket has therefore forgotten nothing
     /// after [`end`](Self::end). `None` for a record that must not be forgotten.
     pub(crate) fn of(record: &Record, width: Duration) -> Option<Self> {
-        let time = transition::forgotten_with(record)?.as_millis();
+        transition::forgotten_with(record).map(|time| Self::at(time, width))
+    }
+
+    /// The bucket that holds this time.
+    pub(crate) fn at(time: Timestamp, width: Duration) -> Self {
+        let time = time.as_millis();
         let width = u64::try_from(width.as_millis()).unwrap_or(u64::MAX).max(1);
         let start = time - time % width;
-        Some(Self::between(
+        Self::between(
             Timestamp::from_millis(start),
             Timestamp::from_millis(start.saturating_add(width)),
-        ))
+        )
     }
 
     pub(crate) const fn between(start: Timestamp, end: Timestamp) -> Self {

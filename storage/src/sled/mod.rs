@@ -26,12 +26,13 @@
 //! Values above 4 KiB are kept in pieces, because sled puts large nodes into files of their own
 //! which it never syncs. Each piece carries a digest of what it belongs to.
 
-mod chunks;
 mod disk;
-mod layout;
+mod frame;
+mod located;
 mod mark;
 mod open;
 mod options;
+mod page;
 mod store;
 mod sync;
 #[cfg(test)]

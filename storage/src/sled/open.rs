@@ -5,11 +5,12 @@ use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use super::disk::{Identity, Parts, SledDisk};
+use super::disk::{Identity, Parts, SledDisk, words};
 use super::mark::{Mark, MarkFile};
+use super::sync::SledSync;
 use super::{SledOptions, SyncPoint};
 use crate::StoreId;
-use crate::commit::disk::Disk as _;
+use crate::commit::disk::{Disk as _, Syncer as _};
 use crate::commit::{Change, GroupCore};
 
 /// Why a store could not be opened. Nothing in the directory was changed unless its variant says
@@ -78,6 +79,7 @@ pub enum OpenError {
 pub(super) struct Opened {
     pub(super) core: GroupCore,
     pub(super) disk: SledDisk,
+    pub(super) syncer: SledSync,
     pub(super) id: StoreId,
 }
 
@@ -94,7 +96,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
     }
     let db_path = path.join("db");
     // Before the first write, so that no error of a later write-back is missed.
-    let sync = SyncPoint::open(&db_path).map_err(failed)?;
+    let point = SyncPoint::open(&db_path).map_err(failed)?;
     crate::kill_point!("opening: format named, leftovers not removed");
     remove_leftovers(&db_path).map_err(failed)?;
     let mark = Mark::read(path).map_err(failed)?;
@@ -113,19 +115,31 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
             .flush_every_ms(None)
             .open()
             .map_err(|error| sled_error(path, error))?;
-        crate::kill_point!("opening: database open, trees not");
+        crate::kill_point!("opening: database open, trees not read");
         let parts = Parts {
             db,
             db_file: db_path.join("db"),
             lock,
-            mark,
-            mark_file,
-            sync,
         };
-        let mut disk =
-            SledDisk::new(parts, &options.retention).map_err(|error| sled_error(path, error))?;
-        let (core, id) = adopt(&mut disk, options, mark.is_some()).map_err(corrupt)?;
-        Ok(Opened { core, disk, id })
+        let mut disk = SledDisk::open(parts, &options.retention).map_err(corrupt)?;
+        crate::kill_point!("opening: trees read, incarnation not raised");
+        let (core, identity) = adopt(&mut disk, options, mark).map_err(corrupt)?;
+        let mut syncer = SledSync {
+            db: disk.db().clone(),
+            point,
+            mark: Mark {
+                id: identity.id,
+                group: disk.group(),
+            },
+            mark_file,
+        };
+        persist(&mut syncer, disk.group()).map_err(corrupt)?;
+        Ok(Opened {
+            core,
+            disk,
+            syncer,
+            id: identity.id,
+        })
     }));
     opened.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -227,29 +241,23 @@ fn remove_leftovers(db_path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Raises the incarnation and puts in doubt what earlier ones left in progress: durably, before
-/// anything is served.
+/// Raises the incarnation and puts in doubt what earlier ones left in progress. Not yet durable.
 fn adopt(
     disk: &mut SledDisk,
     options: &SledOptions,
-    marked: bool,
-) -> Result<(GroupCore, StoreId), String> {
+    mark: Option<Mark>,
+) -> Result<(GroupCore, Identity), String> {
     let now = options.clock.now();
-    let Identity {
-        id,
-        incarnation,
-        forgotten_until,
-    } = disk.identify(now, marked)?;
+    let identity = disk.identify(now, mark)?;
     crate::kill_point!("opening: incarnation raised, open calls not in doubt");
     let mut core = GroupCore::new(
-        incarnation,
-        forgotten_until,
+        identity.incarnation,
+        identity.forgotten_until,
         options.retention,
         options.limits,
     );
     let mut changes = Vec::new();
-    for row in disk.open_records() {
-        let (key, before) = row?;
+    for (key, before) in disk.open_records() {
         if let Some(after) = core.adopt(&before, now) {
             changes.push(Change {
                 key,
@@ -257,20 +265,24 @@ fn adopt(
                 after: Some(after),
             });
         }
-        if changes.len() >= ADOPTED_PER_GROUP {
-            disk.apply(&changes)?;
-            changes.clear();
-        }
     }
-    disk.apply(&changes)?;
+    disk.apply(&changes, now)?;
+    crate::kill_point!("opening: open calls in doubt, not handed over");
+    disk.hand_over()?;
     crate::kill_point!("opening: open calls in doubt, not flushed");
-    disk.flush()?;
+    Ok((core, identity))
+}
+
+/// Before anything is served.
+fn persist(syncer: &mut SledSync, group: u64) -> Result<(), String> {
+    // Nothing is marked before it is durable, so not by the `flush` of a group.
+    SyncPoint::flush(&syncer.db).map_err(words)?;
     crate::kill_point!("opening: flushed, not synced");
-    disk.sync()?;
+    syncer.sync(group)?;
     crate::kill_point!("opening: synced, not marked");
-    disk.mark_synced()?;
+    syncer.mark_synced()?;
     crate::kill_point!("opening: marked, not serving");
-    Ok((core, id))
+    Ok(())
 }
 
 fn io_error(path: &Path, source: io::Error) -> OpenError {
@@ -312,6 +324,3 @@ const FORMAT_DRAFT: &str = "FORMAT.new";
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "onlyonce sled store, format ";
 const LOCK_FILE: &str = "LOCK";
-
-/// As many as one group of the writer has.
-const ADOPTED_PER_GROUP: usize = 256;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::open::{Opened, open};
 use super::{OpenError, SledOptions};
 use crate::commit::Operation;
-use crate::commit::disk::Disk;
+use crate::commit::disk::Engine;
 use crate::commit::writer::Writer;
 use crate::{
     Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect, KeyState,
@@ -66,7 +66,7 @@ impl SledStore {
         reason = "options are built for one store and given away"
     )]
     pub fn open(path: impl AsRef<Path>, options: SledOptions) -> Result<Self, OpenError> {
-        Self::open_with(path.as_ref(), &options, |disk| disk)
+        Self::open_with(path.as_ref(), &options, |engine| engine)
     }
 
     /// [`open`](Self::open) on a thread that may block. Dropping the future does not stop it; the
@@ -94,15 +94,23 @@ impl SledStore {
     pub(super) fn open_with(
         path: &Path,
         options: &SledOptions,
-        seam: impl FnOnce(Box<dyn Disk>) -> Box<dyn Disk>,
+        seam: impl FnOnce(Engine) -> Engine,
     ) -> Result<Self, OpenError> {
-        let Opened { core, disk, id } = open(path, options)?;
+        let Opened {
+            core,
+            disk,
+            syncer,
+            id,
+        } = open(path, options)?;
+        let engine = seam(Engine {
+            disk: Box::new(disk),
+            syncer: Box::new(syncer),
+        });
         let clock = Arc::clone(&options.clock);
-        let writer =
-            Writer::start(core, seam(Box::new(disk)), clock).map_err(|source| OpenError::Io {
-                path: path.to_owned(),
-                source,
-            })?;
+        let writer = Writer::start(core, engine, clock).map_err(|source| OpenError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(Self { id, writer })
     }
 

@@ -4,6 +4,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::disk::words;
+use super::mark::{Mark, MarkFile};
+use crate::commit::disk::Syncer;
+
 /// Makes what was written to a sled database durable.
 ///
 /// sled 0.34's `flush` hands its log to the operating system and does not wait for the disk, and
@@ -52,6 +56,14 @@ pub enum SyncError {
         /// What the operating system said.
         source: io::Error,
     },
+}
+
+/// What makes the groups of a store durable, and notes which are.
+pub(super) struct SledSync {
+    pub(super) db: ::sled::Db,
+    pub(super) point: SyncPoint,
+    pub(super) mark: Mark,
+    pub(super) mark_file: MarkFile,
 }
 
 // === impl SyncPoint ===
@@ -106,6 +118,36 @@ impl SyncPoint {
     #[cfg(not(target_os = "linux"))]
     fn sync_files(&self) -> io::Result<()> {
         sync_tree(&self.path)
+    }
+}
+
+// === impl SledSync ===
+
+impl SledSync {
+    /// Writes down, durably, that everything up to here was synced.
+    pub(super) fn mark_synced(&mut self) -> Result<(), String> {
+        self.mark_file.write(self.mark).map_err(words)?;
+        self.mark_file.sync().map_err(words)
+    }
+}
+
+impl Syncer for SledSync {
+    fn flush(&mut self) -> Result<(), String> {
+        // What was synced before may be marked now, what is flushed now only by the next group, so
+        // that a crash never leaves a mark ahead of its database.
+        self.mark_file.write(self.mark).map_err(words)?;
+        SyncPoint::flush(&self.db).map_err(words)
+    }
+
+    fn sync(&mut self, group: u64) -> Result<(), String> {
+        self.point.sync().map_err(words)?;
+        self.mark.group = group;
+        Ok(())
+    }
+
+    fn close(mut self: Box<Self>) {
+        // OK to ignore because an older mark is a true one too, it only shows less.
+        let _ = self.mark_synced();
     }
 }
 

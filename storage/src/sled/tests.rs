@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::Barrier;
 
-use super::{SledOptions, SledStore};
-use crate::commit::disk::{Disk, Due};
+use super::{OpenError, SledOptions, SledStore};
+use crate::commit::disk::{Disk, Due, Engine, Syncer};
 use crate::commit::{Change, Rows};
 use crate::record::{CallRecord, Record};
 use crate::{
@@ -22,7 +22,6 @@ use crate::{
 struct Script {
     fails_in: parking_lot::Mutex<Option<Step>>,
     syncs: AtomicUsize,
-    applies: AtomicUsize,
     /// While set, syncs wait: so that a crowd gathers.
     slow: AtomicBool,
     sweep: parking_lot::Mutex<Vec<&'static str>>,
@@ -32,18 +31,19 @@ struct Script {
 enum Step {
     Apply,
     Flush,
+    HandOver,
     Panic,
     Sync,
 }
 
-struct Faulty {
-    inner: Box<dyn Disk>,
+struct Faulty<T: ?Sized> {
+    inner: Box<T>,
     script: Arc<Script>,
 }
 
 // === impl Faulty ===
 
-impl Faulty {
+impl<T: ?Sized> Faulty<T> {
     /// Fails once: a store that went on would succeed the next time, as an operating system does.
     fn step(&self, step: Step) -> Result<(), String> {
         let mut fails_in = self.script.fails_in.lock();
@@ -55,7 +55,7 @@ impl Faulty {
     }
 }
 
-impl Rows for Faulty {
+impl Rows for Faulty<dyn Disk> {
     fn record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
         assert!(
             self.step(Step::Panic).is_ok(),
@@ -69,40 +69,50 @@ impl Rows for Faulty {
     }
 }
 
-impl Disk for Faulty {
-    fn apply(&mut self, changes: &[Change]) -> Result<(), String> {
+impl Disk for Faulty<dyn Disk> {
+    fn apply(&mut self, changes: &[Change], now: Timestamp) -> Result<(), String> {
         self.step(Step::Apply)?;
-        self.script.applies.fetch_add(1, Ordering::SeqCst);
-        self.inner.apply(changes)
+        self.inner.apply(changes, now)
     }
 
-    fn flush(&mut self) -> Result<(), String> {
-        self.step(Step::Flush)?;
-        self.inner.flush()
-    }
-
-    fn sync(&mut self) -> Result<(), String> {
-        self.step(Step::Sync)?;
-        self.script.syncs.fetch_add(1, Ordering::SeqCst);
-        self.script.sweep.lock().push("sync");
-        if self.script.slow.load(Ordering::SeqCst) {
-            std::thread::park_timeout(Duration::from_millis(20));
-        }
-        self.inner.sync()
+    fn hand_over(&mut self) -> Result<u64, String> {
+        self.step(Step::HandOver)?;
+        self.inner.hand_over()
     }
 
     fn due(&self, retention: &RetentionOptions, now: Timestamp) -> Due {
         self.inner.due(retention, now)
     }
 
-    fn note(&mut self, due: &Due) -> Result<(), String> {
+    fn note(&mut self, due: &Due, now: Timestamp) -> Result<(), String> {
         self.script.sweep.lock().push("note");
-        self.inner.note(due)
+        self.inner.note(due, now)
     }
 
     fn remove(&mut self, due: &Due) -> Result<Swept, String> {
         self.script.sweep.lock().push("remove");
         self.inner.remove(due)
+    }
+
+    fn close(self: Box<Self>, syncer: Box<dyn Syncer>) {
+        self.inner.close(syncer);
+    }
+}
+
+impl Syncer for Faulty<dyn Syncer> {
+    fn flush(&mut self) -> Result<(), String> {
+        self.step(Step::Flush)?;
+        self.inner.flush()
+    }
+
+    fn sync(&mut self, group: u64) -> Result<(), String> {
+        self.step(Step::Sync)?;
+        self.script.syncs.fetch_add(1, Ordering::SeqCst);
+        self.script.sweep.lock().push("sync");
+        if self.script.slow.load(Ordering::SeqCst) {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        self.inner.sync(group)
     }
 
     fn close(self: Box<Self>) {
@@ -112,12 +122,16 @@ impl Disk for Faulty {
 
 fn open(path: &Path, options: &SledOptions) -> (Arc<SledStore>, Arc<Script>) {
     let script = Arc::new(Script::default());
-    let seam = Arc::clone(&script);
-    let store = SledStore::open_with(path, options, |inner| {
-        Box::new(Faulty {
-            inner,
-            script: seam,
-        })
+    let (in_disk, in_syncer) = (Arc::clone(&script), Arc::clone(&script));
+    let store = SledStore::open_with(path, options, |engine| Engine {
+        disk: Box::new(Faulty {
+            inner: engine.disk,
+            script: in_disk,
+        }),
+        syncer: Box::new(Faulty {
+            inner: engine.syncer,
+            script: in_syncer,
+        }),
     });
     (Arc::new(store.unwrap()), script)
 }
@@ -170,12 +184,8 @@ async fn concurrent_claims_share_their_syncs() {
     for task in tasks {
         task.await.unwrap();
     }
-    let (syncs, applies) = (
-        script.syncs.load(Ordering::SeqCst),
-        script.applies.load(Ordering::SeqCst),
-    );
+    let syncs = script.syncs.load(Ordering::SeqCst);
     assert!(syncs <= 16, "128 operations needed {syncs} syncs");
-    assert_eq!(syncs, applies, "one transaction and one sync a group");
 }
 
 #[tokio::test]
@@ -195,7 +205,14 @@ async fn what_only_reads_needs_no_sync() {
 
 #[tokio::test]
 async fn the_first_failure_poisons_and_reopening_finds_what_was_acknowledged() {
-    for step in [Step::Apply, Step::Flush, Step::Sync, Step::Panic] {
+    let steps = [
+        Step::Apply,
+        Step::Flush,
+        Step::HandOver,
+        Step::Panic,
+        Step::Sync,
+    ];
+    for step in steps {
         let folder = tempfile::tempdir().unwrap();
         let (store, script) = open(folder.path(), &SledOptions::new());
         let claim = claimed(&store, &key("acknowledged")).await;
@@ -238,32 +255,54 @@ async fn forgetting_is_durably_noted_before_anything_is_removed() {
     let swept = store.sweep().await.unwrap();
     assert_eq!((swept.answers, swept.tombstones), (1, 1));
     let steps = script.sweep.lock().clone();
-    assert_eq!(steps, ["note", "sync", "remove", "sync"]);
+    let steps: Vec<_> = steps.iter().skip_while(|step| **step != "note").collect();
+    assert_eq!(steps, [&"note", &"sync", &"remove", &"sync"]);
     store.close().await.unwrap();
 }
 
+// G5: nobody knows whose records were on a page that cannot be read.
 #[tokio::test]
-async fn a_missing_or_damaged_answer_is_corrupt_never_absent() {
-    for damage in ["missing", "damaged", "shortened", "tree"] {
-        let folder = tempfile::tempdir().unwrap();
-        let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
-        let claim = claimed(&store, &key("kept")).await;
-        store.complete(claim, answer(&[7; 20_000])).await.unwrap();
-        store.close().await.unwrap();
-        harm(folder.path(), damage);
-
-        let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
-        let replayed = store.claim(request(&key("kept"))).await;
-        let corrupt = matches!(replayed, Err(StoreError::Corrupt(_)));
-        assert!(corrupt, "{damage}: {replayed:?}");
-        let peeked = store.peek(key("kept")).await;
-        assert!(matches!(peeked, Err(StoreError::Corrupt(_))), "{peeked:?}");
-        store.close().await.unwrap();
+async fn a_missing_or_damaged_page_keeps_the_store_shut() {
+    for kind in ["onlyonce/recent/", "onlyonce/settled/"] {
+        for damage in ["missing", "damaged", "shortened"] {
+            let folder = store_with_large_answers().await;
+            harm(folder.path(), kind, damage);
+            let refused = SledStore::open(folder.path(), SledOptions::new());
+            let corrupt = matches!(refused, Err(OpenError::Corrupt { .. }));
+            assert!(corrupt, "{kind} {damage}: {refused:?}");
+        }
     }
 }
 
-/// Changes the answers of a closed store behind its back.
-fn harm(path: &Path, damage: &str) {
+// G5
+#[tokio::test]
+async fn a_missing_answer_is_corrupt_never_absent() {
+    let folder = store_with_large_answers().await;
+    harm(folder.path(), "onlyonce/recent/", "tree");
+    let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
+    let replayed = store.claim(request(&key("kept-1"))).await;
+    assert!(
+        matches!(replayed, Err(StoreError::Corrupt(_))),
+        "{replayed:?}"
+    );
+    let peeked = store.peek(key("kept-1")).await;
+    assert!(matches!(peeked, Err(StoreError::Corrupt(_))), "{peeked:?}");
+    store.close().await.unwrap();
+}
+
+async fn store_with_large_answers() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
+    for number in 0..5 {
+        let claim = claimed(&store, &key(&format!("kept-{number}"))).await;
+        store.complete(claim, answer(&[7; 20_000])).await.unwrap();
+    }
+    store.close().await.unwrap();
+    folder
+}
+
+/// Changes a tree of a closed store behind its back.
+fn harm(path: &Path, kind: &str, damage: &str) {
     let db = ::sled::Config::new()
         .path(path.join("db"))
         .flush_every_ms(None)
@@ -272,7 +311,7 @@ fn harm(path: &Path, damage: &str) {
     let name = db
         .tree_names()
         .into_iter()
-        .find(|name| name.starts_with(b"onlyonce/answers/"))
+        .find(|name| name.starts_with(kind.as_bytes()))
         .unwrap();
     let tree = db.open_tree(&name).unwrap();
     let (place, value) = tree.iter().nth(2).unwrap().unwrap();
@@ -280,11 +319,11 @@ fn harm(path: &Path, damage: &str) {
     match damage {
         "missing" => drop(tree.remove(&place).unwrap()),
         "damaged" => {
-            value[1_000] ^= 1;
+            value[100] ^= 1;
             tree.insert(&place, value).unwrap();
         }
         "shortened" => {
-            value.truncate(100);
+            value.truncate(50);
             tree.insert(&place, value).unwrap();
         }
         _ => drop(db.drop_tree(&name).unwrap()),

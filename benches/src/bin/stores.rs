@@ -1,0 +1,129 @@
+//! First calls: claim and complete, each durable before it is answered, beside a log by hand.
+//!
+//! `cargo run --release -p onlyonce-bench --bin stores -- [ROUNDS] [SECONDS] [FOLDER] [STORE ...]`
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use onlyonce_bench::load::{self, Measured};
+use onlyonce_bench::log::Log;
+use onlyonce_bench::machine;
+use onlyonce_storage::sled::{SledOptions, SledStore};
+use onlyonce_storage::{
+    Answer, AnswerFormat, ClaimOutcome, ClaimRequest, Fingerprint, FingerprintAlgorithm,
+    Fingerprints, IdempotencyKey, MemoryOptions, MemoryStore, Scope, ScopedKey, Store, StoreLimits,
+};
+use tokio::runtime::Runtime;
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let rounds: usize = arguments
+        .next()
+        .map_or(3, |text| text.parse().expect("rounds"));
+    let seconds: f64 = arguments
+        .next()
+        .map_or(1.5, |text| text.parse().expect("seconds"));
+    let folder: PathBuf = arguments
+        .next()
+        .map_or_else(std::env::temp_dir, PathBuf::from);
+    let chosen: Vec<String> = arguments.collect();
+    let time = Duration::from_secs_f64(seconds);
+    eprintln!("{}", machine::name());
+    println!("round,callers,store,calls_per_s,p50_us,p99_us");
+    for round in 1..=rounds {
+        for callers in callers() {
+            for store in ["log", "sled", "memory"] {
+                if !chosen.is_empty() && !chosen.iter().any(|name| name == store) {
+                    continue;
+                }
+                let Measured { rate, p50, p99 } = measure(store, callers, time, &folder);
+                println!(
+                    "{round},{callers},{store},{rate:.0},{},{}",
+                    p50.as_micros(),
+                    p99.as_micros()
+                );
+            }
+        }
+    }
+}
+
+/// How many callers there are at once; `CALLERS=64,256` chooses.
+fn callers() -> Vec<usize> {
+    let chosen = std::env::var("CALLERS").unwrap_or_else(|_| "1,16,64,256,1024".to_owned());
+    let counts = chosen
+        .split(',')
+        .map(|count| count.parse().expect("a count"));
+    counts.collect()
+}
+
+fn measure(store: &str, callers: usize, time: Duration, folder: &Path) -> Measured {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let folder = tempfile::tempdir_in(folder).expect("a folder");
+    match store {
+        "log" => {
+            let log = Log::create(&folder.path().join("log")).expect("a log");
+            load::run(&runtime, callers, time, move |number| {
+                let log = log.clone();
+                async move {
+                    let mut key = [0; 16];
+                    key[..8].copy_from_slice(&number.to_le_bytes());
+                    assert!(log.insert(key, bytes(64)).await);
+                    log.overwrite(key, bytes(300)).await;
+                }
+            })
+        }
+        "sled" => {
+            let options = SledOptions::new().limits(limits());
+            let store = SledStore::open(folder.path(), options).expect("a store");
+            calls(&runtime, callers, time, Arc::new(store))
+        }
+        _ => {
+            let options = MemoryOptions::new()
+                .limits(limits())
+                .records_max(100_000_000);
+            calls(
+                &runtime,
+                callers,
+                time,
+                Arc::new(MemoryStore::with_options(options)),
+            )
+        }
+    }
+}
+
+fn limits() -> StoreLimits {
+    StoreLimits::default().in_progress_max(1_000_000)
+}
+
+fn calls(runtime: &Runtime, callers: usize, time: Duration, store: Arc<dyn Store>) -> Measured {
+    let print = Fingerprint::builder(FingerprintAlgorithm::new(1)).finish();
+    let scope = Scope::global().operation("shop.pay").expect("a scope");
+    load::run(runtime, callers, time, move |number| {
+        let store = Arc::clone(&store);
+        let scope = scope.clone();
+        async move {
+            let key = IdempotencyKey::parse(&format!("0199f1c2-7a3e-7b21-{number:016x}"));
+            let key = ScopedKey::new(scope, key.expect("a key"));
+            let lease = Duration::from_secs(30);
+            let request = ClaimRequest::new(key, Fingerprints::new(print), lease);
+            let claim = match store.claim(request).await.expect("the store answers") {
+                ClaimOutcome::Claimed(claim) => claim,
+                other => panic!("{other:?}"),
+            };
+            let answer = Answer::new(AnswerFormat::new(1), bytes(300));
+            store.complete(claim, answer).await.expect("it is recorded");
+        }
+    })
+}
+
+/// Bytes that cannot be made smaller.
+fn bytes(count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    fastrand::fill(&mut bytes);
+    bytes
+}

@@ -1,0 +1,311 @@
+//! The thread that decides and applies.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::syncing::{Handed, Syncing};
+use super::{Message, QUEUE_MAX, Shared, Waiting};
+use crate::commit::core::GroupCore;
+use crate::commit::disk::{Disk, Engine};
+use crate::commit::operation::{Operation, Reply};
+use crate::{Answer, StoreError, Swept};
+
+pub(super) struct Applier {
+    core: GroupCore,
+    disk: Box<dyn Disk>,
+    shared: Arc<Shared>,
+    syncing: Syncing,
+    pending: Pending,
+}
+
+/// What was decided and applied since the last group.
+#[derive(Default)]
+struct Pending {
+    replies: Vec<(Waiting, Reply)>,
+    changed: bool,
+    bytes: usize,
+}
+
+/// What was in the queue.
+#[derive(Default)]
+struct Batch {
+    operations: Vec<Operation>,
+    waiting: Vec<Waiting>,
+    sweeps: Vec<oneshot::Sender<Result<Swept, StoreError>>>,
+    closing: Option<oneshot::Sender<()>>,
+    bytes: usize,
+}
+
+// === impl Applier ===
+
+impl Applier {
+    pub(super) fn new(
+        core: GroupCore,
+        engine: Engine,
+        shared: Arc<Shared>,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            core,
+            disk: engine.disk,
+            syncing: Syncing::start(engine.syncer, Arc::clone(&shared))?,
+            shared,
+            pending: Pending::default(),
+        })
+    }
+
+    pub(super) fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut closing = None;
+        while closing.is_none() {
+            if self.syncing.is_idle() {
+                self.hand_over();
+            }
+            if self.pending.is_full() {
+                self.syncing.wait();
+                continue;
+            }
+            let Some(first) = messages.blocking_recv() else {
+                break;
+            };
+            let mut batch = Batch::default();
+            batch.abandon(&self.shared);
+            batch.take(first);
+            while batch.closing.is_none()
+                && !self.pending.would_be_full(&batch)
+                && let Ok(next) = messages.try_recv()
+            {
+                batch.take(next);
+            }
+            crate::kill_point!("writer: operations taken, not decided");
+            closing = self.serve(batch);
+        }
+        // Whoever still waits for a place, or got one behind the closing, learns that it is closed.
+        messages.close();
+        while let Ok(message) = messages.try_recv() {
+            message.fail(&self.shared.failure());
+        }
+        self.close(closing);
+    }
+
+    /// Serves a batch; answers who wants the store closed, if somebody does.
+    fn serve(&mut self, batch: Batch) -> Option<oneshot::Sender<()>> {
+        let Batch {
+            operations,
+            waiting,
+            sweeps,
+            closing,
+            bytes,
+        } = batch;
+        if !operations.is_empty() {
+            self.pending.bytes += bytes;
+            self.decide(operations, waiting);
+        }
+        for caller in sweeps {
+            let swept = self.sweep();
+            let _ = caller.send(swept);
+        }
+        closing
+    }
+
+    fn decide(&mut self, operations: Vec<Operation>, waiting: Vec<Waiting>) {
+        let Self {
+            core, disk, shared, ..
+        } = self;
+        let now = shared.clock.now();
+        let decided = shared.guarded(|| {
+            let group = core.decide(operations, &**disk, now);
+            crate::kill_point!("writer: operations decided, not applied");
+            if !group.changes.is_empty() {
+                disk.apply(&group.changes, now)?;
+                crate::kill_point!("writer: changes applied, not handed over");
+            }
+            Ok((group.replies, !group.changes.is_empty()))
+        });
+        match decided {
+            Ok((replies, changed)) => {
+                self.pending.changed |= changed;
+                self.pending
+                    .replies
+                    .extend(waiting.into_iter().zip(replies));
+            }
+            Err(error) => {
+                let pending = std::mem::take(&mut self.pending);
+                pending.fail(&error);
+                for waiting in waiting {
+                    waiting.fail(error.clone());
+                }
+            }
+        }
+    }
+
+    /// Makes what was applied since the last group the next one. The syncer is idle: everything
+    /// before it is durable.
+    fn hand_over(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        if !pending.changed {
+            crate::kill_point!("writer: questions decided, not answered");
+            // What only reads tells what earlier groups have made durable.
+            pending.reply(&self.shared);
+            return;
+        }
+        match self.shared.guarded(|| self.disk.hand_over()) {
+            Ok(group) => {
+                crate::kill_point!("writer: group handed over, syncer not told");
+                self.syncing.begin(Handed {
+                    group,
+                    replies: pending.replies,
+                });
+            }
+            Err(error) => pending.fail(&error),
+        }
+    }
+
+    /// Makes everything that was applied durable, and waits for it.
+    fn persist(&mut self) -> Result<(), StoreError> {
+        self.syncing.wait();
+        self.hand_over();
+        let group = self.shared.guarded(|| self.disk.hand_over())?;
+        self.syncing.begin(Handed {
+            group,
+            replies: Vec::new(),
+        });
+        self.syncing.wait();
+        self.shared.poisoned().map_or(Ok(()), Err)
+    }
+
+    fn sweep(&mut self) -> Result<Swept, StoreError> {
+        let now = self.shared.clock.now();
+        // A group puts some of the lapsed calls in doubt; empty ones do the rest.
+        loop {
+            let Self {
+                core, disk, shared, ..
+            } = self;
+            let changed = shared.guarded(|| {
+                let group = core.decide(Vec::new(), &**disk, now);
+                disk.apply(&group.changes, now)?;
+                Ok(!group.changes.is_empty())
+            })?;
+            if !changed {
+                break;
+            }
+            self.pending.changed = true;
+            self.persist()?;
+        }
+        let due = self.disk.due(&self.core.retention(), now);
+        if due.is_empty() {
+            return Ok(Swept::default());
+        }
+        self.persist()?;
+        self.shared.guarded(|| self.disk.note(&due, now))?;
+        crate::kill_point!("sweep: noted, not durable");
+        self.persist()?;
+        crate::kill_point!("sweep: note durable, nothing removed");
+        if let Some(until) = due.forgotten_until() {
+            self.core.forget_until(until);
+            let until = self.core.forgotten_until().as_millis();
+            self.shared.forgotten_until.store(until, Ordering::SeqCst);
+        }
+        let swept = self.shared.guarded(|| self.disk.remove(&due))?;
+        crate::kill_point!("sweep: removed, not durable");
+        self.persist()?;
+        crate::kill_point!("sweep: removal durable, not answered");
+        Ok(swept)
+    }
+
+    fn close(mut self, closing: Option<oneshot::Sender<()>>) {
+        let mut last = Batch::default();
+        last.abandon(&self.shared);
+        self.serve(last);
+        self.syncing.wait();
+        self.hand_over();
+        let Self { disk, syncing, .. } = self;
+        crate::kill_point!("writer: last group handed over, syncer not ended");
+        if let Some(syncer) = syncing.stop() {
+            crate::kill_point!("writer: syncer ended, disk not closed");
+            let _ = catch_unwind(AssertUnwindSafe(|| disk.close(syncer)));
+        }
+        if let Some(closing) = closing {
+            let _ = closing.send(());
+        }
+    }
+}
+
+// === impl Pending ===
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.replies.is_empty() && !self.changed
+    }
+
+    fn is_full(&self) -> bool {
+        self.replies.len() >= GROUP_OPERATIONS_MAX || self.bytes >= GROUP_BYTES_MAX
+    }
+
+    fn would_be_full(&self, batch: &Batch) -> bool {
+        self.replies.len() + batch.operations.len() >= GROUP_OPERATIONS_MAX
+            || self.bytes + batch.bytes >= GROUP_BYTES_MAX
+    }
+
+    fn reply(self, shared: &Arc<Shared>) {
+        for (waiting, reply) in self.replies {
+            waiting.reply(reply, shared);
+        }
+    }
+
+    fn fail(self, error: &StoreError) {
+        for (waiting, _) in self.replies {
+            waiting.fail(error.clone());
+        }
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    /// Takes in one message.
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Ask(operation, waiting) => {
+                self.bytes += operation.answer().map_or(0, |answer| answer.body().len());
+                self.operations.push(operation);
+                self.waiting.push(waiting);
+            }
+            Message::Close(caller) => self.closing = Some(caller),
+            Message::Sweep(caller) => self.sweeps.push(caller),
+            Message::Wake => {}
+        }
+    }
+
+    /// Takes in the claims that were dropped. They come first, so that a caller which dropped a
+    /// claim and asks again is told of its doubt.
+    fn abandon(&mut self, shared: &Shared) {
+        let abandoned = std::mem::take(&mut *shared.abandoned.lock());
+        for (key, token) in abandoned {
+            self.operations.push(Operation::Abandon { key, token });
+            self.waiting.push(Waiting::Nobody);
+        }
+    }
+}
+
+// === impl Operation ===
+
+impl Operation {
+    fn answer(&self) -> Option<&Answer> {
+        match self {
+            Self::Complete { answer, .. } => Some(answer),
+            Self::Doubt { answer, .. } => answer.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// What fits into the queue: a crowd that came while a group was synced is the next group.
+const GROUP_OPERATIONS_MAX: usize = QUEUE_MAX;
+
+/// So that a group of large answers neither takes seconds to write nor fills the memory.
+const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;

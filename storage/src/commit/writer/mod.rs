@@ -1,0 +1,285 @@
+//! The shell around the core: two threads of the operating system, and the handle that asks them.
+//!
+//! ```text
+//!  callers --> queue --> writer: decides, applies ----- group -----> syncer: flush, sync --> replies
+//!                          ^                                            |
+//!                          '------------------ idle --------------------'
+//! ```
+//!
+//! While the syncer waits for the disk, the writer decides and applies what arrives. When the syncer
+//! is free, everything that was applied meanwhile becomes the next group. No timer is needed.
+
+mod applier;
+mod syncing;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use self::applier::Applier;
+use super::core::GroupCore;
+use super::disk::Engine;
+use super::operation::{Operation, Reply};
+use crate::{
+    Abandoned, Claim, ClaimOutcome, ClaimRequest, Clock, FencingToken, KeyDigest, SettleError,
+    StoreError, Swept, Timestamp, transition,
+};
+
+/// Asks the writer. Callers wait for a place in the queue when 1,024 are in it.
+///
+/// Dropping it lets the thread finish what is queued and free the directory; the drop waits for
+/// that unless it happens on a thread of an async runtime, which must not be blocked.
+pub(crate) struct Writer {
+    // `None` only while it is dropped.
+    queue: Option<mpsc::Sender<Message>>,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the handle, the threads and the claims share.
+#[derive(Debug)]
+struct Shared {
+    clock: Arc<dyn Clock>,
+    forgotten_until: AtomicU64,
+    poison: Mutex<Option<String>>,
+    /// Claims that were dropped unspent since the last group: as many as were given at most.
+    abandoned: Mutex<Vec<(KeyDigest, FencingToken)>>,
+    /// Not a sender: a claim must not keep its store open.
+    wake: mpsc::WeakSender<Message>,
+}
+
+enum Message {
+    Ask(Operation, Waiting),
+    Close(oneshot::Sender<()>),
+    Sweep(oneshot::Sender<Result<Swept, StoreError>>),
+    /// A claim was abandoned, or the syncer is free.
+    Wake,
+}
+
+/// Who waits for a reply.
+enum Waiting {
+    /// A claim is made into a guard here, on the writer's side: if its caller is gone by now, the
+    /// guard is dropped and says so.
+    Claim(oneshot::Sender<Result<ClaimOutcome, StoreError>>),
+    Nobody,
+    Other(oneshot::Sender<Result<Reply, StoreError>>),
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// Starts the threads. The core has adopted what the disk holds.
+    pub(crate) fn start(
+        core: GroupCore,
+        engine: Engine,
+        clock: Arc<dyn Clock>,
+    ) -> std::io::Result<Self> {
+        let (queue, messages) = mpsc::channel(QUEUE_MAX);
+        let shared = Arc::new(Shared {
+            clock,
+            forgotten_until: AtomicU64::new(core.forgotten_until().as_millis()),
+            poison: Mutex::new(None),
+            abandoned: Mutex::new(Vec::new()),
+            wake: queue.downgrade(),
+        });
+        let applier = Applier::new(core, engine, Arc::clone(&shared))?;
+        let thread = std::thread::Builder::new()
+            .name("onlyonce-writer".to_owned())
+            .spawn(move || applier.run(messages))?;
+        Ok(Self {
+            queue: Some(queue),
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        let forgotten_until = self.shared.forgotten_until.load(Ordering::SeqCst);
+        let clock = self.shared.clock.now();
+        transition::now_told(clock, Timestamp::from_millis(forgotten_until))
+    }
+
+    pub(crate) async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        let place = self.place().await?;
+        let (reply, waiting) = oneshot::channel();
+        let operation = Operation::Claim(request);
+        place.send(Message::Ask(operation, Waiting::Claim(reply)));
+        waiting.await.map_err(|_| self.shared.failure())?
+    }
+
+    pub(crate) async fn ask(&self, operation: Operation) -> Result<Reply, StoreError> {
+        let place = self.place().await?;
+        self.send(place, operation).await
+    }
+
+    /// Spends a claim, but only once it has a place in the queue: a caller that gives up while it
+    /// waits for one drops an unspent claim.
+    pub(crate) async fn spend(
+        &self,
+        claim: Claim,
+        operation: impl FnOnce(KeyDigest, FencingToken) -> Operation,
+    ) -> Result<(), SettleError> {
+        let place = self.place().await?;
+        let (key, token) = claim.spend();
+        let reply = self.send(place, operation(key, token)).await?;
+        reply.into_settled()
+    }
+
+    pub(crate) async fn sweep(&self) -> Result<Swept, StoreError> {
+        let place = self.place().await?;
+        let (reply, waiting) = oneshot::channel();
+        place.send(Message::Sweep(reply));
+        waiting.await.map_err(|_| self.shared.failure())?
+    }
+
+    /// Finishes what is queued and frees the directory.
+    pub(crate) async fn close(&self) -> Result<(), StoreError> {
+        if let Ok(place) = self.place().await {
+            let (reply, waiting) = oneshot::channel();
+            place.send(Message::Close(reply));
+            // OK to ignore because a thread that ended without a word is joined below.
+            let _ = waiting.await;
+        }
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // Not a wait worth the name: the thread has freed everything and is returning.
+            let _ = thread.join();
+        }
+        match self.shared.failure() {
+            StoreError::Closed => Ok(()),
+            poisoned => Err(poisoned),
+        }
+    }
+
+    async fn place(&self) -> Result<mpsc::Permit<'_, Message>, StoreError> {
+        let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
+        queue.reserve().await.map_err(|_| self.shared.failure())
+    }
+
+    async fn send(
+        &self,
+        place: mpsc::Permit<'_, Message>,
+        operation: Operation,
+    ) -> Result<Reply, StoreError> {
+        let (reply, waiting) = oneshot::channel();
+        place.send(Message::Ask(operation, Waiting::Other(reply)));
+        waiting.await.map_err(|_| self.shared.failure())?
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue = None;
+        let thread = self.thread.lock().take();
+        let on_runtime = tokio::runtime::Handle::try_current().is_ok();
+        if let Some(thread) = thread
+            && !on_runtime
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").finish_non_exhaustive()
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Why nothing is answered any more.
+    fn failure(&self) -> StoreError {
+        match &*self.poison.lock() {
+            None => StoreError::Closed,
+            Some(reason) => StoreError::Poisoned(reason.clone()),
+        }
+    }
+
+    fn poisoned(&self) -> Option<StoreError> {
+        self.poison.lock().clone().map(StoreError::Poisoned)
+    }
+
+    /// Does `work` unless the store is poisoned, and poisons it when the work fails or panics.
+    fn guarded<T>(&self, work: impl FnOnce() -> Result<T, String>) -> Result<T, StoreError> {
+        if let Some(poisoned) = self.poisoned() {
+            return Err(poisoned);
+        }
+        // OK because nothing of the engine is used after a panic but to close it.
+        let done = catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|panic| Err(format!("the writer panicked: {}", message_of(&*panic))));
+        done.map_err(|reason| {
+            // The first failure is the one that explains the others.
+            let mut poison = self.poison.lock();
+            StoreError::Poisoned(poison.get_or_insert(reason).clone())
+        })
+    }
+
+    /// Lets the writer look at what changed beside its queue.
+    fn wake(&self) {
+        // OK to ignore because a writer whose queue is full is not asleep.
+        if let Some(queue) = self.wake.upgrade() {
+            let _ = queue.try_send(Message::Wake);
+        }
+    }
+}
+
+impl Abandoned for Shared {
+    fn abandoned(&self, key: KeyDigest, token: FencingToken) {
+        self.abandoned.lock().push((key, token));
+        // A store that is gone puts what it left open in doubt when it is opened again.
+        self.wake();
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    fn fail(self, error: StoreError) {
+        // OK to ignore because a caller that is gone needs no reply.
+        match self {
+            Self::Claim(caller) => drop(caller.send(Err(error))),
+            Self::Nobody => {}
+            Self::Other(caller) => drop(caller.send(Err(error))),
+        }
+    }
+
+    fn reply(self, reply: Reply, shared: &Arc<Shared>) {
+        match self {
+            Self::Claim(caller) => {
+                let on_drop = Arc::clone(shared) as Arc<dyn Abandoned>;
+                drop(caller.send(reply.into_claim(on_drop)));
+            }
+            Self::Nobody => {}
+            Self::Other(caller) => drop(caller.send(Ok(reply))),
+        }
+    }
+}
+
+// === impl Message ===
+
+impl Message {
+    fn fail(self, error: &StoreError) {
+        match self {
+            Self::Ask(_, waiting) => waiting.fail(error.clone()),
+            Self::Close(caller) => drop(caller.send(())),
+            Self::Sweep(caller) => drop(caller.send(Err(error.clone()))),
+            Self::Wake => {}
+        }
+    }
+}
+
+fn message_of(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no reason given")
+}
+
+/// As many as a group takes: little to wait for.
+const QUEUE_MAX: usize = 1_024;

@@ -1,0 +1,102 @@
+//! The thread that waits for the disk.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use super::{Shared, Waiting};
+use crate::commit::disk::Syncer;
+use crate::commit::operation::Reply;
+
+/// The writer's end of the syncer: takes one group at a time.
+pub(super) struct Syncing {
+    groups: SyncSender<Handed>,
+    done: Receiver<()>,
+    busy: bool,
+    thread: JoinHandle<Box<dyn Syncer>>,
+}
+
+/// A group that was handed to the engine, and who waits for it.
+pub(super) struct Handed {
+    pub(super) group: u64,
+    pub(super) replies: Vec<(Waiting, Reply)>,
+}
+
+// === impl Syncing ===
+
+impl Syncing {
+    pub(super) fn start(syncer: Box<dyn Syncer>, shared: Arc<Shared>) -> std::io::Result<Self> {
+        let (groups, handed) = sync_channel(1);
+        let (tell, done) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("onlyonce-syncer".to_owned())
+            .spawn(move || run(syncer, &shared, &handed, &tell))?;
+        Ok(Self {
+            groups,
+            done,
+            busy: false,
+            thread,
+        })
+    }
+
+    /// Whether everything that was begun is done.
+    pub(super) fn is_idle(&mut self) -> bool {
+        if self.busy && self.done.try_recv().is_ok() {
+            self.busy = false;
+        }
+        !self.busy
+    }
+
+    /// Waits until everything that was begun is done.
+    pub(super) fn wait(&mut self) {
+        if self.busy {
+            // OK to ignore because a thread that is gone does nothing any more.
+            let _ = self.done.recv();
+            self.busy = false;
+        }
+    }
+
+    /// Begins to make a group durable; then its replies are sent, or it poisons the store.
+    ///
+    /// Waits for the group before it, if that is not yet done.
+    pub(super) fn begin(&mut self, handed: Handed) {
+        self.wait();
+        self.busy = self.groups.send(handed).is_ok();
+    }
+
+    /// Ends the thread, and gives its half of the engine back.
+    pub(super) fn stop(mut self) -> Option<Box<dyn Syncer>> {
+        self.wait();
+        drop(self.groups);
+        self.thread.join().ok()
+    }
+}
+
+fn run(
+    mut syncer: Box<dyn Syncer>,
+    shared: &Arc<Shared>,
+    groups: &Receiver<Handed>,
+    tell: &SyncSender<()>,
+) -> Box<dyn Syncer> {
+    while let Ok(Handed { group, replies }) = groups.recv() {
+        crate::kill_point!("syncer: group taken, not flushed");
+        let synced = shared.guarded(|| {
+            syncer.flush()?;
+            crate::kill_point!("syncer: group flushed, not synced");
+            syncer.sync(group)
+        });
+        crate::kill_point!("syncer: group synced, nobody told");
+        // The next group need not wait for the replies to this one.
+        let _ = tell.send(());
+        shared.wake();
+        crate::kill_point!("syncer: next group let go, this one not answered");
+        for (waiting, reply) in replies {
+            match &synced {
+                Ok(()) => waiting.reply(reply, shared),
+                Err(error) => waiting.fail(error.clone()),
+            }
+            crate::kill_point!("syncer: one reply given, the next not");
+        }
+    }
+    syncer
+}
