@@ -13,12 +13,12 @@ use onlyonce::middleware::client::{
     AttemptTimeoutLayer, Backoff, BackoffOptions, EnforceDeadlineLayer, RetryBudget,
 };
 use onlyonce::middleware::stack;
-use onlyonce::rpc::{CallFailure, Channel, ChannelOptions, Client, ClientAdapter};
+use onlyonce::rpc::{CallFailure, Channel, ChannelOptions, Client, ClientAdapter, Known};
 use onlyonce::storage::IdempotencyKey;
 use onlyonce_chaos::ledger::{Effect, Effects, Ending, History, Operation};
 use parking_lot::Mutex;
 
-use super::orders::{Order, PAY, Receipt};
+use super::orders::{Declined, Order, PAY, Receipt};
 
 /// What the clients of a run were told.
 #[derive(Default)]
@@ -68,7 +68,12 @@ pub async fn ask_again(client: &Client, told: &Told) {
 }
 
 async fn go_through((client, twin): &(Client, Client), told: &Told, order: Order) {
-    if order.has_twin() {
+    if order.is_asked_about() {
+        let asking = ask_until_told(twin, told, order);
+        let (ending, ()) = tokio::join!(call(client, order), asking);
+        told.note(order, ending);
+        told.note(order, call(client, order).await);
+    } else if order.has_twin() {
         let endings = join_all([call(client, order), call(twin, order)]).await;
         endings
             .into_iter()
@@ -76,11 +81,22 @@ async fn go_through((client, twin): &(Client, Client), told: &Told, order: Order
     } else {
         told.note(order, call(client, order).await);
     }
-    if order.is_asked_about() {
-        // OK to ignore because a question may find the server dead; the answer to the call that
-        // follows is the one that counts.
-        let _ = client.peek(key(order), &PAY).await;
-        told.note(order, call(client, order).await);
+}
+
+/// Asks what became of a call that somebody else is making. What is told so counts like an answer.
+async fn ask_until_told(client: &Client, told: &Told, order: Order) {
+    loop {
+        let ending = match client.peek(key(order), &PAY).await {
+            Ok(Known::Completed(Ok(receipt))) => Ending::Answered(text(&receipt).into()),
+            Ok(Known::Completed(Err(Declined))) => Ending::Declined("declined".into()),
+            Ok(Known::InDoubt(_)) => Ending::InDoubt,
+            // Not yet, or the server is being killed.
+            Ok(_) | Err(_) => {
+                tokio::time::sleep(ASK_AGAIN).await;
+                continue;
+            }
+        };
+        return told.note(order, ending);
     }
 }
 
@@ -166,6 +182,9 @@ pub const CALLS: u64 = 48;
 
 /// Calls that are in flight at once, and so may be in doubt after a kill.
 pub const WORKERS: u64 = 8;
+
+/// So often that a question finds a call between any two of its points.
+const ASK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Longer than any run on a loaded machine; a call that takes it is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);

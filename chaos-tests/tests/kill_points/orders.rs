@@ -63,7 +63,7 @@ impl Order {
         self.operation.is_multiple_of(4)
     }
 
-    /// Whether its client asks what became of it, and then calls again.
+    /// Whether a second client asks what became of it all the while.
     pub const fn is_asked_about(self) -> bool {
         self.operation % 5 == 1
     }
