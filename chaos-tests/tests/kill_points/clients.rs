@@ -16,6 +16,7 @@ use onlyonce::middleware::stack;
 use onlyonce::rpc::{CallFailure, Channel, ChannelOptions, Client, ClientAdapter, Known};
 use onlyonce::storage::IdempotencyKey;
 use onlyonce_chaos::ledger::{Effect, Effects, Ending, History, Operation};
+use onlyonce_chaos::seed::digest;
 use parking_lot::Mutex;
 
 use super::orders::{Declined, Order, PAY, Receipt};
@@ -114,8 +115,9 @@ fn key(order: Order) -> IdempotencyKey {
     IdempotencyKey::parse(&format!("order-{}", order.operation)).unwrap()
 }
 
-fn text(receipt: &Receipt) -> String {
-    format!("entry {}\n{}", receipt.entry, receipt.paper)
+/// A receipt in few words.
+fn text(Receipt { entry, paper }: &Receipt) -> String {
+    format!("entry {entry}, paper {:016x}", digest(paper.as_bytes()))
 }
 
 /// Attempts and budget have no end: a server that is down comes back.
