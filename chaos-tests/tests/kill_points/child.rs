@@ -83,9 +83,14 @@ async fn serve(folder: PathBuf, front: Front) {
     say(&format!("listening {}", serving.local_addr()));
     // While calls are served. What is due is in the store since it was prepared.
     let sweeping = store.clone();
-    let sweep = tokio::spawn(async move { sweeping.sweep().await });
+    let sweep = tokio::spawn(async move {
+        // It was away for longer than it remembers.
+        sweeping.confirm_clock().await?;
+        sweeping.sweep().await
+    });
     until_parent_says_stop().await;
-    sweep.await.unwrap().unwrap();
+    let swept = sweep.await.unwrap().unwrap();
+    assert_eq!(swept.paused, None);
     serving.shutdown(PATIENCE).await;
     store.close().await.unwrap();
     say_passed("ended");

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use onlyonce::storage::{
     Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect, KeyState,
-    MemoryStore, Resolution, ScopedKey, SettleError, Store, StoreFuture, StoreId, Swept, Timestamp,
+    MemoryStore, Question, Resolution, ScopedKey, SettleError, Store, StoreFuture, StoreId, Swept,
+    Timestamp,
 };
 use tokio::task::yield_now;
 
@@ -70,12 +71,13 @@ impl Store for Waiting {
         around(self.0.doubt(claim, reason, answer))
     }
 
-    fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
-        around(self.0.peek(key))
-    }
-
-    fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
-        around(self.0.seal(key))
+    fn ask(
+        &self,
+        question: Question,
+        key: ScopedKey,
+        first_sent: Option<Timestamp>,
+    ) -> StoreFuture<'_, KeyState> {
+        around(self.0.ask(question, key, first_sent))
     }
 }
 
@@ -91,5 +93,9 @@ impl Inspect for Waiting {
 
     fn sweep(&self) -> StoreFuture<'_, Swept> {
         around(self.0.sweep())
+    }
+
+    fn confirm_clock(&self) -> StoreFuture<'_, ()> {
+        around(self.0.confirm_clock())
     }
 }

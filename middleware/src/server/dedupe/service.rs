@@ -16,7 +16,7 @@ use super::flight::{Boarding, Flight, Flights, Landing, Lead};
 use super::options::DedupeOptions;
 use super::owner::{Delivery, Owner, patience};
 use crate::observe::server as observe;
-use crate::server::{Adapter, Admission, Intent, Keys, Question, Refusal, Served};
+use crate::server::{Adapter, Admission, Intent, Keys, Refusal, Served};
 
 /// See [`DedupeLayer`](super::DedupeLayer).
 pub struct Dedupe<S, A> {
@@ -107,11 +107,12 @@ where
                     Ok(shared.mark(response, Served::Unprotected))
                 }
                 Admission::Refused(refusal) => Ok(shared.refuse(&refusal)),
-                Admission::Ask(question, key) => {
-                    let state = match question {
-                        Question::Peek => shared.store.peek(key).await,
-                        Question::Seal => shared.store.seal(key).await,
-                    };
+                Admission::Ask {
+                    question,
+                    key,
+                    first_sent,
+                } => {
+                    let state = shared.store.ask(question, key, first_sent).await;
                     onlyonce_storage::kill_point!("dedupe: question asked, not answered");
                     Ok(match state {
                         Ok(state) => shared.adapter.tell(&state),
