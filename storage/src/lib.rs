@@ -14,6 +14,7 @@
 //!   the process.
 //! - `sled`: `SledStore`, the embedded durable store.
 //! - `conformance`: the suite that every store must pass, as the macro `conformance!`.
+//! - `points`: a test may end the process at any named point of the code.
 
 mod claim;
 mod clock;
@@ -26,9 +27,12 @@ pub mod conformance;
 mod error;
 mod fingerprint;
 mod key;
+mod kill_point;
 mod limits;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "points")]
+pub mod points;
 pub mod record;
 mod retention;
 #[cfg(feature = "sled")]

@@ -9,6 +9,8 @@ mod stores;
 #[cfg(test)]
 mod callers;
 #[cfg(test)]
+mod cancelled;
+#[cfg(test)]
 mod crowd;
 #[cfg(test)]
 mod disconnects;

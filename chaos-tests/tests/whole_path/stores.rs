@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use onlyonce::storage::{
-    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, KeyState, MemoryStore, Question,
-    ScopedKey, SettleError, SledOptions, SledStore, Store, StoreError, StoreFuture, StoreId,
-    Timestamp,
+    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, KeyState, MemoryStore, OpenError,
+    Question, ScopedKey, SettleError, SledOptions, SledStore, Store, StoreError, StoreFuture,
+    StoreId, Timestamp,
 };
 use tempfile::TempDir;
 
@@ -40,12 +40,12 @@ impl Folder {
     }
 
     pub async fn open(&self) -> Arc<SledStore> {
+        Arc::new(self.try_open().await.unwrap())
+    }
+
+    pub async fn try_open(&self) -> Result<SledStore, OpenError> {
         let path: PathBuf = self.0.path().join("store");
-        Arc::new(
-            SledStore::open_async(path, SledOptions::new())
-                .await
-                .unwrap(),
-        )
+        SledStore::open_async(path, SledOptions::new()).await
     }
 }
 

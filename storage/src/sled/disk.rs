@@ -348,6 +348,7 @@ impl SledDisk {
     fn recent_pages(&mut self, bucket: Bucket) -> Result<&mut Pages, String> {
         if !self.recent.contains_key(&bucket) {
             let pages = Pages::new(self.tree(RECENT, bucket)?, 0);
+            crate::kill_point!("disk: recent bucket made, nothing in it");
             self.recent.insert(bucket, pages);
         }
         self.recent
@@ -358,6 +359,7 @@ impl SledDisk {
     fn settled_in(&mut self, bucket: Bucket) -> Result<&mut Settled, String> {
         if !self.settled.contains_key(&bucket) {
             let pages = Pages::new(self.tree(SETTLED, bucket)?, 0);
+            crate::kill_point!("disk: settled bucket made, nothing in it");
             let located = Located::new();
             self.settled.insert(bucket, Settled { pages, located });
         }
@@ -478,6 +480,7 @@ impl SledDisk {
 
     fn drop_tree(&self, kind: &str, bucket: Bucket) -> Result<u64, String> {
         let dropped = self.db.drop_tree(bucket_name(kind, bucket));
+        crate::kill_point!("disk: one tree dropped, the next not");
         dropped.map(u64::from).map_err(words)
     }
 }
@@ -548,6 +551,7 @@ impl Disk for SledDisk {
         while let Some(pages) = unfinished.next() {
             let ends_group = unfinished.peek().is_none();
             pages.finish(group, ends_group)?;
+            crate::kill_point!("disk: one tree's part of a group written, the next not");
         }
         self.group = group;
         self.open_bucket = None;
@@ -592,7 +596,9 @@ impl Disk for SledDisk {
         }
         // With the buckets the numbers go that say which group was the last.
         let group = self.hand_over()?;
+        crate::kill_point!("disk: what stays moved, nothing noted");
         self.set_number(META_GROUP, group)?;
+        crate::kill_point!("disk: group noted, what is forgotten not");
         let raised = |known: Option<u64>, to: Timestamp| known.unwrap_or(0).max(to.as_millis());
         if let Some(until) = due.forgotten_until() {
             let until = raised(self.number(META_FORGOTTEN)?, until);
@@ -630,7 +636,9 @@ impl Disk for SledDisk {
             ..
         } = *self;
         drop((meta, recent, settled, db));
+        crate::kill_point!("disk: writer's half closed, syncer's not");
         syncer.close();
+        crate::kill_point!("disk: database closed, lock held");
         wait_until_free(&db_file);
         drop(lock);
     }

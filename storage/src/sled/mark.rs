@@ -83,7 +83,9 @@ impl MarkFile {
     /// Writes the mark over the last one, within one sector. Durable with the next sync.
     pub(super) fn write(&mut self, mark: Mark) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(&mark.encode())
+        self.file.write_all(&mark.encode())?;
+        crate::kill_point!("mark: written, not synced");
+        Ok(())
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {

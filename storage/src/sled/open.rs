@@ -91,16 +91,20 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
     let known = recognise(path)?;
     let failed = |source| io_error(path, source);
     fs::create_dir_all(path).map_err(failed)?;
+    crate::kill_point!("opening: directory there, not locked");
     let lock = lock(path)?;
+    crate::kill_point!("opening: locked, format not named");
     if !known {
         mark(path).map_err(failed)?;
     }
     let db_path = path.join("db");
     // Before the first write, so that no error of a later write-back is missed.
     let point = SyncPoint::open(&db_path).map_err(failed)?;
+    crate::kill_point!("opening: format named, leftovers not removed");
     remove_leftovers(&db_path).map_err(failed)?;
     let mark = Mark::read(path).map_err(failed)?;
     let mark_file = MarkFile::open(path).map_err(failed)?;
+    crate::kill_point!("opening: mark there, database not open");
     let corrupt = |reason: String| OpenError::Corrupt {
         path: path.to_owned(),
         reason,
@@ -115,12 +119,14 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
             .flush_every_ms(None)
             .open()
             .map_err(|error| sled_error(path, error))?;
+        crate::kill_point!("opening: database open, trees not read");
         let parts = Parts {
             db,
             db_file: db_path.join("db"),
             lock,
         };
         let mut disk = SledDisk::open(parts, &options.retention).map_err(corrupt)?;
+        crate::kill_point!("opening: trees read, incarnation not raised");
         let (core, guard, identity) = adopt(&mut disk, options, mark).map_err(corrupt)?;
         let mut syncer = SledSync {
             db: disk.db().clone(),
@@ -218,7 +224,9 @@ fn mark(path: &Path) -> io::Result<()> {
     let mut file = File::create(&draft)?;
     writeln!(file, "{FORMAT_PREFIX}{FORMAT}")?;
     file.sync_all()?;
+    crate::kill_point!("opening: format drafted, not named");
     fs::rename(&draft, path.join(FORMAT_FILE))?;
+    crate::kill_point!("opening: format named, not synced");
     #[cfg(unix)]
     File::open(path)?.sync_all()?;
     Ok(())
@@ -246,6 +254,7 @@ fn adopt(
 ) -> Result<(GroupCore, ClockGuard, Identity), String> {
     let now = options.clock.now();
     let identity = disk.identify(now, mark)?;
+    crate::kill_point!("opening: incarnation raised, open calls not in doubt");
     let guard = ClockGuard::start(
         &*options.clock,
         identity.last_used,
@@ -271,7 +280,9 @@ fn adopt(
         }
     }
     disk.apply(changes, now)?;
+    crate::kill_point!("opening: open calls in doubt, not handed over");
     disk.hand_over()?;
+    crate::kill_point!("opening: open calls in doubt, not flushed");
     Ok((core, guard, identity))
 }
 
@@ -279,8 +290,12 @@ fn adopt(
 fn persist(syncer: &mut SledSync, group: u64) -> Result<(), String> {
     // Nothing is marked before it is durable, so not by the `flush` of a group.
     SyncPoint::flush(&syncer.db).map_err(words)?;
+    crate::kill_point!("opening: flushed, not synced");
     syncer.sync(group)?;
-    syncer.mark_synced()
+    crate::kill_point!("opening: synced, not marked");
+    syncer.mark_synced()?;
+    crate::kill_point!("opening: marked, not serving");
+    Ok(())
 }
 
 fn io_error(path: &Path, source: io::Error) -> OpenError {

@@ -119,6 +119,7 @@ impl Pages {
         let first = self.number - self.full.len() as u32;
         for (number, mut page) in (first..).zip(std::mem::take(&mut self.full)) {
             self.insert(number, group, false, &mut page)?;
+            crate::kill_point!("page: a full page written, its group not");
             self.begins = false;
         }
         Ok(())

@@ -99,6 +99,7 @@ where
         Box::pin(async move {
             match shared.adapter.admit(request).await {
                 Admission::Protected(intent, request) => {
+                    onlyonce_storage::kill_point!("dedupe: admitted, no flight boarded");
                     protect(shared, inner, intent, request).await
                 }
                 Admission::Unprotected(request) => {
@@ -112,6 +113,7 @@ where
                     first_sent,
                 } => {
                     let state = shared.store.ask(question, key, first_sent).await;
+                    onlyonce_storage::kill_point!("dedupe: question asked, not answered");
                     Ok(match state {
                         Ok(state) => shared.adapter.tell(&state),
                         Err(error) => shared.refuse(&Refusal::Unavailable {
@@ -146,6 +148,7 @@ where
             Boarding::Lead(lead) => return lead_call(shared, inner, intent, request, lead).await,
             Boarding::Full => break,
             Boarding::Wait(waiter) => {
+                onlyonce_storage::kill_point!("dedupe: duplicate boarded, not waiting");
                 let limit = patience(shared.options.wait, intent.deadline);
                 match waiter.wait(limit).await {
                     Some(Landing::NotExecuted) => {}
@@ -183,6 +186,7 @@ where
         lead,
     };
     tokio::spawn(owner.execute(deliver).in_current_span());
+    onlyonce_storage::kill_point!("dedupe: execution begun, owner not waiting");
 
     let delivery = match deadline {
         None => delivered.await,
@@ -191,6 +195,7 @@ where
             Err(_elapsed) => return Ok(shared.refuse_late(&flight)),
         },
     };
+    onlyonce_storage::kill_point!("dedupe: delivered, not handed on");
     match delivery {
         Ok(Delivery::Response(response)) => Ok(response),
         Ok(Delivery::SameAsOthers(landing)) => Ok(shared.respond(&landing)),

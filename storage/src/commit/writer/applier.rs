@@ -82,6 +82,7 @@ impl Applier {
             {
                 batch.take(next);
             }
+            crate::kill_point!("writer: operations taken, not decided");
             closing = self.serve(batch);
         }
         // Whoever still waits for a place, or got one behind the closing, learns that it is closed.
@@ -123,9 +124,11 @@ impl Applier {
         let now = shared.clock.now();
         let decided = shared.guarded(|| {
             let group = core.decide(operations, &**disk, now);
+            crate::kill_point!("writer: operations decided, not applied");
             let changed = !group.changes.is_empty();
             if changed {
                 disk.apply(group.changes, now)?;
+                crate::kill_point!("writer: changes applied, not handed over");
             }
             Ok((group.replies, changed))
         });
@@ -154,15 +157,19 @@ impl Applier {
         }
         let pending = std::mem::take(&mut self.pending);
         if !pending.changed {
+            crate::kill_point!("writer: questions decided, not answered");
             // What only reads tells what earlier groups have made durable.
             pending.reply(&self.shared);
             return;
         }
         match self.shared.guarded(|| self.disk.hand_over()) {
-            Ok(group) => self.syncing.begin(Handed {
-                group,
-                replies: pending.replies,
-            }),
+            Ok(group) => {
+                crate::kill_point!("writer: group handed over, syncer not told");
+                self.syncing.begin(Handed {
+                    group,
+                    replies: pending.replies,
+                });
+            }
             Err(error) => pending.fail(&error),
         }
     }
@@ -216,14 +223,18 @@ impl Applier {
         }
         self.persist()?;
         self.shared.guarded(|| self.disk.note(&due, now))?;
+        crate::kill_point!("sweep: noted, not durable");
         self.persist()?;
+        crate::kill_point!("sweep: note durable, nothing removed");
         if let Some(until) = due.forgotten_until() {
             self.core.forget_until(until);
             let until = self.core.forgotten_until().as_millis();
             self.shared.forgotten_until.store(until, Ordering::SeqCst);
         }
         let swept = self.shared.guarded(|| self.disk.remove(&due))?;
+        crate::kill_point!("sweep: removed, not durable");
         self.persist()?;
+        crate::kill_point!("sweep: removal durable, not answered");
         Ok(swept)
     }
 
@@ -234,7 +245,9 @@ impl Applier {
         self.syncing.wait();
         self.hand_over();
         let Self { disk, syncing, .. } = self;
+        crate::kill_point!("writer: last group handed over, syncer not ended");
         if let Some(syncer) = syncing.stop() {
+            crate::kill_point!("writer: syncer ended, disk not closed");
             let _ = catch_unwind(AssertUnwindSafe(|| disk.close(syncer)));
         }
     }
