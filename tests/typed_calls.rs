@@ -359,6 +359,28 @@ async fn a_call_whose_answer_is_no_longer_kept_is_not_said_not_executed() {
 }
 
 #[tokio::test]
+async fn a_call_that_may_have_been_sent_before_is_not_sent_to_a_server_that_does_not_dedupe() {
+    let paid: Arc<AtomicU32> = Arc::default();
+    let counted = Arc::clone(&paid);
+    let service = tower::service_fn(move |_: Incoming| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, Infallible>(Reply::new(Status::Executed, vec![0, 7])) }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server::builder().global_scope().build().unwrap();
+    let serving = server.serve(listener, service).unwrap();
+    let client = Client::new(serving.local_addr().to_string());
+    let payment = Payment { cents: 5 };
+    let failed = client.call_as(key("order-1"), &PAY, &payment).await;
+    let Err(CallFailure::OutcomeUnknown(failed)) = failed else {
+        panic!("{failed:?}");
+    };
+    assert!(failed.last.contains("does not dedupe"), "{failed}");
+    assert_eq!(paid.load(Ordering::SeqCst), 0);
+    assert_eq!(client.call(&PAY, &payment).await.unwrap(), 7);
+}
+
+#[tokio::test]
 async fn a_server_s_words_stay_on_their_line() {
     let service = tower::service_fn(|_: Incoming| async {
         let said = format!("a\u{1b}[2Jb\n{}", "c".repeat(100_000));
