@@ -126,7 +126,9 @@ const fn is_final(error: &TransportError) -> bool {
                     ..
                 }
         ),
-        TransportError::NotSent(NotSent::TooLarge { .. } | NotSent::MethodLength { .. }) => true,
+        TransportError::NotSent(
+            NotSent::MethodLength { .. } | NotSent::PeerDoesNotDedupe | NotSent::TooLarge { .. },
+        ) => true,
         _ => false,
     }
 }

@@ -10,7 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tower::{Service, ServiceExt};
 
-use super::failed::CallFailure;
+use super::failed::{CallFailure, Unanswered};
+use super::wire::printable;
 use super::{
     Channel, ChannelOptions, ClientAdapter, Method, Reply, Request, Status, Told, TransportError,
     Verb, state, value,
@@ -87,12 +88,16 @@ impl Client {
         R: DeserializeOwned,
         F: DeserializeOwned,
     {
-        self.call_as(IdempotencyKey::unique(), method, arguments)
-            .await
+        let ticket = Ticket::never_sent(IdempotencyKey::unique());
+        self.resume(ticket, method, arguments).await
     }
 
     /// Calls `method` under a key of the caller's own: one that it has written down before, or
     /// derives from its business identifier.
+    ///
+    /// The key may have been sent before, by whoever: a call that cannot be sent ends in
+    /// [`CallFailure::OutcomeUnknown`]. Who knows that it never was sent resumes
+    /// [`Ticket::never_sent`].
     ///
     /// # Errors
     ///
@@ -112,7 +117,10 @@ impl Client {
     }
 
     /// Goes on with the call that `ticket` names: gets its answer if it has one, waits for it if
-    /// it is being executed, and executes it if it never was. The arguments must be the same.
+    /// it is being executed, and executes it if it never was.
+    ///
+    /// The arguments must be the same, to the byte: a type whose values do not always encode alike
+    /// (a `HashMap`, a type that was changed in between) is refused as another request.
     ///
     /// # Errors
     ///
@@ -134,17 +142,29 @@ impl Client {
             ticket: ticket.clone(),
         })?;
         let request = Request::new(method.name(), arguments).ticket(ticket.clone());
-        let reply = self.send(request).await?;
+        let call = request.call();
+        let reply = self
+            .stack
+            .clone()
+            .oneshot(request)
+            .await
+            .map_err(CallFailure::from_stack)?;
+        // The ticket as it is now: it knows when the call was first sent, and to which store.
+        let ticket = call.get().map_or(ticket, |call| call.ticket());
+        let unreadable = |text| CallFailure::Unreadable {
+            text,
+            ticket: ticket.clone().maybe_executed(),
+        };
+        if reply.status == Status::State {
+            return Err(unreadable("it is the answer to a question".to_owned()));
+        }
         if !reply.status.carries_answer() {
             return Err(CallFailure::refused(&reply, ticket));
         }
         match value::decode_result(&reply.body) {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(fault)) => Err(CallFailure::Fault(fault)),
-            Err(error) => Err(CallFailure::Unreadable {
-                text: error.to_string(),
-                ticket,
-            }),
+            Err(error) => Err(unreadable(error.to_string())),
         }
     }
 
@@ -157,7 +177,7 @@ impl Client {
         &self,
         ticket: impl Into<Ticket>,
         method: &Method<A, R, F>,
-    ) -> Result<Known<R, F>, CallFailure<F>>
+    ) -> Result<Known<R, F>, Unanswered>
     where
         R: DeserializeOwned,
         F: DeserializeOwned,
@@ -175,7 +195,7 @@ impl Client {
         &self,
         ticket: impl Into<Ticket>,
         method: &Method<A, R, F>,
-    ) -> Result<Known<R, F>, CallFailure<F>>
+    ) -> Result<Known<R, F>, Unanswered>
     where
         R: DeserializeOwned,
         F: DeserializeOwned,
@@ -188,42 +208,37 @@ impl Client {
         verb: Verb,
         ticket: Ticket,
         method: &Method<A, R, F>,
-    ) -> Result<Known<R, F>, CallFailure<F>>
+    ) -> Result<Known<R, F>, Unanswered>
     where
         R: DeserializeOwned,
         F: DeserializeOwned,
     {
-        let unreadable = |text: String, ticket| CallFailure::Unreadable { text, ticket };
         let request = Request::new(method.name(), Vec::new())
             .verb(verb)
             .ticket(ticket.clone());
-        let reply = self.send(request).await?;
+        let reply = match self.stack.clone().oneshot(request).await {
+            Ok(reply) => reply,
+            Err(error) => return Err(Unanswered::from_stack(&error, ticket)),
+        };
+        let unreadable = |text: String| Unanswered::unreadable(text, ticket.clone());
         if reply.status != Status::State {
-            return Err(CallFailure::refused(&reply, ticket));
+            return Err(Unanswered::refused(&reply, ticket));
         }
         let Some(told) = state::decode(&reply.body) else {
-            return Err(unreadable("key's state is malformed".to_owned(), ticket));
+            return Err(unreadable("key's state is malformed".to_owned()));
         };
         Ok(match told {
             Told::Absent => Known::Absent,
             Told::Completed(answer) => match value::decode_result(&answer) {
                 Ok(answer) => Known::Completed(answer),
-                Err(error) => return Err(unreadable(error.to_string(), ticket)),
+                Err(error) => return Err(unreadable(error.to_string())),
             },
-            Told::InDoubt(reason) => Known::InDoubt(reason),
+            Told::InDoubt(reason) => Known::InDoubt(printable(&reason)),
             Told::InProgress => Known::InProgress,
             Told::Sealed => Known::Sealed,
             Told::Stale => Known::Stale,
             Told::Tombstone => Known::Tombstone,
         })
-    }
-
-    async fn send<F>(&self, request: Request) -> Result<Reply, CallFailure<F>> {
-        self.stack
-            .clone()
-            .oneshot(request)
-            .await
-            .map_err(CallFailure::from_stack)
     }
 }
 

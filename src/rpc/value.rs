@@ -2,6 +2,7 @@
 //!
 //! The one place of this crate that turns serde types into bytes.
 
+use bincode::error::DecodeError;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,10 +22,20 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, ValueError> {
         .map_err(|error| ValueError(error.to_string()))
 }
 
+/// Why bytes are no value, without the words of the value's own type: those repeat what is in it.
+fn undecodable(error: &DecodeError) -> ValueError {
+    ValueError(match error {
+        DecodeError::OtherString(_) | DecodeError::Other(_) => {
+            "a value is not of the type that was expected".to_owned()
+        }
+        other => other.to_string(),
+    })
+}
+
 /// The value that all of `bytes` is.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError> {
-    let (value, length) = bincode::serde::decode_from_slice(bytes, CONFIG)
-        .map_err(|error| ValueError(error.to_string()))?;
+    let (value, length) =
+        bincode::serde::decode_from_slice(bytes, CONFIG).map_err(|error| undecodable(&error))?;
     if length != bytes.len() {
         return Err(ValueError(format!(
             "{} bytes are left over",
@@ -83,6 +94,26 @@ mod tests {
         let fault = encode_result::<u8, u8>(Err(&1)).unwrap();
         assert_eq!(decode_result::<u8, u8>(&reply).unwrap(), Ok(1));
         assert_eq!(decode_result::<u8, u8>(&fault).unwrap(), Err(1));
+    }
+
+    #[test]
+    fn an_error_does_not_repeat_what_is_in_the_bytes() {
+        let bytes = encode(&"secret").unwrap();
+        let error = decode::<std::net::IpAddr>(&bytes).unwrap_err();
+        assert!(!error.to_string().contains("secret"), "{error}");
+        let error = decode::<Rejecting>(&bytes).unwrap_err();
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    /// Fails with what it was given, as many types do.
+    #[derive(Debug)]
+    struct Rejecting;
+
+    impl<'de> serde::Deserialize<'de> for Rejecting {
+        fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            let text = String::deserialize(from)?;
+            Err(serde::de::Error::custom(text))
+        }
     }
 
     #[test]
