@@ -11,6 +11,7 @@ use super::frame::{self, Extent, Found, Kind, Whole};
 use super::located::Located;
 use super::mark::Mark;
 use super::page::{Pages, Position};
+use super::sync::SyncPoint;
 use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer};
 use crate::commit::{Change, Rows};
@@ -39,6 +40,9 @@ pub(super) struct SledDisk {
     width: Duration,
     /// The last group that was handed over.
     group: u64,
+    /// Bytes that were given to sled since then.
+    unsynced: usize,
+    point: SyncPoint,
     db_file: PathBuf,
     /// Held until everything else is closed.
     lock: File,
@@ -75,6 +79,7 @@ struct Claimed {
 pub(super) struct Parts {
     pub(super) db: Db,
     pub(super) db_file: PathBuf,
+    pub(super) point: SyncPoint,
     pub(super) lock: File,
 }
 
@@ -92,7 +97,12 @@ pub(super) struct Identity {
 impl SledDisk {
     /// Reads what the trees hold.
     pub(super) fn open(parts: Parts, retention: &RetentionOptions) -> Result<Self, String> {
-        let Parts { db, db_file, lock } = parts;
+        let Parts {
+            db,
+            db_file,
+            point,
+            lock,
+        } = parts;
         let meta = db.open_tree("onlyonce/meta").map_err(words)?;
         let mut disk = Self {
             db,
@@ -105,6 +115,8 @@ impl SledDisk {
             answers_gone_until: Timestamp::default(),
             width: Bucket::width(retention),
             group: 0,
+            unsynced: 0,
+            point,
             db_file,
             lock,
         };
@@ -388,9 +400,9 @@ impl SledDisk {
         let pages = self.recent_pages(bucket)?;
         let at = pages.append(&[&head, &sum, answer.body()])?;
         // An answer that nothing refers to is harmless, so these pages need not wait.
-        pages.insert_full(group)?;
+        self.unsynced += pages.insert_full(group)?;
         set_beside(call, &whole, at);
-        Ok(())
+        self.sync_if_much()
     }
 
     fn settle(&mut self, key: KeyDigest, mut record: Record) -> Result<(), String> {
@@ -435,7 +447,7 @@ impl SledDisk {
         let group = self.group + 1;
         let pages = self.recent_pages(bucket)?;
         pages.append(&[&head, key.as_bytes(), &token_bytes(token), &bytes])?;
-        pages.insert_full(group)?;
+        self.unsynced += pages.insert_full(group)?;
         let latest = before.map_or(bucket, |(_, latest)| latest.max(bucket));
         let open = Open {
             record,
@@ -443,6 +455,17 @@ impl SledDisk {
             latest,
         };
         self.open.insert(key, open);
+        Ok(())
+    }
+
+    /// Keeps what lies between two syncs small beside a segment of sled's log: where it fills
+    /// several, a power cut may leave a later one without an earlier one, and sled then throws the
+    /// whole log away.
+    fn sync_if_much(&mut self) -> Result<(), String> {
+        if self.unsynced >= UNSYNCED_BYTES_MAX {
+            self.point.commit(&self.db).map_err(words)?;
+            self.unsynced = 0;
+        }
         Ok(())
     }
 
@@ -555,6 +578,8 @@ impl Disk for SledDisk {
         }
         self.group = group;
         self.open_bucket = None;
+        // This group may still wait for its sync when the next one is written: each has a half.
+        self.unsynced = 0;
         for (key, open) in std::mem::take(&mut self.outliving) {
             self.close_claim(key, &open)?;
         }
@@ -772,6 +797,10 @@ const META_GROUP: &str = "group";
 const META_ID: &str = "id";
 const META_INCARNATION: &str = "incarnation";
 const META_LAST_USED: &str = "last_used";
+
+/// Two groups may wait for their syncs, and sled writes up to three times what it is given: together
+/// less than half of a segment.
+const UNSYNCED_BYTES_MAX: usize = super::open::SEGMENT_BYTES / 16;
 
 /// Five seconds in all: sled needs milliseconds, and a store that cannot be reopened at once is
 /// better than a closing that hangs.

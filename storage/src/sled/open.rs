@@ -123,6 +123,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
         let parts = Parts {
             db,
             db_file: db_path.join("db"),
+            point: SyncPoint::open(&db_path).map_err(failed)?,
             lock,
         };
         let mut disk = SledDisk::open(parts, &options.retention).map_err(corrupt)?;

@@ -114,15 +114,16 @@ impl Pages {
         !self.filling.is_empty() || !self.full.is_empty()
     }
 
-    /// Puts the pages that are full into the tree.
-    pub(super) fn insert_full(&mut self, group: u64) -> Result<(), String> {
+    /// Puts the pages that are full into the tree. Answers how many bytes they have.
+    pub(super) fn insert_full(&mut self, group: u64) -> Result<usize, String> {
+        let bytes = self.full.len() * PAGE_BYTES;
         let first = self.number - self.full.len() as u32;
         for (number, mut page) in (first..).zip(std::mem::take(&mut self.full)) {
             self.insert(number, group, false, &mut page)?;
             crate::kill_point!("page: a full page written, its group not");
             self.begins = false;
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// Puts everything into the tree, and begins a run with what comes next.

@@ -326,5 +326,6 @@ impl Operation {
 /// What fits into the queue: a crowd that came while a group was synced is the next group.
 const GROUP_OPERATIONS_MAX: usize = QUEUE_MAX;
 
-/// So that a group of large answers neither takes seconds to write nor fills the memory.
-const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// So that a group of large answers neither takes seconds to write nor fills the memory, nor more
+/// of the engine's log than it may between two syncs.
+const GROUP_BYTES_MAX: usize = 1024 * 1024;
