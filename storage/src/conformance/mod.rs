@@ -108,6 +108,10 @@ macro_rules! conformance {
             forgetting: a_shorter_retention_is_kept_and_a_longer_one_is_not
             forgetting: a_sweep_takes_no_answer_before_its_retention
             forgetting: after_the_horizon_an_older_call_is_stale
+            forgetting: retention_counts_from_the_completion_not_from_the_start
+            forgetting: at_the_end_of_its_retention_or_horizon_no_call_runs_twice
+            forgetting: doubts_outlive_horizons_sweeps_and_openings
+            forgetting: calls_made_while_the_days_change_are_all_remembered
             forgetting: what_is_open_is_never_forgotten
             forgetting: nothing_is_forgotten_while_the_clock_is_not_trusted
             forgetting: a_call_first_sent_before_the_store_was_made_is_stale
