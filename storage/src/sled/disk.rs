@@ -752,7 +752,7 @@ fn tokened(body: &[u8]) -> Result<(FencingToken, &[u8]), String> {
     Ok((token, rest))
 }
 
-fn token_bytes(token: FencingToken) -> [u8; 16] {
+pub(super) fn token_bytes(token: FencingToken) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&token.incarnation().to_le_bytes());
     bytes[8..].copy_from_slice(&token.sequence().to_le_bytes());
@@ -806,3 +806,70 @@ const UNSYNCED_BYTES_MAX: usize = super::open::SEGMENT_BYTES / 16;
 /// better than a closing that hangs.
 const FREE_ATTEMPTS_MAX: u32 = 1_000;
 const FREE_PAUSE: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(path: &std::path::Path) -> SledDisk {
+        let db = ::sled::Config::new().path(path.join("db")).open().unwrap();
+        let parts = Parts {
+            db,
+            db_file: path.join("db/db"),
+            point: SyncPoint::open(path.join("db")).unwrap(),
+            lock: File::create(path.join("LOCK")).unwrap(),
+        };
+        SledDisk::open(parts, &RetentionOptions::default()).unwrap()
+    }
+
+    /// A digest that begins like the others.
+    fn digest(last: u8) -> KeyDigest {
+        let mut bytes = [0x5a; 32];
+        bytes[31] = last;
+        KeyDigest::from_bytes(bytes)
+    }
+
+    #[test]
+    fn keys_whose_digests_begin_alike_are_all_found_and_never_confused() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Timestamp::from_millis(1_700_000_000_000);
+        // In the same bucket and in others.
+        let sealed = |last: u8| Record::Sealed {
+            at: now.plus(Duration::from_secs(u64::from(last) * 20_000)),
+        };
+        let check = |disk: &SledDisk| {
+            for last in 0..20 {
+                assert_eq!(disk.record(digest(last)), Ok(Some(sealed(last))), "{last}");
+                assert_eq!(disk.is_settled(digest(last)), Ok(true));
+            }
+            for last in 20..40 {
+                assert_eq!(disk.record(digest(last)), Ok(None), "{last}");
+                assert_eq!(disk.is_settled(digest(last)), Ok(false));
+            }
+        };
+        let mut opened = disk(folder.path());
+        for last in 0..20 {
+            let change = Change {
+                key: digest(last),
+                before: None,
+                after: Some(sealed(last)),
+            };
+            opened.apply(vec![change], now).unwrap();
+        }
+        check(&opened);
+        opened.hand_over().unwrap();
+        check(&opened);
+        opened.point.commit(&opened.db).unwrap();
+        let SledDisk {
+            db,
+            meta,
+            recent,
+            settled,
+            db_file,
+            ..
+        } = opened;
+        drop((meta, recent, settled, db));
+        wait_until_free(&db_file);
+        check(&disk(folder.path()));
+    }
+}

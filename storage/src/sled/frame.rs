@@ -155,6 +155,7 @@ pub(super) fn scan(
     // What of a run has been read and is not a whole frame yet, and where it began.
     let mut rest: Vec<u8> = Vec::new();
     let mut rest_at = Position { page: 0, offset: 0 };
+    let mut run_ended = true;
     for row in tree {
         let (key, value) = row.map_err(|error| error.to_string())?;
         let number = <[u8; 4]>::try_from(&*key).map(u32::from_be_bytes);
@@ -170,6 +171,10 @@ pub(super) fn scan(
         if head.ends_group {
             extent.group = extent.group.max(head.group);
         }
+        if run_ended && !head.begins {
+            return Err(at_page("no run begins before it".to_owned()));
+        }
+        run_ended = head.ends_group;
         if head.begins {
             // What the run before lacks was never acknowledged: its writer crashed.
             rest.clear();
@@ -214,6 +219,9 @@ pub(super) fn scan(
             rest.drain(..read);
         } else {
             rest.extend_from_slice(&content[read..]);
+        }
+        if head.ends_group && !rest.is_empty() {
+            return Err(at_page("a frame of a whole group is cut off".to_owned()));
         }
     }
     Ok(extent)

@@ -54,3 +54,35 @@ fn place(key: KeyDigest) -> (usize, u64) {
 }
 
 const SHARDS: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_with_the_same_tag_are_both_candidates_and_others_are_none() {
+        let digest = |at: usize| {
+            let mut bytes = [7; 32];
+            bytes[at] ^= 1;
+            KeyDigest::from_bytes(bytes)
+        };
+        let place = |page| Position { page, offset: 3 };
+        let mut located = Located::new();
+        located.insert(digest(31), place(1));
+        located.insert(digest(30), place(2));
+        // Another shard, and another tag.
+        located.insert(digest(8), place(3));
+        located.insert(digest(7), place(4));
+        let candidates = |at| {
+            let mut pages: Vec<_> = located.candidates(digest(at)).map(|at| at.page).collect();
+            pages.sort_unstable();
+            pages
+        };
+        assert_eq!(candidates(31), [1, 2]);
+        assert_eq!(candidates(30), [1, 2]);
+        assert_eq!(candidates(29), [1, 2], "whoever looks up compares");
+        assert_eq!(candidates(8), [3]);
+        assert_eq!(candidates(7), [4]);
+        assert_eq!(candidates(6), [0; 0]);
+    }
+}

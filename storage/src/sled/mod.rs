@@ -28,6 +28,8 @@
 
 mod disk;
 mod frame;
+#[cfg(test)]
+mod layout_bytes;
 mod located;
 mod mark;
 mod open;
