@@ -24,7 +24,13 @@ struct Script {
     syncs: AtomicUsize,
     /// While set, syncs wait: so that a crowd gathers.
     slow: AtomicBool,
+    /// While set, nothing is synced: where many groups are made and none is to survive.
+    unsynced: AtomicBool,
     sweep: parking_lot::Mutex<Vec<&'static str>>,
+    /// Records that were read, and changes that were applied.
+    reads: AtomicUsize,
+    changes: AtomicUsize,
+    groups: AtomicUsize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +67,7 @@ impl Rows for Faulty<dyn Disk> {
             self.step(Step::Panic).is_ok(),
             "the read panics, as the test wants"
         );
+        self.script.reads.fetch_add(1, Ordering::SeqCst);
         self.inner.record(key)
     }
 
@@ -72,11 +79,15 @@ impl Rows for Faulty<dyn Disk> {
 impl Disk for Faulty<dyn Disk> {
     fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<(), String> {
         self.step(Step::Apply)?;
+        self.script
+            .changes
+            .fetch_add(changes.len(), Ordering::SeqCst);
         self.inner.apply(changes, now)
     }
 
     fn hand_over(&mut self) -> Result<u64, String> {
         self.step(Step::HandOver)?;
+        self.script.groups.fetch_add(1, Ordering::SeqCst);
         self.inner.hand_over()
     }
 
@@ -106,6 +117,9 @@ impl Disk for Faulty<dyn Disk> {
 impl Syncer for Faulty<dyn Syncer> {
     fn flush(&mut self) -> Result<(), String> {
         self.step(Step::Flush)?;
+        if self.script.unsynced.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         self.inner.flush()
     }
 
@@ -115,6 +129,9 @@ impl Syncer for Faulty<dyn Syncer> {
         self.script.sweep.lock().push("sync");
         if self.script.slow.load(Ordering::SeqCst) {
             std::thread::park_timeout(Duration::from_millis(20));
+        }
+        if self.script.unsynced.load(Ordering::SeqCst) {
+            return Ok(());
         }
         self.inner.sync(group)
     }
@@ -264,6 +281,155 @@ async fn forgetting_is_durably_noted_before_anything_is_removed() {
     store.close().await.unwrap();
 }
 
+// E9: a sweep drops trees and walks no records, so that the queue waits as briefly whatever their
+// number is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_of_many_records_takes_the_steps_of_a_sweep_of_few() {
+    let mut steps = Vec::new();
+    for records in [10, 20_000] {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(crate::ManualClock::default());
+        let options = SledOptions::new().clock(clock.clone());
+        let (store, script) = open(folder.path(), &options);
+        seal_all(&store, records).await;
+        // Nor those which stay.
+        clock.advance(DAY * 8);
+        let claim = claimed(&store, &key("younger")).await;
+        store.complete(claim, answer(b"paid")).await.unwrap();
+        clock.advance(DAY);
+        script.sweep.lock().clear();
+        let counts = || {
+            let count = |of: &AtomicUsize| of.load(Ordering::SeqCst);
+            (
+                count(&script.reads),
+                count(&script.changes),
+                count(&script.groups),
+            )
+        };
+        let before = counts();
+        let swept = store.sweep().await.unwrap();
+        assert_eq!(swept.tombstones, 1, "a tree");
+        let after = counts();
+        assert_eq!(after.0 - before.0, 0, "no record is read");
+        assert_eq!(after.1 - before.1, 0, "no record is changed");
+        steps.push((script.sweep.lock().clone(), after.2 - before.2));
+        assert_eq!(store.peek(key("sealed-7")).await, Ok(KeyState::Absent));
+        store.close().await.unwrap();
+    }
+    assert_eq!(steps[0], steps[1]);
+}
+
+async fn seal_all(store: &Arc<SledStore>, count: usize) {
+    let sealing: Vec<_> = (0..64)
+        .map(|caller| {
+            let store = Arc::clone(store);
+            tokio::spawn(async move {
+                for number in (caller..count).step_by(64) {
+                    store.seal(key(&format!("sealed-{number}"))).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for sealing in sealing {
+        sealing.await.unwrap();
+    }
+}
+
+// G4: there is one writer, so nobody conflicts and nothing is tried again. A thousand who want the
+// same key are told in a few groups.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_writers_of_one_key_conflict_with_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, script) = open(folder.path(), &SledOptions::new());
+    let barrier = Arc::new(Barrier::new(1_000));
+    script.slow.store(true, Ordering::SeqCst);
+    let tasks: Vec<_> = (0..1_000)
+        .map(|_| {
+            let (store, barrier) = (Arc::clone(&store), Arc::clone(&barrier));
+            tokio::spawn(async move {
+                barrier.wait().await;
+                let key = key("hot");
+                match store.claim(request(&key)).await.unwrap() {
+                    ClaimOutcome::Claimed(mut claim) => {
+                        for _ in 0..3 {
+                            let lease = Duration::from_secs(60);
+                            store.renew(&mut claim, lease).await.unwrap();
+                        }
+                        store.complete(claim, answer(b"paid")).await.unwrap();
+                        1
+                    }
+                    ClaimOutcome::InProgress { .. } | ClaimOutcome::Completed(_) => 0,
+                    other => panic!("{other:?}"),
+                }
+            })
+        })
+        .collect();
+    let mut given = 0;
+    for task in tasks {
+        given += task.await.unwrap();
+    }
+    assert_eq!(given, 1);
+    // What one writes is written: a claim, three renewals, the answer, and nothing for the others.
+    assert_eq!(script.changes.load(Ordering::SeqCst), 5);
+    let groups = script.groups.load(Ordering::SeqCst);
+    assert!(groups <= 5, "1,004 operations were {groups} groups");
+    let state = store.peek(key("hot")).await.unwrap();
+    assert!(matches!(state, KeyState::Completed(_)), "{state:?}");
+    store.close().await.unwrap();
+}
+
+// G7: what a hot key leaves behind goes with its day, whatever became of the key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_claimed_and_released_for_ever_does_not_grow_the_store() {
+    const CLAIMS: u32 = 100_000;
+    const DAYS: u32 = 50;
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(crate::ManualClock::default());
+    let options = SledOptions::new().clock(clock.clone());
+    let (store, script) = open(folder.path(), &options);
+    // One at a time: a hundred thousand syncs would show nothing more.
+    script.unsynced.store(true, Ordering::SeqCst);
+    let mut dropped = 0;
+    for day in 0..DAYS {
+        for _ in 0..CLAIMS / DAYS {
+            let claim = claimed(&store, &key("hot")).await;
+            store.release(claim).await.unwrap();
+        }
+        let swept = store.sweep().await.unwrap();
+        dropped += swept.answers;
+        clock.advance(DAY);
+        assert!(swept.answers <= 1 && swept.tombstones == 0, "day {day}");
+    }
+    script.unsynced.store(false, Ordering::SeqCst);
+    store.sweep().await.unwrap();
+    assert!(dropped >= u64::from(DAYS) - 3, "{dropped} days went");
+    store.close().await.unwrap();
+
+    let frames = 2 * (CLAIMS / DAYS) as usize;
+    let pages = pages_of(folder.path());
+    // Yesterday's, today's, and a day that is not over. A page has more than one frame, and two
+    // trees more are what a claim over midnight may need.
+    assert!(pages.len() <= 4, "{pages:?}");
+    assert!(pages.iter().all(|pages| *pages <= frames), "{pages:?}");
+    let store = SledStore::open(folder.path(), options).unwrap();
+    assert_eq!(store.peek(key("hot")).await, Ok(KeyState::Absent));
+    store.close().await.unwrap();
+}
+
+/// How many pages each tree of a closed store has.
+fn pages_of(path: &Path) -> Vec<usize> {
+    let db = raw(path);
+    let names = db.tree_names().into_iter();
+    let buckets = names.filter(|name| {
+        name.starts_with(b"onlyonce/recent/") || name.starts_with(b"onlyonce/settled/")
+    });
+    let counts = buckets.map(|name| db.open_tree(name).unwrap().len());
+    let counts = counts.collect();
+    drop(db);
+    wait_for(path);
+    counts
+}
+
 // G5: nobody knows whose records were on a page that cannot be read.
 #[tokio::test]
 async fn a_missing_or_damaged_page_keeps_the_store_shut() {
@@ -307,12 +473,7 @@ async fn store_with_large_answers() -> tempfile::TempDir {
 
 /// Changes a tree of a closed store behind its back.
 fn harm(path: &Path, kind: &str, damage: &str) {
-    let db = ::sled::Config::new()
-        .path(path.join("db"))
-        .segment_size(super::open::SEGMENT_BYTES)
-        .flush_every_ms(None)
-        .open()
-        .unwrap();
+    let db = raw(path);
     let name = db
         .tree_names()
         .into_iter()
@@ -335,7 +496,21 @@ fn harm(path: &Path, kind: &str, damage: &str) {
     }
     super::SyncPoint::flush(&db).unwrap();
     drop((tree, db));
-    // sled gives its file back a moment after the last handle is dropped.
+    wait_for(path);
+}
+
+/// The database of a closed store.
+fn raw(path: &Path) -> ::sled::Db {
+    ::sled::Config::new()
+        .path(path.join("db"))
+        .segment_size(super::open::SEGMENT_BYTES)
+        .flush_every_ms(None)
+        .open()
+        .unwrap()
+}
+
+/// sled gives its file back a moment after the last handle is dropped.
+fn wait_for(path: &Path) {
     let file = std::fs::File::open(path.join("db").join("db")).unwrap();
     file.lock().unwrap();
 }
@@ -367,3 +542,5 @@ async fn a_closed_store_says_that_it_is_closed() {
     let late = store.complete(claim, answer(b"paid")).await;
     assert_eq!(late, Err(SettleError::Store(StoreError::Closed)));
 }
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
