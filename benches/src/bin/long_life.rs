@@ -1,12 +1,13 @@
 //! A store over months of calls, on a clock that is moved by them: what it needs of the disk and
 //! of the memory, and how long first calls, replays and sweeps take, for every simulated day.
 //!
-//! `cargo run --release -p onlyonce-bench --bin long_life -- [CALLS] [--days DAYS]
+//! `cargo run --release -p onlyonce-bench --bin long_life -- [CALLS] [--days DAYS] [--doubts DOUBTS]
 //! [--folder FOLDER]`
 //!
 //! The default retention of a day and horizon of seven: the first eight days fill the store, then
 //! disk and memory should stay as they are. Every simulated hour one of the callers sweeps, while
-//! the others go on.
+//! the others go on. `DOUBTS` calls (none unless said) are in doubt from the beginning, each with an
+//! answer, and nobody resolves them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,18 +18,31 @@ use onlyonce_bench::calls::{Calls, bytes};
 use onlyonce_bench::machine;
 use onlyonce_storage::sled::{SledOptions, SledStore};
 use onlyonce_storage::{
-    Answer, AnswerFormat, ClaimOutcome, Clock as _, Inspect, ManualClock, Timestamp,
+    Answer, AnswerFormat, ClaimOutcome, Clock as _, DoubtReason, Inspect as _, ManualClock,
+    Store as _, Timestamp,
 };
 use tokio::time::Instant;
 
 fn main() {
     let mut count = 10_000_000;
     let mut days = 60;
+    let mut doubts = 0;
     let mut folder = std::env::temp_dir();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--days" => days = arguments.next().and_then(|days| days.parse().ok()).expect("days"),
+            "--days" => {
+                days = arguments
+                    .next()
+                    .and_then(|days| days.parse().ok())
+                    .expect("days")
+            }
+            "--doubts" => {
+                doubts = arguments
+                    .next()
+                    .and_then(|doubts| doubts.parse().ok())
+                    .expect("doubts");
+            }
             "--folder" => folder = PathBuf::from(arguments.next().expect("a folder")),
             text => count = text.parse().expect("a count"),
         }
@@ -58,6 +72,12 @@ fn main() {
         a_day: (count / days).max(24),
         next: AtomicU64::new(0),
     });
+    let doubting: Vec<_> = (0..CALLERS)
+        .map(|caller| runtime.spawn(life.clone().doubt(caller, doubts)))
+        .collect();
+    for doubting in doubting {
+        runtime.block_on(doubting).expect("no call panics");
+    }
     for day in 1..=days {
         let callers: Vec<_> = (0..CALLERS)
             .map(|_| runtime.spawn(life.clone().call_until(day)))
@@ -131,6 +151,21 @@ impl Life {
                 took.dropped += swept.answers + swept.tombstones;
                 assert_eq!(swept.paused, None, "time passed, and no clock jumped");
             }
+        }
+    }
+
+    /// Leaves this caller's part of so many calls in doubt.
+    async fn doubt(self: Arc<Self>, caller: usize, doubts: usize) {
+        for number in (caller..doubts).step_by(CALLERS) {
+            let request = self.calls.request(u64::MAX - number as u64);
+            let outcome = self.store.claim(request).await;
+            let ClaimOutcome::Claimed(claim) = outcome.expect("the store answers") else {
+                panic!("doubt {number} is new");
+            };
+            let answer = Answer::new(AnswerFormat::new(1), bytes(300));
+            let reason = DoubtReason::Ambiguous;
+            let doubted = self.store.doubt(claim, reason, Some(answer)).await;
+            doubted.expect("the doubt is recorded");
         }
     }
 

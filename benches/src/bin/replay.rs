@@ -1,7 +1,9 @@
-//! Replays out of a store that remembers many calls: time, memory, disk, and opening it again.
+//! Replays out of a store that remembers many calls: time, memory, disk, and opening it again, after
+//! it was closed and as a crash leaves it.
 //!
 //! `cargo run --release -p onlyonce-bench --bin replay -- [RECORDS ...] [--folder FOLDER]`
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,20 +31,21 @@ fn main() {
     println!(
         "records,fill_s,replay_p50_us,replay_p99_us,first_call_p50_us,first_call_p99_us,\
          resident_mib,resident_bytes_per_record,disk_mib,disk_bytes_per_record,open_s,\
-         replay_after_open_p50_us,replay_after_open_p99_us"
+         replay_after_open_p50_us,replay_after_open_p99_us,open_after_crash_s,\
+         second_open_after_crash_s"
     );
     for count in counts {
         measure(count, &folder);
     }
 }
 
-fn measure(count: u64, folder: &Path) {
+fn measure(count: u64, base: &Path) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .expect("a runtime");
-    let folder = tempfile::tempdir_in(folder).expect("a folder");
+    let folder = tempfile::tempdir_in(base).expect("a folder");
     let before = machine::resident_bytes();
     let open = || {
         let options = SledOptions::new().limits(Calls::limits());
@@ -79,6 +82,9 @@ fn measure(count: u64, folder: &Path) {
         percentiles(took)
     });
     let resident = machine::resident_bytes().saturating_sub(before);
+    // What a killed process leaves: the files as they are while it is open.
+    let crashed = tempfile::tempdir_in(base).expect("a folder");
+    copy(folder.path(), crashed.path());
     runtime.block_on(store.close()).expect("the store closes");
     drop((calls, store));
     let disk = machine::folder_bytes(folder.path());
@@ -87,8 +93,18 @@ fn measure(count: u64, folder: &Path) {
     let opened = began.elapsed();
     let again = runtime.block_on(replays_of(&Calls::new(store.clone()), count));
     runtime.block_on(store.close()).expect("the store closes");
+    drop(store);
+    let [after_crash, second] = [1, 2].map(|_| {
+        let began = Instant::now();
+        let options = SledOptions::new().limits(Calls::limits());
+        let store = Arc::new(SledStore::open(crashed.path(), options).expect("a store"));
+        let opened = began.elapsed();
+        runtime.block_on(replays_of(&Calls::new(store.clone()), count));
+        runtime.block_on(store.close()).expect("the store closes");
+        opened
+    });
     println!(
-        "{count},{:.1},{},{},{},{},{},{},{},{},{:.2},{},{}",
+        "{count},{:.1},{},{},{},{},{},{},{},{},{:.2},{},{},{:.2},{:.2}",
         fill.as_secs_f64(),
         replays.0.as_micros(),
         replays.1.as_micros(),
@@ -101,7 +117,22 @@ fn measure(count: u64, folder: &Path) {
         opened.as_secs_f64(),
         again.0.as_micros(),
         again.1.as_micros(),
+        after_crash.as_secs_f64(),
+        second.as_secs_f64(),
     );
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            fs::create_dir(&target).expect("a folder");
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a copy");
+        }
+    }
 }
 
 async fn replays(calls: &Calls, count: u64) -> (Duration, Duration) {
