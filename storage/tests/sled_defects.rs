@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onlyonce_storage::sled::{OpenError, SledOptions, SledStore, SyncPoint};
-use onlyonce_storage::{IdempotencyKey, Inspect as _, KeyState, Scope, ScopedKey, Store as _};
+use onlyonce_storage::{IdempotencyKey, KeyState, Scope, ScopedKey, Store as _};
 
 fn key(text: &str) -> ScopedKey {
     ScopedKey::new(Scope::global(), IdempotencyKey::parse(text).unwrap())

@@ -7,7 +7,7 @@
 //! The default retention of a day and horizon of seven: the first eight days fill the store, then
 //! disk and memory should stay as they are. Every simulated hour one of the callers sweeps, while
 //! the others go on. `DOUBTS` calls (none unless said) are in doubt from the beginning, each with an
-//! answer, and nobody resolves them.
+//! answer, and nobody resolves them: fewer than the 100,000 that a scope may have.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ fn main() {
                 days = arguments
                     .next()
                     .and_then(|days| days.parse().ok())
-                    .expect("days")
+                    .expect("days");
             }
             "--doubts" => {
                 doubts = arguments
@@ -174,8 +174,9 @@ impl Life {
         // A minute may pass while the others make a call each.
         request.lease = Duration::from_secs(24 * 60 * 60);
         let outcome = self.calls.store().claim(request).await;
-        let ClaimOutcome::Claimed(claim) = outcome.expect("the store answers") else {
-            panic!("call {number} is new");
+        let claim = match outcome.expect("the store answers") {
+            ClaimOutcome::Claimed(claim) => claim,
+            other => panic!("call {number} is new, and is answered {other:?}"),
         };
         let answer = Answer::new(AnswerFormat::new(1), bytes(300));
         let recorded = self.calls.store().complete(claim, answer).await;
