@@ -22,6 +22,10 @@ pub(crate) trait Disk: Rows + Send {
     /// What is past its retention or horizon.
     fn due(&self, retention: &RetentionOptions, now: Timestamp) -> Due;
 
+    /// Moves some of what must stay out of what is due, so that [`note`](Self::note) has less to
+    /// move at once. Answers whether there is more.
+    fn move_some(&mut self, due: &Due, now: Timestamp) -> Result<bool, String>;
+
     /// Notes that what is due will be gone, and moves what must stay. Both must be durable before
     /// anything is removed.
     fn note(&mut self, due: &Due, now: Timestamp) -> Result<(), String>;

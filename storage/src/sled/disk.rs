@@ -501,6 +501,16 @@ impl SledDisk {
         }
     }
 
+    /// Some of what is open and lies where answers go.
+    fn open_in(&self, due: &Due, count_max: usize) -> Vec<(KeyDigest, Record)> {
+        self.open
+            .iter()
+            .filter(|(_, open)| due.answers.contains(&open.bucket))
+            .map(|(key, open)| (*key, open.record.clone()))
+            .take(count_max)
+            .collect()
+    }
+
     fn drop_tree(&self, kind: &str, bucket: Bucket) -> Result<u64, String> {
         let dropped = self.db.drop_tree(bucket_name(kind, bucket));
         crate::kill_point!("disk: one tree dropped, the next not");
@@ -608,15 +618,22 @@ impl Disk for SledDisk {
         self.set_number(META_LAST_USED, now.as_millis())
     }
 
+    fn move_some(&mut self, due: &Due, now: Timestamp) -> Result<bool, String> {
+        let moving = self.open_in(due, MOVED_AT_ONCE_MAX);
+        let mut bytes = 0;
+        for (at, (key, record)) in moving.iter().enumerate() {
+            if bytes >= MOVED_AT_ONCE_BYTES_MAX {
+                return Ok(at < moving.len());
+            }
+            bytes += answer_bytes(record);
+            self.put_open(*key, record.clone(), now)?;
+        }
+        Ok(moving.len() == MOVED_AT_ONCE_MAX)
+    }
+
     fn note(&mut self, due: &Due, now: Timestamp) -> Result<(), String> {
         // What is still open moves to where it stays.
-        let moving: Vec<_> = self
-            .open
-            .iter()
-            .filter(|(_, open)| due.answers.contains(&open.bucket))
-            .map(|(key, open)| (*key, open.record.clone()))
-            .collect();
-        for (key, record) in moving {
+        for (key, record) in self.open_in(due, usize::MAX) {
             self.put_open(key, record, now)?;
         }
         // With the buckets the numbers go that say which group was the last.
@@ -707,6 +724,14 @@ const fn kept(call: &CallRecord) -> Option<&AnswerKept> {
         State::Completed { answer, .. } => Some(answer),
         State::InDoubt { answer, .. } => answer.as_ref(),
         State::InProgress { .. } => None,
+    }
+}
+
+/// How much of a record lies beside it.
+fn answer_bytes(record: &Record) -> usize {
+    match record.call().and_then(kept) {
+        Some(AnswerKept::Beside { length, .. }) => *length as usize,
+        _ => 0,
     }
 }
 
@@ -801,6 +826,10 @@ const META_LAST_USED: &str = "last_used";
 /// Two groups may wait for their syncs, and sled writes up to three times what it is given: together
 /// less than half of a segment.
 const UNSYNCED_BYTES_MAX: usize = super::open::SEGMENT_BYTES / 16;
+
+/// A few milliseconds of writing, for which calls wait.
+const MOVED_AT_ONCE_MAX: usize = 500;
+const MOVED_AT_ONCE_BYTES_MAX: usize = 512 * 1024;
 
 /// Five seconds in all: sled needs milliseconds, and a store that cannot be reopened at once is
 /// better than a closing that hangs.

@@ -31,6 +31,7 @@ struct Script {
     reads: AtomicUsize,
     changes: AtomicUsize,
     groups: AtomicUsize,
+    moves: AtomicUsize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,11 @@ impl Disk for Faulty<dyn Disk> {
 
     fn due(&self, retention: &RetentionOptions, now: Timestamp) -> Due {
         self.inner.due(retention, now)
+    }
+
+    fn move_some(&mut self, due: &Due, now: Timestamp) -> Result<bool, String> {
+        self.script.moves.fetch_add(1, Ordering::SeqCst);
+        self.inner.move_some(due, now)
     }
 
     fn note(&mut self, due: &Due, now: Timestamp) -> Result<(), String> {
@@ -317,6 +323,71 @@ async fn a_sweep_of_many_records_takes_the_steps_of_a_sweep_of_few() {
         store.close().await.unwrap();
     }
     assert_eq!(steps[0], steps[1]);
+}
+
+// E8, E9: what is in doubt moves out of a day before the day goes, some at a time, and calls are
+// served in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_served_while_a_sweep_moves_many_doubts() {
+    const DOUBTS: usize = 5_000;
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(crate::ManualClock::default());
+    let options = SledOptions::new().clock(clock.clone());
+    let (store, script) = open(folder.path(), &options);
+    for numbers in (0..DOUBTS).collect::<Vec<_>>().chunks(500) {
+        let doubting: Vec<_> = numbers
+            .iter()
+            .map(|number| {
+                let (store, key) = (Arc::clone(&store), key(&format!("doubted-{number}")));
+                tokio::spawn(async move { drop(claimed(&store, &key).await) })
+            })
+            .collect();
+        for doubting in doubting {
+            doubting.await.unwrap();
+        }
+    }
+    clock.advance(DAY * 3);
+    script.slow.store(true, Ordering::SeqCst);
+    let done = AtomicUsize::new(0);
+    let sweeping = async {
+        let swept = store.sweep().await.unwrap();
+        assert_eq!((swept.answers, swept.tombstones), (1, 0));
+        done.fetch_add(1, Ordering::SeqCst)
+    };
+    let calling = async {
+        let claim = claimed(&store, &key("meanwhile")).await;
+        store.complete(claim, answer(b"paid")).await.unwrap();
+        done.fetch_add(1, Ordering::SeqCst)
+    };
+    let (swept, called) = tokio::join!(sweeping, calling);
+    assert!(called < swept, "the call waited for the whole sweep");
+    let moves = script.moves.load(Ordering::SeqCst);
+    assert!(moves >= 10, "{DOUBTS} doubts moved in {moves} steps");
+    store.close().await.unwrap();
+
+    let store = SledStore::open(folder.path(), options).unwrap();
+    for number in 0..DOUBTS {
+        let state = store.peek(key(&format!("doubted-{number}"))).await;
+        let in_doubt = matches!(state, Ok(KeyState::InDoubt(_)));
+        assert!(in_doubt, "{number}: {state:?}");
+    }
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn closing_finishes_a_sweep_that_has_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(crate::ManualClock::default());
+    let options = SledOptions::new().clock(clock.clone());
+    let (store, _) = open(folder.path(), &options);
+    for number in 0..1_200 {
+        drop(claimed(&store, &key(&number.to_string())).await);
+    }
+    clock.advance(DAY * 3);
+    let (swept, again, closed) = tokio::join!(store.sweep(), store.sweep(), store.close());
+    assert_eq!(swept.unwrap().answers, 1);
+    assert_eq!(again.unwrap().answers, 0);
+    assert_eq!(closed, Ok(()));
 }
 
 async fn seal_all(store: &Arc<SledStore>, count: usize) {

@@ -1,5 +1,6 @@
 //! The thread that decides and applies.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,6 +22,8 @@ pub(super) struct Applier {
     shared: Arc<Shared>,
     syncing: Syncing,
     pending: Pending,
+    /// Who waits for a sweep. The first of them is being served, a step at a time.
+    sweeps: VecDeque<oneshot::Sender<Result<Swept, StoreError>>>,
 }
 
 /// What was decided and applied since the last group.
@@ -57,6 +60,7 @@ impl Applier {
             syncing: Syncing::start(engine.syncer, Arc::clone(&shared))?,
             shared,
             pending: Pending::default(),
+            sweeps: VecDeque::new(),
         })
     }
 
@@ -70,7 +74,7 @@ impl Applier {
                 self.syncing.wait();
                 continue;
             }
-            let Some(first) = messages.blocking_recv() else {
+            let Some(first) = self.next(&mut messages) else {
                 break;
             };
             let mut batch = Batch::default();
@@ -93,6 +97,14 @@ impl Applier {
         self.close();
     }
 
+    /// Waits for the next message, but not while a sweep is to go on.
+    fn next(&self, messages: &mut mpsc::Receiver<Message>) -> Option<Message> {
+        if self.sweeps.is_empty() {
+            return messages.blocking_recv();
+        }
+        Some(messages.try_recv().unwrap_or(Message::Wake))
+    }
+
     /// Serves a batch; answers whether somebody wants the store closed.
     fn serve(&mut self, batch: Batch) -> bool {
         let Batch {
@@ -110,9 +122,14 @@ impl Applier {
         for caller in confirmations {
             let _ = caller.send(self.confirm_clock());
         }
-        for caller in sweeps {
-            let swept = self.sweep();
-            let _ = caller.send(swept);
+        self.sweeps.extend(sweeps);
+        while !self.sweeps.is_empty() {
+            let Some(swept) = self.sweep(closing).transpose() else {
+                break;
+            };
+            if let Some(caller) = self.sweeps.pop_front() {
+                let _ = caller.send(swept);
+            }
         }
         closing
     }
@@ -194,10 +211,12 @@ impl Applier {
         self.persist()
     }
 
-    fn sweep(&mut self) -> Result<Swept, StoreError> {
+    /// Sweeps. `None` when this was a part of it and it must go on: where much has to move first,
+    /// calls are served in between, unless it is to be done at once.
+    fn sweep(&mut self, at_once: bool) -> Result<Option<Swept>, StoreError> {
         let now = self.shared.clock.now();
         if let Some(suspicion) = self.guard.suspicion(&*self.shared.clock) {
-            return Ok(Swept::paused(suspicion));
+            return Ok(Some(Swept::paused(suspicion)));
         }
         self.shared.guarded(|| self.disk.note_used(now))?;
         // A group puts some of the lapsed calls in doubt; empty ones do the rest.
@@ -219,7 +238,13 @@ impl Applier {
         }
         let due = self.disk.due(&self.core.retention(), now);
         if due.is_empty() {
-            return Ok(Swept::default());
+            return Ok(Some(Swept::default()));
+        }
+        if !at_once && self.shared.guarded(|| self.disk.move_some(&due, now))? {
+            self.pending.changed = true;
+            // It is a group of its own: the next step waits until this one is durable.
+            self.pending.bytes += GROUP_BYTES_MAX;
+            return Ok(None);
         }
         self.persist()?;
         self.shared.guarded(|| self.disk.note(&due, now))?;
@@ -235,7 +260,7 @@ impl Applier {
         crate::kill_point!("sweep: removed, not durable");
         self.persist()?;
         crate::kill_point!("sweep: removal durable, not answered");
-        Ok(swept)
+        Ok(Some(swept))
     }
 
     fn close(mut self) {
