@@ -56,6 +56,7 @@ fn main() {
     let folder = tempfile::tempdir_in(folder).expect("a folder");
     println!(
         "day,calls,remembered,disk_mib,resident_mib,first_call_p50_us,first_call_p99_us,\
+         first_call_max_us,\
          replay_p50_us,replay_p99_us,sweep_max_us,trees_dropped"
     );
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(
@@ -89,12 +90,13 @@ fn main() {
         let calls = life.a_day * day;
         let mut replays = runtime.block_on(life.replays(calls));
         println!(
-            "{day},{calls},{},{},{},{},{},{},{},{},{}",
+            "{day},{calls},{},{},{},{},{},{},{},{},{},{}",
             life.remembered(day),
             machine::folder_bytes(folder.path()) >> 20,
             machine::resident_bytes() >> 20,
             percentile(&mut of_day.firsts, 50).as_micros(),
             percentile(&mut of_day.firsts, 99).as_micros(),
+            of_day.firsts.iter().max().map_or(0, Duration::as_micros),
             percentile(&mut replays, 50).as_micros(),
             percentile(&mut replays, 99).as_micros(),
             of_day.sweep_max.as_micros(),

@@ -12,19 +12,18 @@
 //! PATH/LOCK     held by the process that has the store open
 //! PATH/db/      sled's own files, with these trees:
 //!   onlyonce/meta                  identity, incarnation, what is forgotten
-//!   onlyonce/open                  records in progress and in doubt; never dropped
-//!   onlyonce/open-answers          answers kept with calls in doubt
-//!   onlyonce/index/START-END       settled records; dropped at the horizon
-//!   onlyonce/answers/START-END     their answers; dropped at retention
+//!   onlyonce/recent/START-END      answers, and what was open meanwhile; dropped at retention
+//!   onlyonce/settled/START-END     settled records; dropped at the horizon
 //! ```
 //!
-//! A bucket lasts a day, or an eighth of the horizon where that is longer. Dropping a tree takes
-//! milliseconds for a hundred thousand records, removing them one by one takes a second. A
-//! tombstone is a record in an index whose answer is gone: making one writes nothing. A first call
-//! looks into at most eleven trees, the open one and ten indexes, as long as somebody sweeps.
+//! A bucket lasts a day, or an eighth of the horizon where that is longer. Dropping a tree walks its
+//! pages and none of its records. A tombstone is a settled record whose answer is gone: making one
+//! writes nothing. Before a tree of answers is dropped, what is still open in it moves to a younger
+//! one, some at a time. Where the settled records lie is known in memory, so a first call asks no
+//! disk.
 //!
-//! Values above 4 KiB are kept in pieces, because sled puts large nodes into files of their own
-//! which it never syncs. Each piece carries a digest of what it belongs to.
+//! What groups write is cut into pages below 4 KiB (`page.rs`, `frame.rs`), because sled puts large
+//! nodes into files of their own which it never syncs.
 
 mod disk;
 mod frame;
