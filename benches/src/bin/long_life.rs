@@ -2,7 +2,7 @@
 //! of the memory, and how long first calls, replays and sweeps take, for every simulated day.
 //!
 //! `cargo run --release -p onlyonce-bench --bin long_life -- [CALLS] [--days DAYS] [--doubts DOUBTS]
-//! [--folder FOLDER]`
+//! [--cache MIB] [--folder FOLDER]`
 //!
 //! The default retention of a day and horizon of seven: the first eight days fill the store, then
 //! disk and memory should stay as they are. Every simulated hour one of the callers sweeps, while
@@ -27,6 +27,7 @@ fn main() {
     let mut count = 10_000_000;
     let mut days = 60;
     let mut doubts = 0;
+    let mut cache_mib = 128;
     let mut folder = std::env::temp_dir();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -36,6 +37,12 @@ fn main() {
                     .next()
                     .and_then(|days| days.parse().ok())
                     .expect("days");
+            }
+            "--cache" => {
+                cache_mib = arguments
+                    .next()
+                    .and_then(|mib| mib.parse().ok())
+                    .expect("MiB");
             }
             "--doubts" => {
                 doubts = arguments
@@ -64,6 +71,7 @@ fn main() {
     )));
     let options = SledOptions::new()
         .clock(clock.clone())
+        .cache_capacity(cache_mib << 20)
         .limits(Calls::limits());
     let store = Arc::new(SledStore::open(folder.path(), options).expect("a store"));
     let life = Arc::new(Life {
