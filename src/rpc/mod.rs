@@ -37,6 +37,7 @@
 
 mod adapter;
 pub mod blocking;
+mod bounded;
 mod channel;
 mod client;
 mod codec;
