@@ -44,6 +44,8 @@ mod codec;
 mod error;
 mod failed;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod handshake;
 mod message;
 mod method;
