@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use onlyonce::middleware::client::Ticket;
 use onlyonce::middleware::stack;
 use onlyonce::rpc::{
     CallFailure, Channel, ChannelOptions, Client, Failure, Known, Method, Request, Router, Server,
     ServerAdapter, Serving, Status, blocking,
 };
-use onlyonce::storage::{IdempotencyKey, MemoryStore, Store};
+use onlyonce::storage::{IdempotencyKey, Inspect, ManualClock, MemoryOptions, MemoryStore, Store};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tower::{Layer, ServiceExt};
@@ -29,6 +31,10 @@ const COUNT: Method<(), u32> = Method::new("count");
 
 /// Pays once for each call of the handler; the counter is the ledger.
 async fn serve(paid: &Arc<AtomicU32>) -> Serving {
+    serve_on(Arc::new(MemoryStore::default()), paid).await
+}
+
+async fn serve_on(store: Arc<MemoryStore>, paid: &Arc<AtomicU32>) -> Serving {
     let routes = Router::new(Arc::clone(paid))
         .method(
             &PAY,
@@ -51,7 +57,6 @@ async fn serve(paid: &Arc<AtomicU32>) -> Serving {
             Ok(paid.load(Ordering::SeqCst))
         })
         .into_routes();
-    let store = Arc::new(MemoryStore::default());
     let layers = stack::server(store.clone(), ServerAdapter::new(routes.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let id = store.id();
@@ -186,6 +191,37 @@ async fn peek_and_seal_tell_the_typed_answer_and_execute_nothing() {
         ),
         "{refused:?}"
     );
+    assert_eq!(paid.load(Ordering::SeqCst), 1);
+}
+
+/// Whoever believes a seal pays again under another key.
+#[tokio::test]
+async fn a_forgotten_call_is_stale_for_its_ticket_never_absent_or_sealed() {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let clock = Arc::new(ManualClock::default());
+    let store = Arc::new(MemoryStore::with_options(
+        MemoryOptions::new().clock(clock.clone()),
+    ));
+    let paid = Arc::default();
+    let serving = serve_on(Arc::clone(&store), &paid).await;
+    let client = Client::new(serving.local_addr().to_string());
+    clock.advance(Duration::from_secs(60));
+    let ticket = Ticket::new(key("order-1")).first_sent(store.now());
+    let payment = Payment { cents: 5 };
+    client.resume(ticket.clone(), &PAY, &payment).await.unwrap();
+    clock.advance(DAY * 9);
+    store.sweep().await.unwrap();
+
+    assert_eq!(
+        client.peek(ticket.clone(), &PAY).await.unwrap(),
+        Known::Stale
+    );
+    assert_eq!(
+        client.seal(ticket.clone(), &PAY).await.unwrap(),
+        Known::Stale
+    );
+    let resumed = client.resume(ticket, &PAY, &payment).await;
+    assert!(resumed.is_err(), "{resumed:?}");
     assert_eq!(paid.load(Ordering::SeqCst), 1);
 }
 

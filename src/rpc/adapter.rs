@@ -160,10 +160,17 @@ impl server::Adapter for ServerAdapter {
             return Admission::Refused(Refusal::ScopeMissing);
         };
         let key = ScopedKey::new(scope, key);
-        match incoming.verb {
-            Verb::Peek => return Admission::Ask(Question::Peek, key),
-            Verb::Seal => return Admission::Ask(Question::Seal, key),
-            Verb::Call => {}
+        let question = match incoming.verb {
+            Verb::Call => None,
+            Verb::Peek => Some(Question::Peek),
+            Verb::Seal => Some(Question::Seal),
+        };
+        if let Some(question) = question {
+            return Admission::Ask {
+                question,
+                key,
+                first_sent: incoming.first_sent,
+            };
         }
         let fingerprint = Fingerprint::builder(FINGERPRINT)
             .field("method", incoming.method.as_bytes())

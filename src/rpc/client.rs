@@ -213,6 +213,7 @@ impl Client {
             Told::InDoubt(reason) => Known::InDoubt(reason),
             Told::InProgress => Known::InProgress,
             Told::Sealed => Known::Sealed,
+            Told::Stale => Known::Stale,
             Told::Tombstone => Known::Tombstone,
         })
     }
@@ -236,7 +237,7 @@ impl fmt::Debug for Client {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Known<R, F> {
-    /// Nobody has used it; a call with it would be executed.
+    /// Nobody has used it, as far as the server remembers; a call with it would be executed.
     Absent,
     /// It has an answer.
     Completed(Result<R, F>),
@@ -246,6 +247,9 @@ pub enum Known<R, F> {
     InProgress,
     /// It has not happened and never will.
     Sealed,
+    /// The call is older than what the server remembers: it may have been executed, and never will
+    /// be again. Only a ticket that says when the call was first sent is told so.
+    Stale,
     /// It was answered, and the answer is no longer kept.
     Tombstone,
 }

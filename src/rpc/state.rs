@@ -21,6 +21,8 @@ pub(super) enum Told {
     InProgress,
     /// It has not happened and never will: the key is sealed.
     Sealed,
+    /// It is older than what the server remembers.
+    Stale,
     /// It was answered, and the answer is no longer kept.
     Tombstone,
 }
@@ -33,6 +35,7 @@ enum Wire<'a> {
     InProgress,
     Sealed,
     Tombstone,
+    Stale,
 }
 
 pub(super) fn encode(state: &KeyState) -> Bytes {
@@ -47,6 +50,7 @@ pub(super) fn encode(state: &KeyState) -> Bytes {
         KeyState::InDoubt(_) => Wire::InDoubt(&reason),
         KeyState::InProgress { .. } => Wire::InProgress,
         KeyState::Sealed { .. } => Wire::Sealed,
+        KeyState::Stale => Wire::Stale,
         KeyState::Tombstone { .. } => Wire::Tombstone,
         // A state that this version cannot name is one whose outcome it does not know.
         _ => Wire::InDoubt(&reason),
@@ -64,6 +68,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Told> {
         Wire::InDoubt(reason) => Told::InDoubt(reason.to_owned()),
         Wire::InProgress => Told::InProgress,
         Wire::Sealed => Told::Sealed,
+        Wire::Stale => Told::Stale,
         Wire::Tombstone => Told::Tombstone,
     })
 }
@@ -81,6 +86,7 @@ mod tests {
             (KeyState::Absent, Told::Absent),
             (KeyState::InProgress { since: at }, Told::InProgress),
             (KeyState::Sealed { at }, Told::Sealed),
+            (KeyState::Stale, Told::Stale),
             (KeyState::Tombstone { completed_at: at }, Told::Tombstone),
         ] {
             assert_eq!(decode(&encode(&state)), Some(told));

@@ -39,7 +39,7 @@ pub mod transition;
 pub use crate::claim::{
     Abandoned, AttemptId, Claim, ClaimOutcome, ClaimRequest, FencingToken, Lease, SessionCall,
 };
-pub use crate::clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use crate::clock::{Clock, ClockSuspicion, ManualClock, SystemClock, Timestamp};
 pub use crate::completion::{Answer, AnswerFormat, Completion, DoubtReason, InDoubt};
 pub use crate::error::{SettleError, StoreError};
 pub use crate::fingerprint::{
@@ -56,4 +56,4 @@ pub use crate::record::KeyState;
 pub use crate::retention::{HorizonTooShort, RetentionOptions};
 #[cfg(feature = "sled")]
 pub use crate::sled::{OpenError, SledOptions, SledStore};
-pub use crate::store::{Inspect, Resolution, Store, StoreFuture, StoreId, Swept};
+pub use crate::store::{Inspect, Question, Resolution, Store, StoreFuture, StoreId, Swept};

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use onlyonce::storage::{
-    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, KeyState, MemoryStore, ScopedKey,
-    SettleError, SledOptions, SledStore, Store, StoreError, StoreFuture, StoreId, Timestamp,
+    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, KeyState, MemoryStore, Question,
+    ScopedKey, SettleError, SledOptions, SledStore, Store, StoreError, StoreFuture, StoreId,
+    Timestamp,
 };
 use tempfile::TempDir;
 
@@ -110,11 +111,12 @@ impl Store for Unreachable {
         self.inner.doubt(claim, reason, answer)
     }
 
-    fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
-        self.inner.peek(key)
-    }
-
-    fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
-        self.inner.seal(key)
+    fn ask(
+        &self,
+        question: Question,
+        key: ScopedKey,
+        first_sent: Option<Timestamp>,
+    ) -> StoreFuture<'_, KeyState> {
+        self.inner.ask(question, key, first_sent)
     }
 }

@@ -28,8 +28,8 @@ impl Keys {
         self.store.peek(key).await
     }
 
-    /// Makes an absent `key` impossible for ever; otherwise changes nothing and says what is
-    /// known.
+    /// Makes an absent `key` impossible, as [`Question::Seal`](onlyonce_storage::Question::Seal)
+    /// says; otherwise changes nothing and says what is known.
     ///
     /// # Errors
     ///

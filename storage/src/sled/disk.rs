@@ -83,6 +83,8 @@ pub(super) struct Identity {
     pub(super) id: StoreId,
     pub(super) incarnation: u64,
     pub(super) forgotten_until: Timestamp,
+    /// When it was last in use, on its clock then.
+    pub(super) last_used: Option<Timestamp>,
 }
 
 // === impl SledDisk ===
@@ -138,14 +140,23 @@ impl SledDisk {
                 <[u8; 16]>::try_from(&*bytes).map_err(|_| "the store's id has not 16 bytes")?,
             )),
         };
-        if let Some(mark) = mark
-            && (id != Some(mark.id) || self.group < mark.group)
-        {
-            return Err(format!(
-                "it ends at group {}, and group {} was acknowledged: sled has dropped a damaged \
-                 part of its log",
-                self.group, mark.group
-            ));
+        match mark {
+            Some(mark) if id != Some(mark.id) || self.group < mark.group => {
+                return Err(format!(
+                    "it ends at group {}, and group {} was acknowledged: sled has dropped a \
+                     damaged part of its log",
+                    self.group, mark.group
+                ));
+            }
+            // Only a first opening that crashed has none, and then nothing was acknowledged.
+            None if self.group > 0 => {
+                return Err(format!(
+                    "the file MARK is missing, so nobody knows whether group {} is the last that \
+                     was acknowledged",
+                    self.group
+                ));
+            }
+            Some(_) | None => {}
         }
         let id = id.unwrap_or_else(StoreId::random);
         let incarnation = self.number(META_INCARNATION)?.unwrap_or(0) + 1;
@@ -164,6 +175,7 @@ impl SledDisk {
             id,
             incarnation,
             forgotten_until: Timestamp::from_millis(forgotten_until),
+            last_used: self.number(META_LAST_USED)?.map(Timestamp::from_millis),
         })
     }
 
@@ -501,17 +513,17 @@ impl Rows for SledDisk {
 }
 
 impl Disk for SledDisk {
-    fn apply(&mut self, changes: &[Change], now: Timestamp) -> Result<(), String> {
+    fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<(), String> {
         for Change { key, before, after } in changes {
             if before.as_ref().is_some_and(Record::is_settled) {
                 return Err("a settled record never changes".to_owned());
             }
             match after {
-                Some(record) if record.is_settled() => self.settle(*key, record.clone())?,
-                Some(record) => self.put_open(*key, record.clone(), now)?,
+                Some(record) if record.is_settled() => self.settle(key, record)?,
+                Some(record) => self.put_open(key, record, now)?,
                 None => {
-                    if let Some(open) = self.open.remove(key) {
-                        self.close_claim(*key, &open)?;
+                    if let Some(open) = self.open.remove(&key) {
+                        self.close_claim(key, &open)?;
                     }
                 }
             }
@@ -561,6 +573,10 @@ impl Disk for SledDisk {
                 .copied()
                 .collect(),
         }
+    }
+
+    fn note_used(&mut self, now: Timestamp) -> Result<(), String> {
+        self.set_number(META_LAST_USED, now.as_millis())
     }
 
     fn note(&mut self, due: &Due, now: Timestamp) -> Result<(), String> {
@@ -747,6 +763,7 @@ const META_FORGOTTEN: &str = "forgotten_until";
 const META_GROUP: &str = "group";
 const META_ID: &str = "id";
 const META_INCARNATION: &str = "incarnation";
+const META_LAST_USED: &str = "last_used";
 
 /// Five seconds in all: sled needs milliseconds, and a store that cannot be reopened at once is
 /// better than a closing that hangs.

@@ -10,6 +10,7 @@ use super::mark::{Mark, MarkFile};
 use super::sync::SledSync;
 use super::{SledOptions, SyncPoint};
 use crate::StoreId;
+use crate::clock::ClockGuard;
 use crate::commit::disk::{Disk as _, Syncer as _};
 use crate::commit::{Change, GroupCore};
 
@@ -19,7 +20,8 @@ use crate::commit::{Change, GroupCore};
 #[non_exhaustive]
 pub enum OpenError {
     /// The database is damaged. Restore a copy; an empty store in its place would execute again
-    /// what was executed.
+    /// what was executed. Opening it has let sled cut its log where it found the damage: repair a
+    /// copy that was made before, not what is there now.
     #[error("store in {path} is corrupt: {reason}")]
     Corrupt {
         /// The directory.
@@ -78,6 +80,7 @@ pub enum OpenError {
 /// What an opening gives: a core that has adopted what the disk holds.
 pub(super) struct Opened {
     pub(super) core: GroupCore,
+    pub(super) guard: ClockGuard,
     pub(super) disk: SledDisk,
     pub(super) syncer: SledSync,
     pub(super) id: StoreId,
@@ -117,7 +120,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
             lock,
         };
         let mut disk = SledDisk::open(parts, &options.retention).map_err(corrupt)?;
-        let (core, identity) = adopt(&mut disk, options, mark).map_err(corrupt)?;
+        let (core, guard, identity) = adopt(&mut disk, options, mark).map_err(corrupt)?;
         let mut syncer = SledSync {
             db: disk.db().clone(),
             point,
@@ -130,6 +133,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
         persist(&mut syncer, disk.group()).map_err(corrupt)?;
         Ok(Opened {
             core,
+            guard,
             disk,
             syncer,
             id: identity.id,
@@ -238,9 +242,17 @@ fn adopt(
     disk: &mut SledDisk,
     options: &SledOptions,
     mark: Option<Mark>,
-) -> Result<(GroupCore, Identity), String> {
+) -> Result<(GroupCore, ClockGuard, Identity), String> {
     let now = options.clock.now();
     let identity = disk.identify(now, mark)?;
+    let guard = ClockGuard::start(
+        &*options.clock,
+        identity.last_used,
+        options.retention.horizon,
+    );
+    if guard.suspicion(&*options.clock).is_none() {
+        disk.note_used(now)?;
+    }
     let mut core = GroupCore::new(
         identity.incarnation,
         identity.forgotten_until,
@@ -257,9 +269,9 @@ fn adopt(
             });
         }
     }
-    disk.apply(&changes, now)?;
+    disk.apply(changes, now)?;
     disk.hand_over()?;
-    Ok((core, identity))
+    Ok((core, guard, identity))
 }
 
 /// Before anything is served.

@@ -16,7 +16,7 @@ use super::flight::{Boarding, Flight, Flights, Landing, Lead};
 use super::options::DedupeOptions;
 use super::owner::{Delivery, Owner, patience};
 use crate::observe::server as observe;
-use crate::server::{Adapter, Admission, Intent, Keys, Question, Refusal, Served};
+use crate::server::{Adapter, Admission, Intent, Keys, Refusal, Served};
 
 /// See [`DedupeLayer`](super::DedupeLayer).
 pub struct Dedupe<S, A> {
@@ -106,11 +106,12 @@ where
                     Ok(shared.mark(response, Served::Unprotected))
                 }
                 Admission::Refused(refusal) => Ok(shared.refuse(&refusal)),
-                Admission::Ask(question, key) => {
-                    let state = match question {
-                        Question::Peek => shared.store.peek(key).await,
-                        Question::Seal => shared.store.seal(key).await,
-                    };
+                Admission::Ask {
+                    question,
+                    key,
+                    first_sent,
+                } => {
+                    let state = shared.store.ask(question, key, first_sent).await;
                     Ok(match state {
                         Ok(state) => shared.adapter.tell(&state),
                         Err(error) => shared.refuse(&Refusal::Unavailable {

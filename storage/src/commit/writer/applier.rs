@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::syncing::{Handed, Syncing};
 use super::{Message, QUEUE_MAX, Shared, Waiting};
+use crate::clock::ClockGuard;
 use crate::commit::core::GroupCore;
 use crate::commit::disk::{Disk, Engine};
 use crate::commit::operation::{Operation, Reply};
@@ -15,6 +16,7 @@ use crate::{Answer, StoreError, Swept};
 
 pub(super) struct Applier {
     core: GroupCore,
+    guard: ClockGuard,
     disk: Box<dyn Disk>,
     shared: Arc<Shared>,
     syncing: Syncing,
@@ -35,7 +37,8 @@ struct Batch {
     operations: Vec<Operation>,
     waiting: Vec<Waiting>,
     sweeps: Vec<oneshot::Sender<Result<Swept, StoreError>>>,
-    closing: Option<oneshot::Sender<()>>,
+    confirmations: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    closing: bool,
     bytes: usize,
 }
 
@@ -43,12 +46,13 @@ struct Batch {
 
 impl Applier {
     pub(super) fn new(
-        core: GroupCore,
+        (core, guard): (GroupCore, ClockGuard),
         engine: Engine,
         shared: Arc<Shared>,
     ) -> std::io::Result<Self> {
         Ok(Self {
             core,
+            guard,
             disk: engine.disk,
             syncing: Syncing::start(engine.syncer, Arc::clone(&shared))?,
             shared,
@@ -57,8 +61,8 @@ impl Applier {
     }
 
     pub(super) fn run(mut self, mut messages: mpsc::Receiver<Message>) {
-        let mut closing = None;
-        while closing.is_none() {
+        let mut closing = false;
+        while !closing {
             if self.syncing.is_idle() {
                 self.hand_over();
             }
@@ -72,7 +76,7 @@ impl Applier {
             let mut batch = Batch::default();
             batch.abandon(&self.shared);
             batch.take(first);
-            while batch.closing.is_none()
+            while !batch.closing
                 && !self.pending.would_be_full(&batch)
                 && let Ok(next) = messages.try_recv()
             {
@@ -85,21 +89,25 @@ impl Applier {
         while let Ok(message) = messages.try_recv() {
             message.fail(&self.shared.failure());
         }
-        self.close(closing);
+        self.close();
     }
 
-    /// Serves a batch; answers who wants the store closed, if somebody does.
-    fn serve(&mut self, batch: Batch) -> Option<oneshot::Sender<()>> {
+    /// Serves a batch; answers whether somebody wants the store closed.
+    fn serve(&mut self, batch: Batch) -> bool {
         let Batch {
             operations,
             waiting,
             sweeps,
+            confirmations,
             closing,
             bytes,
         } = batch;
         if !operations.is_empty() {
             self.pending.bytes += bytes;
             self.decide(operations, waiting);
+        }
+        for caller in confirmations {
+            let _ = caller.send(self.confirm_clock());
         }
         for caller in sweeps {
             let swept = self.sweep();
@@ -115,10 +123,11 @@ impl Applier {
         let now = shared.clock.now();
         let decided = shared.guarded(|| {
             let group = core.decide(operations, &**disk, now);
-            if !group.changes.is_empty() {
-                disk.apply(&group.changes, now)?;
+            let changed = !group.changes.is_empty();
+            if changed {
+                disk.apply(group.changes, now)?;
             }
-            Ok((group.replies, !group.changes.is_empty()))
+            Ok((group.replies, changed))
         });
         match decided {
             Ok((replies, changed)) => {
@@ -171,8 +180,19 @@ impl Applier {
         self.shared.poisoned().map_or(Ok(()), Err)
     }
 
+    fn confirm_clock(&mut self) -> Result<(), StoreError> {
+        self.guard.confirm(&*self.shared.clock);
+        let now = self.shared.clock.now();
+        self.shared.guarded(|| self.disk.note_used(now))?;
+        self.persist()
+    }
+
     fn sweep(&mut self) -> Result<Swept, StoreError> {
         let now = self.shared.clock.now();
+        if let Some(suspicion) = self.guard.suspicion(&*self.shared.clock) {
+            return Ok(Swept::paused(suspicion));
+        }
+        self.shared.guarded(|| self.disk.note_used(now))?;
         // A group puts some of the lapsed calls in doubt; empty ones do the rest.
         loop {
             let Self {
@@ -180,8 +200,9 @@ impl Applier {
             } = self;
             let changed = shared.guarded(|| {
                 let group = core.decide(Vec::new(), &**disk, now);
-                disk.apply(&group.changes, now)?;
-                Ok(!group.changes.is_empty())
+                let changed = !group.changes.is_empty();
+                disk.apply(group.changes, now)?;
+                Ok(changed)
             })?;
             if !changed {
                 break;
@@ -206,7 +227,7 @@ impl Applier {
         Ok(swept)
     }
 
-    fn close(mut self, closing: Option<oneshot::Sender<()>>) {
+    fn close(mut self) {
         let mut last = Batch::default();
         last.abandon(&self.shared);
         self.serve(last);
@@ -215,9 +236,6 @@ impl Applier {
         let Self { disk, syncing, .. } = self;
         if let Some(syncer) = syncing.stop() {
             let _ = catch_unwind(AssertUnwindSafe(|| disk.close(syncer)));
-        }
-        if let Some(closing) = closing {
-            let _ = closing.send(());
         }
     }
 }
@@ -262,7 +280,8 @@ impl Batch {
                 self.operations.push(operation);
                 self.waiting.push(waiting);
             }
-            Message::Close(caller) => self.closing = Some(caller),
+            Message::Close => self.closing = true,
+            Message::ConfirmClock(caller) => self.confirmations.push(caller),
             Message::Sweep(caller) => self.sweeps.push(caller),
             Message::Wake => {}
         }
