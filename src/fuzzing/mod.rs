@@ -71,5 +71,5 @@ pub(crate) fn assert_canonical(read: &[u8], written: &[u8]) {
 
 /// What decoding may take at once: a few times what came, and the fixed cost of telling about it.
 pub(crate) const fn few_times(bytes: usize) -> usize {
-    4 * bytes + 16 * 1024
+    4 * bytes + 1024
 }

@@ -17,4 +17,6 @@ mod readiness;
 #[cfg(test)]
 mod shutdown;
 #[cfg(test)]
+mod slow;
+#[cfg(test)]
 mod stores;

@@ -13,7 +13,7 @@ pub(crate) const TARGET: Target = Target {
     seeds,
     // A byte can be an element of a sequence, whose type is larger in memory; a sequence is given
     // room before it is filled, at most 1 MiB by serde.
-    memory_bytes_max: |bytes| 256 * bytes + 8 * 1024 * 1024,
+    memory_bytes_max: |bytes| 256 * bytes + 2 * 1024 * 1024,
 };
 
 /// One of everything that serde knows.
