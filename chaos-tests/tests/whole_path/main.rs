@@ -21,8 +21,12 @@ mod peers;
 #[cfg(test)]
 mod questions;
 #[cfg(test)]
+mod repeated_below;
+#[cfg(test)]
 mod restarts;
 #[cfg(test)]
 mod retries;
 #[cfg(test)]
 mod shutdown;
+#[cfg(test)]
+mod slow_store;
