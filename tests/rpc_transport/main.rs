@@ -13,6 +13,8 @@ mod handshakes;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod interrupted;
+#[cfg(test)]
 mod readiness;
 #[cfg(test)]
 mod shutdown;
