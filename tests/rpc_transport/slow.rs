@@ -1,14 +1,10 @@
 //! Slow and silent peers: each is bounded in time or in memory, and nobody else waits for it.
 
-use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use onlyonce::rpc::{Incoming, Reply, Server, ServerOptions, Status};
+use onlyonce::rpc::{Reply, Server, ServerOptions, Status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
-use tower::service_fn;
 
 use super::peers::{Raw, channel_to, listener, opening, request, send, serve, server, soon};
 
@@ -92,34 +88,36 @@ async fn calls_of_a_client_that_takes_no_replies_are_no_longer_read() {
     let mut options = ServerOptions::default();
     options.in_flight_max = 8;
     options.write_timeout = Duration::from_millis(500);
-    let executed = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&executed);
-    let service = service_fn(move |_: Incoming| {
-        count.fetch_add(1, Ordering::SeqCst);
-        async { Ok::<_, Infallible>(Reply::new(Status::Executed, vec![0; 1 << 20])) }
-    });
     let builder = Server::builder().global_scope().options(options);
-    let serving = builder.build().unwrap();
-    let serving = serving.serve(listener().await, service).unwrap();
+    let (serving, mut calls) = serve(builder, listener().await);
     let mut client = Raw::client(serving.local_addr()).await;
-    // 4,000 bytes of calls: sockets hold them all, so the client is never kept from sending.
-    for id in 1..=250 {
-        client.write_call(id).await;
+    client.write_call(1).await;
+    let mut held = calls.next().await;
+    let mut taken = 1;
+    // One call after the other, so that none is refused for the others in flight; each is answered
+    // with a mebibyte that nobody reads.
+    let chatter = async {
+        for id in 2..=250 {
+            client.write_call(id).await;
+            let reply = Reply::new(Status::Executed, vec![0; 1 << 20]);
+            // OK because the server may have left by now.
+            let _ = calls.next().await.reply.send(reply);
+            taken += 1;
+        }
+        panic!("the server took every call");
+    };
+    tokio::select! {
+        () = soon(held.reply.closed()) => {}
+        () = chatter => {}
     }
-    // Everything is full; then the server gives up, which frees it all.
-    while serving.in_flight() < 8 {
-        sleep(Duration::from_millis(1)).await;
-    }
-    while serving.in_flight() > 0 {
-        sleep(Duration::from_millis(1)).await;
-    }
-    let executed = executed.load(Ordering::SeqCst);
     // In flight, queued, being written, and what loopback sockets hold: a few mebibytes.
-    assert!(executed <= 8 + 32 + 1 + 64, "{executed} of 250");
-    println!("{executed} of 250 calls were taken");
+    assert!(taken <= 8 + 32 + 1 + 64, "{taken} of 250");
+    println!("{taken} of 250 calls were taken");
+    assert_eq!(serving.in_flight(), 0);
 
     // Nobody else noticed.
     let mut other = Raw::client(serving.local_addr()).await;
     other.write_call(1).await;
+    calls.next().await.answer("");
     assert_eq!(other.read_frame().await[..3], [3, 1, 1]);
 }
