@@ -15,6 +15,8 @@ mod disconnects;
 #[cfg(test)]
 mod endings;
 #[cfg(test)]
+mod garbled;
+#[cfg(test)]
 mod lost;
 #[cfg(test)]
 mod peers;

@@ -134,7 +134,7 @@ fn attempt(name: &str, arguments: &Bytes) -> Request {
 }
 
 /// Pays once through a proxy that keeps what the client sent: the body of the reply, and the bytes.
-async fn overheard(serving: &Serving, wish: Wish) -> (Bytes, Vec<u8>) {
+pub async fn overheard(serving: &Serving, wish: Wish) -> (Bytes, Vec<u8>) {
     let proxy = Overhearing::of(serving).await;
     let request = attempt("order-1", &arguments_of(1, wish).await);
     let channel = channel(proxy.address);
