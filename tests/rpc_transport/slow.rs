@@ -58,7 +58,7 @@ async fn a_handshake_that_trickles_has_one_limit_for_all_its_bytes() {
 async fn half_open_peers_within_the_bound_keep_nobody_out_and_beyond_it_only_until_the_limit() {
     let mut options = ServerOptions::default();
     options.handshakes_max = 8;
-    options.handshake_timeout = Duration::from_millis(300);
+    options.handshake_timeout = Duration::from_secs(1);
     let builder = Server::builder().global_scope().options(options);
     let (serving, mut calls) = serve(builder, listener().await);
     let address = serving.local_addr();

@@ -25,7 +25,7 @@ async fn a_claim_that_comes_after_the_deadline_executes_nothing_and_frees_the_ke
     let arguments = arguments().await;
     let channel = channel(serving.local_addr());
     let call = call("order-1");
-    let soon = attempt(&call, &arguments, Some(Duration::from_millis(100)));
+    let soon = attempt(&call, &arguments, Some(Duration::from_millis(300)));
     let late = channel.clone().oneshot(soon).await.unwrap();
     assert_eq!(late.status, Status::DeadlineNotExecuted);
 
@@ -43,7 +43,7 @@ async fn a_question_is_answered_by_its_deadline_also_where_the_store_is_not() {
     let serving = shop.serve(store.clone()).await;
     let channel = channel(serving.local_addr());
     for verb in [Verb::Peek, Verb::Seal] {
-        let question = attempt(&call("k"), &Bytes::new(), Some(Duration::from_millis(100)));
+        let question = attempt(&call("k"), &Bytes::new(), Some(Duration::from_millis(300)));
         let reply = channel.clone().oneshot(question.verb(verb)).await.unwrap();
         assert_eq!(reply.status, Status::Unavailable, "{verb:?}: {reply:?}");
         assert!(reply.retry_after.is_some());
@@ -135,7 +135,7 @@ async fn a_store_that_stalls_after_the_effect_leaves_the_call_in_progress_and_te
     let call = call("order-1");
     store.go_on();
     store.stall_completions();
-    let soon = || attempt(&call, &arguments, Some(Duration::from_millis(100)));
+    let soon = || attempt(&call, &arguments, Some(Duration::from_millis(300)));
     // The effect happened, and its record is not durable: nobody is told the answer.
     for _ in 0..3 {
         let reply = channel.clone().oneshot(soon()).await.unwrap();
