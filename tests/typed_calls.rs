@@ -10,13 +10,13 @@ use std::time::Duration;
 use onlyonce::middleware::client::Ticket;
 use onlyonce::middleware::stack;
 use onlyonce::rpc::{
-    CallFailure, Client, Failure, Incoming, Known, Method, Reply, Router, Server, ServerAdapter,
-    Serving, Status, blocking,
+    CallFailure, Channel, ChannelOptions, Client, Failure, Incoming, Known, Method, Reply, Request,
+    Router, Server, ServerAdapter, Serving, Status, blocking,
 };
 use onlyonce::storage::{IdempotencyKey, Inspect, ManualClock, MemoryOptions, MemoryStore, Store};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tower::Layer;
+use tower::{Layer, ServiceExt};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Payment {
@@ -461,4 +461,34 @@ async fn a_caller_without_a_runtime_calls_resumes_peeks_and_seals() {
         .await
         .unwrap();
     assert_eq!(paid.load(Ordering::SeqCst), 3);
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Filter {
+    All,
+    Not(Box<Filter>),
+}
+
+const COUNT_WHERE: Method<Filter, u32> = Method::new("count-where");
+
+#[tokio::test]
+async fn arguments_that_contain_themselves_without_end_are_refused_and_the_server_lives() {
+    let routes = Router::new(())
+        .read_only(&COUNT_WHERE, |_, (), filter: Filter| async move {
+            Ok(u32::from(matches!(filter, Filter::All)))
+        })
+        .into_routes();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server::builder().global_scope().build().unwrap();
+    let serving = server.serve(listener, routes).unwrap();
+    let address = serving.local_addr().to_string();
+    let channel = Channel::new(address, ChannelOptions::default());
+    for (arguments, status) in [
+        (vec![1; 512 * 1024], Status::ArgumentsMalformed),
+        (vec![1, 0], Status::Executed),
+    ] {
+        let request = Request::new(COUNT_WHERE.name(), arguments);
+        let reply = channel.clone().oneshot(request).await.unwrap();
+        assert_eq!(reply.status, status, "{reply:?}");
+    }
 }

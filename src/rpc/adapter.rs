@@ -172,6 +172,7 @@ impl server::Adapter for ServerAdapter {
                 question,
                 key,
                 first_sent: incoming.first_sent,
+                deadline: incoming.deadline,
             };
         }
         let fingerprint = Fingerprint::builder(FINGERPRINT)

@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use onlyonce_storage::{Answer, Store};
+use onlyonce_storage::{Answer, Store, StoreError};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tower::{Service, ServiceExt};
 use tracing::Instrument;
 
@@ -111,8 +111,15 @@ where
                     question,
                     key,
                     first_sent,
+                    deadline,
                 } => {
-                    let state = shared.store.ask(question, key, first_sent).await;
+                    let state = shared.store.ask(question, key, first_sent);
+                    let state = match deadline {
+                        None => state.await,
+                        Some(deadline) => timeout_at(deadline, state)
+                            .await
+                            .unwrap_or_else(|_elapsed| Err(too_slow())),
+                    };
                     onlyonce_storage::kill_point!("dedupe: question asked, not answered");
                     Ok(match state {
                         Ok(state) => shared.adapter.tell(&state),
@@ -147,6 +154,12 @@ where
         match shared.flights.board(name) {
             Boarding::Lead(lead) => return lead_call(shared, inner, intent, request, lead).await,
             Boarding::Full => break,
+            Boarding::NoRoom => {
+                return Ok(shared.refuse(&Refusal::Unavailable {
+                    reason: "the server executes as many calls as it may".to_owned(),
+                    retry_after: RETRY_AFTER,
+                }));
+            }
             Boarding::Wait(waiter) => {
                 onlyonce_storage::kill_point!("dedupe: duplicate boarded, not waiting");
                 let limit = patience(shared.options.wait, intent.deadline);
@@ -282,6 +295,14 @@ impl<A: Adapter> Shared<A> {
 
 /// A call that somebody is executing in this process mostly ends within it.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// A question changes nothing that is executed, so it may be asked again.
+fn too_slow() -> StoreError {
+    StoreError::Unavailable {
+        reason: "the store did not answer before the deadline".to_owned(),
+        retry_after: RETRY_AFTER,
+    }
+}
 
 /// A key whose executions keep coming to nothing is released faster than its duplicates can be
 /// served; after this many the client may wait outside.
