@@ -54,7 +54,7 @@ impl Bounds {
         match self.depth_left.checked_sub(1) {
             Some(depth_left) => Ok(Self { depth_left, ..self }),
             None => Err(E::custom(format_args!(
-                "values are nested deeper than {DEPTH_MAX} levels"
+                "{OURS} values are nested deeper than {DEPTH_MAX} levels"
             ))),
         }
     }
@@ -62,12 +62,19 @@ impl Bounds {
     fn admit<E: Error>(self, elements: Option<usize>) -> Result<(), E> {
         match elements {
             Some(elements) if elements > self.elements_max => Err(E::custom(format_args!(
-                "{elements} elements are more than the message can have"
+                "{OURS} {elements} elements are more than the message can have"
             ))),
             _ => Ok(()),
         }
     }
 }
+
+/// Whether an error's words are this module's, and not those of a value's own type.
+pub(super) fn are_ours(words: &str) -> bool {
+    words.starts_with(OURS)
+}
+
+const OURS: &str = "out of bounds:";
 
 // === impl Bounded ===
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::bounded::Bounds;
+use super::bounded::{self, Bounds};
 use super::codec::CONFIG;
 
 /// The bytes are not a value of the type that was expected, or a value cannot become bytes.
@@ -28,6 +28,7 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, ValueError> {
 /// Why bytes are no value, without the words of the value's own type: those repeat what is in it.
 fn undecodable(error: &DecodeError) -> ValueError {
     ValueError(match error {
+        DecodeError::OtherString(words) if bounded::are_ours(words) => words.clone(),
         DecodeError::OtherString(_) | DecodeError::Other(_) => {
             "a value is not of the type that was expected".to_owned()
         }

@@ -167,6 +167,7 @@ fn make_newer(store: &Path) -> usize {
     let db = sled::Config::new()
         .path(store.join("db"))
         .flush_every_ms(None)
+        .segment_size(16 * 1024 * 1024)
         .open()
         .unwrap();
     let mut changed = 0;
