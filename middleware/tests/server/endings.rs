@@ -13,7 +13,7 @@ use onlyonce_storage::{
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::protocol::{Ask, Effects, Handler, Server, Told, done, send};
+use crate::protocol::{Ask, Effects, Handler, Told, done, send};
 use crate::watched::Watched;
 
 fn key(text: &str) -> ScopedKey {
@@ -25,12 +25,6 @@ fn in_doubt(told: &Told) -> Option<DoubtReason> {
     match told {
         Told::Refused(Refusal::InDoubt(in_doubt)) => Some(in_doubt.reason),
         _ => None,
-    }
-}
-
-async fn until_in_flight(server: &Server) {
-    while server.load().0 == 0 {
-        tokio::task::yield_now().await;
     }
 }
 
