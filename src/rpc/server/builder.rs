@@ -83,7 +83,7 @@ impl ServerBuilder {
     /// This server dedupes: its service stands behind the dedupe layer (or `stack::server`) whose
     /// `executions()` these are. Clients learn the identity and the clock of its store in the
     /// handshake, and [`Serving::shutdown`](super::Serving::shutdown) waits for handlers whose
-    /// callers went away.
+    /// callers went away: for all of the layer's, also those that another server gave it.
     ///
     /// Without it clients are told that this server does not dedupe, and the time of this machine.
     ///
