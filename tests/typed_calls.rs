@@ -396,7 +396,7 @@ async fn a_shutdown_waits_for_handlers_whose_callers_went_away_and_counts_those_
         }
         .into_routes();
         let serving = serve_behind(Arc::default(), routes.clone(), routes).await;
-        let client = hasty_client(&serving, Duration::from_millis(100));
+        let client = hasty_client(&serving, Duration::from_millis(500));
         let gone = client.call(&PAY, &Payment { cents: 5 }).await;
         assert!(
             matches!(gone, Err(CallFailure::OutcomeUnknown(_))),
@@ -404,9 +404,9 @@ async fn a_shutdown_waits_for_handlers_whose_callers_went_away_and_counts_those_
         );
         drop(client);
         let shutdown = tokio::spawn(serving.shutdown(patience));
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert_eq!(shutdown.is_finished(), executing == 1);
-        if !shutdown.is_finished() {
+        if executing == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(!shutdown.is_finished());
             gate.notify_one();
         }
         let report = shutdown.await.unwrap();
