@@ -195,6 +195,10 @@ fn make_newer(store: &Path) -> usize {
             changed += found.len();
         }
     }
+    drop(db);
+    // sled gives its file back a moment after the last handle is dropped.
+    let file = std::fs::File::open(store.join("db").join("db")).unwrap();
+    file.lock().unwrap();
     changed
 }
 

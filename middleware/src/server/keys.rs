@@ -6,6 +6,8 @@ use std::time::Duration;
 use onlyonce_storage::{KeyState, ScopedKey, Store, StoreError};
 use tokio::time::{Instant, sleep};
 
+use super::dedupe::far;
+
 /// Peeks at keys, seals them, and waits for calls to end. It never executes anything.
 #[derive(Clone, Debug)]
 pub struct Keys {
@@ -45,7 +47,7 @@ impl Keys {
     ///
     /// When the store cannot tell.
     pub async fn resume(&self, key: ScopedKey, patience: Duration) -> Result<KeyState, StoreError> {
-        let give_up_at = Instant::now() + patience;
+        let give_up_at = far(patience);
         loop {
             let state = self.store.peek(key.clone()).await?;
             let executing = matches!(state, KeyState::InProgress { .. });
