@@ -19,7 +19,7 @@ pub(super) enum Told {
     InDoubt(String),
     /// Somebody is executing it.
     InProgress,
-    /// It has not happened and never will: the key is sealed.
+    /// It has not happened: the key was sealed before anybody used it.
     Sealed,
     /// It was answered, and the answer is no longer kept.
     Tombstone,

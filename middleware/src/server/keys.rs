@@ -28,8 +28,10 @@ impl Keys {
         self.store.peek(key).await
     }
 
-    /// Makes an absent `key` impossible for ever; otherwise changes nothing and says what is
-    /// known.
+    /// Makes an absent `key` impossible; otherwise changes nothing and says what is known.
+    ///
+    /// For ever for calls that were first sent before the seal and say so; for others until the
+    /// store's horizon, 7 days after the seal by default.
     ///
     /// # Errors
     ///
