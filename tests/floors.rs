@@ -114,7 +114,7 @@ fn only_the_clock_reads_the_wall_clock_and_only_two_files_draw_random_numbers() 
             if line.starts_with("//") {
                 continue;
             }
-            let wall_clock = line.contains("SystemTime::now") && !path.ends_with("/clock.rs");
+            let wall_clock = line.contains("SystemTime::now") && !path.ends_with("/clock/mod.rs");
             assert!(!wall_clock, "{path}: {line}");
             let random = (line.contains("fastrand") || line.contains("rand::"))
                 && !path.ends_with("/jitter.rs")
@@ -163,6 +163,45 @@ fn a_library_user_gets_no_dependency_of_the_program_by_default() {
             "{program_only}"
         );
     }
+}
+
+/// Where a process can be told to end itself is for tests to know.
+#[test]
+fn no_product_carries_the_points_at_which_tests_kill_it() {
+    for (name, folder, _) in FLOORS {
+        let manifest = manifest(folder);
+        let features = manifest.get("features").and_then(toml::Value::as_table);
+        for (feature, enables) in features.into_iter().flatten() {
+            let enables = enables.as_array().unwrap();
+            let points = enables
+                .iter()
+                .any(|enabled| enabled.as_str().is_some_and(names_points));
+            assert!(!points, "feature {feature} of {name} enables `points`");
+        }
+        let workspace = manifest
+            .get("workspace")
+            .and_then(|workspace| workspace.get("dependencies"));
+        let tables = ["dependencies", "build-dependencies"].map(|table| manifest.get(table));
+        for table in tables.into_iter().chain([workspace]).flatten() {
+            for (dependency, wanted) in table.as_table().unwrap() {
+                let features = wanted.get("features").and_then(toml::Value::as_array);
+                let points = features
+                    .into_iter()
+                    .flatten()
+                    .any(|feature| feature.as_str().is_some_and(names_points));
+                assert!(!points, "{name} takes {dependency} with `points`");
+            }
+        }
+    }
+    let storage = manifest("storage");
+    assert!(
+        storage["features"].get("points").is_some(),
+        "there is no such feature any more: the check would say nothing"
+    );
+}
+
+fn names_points(feature: &str) -> bool {
+    feature == "points" || feature.ends_with("/points")
 }
 
 fn root() -> PathBuf {

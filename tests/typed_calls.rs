@@ -1,18 +1,22 @@
 //! Typed methods over real sockets: what a user of the native RPC writes.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use onlyonce::middleware::client::Ticket;
 use onlyonce::middleware::stack;
 use onlyonce::rpc::{
-    CallFailure, Client, Failure, Known, Method, Router, Server, ServerAdapter, Serving, Status,
-    blocking,
+    CallFailure, Channel, ChannelOptions, Client, Failure, Incoming, Known, Method, Reply, Request,
+    Router, Server, ServerAdapter, Serving, Status, blocking,
 };
-use onlyonce::storage::{IdempotencyKey, MemoryStore, Store};
+use onlyonce::storage::{IdempotencyKey, Inspect, ManualClock, MemoryOptions, MemoryStore, Store};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tower::Layer;
+use tower::{Layer, ServiceExt};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Payment {
@@ -24,11 +28,22 @@ enum Declined {
     NoFunds { missing: u64 },
 }
 
+impl fmt::Display for Declined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::NoFunds { missing } = self;
+        write!(f, "{missing} cents are missing")
+    }
+}
+
 const PAY: Method<Payment, u32, Declined> = Method::new("pay");
 const COUNT: Method<(), u32> = Method::new("count");
 
 /// Pays once for each call of the handler; the counter is the ledger.
 async fn serve(paid: &Arc<AtomicU32>) -> Serving {
+    serve_on(Arc::new(MemoryStore::default()), paid).await
+}
+
+async fn serve_on(store: Arc<MemoryStore>, paid: &Arc<AtomicU32>) -> Serving {
     let routes = Router::new(Arc::clone(paid))
         .method(
             &PAY,
@@ -51,7 +66,6 @@ async fn serve(paid: &Arc<AtomicU32>) -> Serving {
             Ok(paid.load(Ordering::SeqCst))
         })
         .into_routes();
-    let store = Arc::new(MemoryStore::default());
     let layers = stack::server(store.clone(), ServerAdapter::new(routes.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let id = store.id();
@@ -127,7 +141,8 @@ async fn what_was_not_executed_frees_its_key_and_what_cannot_be_known_keeps_it()
     let paid = Arc::default();
     let serving = serve(&paid).await;
     let client = Client::new(serving.local_addr().to_string());
-    let refused = client.call_as(key("k"), &PAY, &Payment { cents: 0 }).await;
+    let ticket = Ticket::never_sent(key("k"));
+    let refused = client.resume(ticket, &PAY, &Payment { cents: 0 }).await;
     assert!(
         matches!(refused, Err(CallFailure::NotExecuted(_))),
         "{refused:?}"
@@ -175,7 +190,8 @@ async fn peek_and_seal_tell_the_typed_answer_and_execute_nothing() {
     );
 
     assert_eq!(client.seal(key("s"), &PAY).await.unwrap(), Known::Sealed);
-    let refused = client.call_as(key("s"), &PAY, &Payment { cents: 5 }).await;
+    let ticket = Ticket::never_sent(key("s"));
+    let refused = client.resume(ticket, &PAY, &Payment { cents: 5 }).await;
     assert!(
         matches!(
             refused,
@@ -187,6 +203,197 @@ async fn peek_and_seal_tell_the_typed_answer_and_execute_nothing() {
         "{refused:?}"
     );
     assert_eq!(paid.load(Ordering::SeqCst), 1);
+}
+
+/// Whoever believes a seal pays again under another key.
+#[tokio::test]
+async fn a_forgotten_call_is_stale_for_its_ticket_never_absent_or_sealed() {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let clock = Arc::new(ManualClock::default());
+    let store = Arc::new(MemoryStore::with_options(
+        MemoryOptions::new().clock(clock.clone()),
+    ));
+    let paid = Arc::default();
+    let serving = serve_on(Arc::clone(&store), &paid).await;
+    let client = Client::new(serving.local_addr().to_string());
+    clock.advance(Duration::from_secs(60));
+    let ticket = Ticket::new(key("order-1")).first_sent(store.now());
+    let payment = Payment { cents: 5 };
+    client.resume(ticket.clone(), &PAY, &payment).await.unwrap();
+    clock.advance(DAY * 9);
+    store.sweep().await.unwrap();
+
+    assert_eq!(
+        client.peek(ticket.clone(), &PAY).await.unwrap(),
+        Known::Stale
+    );
+    assert_eq!(
+        client.seal(ticket.clone(), &PAY).await.unwrap(),
+        Known::Stale
+    );
+    let resumed = client.resume(ticket, &PAY, &payment).await;
+    assert!(resumed.is_err(), "{resumed:?}");
+    assert_eq!(paid.load(Ordering::SeqCst), 1);
+}
+
+/// Whoever wrote the key down, or derives it, does not know that it was never sent.
+#[tokio::test]
+async fn a_key_of_the_caller_s_own_is_unknown_where_the_server_cannot_be_reached() {
+    let paid = Arc::default();
+    let serving = serve(&paid).await;
+    let address = serving.local_addr().to_string();
+    let payment = Payment { cents: 5 };
+    Client::new(address.clone())
+        .call_as(key("order-1"), &PAY, &payment)
+        .await
+        .unwrap();
+    serving.shutdown(Duration::from_secs(5)).await;
+    let client = Client::new(address);
+    let failed = client.call_as(key("order-1"), &PAY, &payment).await;
+    let Err(CallFailure::OutcomeUnknown(failed)) = failed else {
+        panic!("{failed:?}");
+    };
+    assert!(failed.ticket.maybe_executed);
+    // A key that was made for this call was never sent.
+    let failed = client.call(&PAY, &payment).await;
+    let Err(CallFailure::NotExecuted(failed)) = failed else {
+        panic!("{failed:?}");
+    };
+    assert!(!failed.ticket.maybe_executed);
+}
+
+#[tokio::test]
+async fn a_question_that_is_not_answered_says_nothing_of_the_call() {
+    let paid = Arc::default();
+    let serving = serve(&paid).await;
+    let address = serving.local_addr().to_string();
+    let client = Client::new(address.clone());
+    let payment = Payment { cents: 5 };
+    client
+        .call_as(key("order-1"), &PAY, &payment)
+        .await
+        .unwrap();
+    serving.shutdown(Duration::from_secs(5)).await;
+    let client = Client::new(address);
+    for unanswered in [
+        client.peek(key("order-1"), &PAY).await.unwrap_err(),
+        client.seal(key("order-1"), &PAY).await.unwrap_err(),
+    ] {
+        assert_eq!(unanswered.status, None, "{unanswered}");
+        assert_eq!(unanswered.ticket, Ticket::new(key("order-1")));
+        assert!(!unanswered.to_string().contains("executed"), "{unanswered}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_leaves_a_ticket_that_knows_of_the_execution() {
+    const PAY_IN_WORDS: Method<Payment, String> = Method::new("pay");
+    let paid = Arc::default();
+    let serving = serve(&paid).await;
+    let client = Client::new(serving.local_addr().to_string());
+    let failed = client.call(&PAY_IN_WORDS, &Payment { cents: 5 }).await;
+    let Err(CallFailure::Unreadable { ticket, .. }) = failed else {
+        panic!("{failed:?}");
+    };
+    assert!(ticket.maybe_executed && ticket.first_sent.is_some() && ticket.store.is_some());
+    // A server with another store does not execute it a second time.
+    let other = serve(&paid).await;
+    let client = Client::new(other.local_addr().to_string());
+    let resumed = client.resume(ticket, &PAY, &Payment { cents: 5 }).await;
+    let unknown = matches!(resumed, Err(CallFailure::OutcomeUnknown(_)));
+    assert!(unknown, "{resumed:?}");
+    assert_eq!(paid.load(Ordering::SeqCst), 1);
+}
+
+/// The record may be of this very call, encoded otherwise.
+#[tokio::test]
+async fn a_mismatch_under_a_key_that_was_sent_before_does_not_say_not_executed() {
+    let paid = Arc::default();
+    let serving = serve(&paid).await;
+    let client = Client::new(serving.local_addr().to_string());
+    let other = Payment { cents: 6 };
+    client
+        .call_as(key("order-1"), &PAY, &Payment { cents: 5 })
+        .await
+        .unwrap();
+    for (ticket, maybe_executed) in [
+        (Ticket::new(key("order-1")), true),
+        (Ticket::never_sent(key("order-1")), false),
+    ] {
+        let failed = client.resume(ticket, &PAY, &other).await.unwrap_err();
+        let CallFailure::Refused { status, ticket, .. } = &failed else {
+            panic!("{failed:?}");
+        };
+        assert_eq!(*status, Status::Mismatch);
+        assert_eq!(ticket.maybe_executed, maybe_executed);
+        let text = failed.to_string();
+        assert_eq!(
+            text.contains("may have been executed"),
+            maybe_executed,
+            "{text}"
+        );
+    }
+    assert_eq!(paid.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_is_no_longer_kept_is_not_said_not_executed() {
+    let clock = Arc::new(ManualClock::default());
+    let store = Arc::new(MemoryStore::with_options(
+        MemoryOptions::new().clock(clock.clone()),
+    ));
+    let paid = Arc::default();
+    let serving = serve_on(store, &paid).await;
+    clock.advance(Duration::from_secs(60));
+    let payment = Payment { cents: 5 };
+    let call = async || {
+        let client = Client::new(serving.local_addr().to_string());
+        client.call_as(key("order-1"), &PAY, &payment).await
+    };
+    call().await.unwrap();
+    clock.advance(Duration::from_secs(25 * 60 * 60));
+    let stale = call().await;
+    let unknown = matches!(stale, Err(CallFailure::OutcomeUnknown(_)));
+    assert!(unknown, "{stale:?}");
+    assert_eq!(paid.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_call_that_may_have_been_sent_before_is_not_sent_to_a_server_that_does_not_dedupe() {
+    let paid: Arc<AtomicU32> = Arc::default();
+    let counted = Arc::clone(&paid);
+    let service = tower::service_fn(move |_: Incoming| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, Infallible>(Reply::new(Status::Executed, vec![0, 7])) }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server::builder().global_scope().build().unwrap();
+    let serving = server.serve(listener, service).unwrap();
+    let client = Client::new(serving.local_addr().to_string());
+    let payment = Payment { cents: 5 };
+    let failed = client.call_as(key("order-1"), &PAY, &payment).await;
+    let Err(CallFailure::OutcomeUnknown(failed)) = failed else {
+        panic!("{failed:?}");
+    };
+    assert!(failed.last.contains("does not dedupe"), "{failed}");
+    assert_eq!(paid.load(Ordering::SeqCst), 0);
+    assert_eq!(client.call(&PAY, &payment).await.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn a_server_s_words_stay_on_their_line() {
+    let service = tower::service_fn(|_: Incoming| async {
+        let said = format!("a\u{1b}[2Jb\n{}", "c".repeat(100_000));
+        Ok::<_, Infallible>(Reply::refusal(Status::UnknownMethod, said))
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server::builder().global_scope().build().unwrap();
+    let serving = server.serve(listener, service).unwrap();
+    let client = Client::new(serving.local_addr().to_string());
+    let failed = client.call(&PAY, &Payment { cents: 5 }).await.unwrap_err();
+    let text = failed.to_string();
+    assert!(!text.contains(|c: char| c.is_control()), "{text:?}");
+    assert!(text.len() < 1_000, "{} bytes", text.len());
 }
 
 #[tokio::test]
@@ -254,4 +461,34 @@ async fn a_caller_without_a_runtime_calls_resumes_peeks_and_seals() {
         .await
         .unwrap();
     assert_eq!(paid.load(Ordering::SeqCst), 3);
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Filter {
+    All,
+    Not(Box<Filter>),
+}
+
+const COUNT_WHERE: Method<Filter, u32> = Method::new("count-where");
+
+#[tokio::test]
+async fn arguments_that_contain_themselves_without_end_are_refused_and_the_server_lives() {
+    let routes = Router::new(())
+        .read_only(&COUNT_WHERE, |_, (), filter: Filter| async move {
+            Ok(u32::from(matches!(filter, Filter::All)))
+        })
+        .into_routes();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server::builder().global_scope().build().unwrap();
+    let serving = server.serve(listener, routes).unwrap();
+    let address = serving.local_addr().to_string();
+    let channel = Channel::new(address, ChannelOptions::default());
+    for (arguments, status) in [
+        (vec![1; 512 * 1024], Status::ArgumentsMalformed),
+        (vec![1, 0], Status::Executed),
+    ] {
+        let request = Request::new(COUNT_WHERE.name(), arguments);
+        let reply = channel.clone().oneshot(request).await.unwrap();
+        assert_eq!(reply.status, status, "{reply:?}");
+    }
 }

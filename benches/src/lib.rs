@@ -1,5 +1,6 @@
 //! What the programs in `src/bin` share: the load, what it is compared with, and the report.
 
+pub mod calls;
 pub mod load;
 pub mod log;
 pub mod machine;

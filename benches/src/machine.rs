@@ -1,6 +1,8 @@
 //! On what it was measured.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 /// The machine in a line: processor, cores, memory, system.
 #[must_use]
@@ -31,4 +33,17 @@ pub fn resident_bytes() -> u64 {
         .nth(1)
         .and_then(|pages| pages.parse::<u64>().ok());
     pages.unwrap_or(0) * 4_096
+}
+
+/// How much the files in a folder take on the disk, in bytes.
+#[must_use]
+pub fn folder_bytes(path: &Path) -> u64 {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(found) if found.is_dir() => folder_bytes(&entry.path()),
+            Ok(found) => found.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
 }

@@ -6,6 +6,7 @@
 //! - [`proxy`]: a TCP proxy for servers in any language, that loses answers from a byte on, resets
 //!   and closes in the middle of a frame, delays, slices, and goes silent;
 //! - [`layer`]: the same for a tower service, without a socket;
+//! - [`cancel`]: drops any future at every point at which it waits;
 //! - [`ledger`]: a checker that holds what clients were told against the effects on disk;
 //! - [`seed`]: where every decision comes from.
 //!
@@ -60,11 +61,13 @@
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example());
 //! ```
 
+pub mod cancel;
 pub mod layer;
 pub mod ledger;
 pub mod proxy;
 pub mod seed;
 
+pub use cancel::CancelAt;
 pub use layer::{FaultLayer, FaultService};
 pub use proxy::Proxy;
 pub use seed::Seed;

@@ -126,7 +126,9 @@ const fn is_final(error: &TransportError) -> bool {
                     ..
                 }
         ),
-        TransportError::NotSent(NotSent::TooLarge { .. } | NotSent::MethodLength { .. }) => true,
+        TransportError::NotSent(
+            NotSent::MethodLength { .. } | NotSent::PeerDoesNotDedupe | NotSent::TooLarge { .. },
+        ) => true,
         _ => false,
     }
 }
@@ -160,10 +162,18 @@ impl server::Adapter for ServerAdapter {
             return Admission::Refused(Refusal::ScopeMissing);
         };
         let key = ScopedKey::new(scope, key);
-        match incoming.verb {
-            Verb::Peek => return Admission::Ask(Question::Peek, key),
-            Verb::Seal => return Admission::Ask(Question::Seal, key),
-            Verb::Call => {}
+        let question = match incoming.verb {
+            Verb::Call => None,
+            Verb::Peek => Some(Question::Peek),
+            Verb::Seal => Some(Question::Seal),
+        };
+        if let Some(question) = question {
+            return Admission::Ask {
+                question,
+                key,
+                first_sent: incoming.first_sent,
+                deadline: incoming.deadline,
+            };
         }
         let fingerprint = Fingerprint::builder(FINGERPRINT)
             .field("method", incoming.method.as_bytes())

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 
-use super::{CallFailure, Known, Method};
+use super::{CallFailure, Known, Method, Unanswered};
 
 /// A blocking client of one server. See [`Client`](super::Client) for what its calls promise.
 ///
@@ -136,7 +136,7 @@ impl Client {
         &self,
         ticket: impl Into<Ticket>,
         method: &Method<A, R, F>,
-    ) -> Result<Known<R, F>, CallFailure<F>>
+    ) -> Result<Known<R, F>, Unanswered>
     where
         R: DeserializeOwned,
         F: DeserializeOwned,
@@ -154,7 +154,7 @@ impl Client {
         &self,
         ticket: impl Into<Ticket>,
         method: &Method<A, R, F>,
-    ) -> Result<Known<R, F>, CallFailure<F>>
+    ) -> Result<Known<R, F>, Unanswered>
     where
         R: DeserializeOwned,
         F: DeserializeOwned,

@@ -10,7 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tower::{Service, ServiceExt};
 
-use super::failed::CallFailure;
+use super::failed::{CallFailure, Unanswered};
+use super::wire::printable;
 use super::{
     Channel, ChannelOptions, ClientAdapter, Method, Reply, Request, Status, Told, TransportError,
     Verb, state, value,
@@ -87,8 +88,8 @@ impl Client {
         R: DeserializeOwned,
         F: DeserializeOwned,
     {
-        self.call_as(IdempotencyKey::unique(), method, arguments)
-            .await
+        let ticket = Ticket::never_sent(IdempotencyKey::unique());
+        self.resume(ticket, method, arguments).await
     }
 
     /// Calls `method` under a key of the caller's own: one that it has written down before, or
@@ -99,6 +100,10 @@ impl Client {
     /// (7 days). After that nothing is left to tell it from a new call, and **it is executed**. To
     /// be safe past the horizon, go on with the [`Ticket`] of the first failure through
     /// [`resume`](Self::resume): it carries when the call was first sent.
+    ///
+    /// The key may have been sent before, by whoever: a call that cannot be sent ends in
+    /// [`CallFailure::OutcomeUnknown`]. Who knows that it never was sent resumes
+    /// [`Ticket::never_sent`].
     ///
     /// # Errors
     ///
@@ -118,7 +123,10 @@ impl Client {
     }
 
     /// Goes on with the call that `ticket` names: gets its answer if it has one, waits for it if
-    /// it is being executed, and executes it if it never was. The arguments must be the same.
+    /// it is being executed, and executes it if it never was.
+    ///
+    /// The arguments must be the same, to the byte: a type whose values do not always encode alike
+    /// (a `HashMap`, a type that was changed in between) is refused as another request.
     ///
     /// # Errors
     ///
@@ -140,17 +148,29 @@ impl Client {
             ticket: ticket.clone(),
         })?;
         let request = Request::new(method.name(), arguments).ticket(ticket.clone());
-        let reply = self.send(request).await?;
+        let call = request.call();
+        let reply = self
+            .stack
+            .clone()
+            .oneshot(request)
+            .await
+            .map_err(CallFailure::from_stack)?;
+        // The ticket as it is now: it knows when the call was first sent, and to which store.
+        let ticket = call.get().map_or(ticket, |call| call.ticket());
+        let unreadable = |text| CallFailure::Unreadable {
+            text,
+            ticket: ticket.clone().maybe_executed(),
+        };
+        if reply.status == Status::State {
+            return Err(unreadable("it is the answer to a question".to_owned()));
+        }
         if !reply.status.carries_answer() {
             return Err(CallFailure::refused(&reply, ticket));
         }
         match value::decode_result(&reply.body) {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(fault)) => Err(CallFailure::Fault(fault)),
-            Err(error) => Err(CallFailure::Unreadable {
-                text: error.to_string(),
-                ticket,
-            }),
+            Err(error) => Err(unreadable(error.to_string())),
         }
     }
 
@@ -163,7 +183,7 @@ impl Client {
         &self,
         ticket: impl Into<Ticket>,
         method: &Method<A, R, F>,
-    ) -> Result<Known<R, F>, CallFailure<F>>
+    ) -> Result<Known<R, F>, Unanswered>
     where
         R: DeserializeOwned,
         F: DeserializeOwned,
@@ -185,7 +205,7 @@ impl Client {
         &self,
         ticket: impl Into<Ticket>,
         method: &Method<A, R, F>,
-    ) -> Result<Known<R, F>, CallFailure<F>>
+    ) -> Result<Known<R, F>, Unanswered>
     where
         R: DeserializeOwned,
         F: DeserializeOwned,
@@ -198,41 +218,37 @@ impl Client {
         verb: Verb,
         ticket: Ticket,
         method: &Method<A, R, F>,
-    ) -> Result<Known<R, F>, CallFailure<F>>
+    ) -> Result<Known<R, F>, Unanswered>
     where
         R: DeserializeOwned,
         F: DeserializeOwned,
     {
-        let unreadable = |text: String, ticket| CallFailure::Unreadable { text, ticket };
         let request = Request::new(method.name(), Vec::new())
             .verb(verb)
             .ticket(ticket.clone());
-        let reply = self.send(request).await?;
+        let reply = match self.stack.clone().oneshot(request).await {
+            Ok(reply) => reply,
+            Err(error) => return Err(Unanswered::from_stack(&error, ticket)),
+        };
+        let unreadable = |text: String| Unanswered::unreadable(text, ticket.clone());
         if reply.status != Status::State {
-            return Err(CallFailure::refused(&reply, ticket));
+            return Err(Unanswered::refused(&reply, ticket));
         }
         let Some(told) = state::decode(&reply.body) else {
-            return Err(unreadable("key's state is malformed".to_owned(), ticket));
+            return Err(unreadable("key's state is malformed".to_owned()));
         };
         Ok(match told {
             Told::Absent => Known::Absent,
             Told::Completed(answer) => match value::decode_result(&answer) {
                 Ok(answer) => Known::Completed(answer),
-                Err(error) => return Err(unreadable(error.to_string(), ticket)),
+                Err(error) => return Err(unreadable(error.to_string())),
             },
-            Told::InDoubt(reason) => Known::InDoubt(reason),
+            Told::InDoubt(reason) => Known::InDoubt(printable(&reason)),
             Told::InProgress => Known::InProgress,
             Told::Sealed => Known::Sealed,
+            Told::Stale => Known::Stale,
             Told::Tombstone => Known::Tombstone,
         })
-    }
-
-    async fn send<F>(&self, request: Request) -> Result<Reply, CallFailure<F>> {
-        self.stack
-            .clone()
-            .oneshot(request)
-            .await
-            .map_err(CallFailure::from_stack)
     }
 }
 
@@ -246,7 +262,7 @@ impl fmt::Debug for Client {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Known<R, F> {
-    /// Nobody has used it; a call with it would be executed.
+    /// Nobody has used it, as far as the server remembers; a call with it would be executed.
     Absent,
     /// It has an answer.
     Completed(Result<R, F>),
@@ -257,6 +273,9 @@ pub enum Known<R, F> {
     /// It has not happened, and no call that was first sent before the seal ever will; one that is
     /// first sent later is refused until the horizon.
     Sealed,
+    /// The call is older than what the server remembers: it may have been executed, and never will
+    /// be again. Only a ticket that says when the call was first sent is told so.
+    Stale,
     /// It was answered, and the answer is no longer kept.
     Tombstone,
 }

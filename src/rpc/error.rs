@@ -80,6 +80,10 @@ pub enum NotSent {
     /// `call` came without `poll_ready` on the same instance.
     #[error("channel was called before it was ready")]
     NotReady,
+    /// The call may have been executed before, and this server does not dedupe: it would execute it
+    /// again.
+    #[error("call may have been sent before, and this server does not dedupe")]
+    PeerDoesNotDedupe,
     /// The arguments are larger than this client sends or the server takes.
     #[error("arguments have {size} bytes, at most {limit} can be sent")]
     TooLarge {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use onlyonce_middleware::client::{Last, Outcome, Stopped, Ticket};
 
+use super::wire::printable;
 use super::{Reply, Status, TransportError};
 
 /// A call that did not end with its reply.
@@ -15,11 +16,14 @@ pub enum CallFailure<F> {
     /// The server cannot know whether the effect happened. An operator can find out and resolve
     /// it; the same key then gets the answer.
     InDoubt(Failed),
-    /// The effect did not happen. The call can be made again, under any key.
+    /// The effect did not happen: no attempt that the ticket knows of was executed. The call can be
+    /// made again, under any key.
     NotExecuted(Failed),
     /// The effect may or may not have happened: resume the ticket, never call anew.
     OutcomeUnknown(Failed),
-    /// The server refuses this call and would again; it was not executed.
+    /// The server refuses this request and would again. This attempt was not executed; whether an
+    /// earlier one may have been, the ticket says in
+    /// [`maybe_executed`](Ticket::maybe_executed).
     Refused {
         /// As what.
         status: Status,
@@ -35,6 +39,21 @@ pub enum CallFailure<F> {
         /// Names the call.
         ticket: Ticket,
     },
+}
+
+/// A question about a key, a peek or a seal, that was not answered. It says nothing of the call; the
+/// key may be sealed now if that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unanswered {
+    /// Names the call that was asked about, as it was given.
+    pub ticket: Ticket,
+    /// What the server refuses the question as, if it was the server.
+    pub status: Option<Status>,
+    /// Why no further attempt was made to ask it.
+    pub stopped: Stopped,
+    /// What the last attempt came to, for people.
+    pub last: String,
 }
 
 /// What is known of a call without an answer.
@@ -70,12 +89,14 @@ impl<F> CallFailure<F> {
     }
 
     pub(super) fn from_stack(error: StackError) -> Self {
-        let last = match &error.last {
-            Last::Elapsed => "it did not end in time".to_owned(),
-            Last::Error(error) => error.to_string(),
-            Last::Nothing => "there was no attempt".to_owned(),
-            Last::Response(reply) => reply_text(reply),
-        };
+        let last = last_text(&error.last);
+        // The request is wrong, whatever became of the call.
+        if let (Last::Response(reply), Outcome::Unknown, Stopped::Final) =
+            (&error.last, error.outcome, error.stopped)
+            && reply.status.is_wrong_request()
+        {
+            return Self::refused(reply, error.ticket);
+        }
         let failed = Failed {
             ticket: error.ticket,
             attempts: error.attempts,
@@ -107,13 +128,69 @@ impl<F: fmt::Display> fmt::Display for CallFailure<F> {
             Self::OutcomeUnknown(failed) => {
                 write!(f, "outcome unknown, resume with the same key: {failed}")
             }
-            Self::Refused { status, text, .. } => write!(f, "call was refused ({status}): {text}"),
+            Self::Refused {
+                text,
+                ticket:
+                    Ticket {
+                        maybe_executed: true,
+                        ..
+                    },
+                ..
+            } => write!(
+                f,
+                "request was refused, an earlier one with its key may have been executed: {text}"
+            ),
+            Self::Refused { text, .. } => write!(f, "request was refused: {text}"),
             Self::Unreadable { text, .. } => write!(f, "answer cannot be read: {text}"),
         }
     }
 }
 
 impl<F: fmt::Debug + fmt::Display> std::error::Error for CallFailure<F> {}
+
+// === impl Unanswered ===
+
+impl Unanswered {
+    pub(super) fn from_stack(error: &StackError, ticket: Ticket) -> Self {
+        let status = match &error.last {
+            Last::Response(reply) => Some(reply.status),
+            Last::Elapsed | Last::Error(_) | Last::Nothing => None,
+        };
+        Self {
+            ticket,
+            status,
+            stopped: error.stopped,
+            last: last_text(&error.last),
+        }
+    }
+
+    pub(super) fn refused(reply: &Reply, ticket: Ticket) -> Self {
+        Self {
+            ticket,
+            status: Some(reply.status),
+            stopped: Stopped::Final,
+            last: reply_text(reply),
+        }
+    }
+
+    pub(super) const fn unreadable(text: String, ticket: Ticket) -> Self {
+        Self {
+            ticket,
+            status: None,
+            stopped: Stopped::Final,
+            last: text,
+        }
+    }
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stopped, last, .. } = self;
+        write!(f, "question was not answered ({stopped}): {last}")
+    }
+}
+
+impl std::error::Error for Unanswered {}
 
 // === impl Failed ===
 
@@ -129,10 +206,27 @@ impl fmt::Display for Failed {
     }
 }
 
-/// What a server says in words: never an answer's bytes.
+fn last_text(last: &Last<Reply, TransportError>) -> String {
+    match last {
+        Last::Elapsed => "it did not end in time".to_owned(),
+        Last::Error(error) => error.to_string(),
+        Last::Nothing => "there was no attempt".to_owned(),
+        Last::Response(reply) => reply_text(reply),
+    }
+}
+
+/// What a server says in words: never an answer's bytes, and never more than a line.
 fn reply_text(reply: &Reply) -> String {
     if reply.status.carries_answer() {
         return reply.status.to_string();
     }
-    format!("{}: {}", reply.status, String::from_utf8_lossy(&reply.body))
+    let said = &reply.body[..reply.body.len().min(SAID_BYTES_MAX)];
+    format!(
+        "{}: {}",
+        reply.status,
+        printable(&String::from_utf8_lossy(said))
+    )
 }
+
+/// A server's words are for a log line, not for a page.
+const SAID_BYTES_MAX: usize = 512;

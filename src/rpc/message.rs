@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,6 +42,8 @@ pub struct Request {
     /// What this attempt carries. Without one the request goes out without a key, and a server
     /// that dedupes refuses it.
     pub stamp: Option<Stamp>,
+    /// Where the call is noted once the request was stamped: all copies share it.
+    call: Arc<OnceLock<Arc<Call>>>,
 }
 
 /// What one attempt of a call carries over the wire.
@@ -110,7 +112,14 @@ impl Request {
             arguments: arguments.into(),
             ticket: None,
             stamp: None,
+            call: Arc::default(),
         }
+    }
+
+    /// What all attempts of this request's call share, once one was stamped. It is the same for
+    /// copies that were made before.
+    pub(super) fn call(&self) -> Arc<OnceLock<Arc<Call>>> {
+        Arc::clone(&self.call)
     }
 
     /// The same request with another verb.
@@ -130,6 +139,8 @@ impl Request {
     /// The same request as one attempt of a call.
     #[must_use]
     pub fn stamp(mut self, stamp: Stamp) -> Self {
+        // All stamps of a request are of one call.
+        self.call.get_or_init(|| Arc::clone(&stamp.call));
         self.stamp = Some(stamp);
         self
     }

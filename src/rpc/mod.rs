@@ -37,12 +37,15 @@
 
 mod adapter;
 pub mod blocking;
+mod bounded;
 mod channel;
 mod client;
 mod codec;
 mod error;
 mod failed;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod handshake;
 mod message;
 mod method;
@@ -59,7 +62,7 @@ pub use self::client::{Client, Known};
 pub use self::error::{
     Connecting, HandshakeError, NotSent, ProtocolError, RefusalCode, TransportError,
 };
-pub use self::failed::{CallFailure, Failed};
+pub use self::failed::{CallFailure, Failed, Unanswered};
 pub use self::handshake::{CREDENTIAL_BYTES_MAX, Credential, CredentialTooLong, PROTOCOL_VERSION};
 pub use self::message::{Incoming, METHOD_BYTES_MAX, Reply, Request, Stamp, Verb};
 pub use self::method::{Failure, Method};

@@ -21,30 +21,39 @@ pub(super) enum Told {
     InProgress,
     /// It has not happened: the key was sealed before anybody used it.
     Sealed,
+    /// It is older than what the server remembers.
+    Stale,
     /// It was answered, and the answer is no longer kept.
     Tombstone,
 }
 
-#[derive(bincode::Encode, bincode::Decode)]
-enum Wire {
+#[derive(bincode::Encode, bincode::BorrowDecode)]
+enum Wire<'a> {
     Absent,
-    Completed(Vec<u8>),
-    InDoubt(String),
+    Completed(&'a [u8]),
+    InDoubt(&'a str),
     InProgress,
     Sealed,
     Tombstone,
+    Stale,
 }
 
 pub(super) fn encode(state: &KeyState) -> Bytes {
+    let reason = match state {
+        KeyState::InDoubt(in_doubt) => in_doubt.reason.to_string(),
+        // What a state that this version cannot name is told as, below.
+        _ => DoubtReason::Ambiguous.to_string(),
+    };
     let wire = match state {
         KeyState::Absent => Wire::Absent,
-        KeyState::Completed(completion) => Wire::Completed(completion.answer.body().to_vec()),
-        KeyState::InDoubt(in_doubt) => Wire::InDoubt(in_doubt.reason.to_string()),
+        KeyState::Completed(completion) => Wire::Completed(completion.answer.body()),
+        KeyState::InDoubt(_) => Wire::InDoubt(&reason),
         KeyState::InProgress { .. } => Wire::InProgress,
         KeyState::Sealed { .. } => Wire::Sealed,
+        KeyState::Stale => Wire::Stale,
         KeyState::Tombstone { .. } => Wire::Tombstone,
         // A state that this version cannot name is one whose outcome it does not know.
-        _ => Wire::InDoubt(DoubtReason::Ambiguous.to_string()),
+        _ => Wire::InDoubt(&reason),
     };
     let mut bytes = Vec::new();
     codec::encode_into(wire, &mut bytes);
@@ -52,13 +61,14 @@ pub(super) fn encode(state: &KeyState) -> Bytes {
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Option<Told> {
-    let wire: Wire = codec::decode(bytes).ok()?;
+    let wire: Wire<'_> = codec::decode(bytes).ok()?;
     Some(match wire {
         Wire::Absent => Told::Absent,
-        Wire::Completed(answer) => Told::Completed(answer.into()),
-        Wire::InDoubt(reason) => Told::InDoubt(reason),
+        Wire::Completed(answer) => Told::Completed(Bytes::copy_from_slice(answer)),
+        Wire::InDoubt(reason) => Told::InDoubt(reason.to_owned()),
         Wire::InProgress => Told::InProgress,
         Wire::Sealed => Told::Sealed,
+        Wire::Stale => Told::Stale,
         Wire::Tombstone => Told::Tombstone,
     })
 }
@@ -87,6 +97,7 @@ mod tests {
             (KeyState::InProgress { since: at }, &[3]),
             (KeyState::Sealed { at }, &[4]),
             (KeyState::Tombstone { completed_at: at }, &[5]),
+            (KeyState::Stale, &[6]),
         ] {
             assert_eq!(&encode(&state)[..], golden, "{state:?}");
         }
@@ -109,6 +120,7 @@ mod tests {
             (KeyState::Absent, Told::Absent),
             (KeyState::InProgress { since: at }, Told::InProgress),
             (KeyState::Sealed { at }, Told::Sealed),
+            (KeyState::Stale, Told::Stale),
             (KeyState::Tombstone { completed_at: at }, Told::Tombstone),
         ] {
             assert_eq!(decode(&encode(&state)), Some(told));

@@ -47,7 +47,8 @@ pub enum Status {
     OverQuota,
     /// The answer, from the record.
     Replayed,
-    /// The call is older than what the server remembers, or sealed. Never executed.
+    /// The call is older than what the server remembers, or sealed. This attempt was not executed and
+    /// none will be; an earlier one may have been.
     Stale,
     /// The answer to [`Verb::Peek`](super::Verb::Peek) and [`Verb::Seal`](super::Verb::Seal).
     State,
@@ -130,6 +131,20 @@ impl Status {
             .iter()
             .copied()
             .find(|status| status.number() == number)
+    }
+
+    /// Whether it says that the request itself is wrong, and another one would do better.
+    pub(super) const fn is_wrong_request(self) -> bool {
+        matches!(
+            self,
+            Self::ArgumentsMalformed
+                | Self::FirstSentAhead
+                | Self::KeyMalformed
+                | Self::KeyMissing
+                | Self::Mismatch
+                | Self::TooLarge
+                | Self::UnknownMethod
+        )
     }
 
     /// Whether the reply's body is an answer that a handler gave, not a text for humans.

@@ -2,10 +2,14 @@
 //!
 //! The one place of this crate that turns serde types into bytes.
 
+use std::marker::PhantomData;
+
+use bincode::error::DecodeError;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::bounded::{self, Bounds};
 use super::codec::CONFIG;
 
 /// The bytes are not a value of the type that was expected, or a value cannot become bytes.
@@ -21,10 +25,23 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, ValueError> {
         .map_err(|error| ValueError(error.to_string()))
 }
 
-/// The value that all of `bytes` is.
+/// Why bytes are no value, without the words of the value's own type: those repeat what is in it.
+fn undecodable(error: &DecodeError) -> ValueError {
+    ValueError(match error {
+        DecodeError::OtherString(words) if bounded::are_ours(words) => words.clone(),
+        DecodeError::OtherString(_) | DecodeError::Other(_) => {
+            "a value is not of the type that was expected".to_owned()
+        }
+        other => other.to_string(),
+    })
+}
+
+/// The value that all of `bytes` is. It is nested at most 128 levels deep, and what it claims to
+/// have takes no memory before it is there.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError> {
-    let (value, length) = bincode::serde::decode_from_slice(bytes, CONFIG)
-        .map_err(|error| ValueError(error.to_string()))?;
+    let within = Bounds::of_message(bytes.len()).around(PhantomData::<T>);
+    let (value, length) = bincode::serde::seed_decode_from_slice(within, bytes, CONFIG)
+        .map_err(|error| undecodable(&error))?;
     if length != bytes.len() {
         return Err(ValueError(format!(
             "{} bytes are left over",
@@ -65,6 +82,7 @@ const FAULT: u8 = 1;
 
 #[cfg(test)]
 mod tests {
+    use super::super::bounded::DEPTH_MAX;
     use super::*;
 
     #[test]
@@ -111,6 +129,26 @@ mod tests {
     }
 
     #[test]
+    fn an_error_does_not_repeat_what_is_in_the_bytes() {
+        let bytes = encode(&"secret").unwrap();
+        let error = decode::<std::net::IpAddr>(&bytes).unwrap_err();
+        assert!(!error.to_string().contains("secret"), "{error}");
+        let error = decode::<Rejecting>(&bytes).unwrap_err();
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    /// Fails with what it was given, as many types do.
+    #[derive(Debug)]
+    struct Rejecting;
+
+    impl<'de> serde::Deserialize<'de> for Rejecting {
+        fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            let text = String::deserialize(from)?;
+            Err(serde::de::Error::custom(text))
+        }
+    }
+
+    #[test]
     fn truncated_left_over_and_hostile_bytes_are_errors() {
         assert!(decode::<(u32, String)>(b"\x07\x05sev").is_err());
         assert!(decode::<u8>(b"\x07\x07").is_err());
@@ -120,5 +158,42 @@ mod tests {
         let hostile = b"\xfd\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff";
         assert!(decode::<Vec<u64>>(hostile).is_err());
         assert!(decode::<String>(hostile).is_err());
+    }
+
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    enum Chain {
+        End,
+        Link(Box<Chain>),
+    }
+
+    #[test]
+    fn a_value_that_contains_itself_has_a_limit_of_depth_and_does_not_end_the_process() {
+        // Half a mebibyte of links: without a limit the stack overflows.
+        let hostile = vec![1; 512 * 1024];
+        let error = decode::<Chain>(&hostile).unwrap_err();
+        assert!(error.0.contains("deeper than 128 levels"), "{error}");
+        let nested = decode::<Option<Box<Chain>>>(&hostile).unwrap_err();
+        assert!(nested.0.contains("deeper than 128 levels"), "{nested}");
+
+        let mut deepest = vec![1; DEPTH_MAX - 1];
+        deepest.push(0);
+        let mut chain = decode::<Chain>(&deepest).unwrap();
+        let mut links = 0;
+        while let Chain::Link(next) = chain {
+            links += 1;
+            chain = *next;
+        }
+        assert_eq!(links, DEPTH_MAX - 1);
+        deepest.insert(0, 1);
+        assert!(decode::<Chain>(&deepest).is_err());
+    }
+
+    #[test]
+    fn elements_without_bytes_are_not_counted_to_the_end_of_time() {
+        let hostile = b"\xfd\xff\xff\xff\xff\xff\xff\xff\xff";
+        assert!(decode::<Vec<()>>(hostile).is_err());
+        assert!(decode::<Vec<[u8; 0]>>(hostile).is_err());
+        assert!(decode::<std::collections::BTreeMap<(), ()>>(hostile).is_err());
+        assert_eq!(decode::<Vec<()>>(b"\xfb\xe8\x03").unwrap().len(), 1_000);
     }
 }

@@ -72,7 +72,6 @@ pub struct ClaimRequest {
 #[must_use = "a claim that is dropped leaves its key in doubt"]
 pub struct Claim {
     key: ScopedKey,
-    digest: KeyDigest,
     token: FencingToken,
     lease: Lease,
     on_drop: Option<Arc<dyn Abandoned>>,
@@ -211,10 +210,8 @@ impl Claim {
         lease: Lease,
         on_drop: Option<Arc<dyn Abandoned>>,
     ) -> Self {
-        let digest = key.digest();
         Self {
             key,
-            digest,
             token,
             lease,
             on_drop,
@@ -230,7 +227,7 @@ impl Claim {
     /// The key's digest.
     #[must_use]
     pub const fn digest(&self) -> KeyDigest {
-        self.digest
+        self.key.digest()
     }
 
     /// The token that orders it among all claims of the store. Hand it to outside systems that can
@@ -255,14 +252,14 @@ impl Claim {
     /// write what it is spent on.
     pub fn spend(mut self) -> (KeyDigest, FencingToken) {
         self.on_drop = None;
-        (self.digest, self.token)
+        (self.digest(), self.token)
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         if let Some(on_drop) = self.on_drop.take() {
-            on_drop.abandoned(self.digest, self.token);
+            on_drop.abandoned(self.digest(), self.token);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What names a call: its idempotency key, and the scope in which that key is unique.
 
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, LazyLock};
 
 use uuid::Uuid;
 
@@ -47,10 +48,11 @@ pub struct Scope {
 pub struct ScopedKey {
     scope: Scope,
     key: IdempotencyKey,
+    digest: KeyDigest,
 }
 
 /// The BLAKE3 digest of a [`ScopedKey`], over length-prefixed fields. Stores index by it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyDigest([u8; 32]);
 
 /// The BLAKE3 digest of a [`Scope`] alone. Quotas count by it.
@@ -207,7 +209,7 @@ impl Scope {
     /// The digest by which quotas count.
     #[must_use]
     pub fn digest(&self) -> ScopeDigest {
-        let mut hasher = blake3::Hasher::new_derive_key("onlyonce scope v1");
+        let mut hasher = SCOPE_DIGEST.clone();
         self.absorb_into(&mut hasher);
         ScopeDigest(*hasher.finalize().as_bytes())
     }
@@ -233,8 +235,12 @@ impl fmt::Debug for Scope {
 impl ScopedKey {
     /// `key` in `scope`.
     #[must_use]
-    pub const fn new(scope: Scope, key: IdempotencyKey) -> Self {
-        Self { scope, key }
+    pub fn new(scope: Scope, key: IdempotencyKey) -> Self {
+        let mut hasher = KEY_DIGEST.clone();
+        scope.absorb_into(&mut hasher);
+        absorb(&mut hasher, key.as_str().as_bytes());
+        let digest = KeyDigest(*hasher.finalize().as_bytes());
+        Self { scope, key, digest }
     }
 
     /// The scope.
@@ -249,13 +255,10 @@ impl ScopedKey {
         &self.key
     }
 
-    /// The digest by which stores index. It costs a few hundred nanoseconds: take it once a call.
+    /// The digest by which stores index.
     #[must_use]
-    pub fn digest(&self) -> KeyDigest {
-        let mut hasher = blake3::Hasher::new_derive_key("onlyonce scoped key v1");
-        self.scope.absorb_into(&mut hasher);
-        absorb(&mut hasher, self.key.as_str().as_bytes());
-        KeyDigest(*hasher.finalize().as_bytes())
+    pub const fn digest(&self) -> KeyDigest {
+        self.digest
     }
 }
 
@@ -272,6 +275,16 @@ impl KeyDigest {
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+}
+
+impl Hash for KeyDigest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // A part of a digest is as evenly spread as the whole.
+        let [first, ..] = self.0.as_chunks::<8>().0 else {
+            return;
+        };
+        state.write_u64(u64::from_le_bytes(*first));
     }
 }
 
@@ -310,6 +323,12 @@ impl KeyPolicy {
         Ok(())
     }
 }
+
+/// Keyed once: that costs as much as a digest.
+static KEY_DIGEST: LazyLock<blake3::Hasher> =
+    LazyLock::new(|| blake3::Hasher::new_derive_key("onlyonce scoped key v1"));
+static SCOPE_DIGEST: LazyLock<blake3::Hasher> =
+    LazyLock::new(|| blake3::Hasher::new_derive_key("onlyonce scope v1"));
 
 fn scope_part(text: &str) -> Result<Arc<str>, ScopeError> {
     if text.is_empty() {

@@ -14,6 +14,7 @@
 //!   the process.
 //! - `sled`: `SledStore`, the embedded durable store.
 //! - `conformance`: the suite that every store must pass, as the macro `conformance!`.
+//! - `points`: a test may end the process at any named point of the code.
 
 mod claim;
 mod clock;
@@ -26,9 +27,12 @@ pub mod conformance;
 mod error;
 mod fingerprint;
 mod key;
+mod kill_point;
 mod limits;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "points")]
+pub mod points;
 pub mod record;
 mod retention;
 #[cfg(feature = "sled")]
@@ -39,7 +43,7 @@ pub mod transition;
 pub use crate::claim::{
     Abandoned, AttemptId, Claim, ClaimOutcome, ClaimRequest, FencingToken, Lease, SessionCall,
 };
-pub use crate::clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use crate::clock::{Clock, ClockSuspicion, ManualClock, SystemClock, Timestamp};
 pub use crate::completion::{Answer, AnswerFormat, Completion, DoubtReason, InDoubt};
 pub use crate::error::{SettleError, StoreError};
 pub use crate::fingerprint::{
@@ -56,4 +60,4 @@ pub use crate::record::KeyState;
 pub use crate::retention::{HorizonTooShort, RetentionOptions};
 #[cfg(feature = "sled")]
 pub use crate::sled::{OpenError, SledOptions, SledStore};
-pub use crate::store::{Inspect, Resolution, Store, StoreFuture, StoreId, Swept};
+pub use crate::store::{Inspect, Question, Resolution, Store, StoreFuture, StoreId, Swept};

@@ -92,7 +92,8 @@ pub enum AnswerKept {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyState {
-    /// Nobody has used it; a call with it would be executed.
+    /// Nobody has used it, as far as the store remembers; a call with it would be executed, unless
+    /// it says that it was first sent at a time of which the store has forgotten calls.
     Absent,
     /// It has an answer.
     Completed(Completion),
@@ -103,11 +104,15 @@ pub enum KeyState {
         /// When it was claimed, on the store's clock.
         since: Timestamp,
     },
-    /// It was sealed before anybody used it: it has not happened and never will.
+    /// It was sealed before anybody used it: it has not happened and never will, as far as the
+    /// store remembers.
     Sealed {
         /// When, on the store's clock.
         at: Timestamp,
     },
+    /// The call that was asked about is older than what the store still remembers: it may have been
+    /// executed, and never will be again.
+    Stale,
     /// It was used and answered; the answer is no longer kept.
     Tombstone {
         /// When it was answered, on the store's clock.

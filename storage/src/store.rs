@@ -7,8 +7,8 @@ use std::pin::Pin;
 use uuid::Uuid;
 
 use crate::{
-    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, KeyState, ScopedKey,
-    SettleError, StoreError, Timestamp,
+    Answer, Claim, ClaimOutcome, ClaimRequest, ClockSuspicion, DoubtReason, FencingToken, KeyState,
+    ScopedKey, SettleError, StoreError, Timestamp,
 };
 
 /// The random identity of a store, made once, when the store is created.
@@ -72,12 +72,41 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         answer: Option<Answer>,
     ) -> StoreFuture<'_, (), SettleError>;
 
-    /// Looks at a key. Executes and changes nothing.
-    fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState>;
+    /// Answers a question about a key, and executes nothing.
+    ///
+    /// `first_sent` says when the call that is asked about was first sent, on the store's clock, as
+    /// far as the asker knows. An absent key whose call the store may have forgotten is
+    /// [`KeyState::Stale`], never [`Absent`](KeyState::Absent) or [`Sealed`](KeyState::Sealed): it
+    /// may have been executed.
+    fn ask(
+        &self,
+        question: Question,
+        key: ScopedKey,
+        first_sent: Option<Timestamp>,
+    ) -> StoreFuture<'_, KeyState>;
 
-    /// Makes an absent key impossible for ever and answers [`KeyState::Sealed`]; otherwise changes
-    /// nothing and answers what is known.
-    fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState>;
+    /// [`Question::Peek`], about whatever call.
+    fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
+        self.ask(Question::Peek, key, None)
+    }
+
+    /// [`Question::Seal`], about whatever call.
+    fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
+        self.ask(Question::Seal, key, None)
+    }
+}
+
+/// A question about a key. Neither executes anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// What is known of it? Changes nothing.
+    Peek,
+    /// Make it impossible if it is absent, and answer [`KeyState::Sealed`]; otherwise change
+    /// nothing: what is known of it?
+    ///
+    /// Calls that were first sent before the seal and say so are impossible for ever. Others are
+    /// until the seal's own horizon is past.
+    Seal,
 }
 
 /// What operators do with the records of a store.
@@ -95,7 +124,13 @@ pub trait Inspect: Store {
     ) -> StoreFuture<'_, (), SettleError>;
 
     /// Removes what is past its retention or horizon. What is in progress or in doubt stays.
+    ///
+    /// Removes nothing, and says why in [`Swept::paused`], while the clock cannot be trusted: a
+    /// clock that is far ahead would make the store forget calls that are hours old.
     fn sweep(&self) -> StoreFuture<'_, Swept>;
+
+    /// Says that somebody has looked at the clock and found it right: sweeping goes on.
+    fn confirm_clock(&self) -> StoreFuture<'_, ()>;
 }
 
 /// What became known of a call in doubt.
@@ -115,6 +150,22 @@ pub struct Swept {
     pub answers: u64,
     /// Tombstones that were past the horizon. Stores that drop whole days count days.
     pub tombstones: u64,
+    /// Why nothing was removed, if the clock was not trusted.
+    pub paused: Option<ClockSuspicion>,
+}
+
+// === impl Swept ===
+
+impl Swept {
+    /// Nothing was removed, for this reason.
+    #[must_use]
+    pub const fn paused(suspicion: ClockSuspicion) -> Self {
+        Self {
+            answers: 0,
+            tombstones: 0,
+            paused: Some(suspicion),
+        }
+    }
 }
 
 // === impl StoreId ===

@@ -249,10 +249,18 @@ pub fn lapse(existing: Option<&Record>, at: &Circumstances) -> Option<CallRecord
     Some(into_doubt(call, reason, None, at))
 }
 
-/// What a reader may be told of a record whose answer is at hand (or gone).
+/// What a reader may be told of a record whose answer is at hand (or gone), who asks about a call
+/// that was first sent at this time, as far as it knows.
 #[must_use]
-pub fn state(existing: Option<&Record>, at: &Circumstances) -> KeyState {
+pub fn state(
+    existing: Option<&Record>,
+    first_sent: Option<Timestamp>,
+    at: &Circumstances,
+) -> KeyState {
+    let forgotten = first_sent.is_some_and(|first_sent| first_sent <= at.forgotten_until);
     let call = match existing {
+        // It may have been executed and forgotten, and the key sealed afterwards.
+        None | Some(Record::Sealed { .. }) if forgotten => return KeyState::Stale,
         None => return KeyState::Absent,
         Some(Record::Sealed { at }) => return KeyState::Sealed { at: *at },
         Some(Record::Call(call)) => call,

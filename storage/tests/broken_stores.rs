@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use onlyonce_storage::conformance::{self, Harness, claims, doubt, fencing, forgetting, sealing};
 use onlyonce_storage::{
-    Answer, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason, FencingToken, Inspect,
-    KeyState, Lease, ManualClock, MemoryOptions, MemoryStore, Resolution, ScopedKey, SettleError,
-    Store, StoreFuture, StoreId, Swept, Timestamp,
+    Answer, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason, FencingToken,
+    IdempotencyKey, Inspect, KeyState, Lease, ManualClock, MemoryOptions, MemoryStore, Question,
+    Resolution, Scope, ScopedKey, SettleError, Store, StoreError, StoreFuture, StoreId, Swept,
+    Timestamp,
 };
 use parking_lot::Mutex;
 
@@ -24,12 +25,24 @@ enum Fault {
     ForgetsDroppedClaims,
     /// Another request under the key is answered with the first one's answer.
     ForgetsMismatch,
+    /// Of a forgotten call it says that nobody has used its key.
+    ForgetsThatItForgot,
     /// What is past its retention can be executed again.
     ForgetsTombstones,
+    /// Principal, operation and key are put together without anything in between.
+    GluesNames,
+    /// The operation is no part of the name.
+    IgnoresOperations,
     /// Who completes is not asked for which claim.
     IgnoresTokens,
     /// Who finds a call in progress is given the claim as well.
     GrantsTwo,
+    /// Keys are compared as some databases do.
+    IgnoresCase,
+    /// A key is as long as some column is.
+    CutsKeys,
+    /// A seal looks first and writes then.
+    SealsInTwoSteps,
     /// A look at an absent key seals it.
     SealsWhenPeeking,
     None,
@@ -51,7 +64,48 @@ struct BrokenHarness {
 // === impl Broken ===
 
 impl Broken {
-    async fn claim_broken(&self, request: ClaimRequest) -> ClaimOutcome {
+    /// The name under which the store keeps what is called so.
+    fn name(&self, key: ScopedKey) -> ScopedKey {
+        let (scope, text) = (key.scope(), key.key().as_str());
+        let (principal, operation) = (scope.principal_name(), scope.operation_name());
+        let global =
+            |text: &str| ScopedKey::new(Scope::global(), IdempotencyKey::parse(text).unwrap());
+        let renamed =
+            |text: &str| ScopedKey::new(scope.clone(), IdempotencyKey::parse(text).unwrap());
+        match self.fault {
+            Fault::CutsKeys => renamed(&text[..text.len().min(64)]),
+            Fault::GluesNames => global(&format!(
+                "{}{}{text}",
+                principal.unwrap_or_default(),
+                operation.unwrap_or_default()
+            )),
+            Fault::IgnoresCase => renamed(&text.to_lowercase()),
+            Fault::IgnoresOperations => {
+                let scope =
+                    principal.map_or_else(Scope::global, |name| Scope::principal(name).unwrap());
+                ScopedKey::new(scope, key.key().clone())
+            }
+            _ => key,
+        }
+    }
+
+    async fn seal_in_two_steps(&self, key: ScopedKey) -> Result<KeyState, StoreError> {
+        match self.inner.peek(key.clone()).await? {
+            KeyState::Absent => {
+                for _ in 0..32 {
+                    tokio::task::yield_now().await;
+                }
+                self.inner.seal(key).await?;
+                Ok(KeyState::Sealed {
+                    at: self.inner.now(),
+                })
+            }
+            other => Ok(other),
+        }
+    }
+
+    async fn claim_broken(&self, mut request: ClaimRequest) -> ClaimOutcome {
+        request.key = self.name(request.key);
         let key = request.key.clone();
         let outcome = self.inner.claim(request.clone()).await.unwrap();
         let forged = || Claim::new(key.clone(), FencingToken::new(9, 9), lease(), None);
@@ -132,15 +186,19 @@ impl Store for Broken {
         self.inner.doubt(claim, reason, answer)
     }
 
-    fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
-        if self.fault == Fault::SealsWhenPeeking {
-            return self.inner.seal(key);
+    fn ask(
+        &self,
+        question: Question,
+        key: ScopedKey,
+        first_sent: Option<Timestamp>,
+    ) -> StoreFuture<'_, KeyState> {
+        let key = self.name(key);
+        match (self.fault, question) {
+            (Fault::ForgetsThatItForgot, _) => self.inner.ask(question, key, None),
+            (Fault::SealsInTwoSteps, Question::Seal) => Box::pin(self.seal_in_two_steps(key)),
+            (Fault::SealsWhenPeeking, _) => self.inner.seal(key),
+            _ => self.inner.ask(question, key, first_sent),
         }
-        self.inner.peek(key)
-    }
-
-    fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
-        self.inner.seal(key)
     }
 }
 
@@ -156,6 +214,10 @@ impl Inspect for Broken {
 
     fn sweep(&self) -> StoreFuture<'_, Swept> {
         self.inner.sweep()
+    }
+
+    fn confirm_clock(&self) -> StoreFuture<'_, ()> {
+        self.inner.confirm_clock()
     }
 }
 
@@ -251,6 +313,34 @@ fn a_store_that_forgets_dropped_claims_fails() {
     catches(
         Fault::ForgetsDroppedClaims,
         doubt::a_claim_that_nobody_took_is_in_doubt,
+    );
+}
+
+#[test]
+fn a_store_that_confuses_names_fails() {
+    for fault in [
+        Fault::CutsKeys,
+        Fault::GluesNames,
+        Fault::IgnoresCase,
+        Fault::IgnoresOperations,
+    ] {
+        catches(fault, claims::names_that_look_alike_do_not_meet);
+    }
+}
+
+#[test]
+fn a_store_that_seals_in_two_steps_fails() {
+    catches(
+        Fault::SealsInTwoSteps,
+        sealing::of_a_seal_and_64_claims_one_side_wins,
+    );
+}
+
+#[test]
+fn a_store_that_forgets_that_it_forgot_fails() {
+    catches(
+        Fault::ForgetsThatItForgot,
+        sealing::a_forgotten_call_is_neither_absent_nor_sealed_for_who_says_when_it_was_sent,
     );
 }
 

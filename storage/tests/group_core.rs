@@ -9,8 +9,8 @@ use onlyonce_storage::commit::{Change, ClaimReply, GroupCore, Operation, Reply, 
 use onlyonce_storage::record::{CallRecord, Record};
 use onlyonce_storage::{
     Answer, AnswerFormat, AttemptId, ClaimRequest, DoubtReason, FencingToken, Fingerprint,
-    FingerprintAlgorithm, Fingerprints, IdempotencyKey, KeyDigest, Resolution, RetentionOptions,
-    Scope, ScopedKey, SettleError, StoreError, StoreLimits, Timestamp,
+    FingerprintAlgorithm, Fingerprints, IdempotencyKey, KeyDigest, Question, Resolution,
+    RetentionOptions, Scope, ScopedKey, SettleError, StoreError, StoreLimits, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -68,6 +68,14 @@ fn claim(number: u8, body: u8) -> Operation {
     Operation::Claim(request)
 }
 
+fn asked(question: Question, number: u8) -> Operation {
+    Operation::Ask {
+        question,
+        key: key(number),
+        first_sent: None,
+    }
+}
+
 /// What kind, which key, which token, and a small choice.
 type Plan = (u8, u8, u64, u8);
 
@@ -103,9 +111,9 @@ fn operation((kind, number, sequence, choice): Plan) -> Operation {
                 Resolution::Applied(answer)
             },
         },
-        10 => Operation::Seal(key(number)),
+        10 => asked(Question::Seal, number),
         11 => Operation::Abandon { key: digest, token },
-        _ => Operation::Peek(key(number)),
+        _ => asked(Question::Peek, number),
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -48,10 +49,30 @@ impl Harness for Sled {
 
     fn reopen(&mut self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
         Box::pin(async {
-            self.store.close().await.unwrap();
-            self.store = open(&self.folder, &self.clock).await;
+            // What a killed process leaves: the files as they are, and nothing that is still
+            // in memory. The old store lives on in a folder that nobody looks at any more.
+            let left = tempfile::tempdir().unwrap();
+            copy(
+                &self.folder.path().join("store"),
+                &left.path().join("store"),
+            );
+            self.store = open(&left, &self.clock).await;
+            self.folder = left;
             true
         })
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
 

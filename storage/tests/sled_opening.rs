@@ -5,9 +5,13 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use onlyonce_storage::sled::{OpenError, SledOptions, SledStore, SyncPoint};
-use onlyonce_storage::{IdempotencyKey, KeyState, Scope, ScopedKey, Store};
+use onlyonce_storage::{
+    ClockSuspicion, IdempotencyKey, Inspect, KeyState, ManualClock, Scope, ScopedKey, Store,
+};
 
 fn open(path: &Path) -> Result<SledStore, OpenError> {
     SledStore::open(path, SledOptions::new())
@@ -125,7 +129,10 @@ fn another_format_is_foreign_and_a_newer_one_is_named_with_ours() {
         panic!("{refused:?}");
     };
     let text = error.to_string();
-    assert!(text.contains('7') && text.contains('1'), "{text}");
+    assert!(
+        text.contains("has format 7, this version reads up to"),
+        "{text}"
+    );
     assert_eq!(listing(folder.path()), before);
 }
 
@@ -290,6 +297,62 @@ async fn a_store_whose_database_was_wiped_is_corrupt_never_a_new_one() {
         matches!(refused, Err(OpenError::Corrupt { .. })),
         "{refused:?}"
     );
+}
+
+/// Without it a damaged end of the log could not be told from the end of it.
+#[tokio::test]
+async fn a_store_that_was_used_and_has_no_mark_is_corrupt() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    store.close().await.unwrap();
+    fs::remove_file(folder.path().join("MARK")).unwrap();
+    // A first opening that crashed before it wrote one: nothing was acknowledged.
+    let store = open(folder.path()).unwrap();
+    store.seal(key("k")).await.unwrap();
+    store.close().await.unwrap();
+    let mark = folder.path().join("MARK");
+    for lost in ["removed", "emptied"] {
+        match lost {
+            "removed" => fs::remove_file(&mark).unwrap(),
+            _ => fs::write(&mark, "").unwrap(),
+        }
+        match open(folder.path()) {
+            Err(OpenError::Corrupt { reason, .. }) => assert!(reason.contains("MARK"), "{reason}"),
+            other => panic!("{lost}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_was_away_for_longer_than_it_remembers_forgets_nothing_until_confirmed() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::default());
+    let open = || SledStore::open(folder.path(), SledOptions::new().clock(clock.clone())).unwrap();
+    let day = Duration::from_secs(24 * 60 * 60);
+    let store = open();
+    let sealed = store.seal(key("k")).await.unwrap();
+    store.close().await.unwrap();
+    clock.advance(day * 30);
+    for _ in 0..2 {
+        let store = open();
+        let swept = store.sweep().await.unwrap();
+        let away = matches!(swept.paused, Some(ClockSuspicion::LongAway { .. }));
+        assert!(away, "{swept:?}");
+        assert_eq!(store.peek(key("k")).await, Ok(sealed.clone()));
+        store.close().await.unwrap();
+    }
+    let store = open();
+    store.confirm_clock().await.unwrap();
+    assert_eq!(store.sweep().await.unwrap().paused, None);
+    assert_eq!(store.peek(key("k")).await, Ok(KeyState::Absent));
+    store.close().await.unwrap();
+    let store = open();
+    assert_eq!(
+        store.sweep().await.unwrap().paused,
+        None,
+        "it was confirmed"
+    );
+    store.close().await.unwrap();
 }
 
 fn copy_all(from: &Path, to: &Path) {

@@ -212,7 +212,7 @@ impl World {
 
     /// What a reader is told never contradicts what happened.
     fn check(&self) {
-        let state = transition::state(self.record.as_ref(), &self.at());
+        let state = transition::state(self.record.as_ref(), None, &self.at());
         match state {
             KeyState::Absent => assert_eq!((self.answered.as_ref(), self.holders.len()), (None, 0)),
             KeyState::Completed(completion) => {

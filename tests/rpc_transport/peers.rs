@@ -79,7 +79,7 @@ pub fn channel_with(
 }
 
 pub fn new_call() -> Arc<Call> {
-    Arc::new(Call::new(Ticket::new(IdempotencyKey::unique())))
+    Arc::new(Call::new(Ticket::never_sent(IdempotencyKey::unique())))
 }
 
 /// The first attempt of a new call.

@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use onlyonce_bench::calls::{Calls, bytes};
 use onlyonce_bench::load::{self, Measured};
 use onlyonce_bench::log::Log;
 use onlyonce_bench::machine;
 use onlyonce_storage::sled::{SledOptions, SledStore};
-use onlyonce_storage::{
-    Answer, AnswerFormat, ClaimOutcome, ClaimRequest, Fingerprint, FingerprintAlgorithm,
-    Fingerprints, IdempotencyKey, MemoryOptions, MemoryStore, Scope, ScopedKey, Store, StoreLimits,
-};
+use onlyonce_storage::{MemoryOptions, MemoryStore, Store};
 use tokio::runtime::Runtime;
 
 fn main() {
@@ -78,13 +76,13 @@ fn measure(store: &str, callers: usize, time: Duration, folder: &Path) -> Measur
             })
         }
         "sled" => {
-            let options = SledOptions::new().limits(limits());
+            let options = SledOptions::new().limits(Calls::limits());
             let store = SledStore::open(folder.path(), options).expect("a store");
             calls(&runtime, callers, time, Arc::new(store))
         }
         _ => {
             let options = MemoryOptions::new()
-                .limits(limits())
+                .limits(Calls::limits())
                 .records_max(100_000_000);
             calls(
                 &runtime,
@@ -96,34 +94,10 @@ fn measure(store: &str, callers: usize, time: Duration, folder: &Path) -> Measur
     }
 }
 
-fn limits() -> StoreLimits {
-    StoreLimits::default().in_progress_max(1_000_000)
-}
-
 fn calls(runtime: &Runtime, callers: usize, time: Duration, store: Arc<dyn Store>) -> Measured {
-    let print = Fingerprint::builder(FingerprintAlgorithm::new(1)).finish();
-    let scope = Scope::global().operation("shop.pay").expect("a scope");
+    let calls = Calls::new(store);
     load::run(runtime, callers, time, move |number| {
-        let store = Arc::clone(&store);
-        let scope = scope.clone();
-        async move {
-            let key = IdempotencyKey::parse(&format!("0199f1c2-7a3e-7b21-{number:016x}"));
-            let key = ScopedKey::new(scope, key.expect("a key"));
-            let lease = Duration::from_secs(30);
-            let request = ClaimRequest::new(key, Fingerprints::new(print), lease);
-            let claim = match store.claim(request).await.expect("the store answers") {
-                ClaimOutcome::Claimed(claim) => claim,
-                other => panic!("{other:?}"),
-            };
-            let answer = Answer::new(AnswerFormat::new(1), bytes(300));
-            store.complete(claim, answer).await.expect("it is recorded");
-        }
+        let calls = calls.clone();
+        async move { calls.first(number).await }
     })
-}
-
-/// Bytes that cannot be made smaller.
-fn bytes(count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count];
-    fastrand::fill(&mut bytes);
-    bytes
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use onlyonce::middleware::client::Ticket;
 use onlyonce::rpc::{CallFailure, Known, Request, Stamp, Status};
 use onlyonce::storage::Store;
 use onlyonce_chaos::proxy::{Direction, Fault, Plan, Rule};
@@ -54,7 +55,8 @@ async fn a_handler_that_did_not_execute_frees_the_key(store: Arc<dyn Store>) {
     shop.refuse(true);
     let client = ClientOptions::attempts(3).client(serving.local_addr());
     let pay = payment(1, Wish::Refuse);
-    let ended = client.call_as(key("order-1"), &PAY, &pay).await;
+    let ticket = Ticket::never_sent(key("order-1"));
+    let ended = client.resume(ticket, &PAY, &pay).await;
     let Err(CallFailure::NotExecuted(failed)) = ended else {
         panic!("executed: {ended:?}");
     };
@@ -95,9 +97,8 @@ async fn a_store_that_cannot_be_reached_means_not_executed_with_advice() {
     let store = Unreachable::new();
     let serving = shop.serve(store.clone()).await;
     let client = ClientOptions::attempts(2).client(serving.local_addr());
-    let ended = client
-        .call_as(key("order-1"), &PAY, &payment(1, Wish::Pay))
-        .await;
+    let ticket = Ticket::never_sent(key("order-1"));
+    let ended = client.resume(ticket, &PAY, &payment(1, Wish::Pay)).await;
     let Err(CallFailure::NotExecuted(failed)) = ended else {
         panic!("executed: {ended:?}");
     };

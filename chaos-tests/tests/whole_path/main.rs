@@ -9,11 +9,15 @@ mod stores;
 #[cfg(test)]
 mod callers;
 #[cfg(test)]
+mod cancelled;
+#[cfg(test)]
 mod crowd;
 #[cfg(test)]
 mod disconnects;
 #[cfg(test)]
 mod endings;
+#[cfg(test)]
+mod garbled;
 #[cfg(test)]
 mod lost;
 #[cfg(test)]
@@ -21,8 +25,12 @@ mod peers;
 #[cfg(test)]
 mod questions;
 #[cfg(test)]
+mod repeated_below;
+#[cfg(test)]
 mod restarts;
 #[cfg(test)]
 mod retries;
 #[cfg(test)]
 mod shutdown;
+#[cfg(test)]
+mod slow_store;

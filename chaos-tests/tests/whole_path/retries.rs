@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use onlyonce::middleware::client::{EarnedBy, RetryBudgetOptions};
-use onlyonce::middleware::client::{RetryBudget, Stopped};
+use onlyonce::middleware::client::{RetryBudget, Stopped, Ticket};
 use onlyonce::rpc::{CallFailure, Known, Status};
 use onlyonce::storage::Store;
 use onlyonce_chaos::proxy::{Direction, Fault, Plan, Rule};
@@ -118,9 +118,8 @@ async fn a_sealed_key_is_not_retried(store: Arc<dyn Store>) {
         client.seal(key("order-1"), &PAY).await.unwrap(),
         Known::Sealed
     );
-    let failure = client
-        .call_as(key("order-1"), &PAY, &payment(1, Wish::Pay))
-        .await;
+    let ticket = Ticket::never_sent(key("order-1"));
+    let failure = client.resume(ticket, &PAY, &payment(1, Wish::Pay)).await;
     let Err(CallFailure::Refused { status, .. }) = failure else {
         panic!("not refused: {failure:?}");
     };

@@ -43,6 +43,12 @@ pub trait Adapter<Req>: Clone + Send + Sync + 'static {
 pub trait ChooseKey<Req>: Clone + Send + Sync + 'static {
     /// The key of this request.
     fn choose_key(&self, request: &Req) -> IdempotencyKey;
+
+    /// The ticket of this request: its key, and whether anybody may have sent it before. A key that
+    /// is not made for this call may have been.
+    fn choose_ticket(&self, request: &Req) -> Ticket {
+        Ticket::new(self.choose_key(request))
+    }
 }
 
 /// A new UUIDv7 for every call: right where the caller's own code holds the call until it ends.
@@ -52,6 +58,10 @@ pub struct UniqueKey;
 impl<Req> ChooseKey<Req> for UniqueKey {
     fn choose_key(&self, _: &Req) -> IdempotencyKey {
         IdempotencyKey::unique()
+    }
+
+    fn choose_ticket(&self, request: &Req) -> Ticket {
+        Ticket::never_sent(self.choose_key(request))
     }
 }
 

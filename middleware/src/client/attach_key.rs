@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Adapter, ChooseKey, Keyed, Ticket, UniqueKey};
+use super::{Adapter, ChooseKey, Keyed, UniqueKey};
 
 /// Gives each call its key, once, before anything can make a second attempt of it.
 ///
@@ -87,7 +87,7 @@ where
         let ticket = self
             .adapter
             .ticket(&request)
-            .unwrap_or_else(|| Ticket::new(self.chooser.choose_key(&request)));
+            .unwrap_or_else(|| self.chooser.choose_ticket(&request));
         self.inner.call(Keyed::new(request, ticket))
     }
 }

@@ -33,6 +33,8 @@ pub struct Call {
     first_sent: OnceLock<Timestamp>,
     store: OnceLock<StoreId>,
     attempts: AtomicU32,
+    /// What the ticket brought: no attempt of ours can prove anything about it.
+    sent_before: bool,
     maybe_executed: AtomicBool,
 }
 
@@ -49,19 +51,28 @@ pub struct Keyed<Req> {
 // === impl Ticket ===
 
 impl Ticket {
-    /// The ticket of a call that was never sent.
+    /// The call under a key that somebody wrote down, or derives from a business identifier: it may
+    /// have been sent before, and executed.
     #[must_use]
     pub const fn new(key: IdempotencyKey) -> Self {
         Self {
             key,
             first_sent: None,
             store: None,
-            maybe_executed: false,
+            maybe_executed: true,
         }
     }
 
-    /// The same call, of which an attempt may have been executed: for a key that was sent before,
-    /// by a process that kept nothing but the key.
+    /// The call under a key that was never sent, for whoever knows: a call that then fails before it
+    /// is sent was not executed.
+    #[must_use]
+    pub const fn never_sent(key: IdempotencyKey) -> Self {
+        let mut ticket = Self::new(key);
+        ticket.maybe_executed = false;
+        ticket
+    }
+
+    /// What was sent may have been executed, whatever else is known.
     #[must_use]
     pub const fn maybe_executed(mut self) -> Self {
         self.maybe_executed = true;
@@ -103,6 +114,7 @@ impl Call {
             first_sent: ticket.first_sent.map(OnceLock::from).unwrap_or_default(),
             store: ticket.store.map(OnceLock::from).unwrap_or_default(),
             attempts: AtomicU32::new(0),
+            sent_before,
             maybe_executed: AtomicBool::new(sent_before),
         }
     }
@@ -146,6 +158,12 @@ impl Call {
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts.load(Ordering::Acquire)
+    }
+
+    /// Whether the call may have been sent, and executed, before the first attempt made here.
+    #[must_use]
+    pub const fn sent_before(&self) -> bool {
+        self.sent_before
     }
 
     /// Whether any attempt may have been executed without an answer having arrived.

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use onlyonce_storage::{
-    Answer, Fingerprints, KeyState, ScopedKey, SessionCall, StoreId, Timestamp,
+    Answer, Fingerprints, KeyState, Question, ScopedKey, SessionCall, StoreId, Timestamp,
 };
 use tokio::time::Instant;
 
@@ -56,23 +56,24 @@ pub trait Adapter: Clone + Send + Sync + 'static {
 /// What a request is, once parsed.
 #[derive(Debug)]
 pub enum Admission<Req> {
-    /// A question about a key.
-    Ask(Question, ScopedKey),
+    /// A question about a key. Neither executes anything.
+    Ask {
+        /// What is asked.
+        question: Question,
+        /// The key.
+        key: ScopedKey,
+        /// When the call that is asked about was first sent, on the store's clock, as far as the
+        /// asker knows.
+        first_sent: Option<Timestamp>,
+        /// When the asker stops waiting.
+        deadline: Option<Instant>,
+    },
     /// A call that takes effect at most once.
     Protected(Intent, Req),
     /// It cannot be admitted. Nothing is executed.
     Refused(Refusal),
     /// A request that may be executed any number of times.
     Unprotected(Req),
-}
-
-/// A question about a key. Neither executes anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// What is known of it?
-    Peek,
-    /// Make it impossible if it is absent; otherwise, what is known of it?
-    Seal,
 }
 
 /// What one attempt of a call asks for.

@@ -8,7 +8,8 @@ pub mod dedupe;
 mod keys;
 mod refusal;
 
-pub use self::adapter::{Adapter, Admission, Intent, Outcome, Question, Recording, Served};
+pub use self::adapter::{Adapter, Admission, Intent, Outcome, Recording, Served};
 pub use self::dedupe::{Dedupe, DedupeLayer, DedupeOptions, Wait};
 pub use self::keys::Keys;
 pub use self::refusal::Refusal;
+pub use onlyonce_storage::Question;

@@ -119,7 +119,12 @@ impl Adapter for Plain {
             Err(error) => return Admission::Refused(Refusal::KeyMalformed(error)),
         };
         if let Some(question) = ask.question {
-            return Admission::Ask(question, key);
+            return Admission::Ask {
+                question,
+                key,
+                first_sent: None,
+                deadline: None,
+            };
         }
         let digest = |number| {
             // The second algorithm ignores white space.

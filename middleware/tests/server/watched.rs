@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use onlyonce_storage::{
-    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, KeyState, ScopedKey, SettleError,
-    Store, StoreError, StoreFuture, StoreId, Timestamp,
+    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, KeyState, Question, ScopedKey,
+    SettleError, Store, StoreError, StoreFuture, StoreId, Timestamp,
 };
 
 #[derive(Debug)]
@@ -101,11 +101,12 @@ impl Store for Watched {
         self.inner.doubt(claim, reason, answer)
     }
 
-    fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
-        self.inner.peek(key)
-    }
-
-    fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
-        self.inner.seal(key)
+    fn ask(
+        &self,
+        question: Question,
+        key: ScopedKey,
+        first_sent: Option<Timestamp>,
+    ) -> StoreFuture<'_, KeyState> {
+        self.inner.ask(question, key, first_sent)
     }
 }

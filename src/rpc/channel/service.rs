@@ -136,6 +136,9 @@ impl Channel {
         };
         let left = time_left(stamp)?;
         let (now, store) = (connection.server_now(), welcome.store);
+        if request.verb == Verb::Call && stamp.call.sent_before() && store.is_none() {
+            return Err(NotSent::PeerDoesNotDedupe);
+        }
         connection.submit(permit, |id| {
             if request.verb == Verb::Call {
                 stamp.call.first_sent_or(now);

@@ -63,6 +63,7 @@ pub(super) async fn connection<S>(
         }
     };
     drop(handshake);
+    onlyonce_storage::kill_point!("server: client welcomed, nothing read");
 
     let frame_max = payload_bytes_max(server.options.frame_bytes_max);
     let (out, replies) = mpsc::channel(QUEUED_FRAMES_MAX);
@@ -143,9 +144,13 @@ where
             let step = match event {
                 Event::Drain => {
                     self.draining = true;
+                    onlyonce_storage::kill_point!("server: shutting down, client not told");
                     self.go_away(SHUTTING_DOWN).await
                 }
-                Event::Frame(Ok(Some(payload))) => self.hear(&payload).await,
+                Event::Frame(Ok(Some(payload))) => {
+                    onlyonce_storage::kill_point!("server: frame read, not decoded");
+                    self.hear(&payload).await
+                }
                 Event::Frame(Ok(None) | Err(FrameError::Io(_))) => Err(End::Gone),
                 Event::Frame(Err(FrameError::Protocol(error))) => Err(End::Protocol(error)),
             };
@@ -158,7 +163,10 @@ where
 
     async fn hear(&mut self, payload: &Bytes) -> Result<(), End> {
         match wire::from_client(payload) {
-            Ok(FromClient::Call(call)) => self.take(call).await,
+            Ok(FromClient::Call(call)) => {
+                onlyonce_storage::kill_point!("server: call decoded, not begun");
+                self.take(call).await
+            }
             Ok(FromClient::Goodbye) => Err(End::Gone),
             Err(error) => Err(End::Protocol(error)),
         }
@@ -212,15 +220,18 @@ where
         let answer_max = self.shared.server.options.answer_bytes_max;
         let frame_max = self.client.frame_bytes_max;
         self.calls.spawn(async move {
+            onlyonce_storage::kill_point!("server: call begun, service not called");
             let reply = AssertUnwindSafe(async { service.oneshot(incoming).await });
             let reply = match reply.catch_unwind().await {
                 Ok(Ok(reply)) => reply,
                 Err(_) => Reply::refusal(Status::InDoubt, "the service panicked"),
             };
+            onlyonce_storage::kill_point!("server: service answered, reply not queued");
             let frame = fitting(id, &reply, answer_max, frame_max);
             let call = Some(in_flight);
             // OK because without a writer the connection is gone, and nobody waits.
             let _ = out.send(Outbound { frame, call }).await;
+            onlyonce_storage::kill_point!("server: reply queued, call not over");
         });
     }
 
@@ -240,6 +251,7 @@ where
     async fn farewell(mut self) {
         // The calls that are left hold senders too.
         self.calls.shutdown().await;
+        onlyonce_storage::kill_point!("server: calls over, connection not ended");
         drop(self.out);
         let written = self.writer.join_next().await;
         if matches!(written, Some(Ok(Ok(())))) {

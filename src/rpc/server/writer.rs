@@ -37,7 +37,9 @@ pub(super) async fn write_replies(
                 Err(_) => break,
             }
         }
+        onlyonce_storage::kill_point!("server: replies taken, not written");
         batch.write_to(&mut io, Some(patience), |_| {}).await?;
+        onlyonce_storage::kill_point!("server: replies written, calls not over");
         calls.clear();
     }
     io.shutdown().await

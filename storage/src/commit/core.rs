@@ -8,7 +8,7 @@ use super::overlay::{Overlay, Rows};
 use crate::record::{CallRecord, KeyState, Record, State};
 use crate::transition::{self, Circumstances, ClaimStep, Fenced, Settled};
 use crate::{
-    Answer, ClaimRequest, DoubtReason, FencingToken, KeyDigest, Lease, Resolution,
+    Answer, ClaimRequest, DoubtReason, FencingToken, KeyDigest, Lease, Question, Resolution,
     RetentionOptions, ScopedKey, SettleError, StoreError, StoreLimits, Timestamp,
 };
 
@@ -42,8 +42,12 @@ impl GroupCore {
             incarnation,
             sequence: 0,
             forgotten_until,
-            retention,
-            limits,
+            // Fields can be set to anything; these two bounds hold whatever was set.
+            retention: RetentionOptions {
+                horizon: retention.horizon.max(retention.answer),
+                ..retention
+            },
+            limits: limits.answer_bytes_max(limits.answer_bytes_max),
             open: OpenCalls::default(),
         }
     }
@@ -112,7 +116,11 @@ impl GroupCore {
                 reason,
                 answer,
             } => Reply::Settle(self.doubt(overlay, (key, token), reason, answer, &at)),
-            Operation::Peek(key) => Reply::State(overlay.state(key.digest(), &at)),
+            Operation::Ask {
+                question,
+                key,
+                first_sent,
+            } => Reply::State(self.ask(overlay, question, key.digest(), first_sent, &at)),
             Operation::Release { key, token } => {
                 Reply::Settle(self.settle(overlay, key, |existing| {
                     transition::release(existing, token)
@@ -126,7 +134,6 @@ impl GroupCore {
                 token,
                 resolution,
             } => Reply::Settle(self.resolve(overlay, &key, token, resolution, &at)),
-            Operation::Seal(key) => Reply::State(self.seal(overlay, key.digest(), &at)),
         }
     }
 
@@ -142,10 +149,7 @@ impl GroupCore {
         let token = FencingToken::new(self.incarnation, self.sequence);
         match transition::claim(existing.as_ref(), request, token, at)? {
             ClaimStep::Claim(call) => {
-                if !self
-                    .open
-                    .has_room(request.key.scope().digest(), &self.limits)
-                {
+                if !self.open.has_room(request.key.scope(), &self.limits) {
                     return Ok(ClaimReply::OverQuota);
                 }
                 overlay.rows.room()?;
@@ -252,18 +256,19 @@ impl GroupCore {
         })
     }
 
-    fn seal(
+    fn ask(
         &mut self,
         overlay: &mut Overlay<'_>,
+        question: Question,
         key: KeyDigest,
+        first_sent: Option<Timestamp>,
         at: &Circumstances,
     ) -> Result<KeyState, StoreError> {
-        let existing = overlay.record(key)?;
-        if existing.is_none() {
+        if question == Question::Seal && overlay.record(key)?.is_none() {
             overlay.rows.room()?;
             self.write(overlay, key, None, Some(Record::Sealed { at: at.now }));
         }
-        overlay.state(key, at)
+        overlay.state(key, first_sent, at)
     }
 
     fn settle(

@@ -9,12 +9,15 @@ use crate::{RetentionOptions, Swept, Timestamp};
 /// in words for whoever opens it again.
 pub(crate) trait Disk: Rows + Send {
     /// Applies changes, which are seen by later reads at once. Nothing is durable yet.
-    fn apply(&mut self, changes: &[Change], now: Timestamp) -> Result<(), String>;
+    fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<(), String>;
 
     /// Hands everything that was applied since the last time to the engine, as one group. Answers
     /// the number of the last group. After a crash a part of a group may be there: it says nothing
     /// that is wrong, and nobody was told of it.
     fn hand_over(&mut self) -> Result<u64, String>;
+
+    /// Notes that the store is in use at a time that is trusted.
+    fn note_used(&mut self, now: Timestamp) -> Result<(), String>;
 
     /// What is past its retention or horizon.
     fn due(&self, retention: &RetentionOptions, now: Timestamp) -> Due;

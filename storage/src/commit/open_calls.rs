@@ -3,13 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::record::{Record, State};
-use crate::{KeyDigest, ScopeDigest, StoreLimits, Timestamp};
+use crate::{KeyDigest, Scope, StoreLimits, Timestamp};
 
 /// The open calls of a store, kept in memory and rebuilt when it is opened. Its size is bounded by
 /// the limits of each scope.
 #[derive(Debug, Default)]
 pub(super) struct OpenCalls {
-    by_scope: HashMap<ScopeDigest, Counts>,
+    by_scope: HashMap<Scope, Counts>,
     leases: BTreeSet<(Timestamp, KeyDigest)>,
 }
 
@@ -34,8 +34,8 @@ impl OpenCalls {
     }
 
     /// Whether the scope may have one more call in progress.
-    pub(super) fn has_room(&self, scope: ScopeDigest, limits: &StoreLimits) -> bool {
-        let counts = self.by_scope.get(&scope).copied().unwrap_or_default();
+    pub(super) fn has_room(&self, scope: &Scope, limits: &StoreLimits) -> bool {
+        let counts = self.by_scope.get(scope).copied().unwrap_or_default();
         counts.in_progress < limits.in_progress_max && counts.in_doubt < limits.in_doubt_max
     }
 
@@ -49,6 +49,10 @@ impl OpenCalls {
             .collect()
     }
 
+    fn counts(&mut self, scope: &Scope) -> &mut Counts {
+        self.by_scope.entry(scope.clone()).or_default()
+    }
+
     fn add(&mut self, key: KeyDigest, record: Option<&Record>) {
         let Some(call) = record.and_then(Record::call) else {
             return;
@@ -56,12 +60,10 @@ impl OpenCalls {
         match call.state {
             State::Completed { .. } => {}
             State::InDoubt { .. } => {
-                let scope = call.key.scope().digest();
-                self.by_scope.entry(scope).or_default().in_doubt += 1;
+                self.counts(call.key.scope()).in_doubt += 1;
             }
             State::InProgress { lease } => {
-                let scope = call.key.scope().digest();
-                self.by_scope.entry(scope).or_default().in_progress += 1;
+                self.counts(call.key.scope()).in_progress += 1;
                 self.leases.insert((lease.expires_at(), key));
             }
         }
@@ -74,8 +76,8 @@ impl OpenCalls {
         if matches!(call.state, State::Completed { .. }) {
             return;
         }
-        let scope = call.key.scope().digest();
-        let Some(counts) = self.by_scope.get_mut(&scope) else {
+        let scope = call.key.scope();
+        let Some(counts) = self.by_scope.get_mut(scope) else {
             return;
         };
         if let State::InProgress { lease } = call.state {
@@ -86,7 +88,7 @@ impl OpenCalls {
         }
         // Scopes come and go; only those with something open cost memory.
         if counts.in_progress == 0 && counts.in_doubt == 0 {
-            self.by_scope.remove(&scope);
+            self.by_scope.remove(scope);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::record::{KeyState, Record};
 use crate::transition::Refusal;
 use crate::{
     Abandoned, Answer, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason, FencingToken,
-    InDoubt, KeyDigest, Lease, Resolution, ScopedKey, SettleError, StoreError,
+    InDoubt, KeyDigest, Lease, Question, Resolution, ScopedKey, SettleError, StoreError, Timestamp,
 };
 
 /// One thing that is asked of a store.
@@ -43,8 +43,15 @@ pub enum Operation {
         /// What the handler answered, if anything.
         answer: Option<Answer>,
     },
-    /// See [`Store::peek`](crate::Store::peek).
-    Peek(ScopedKey),
+    /// See [`Store::ask`](crate::Store::ask).
+    Ask {
+        /// What is asked.
+        question: Question,
+        /// The key.
+        key: ScopedKey,
+        /// When the call that is asked about was first sent.
+        first_sent: Option<Timestamp>,
+    },
     /// See [`Store::release`](crate::Store::release).
     Release {
         /// The key of the claim.
@@ -70,8 +77,6 @@ pub enum Operation {
         /// What became known.
         resolution: Resolution,
     },
-    /// See [`Store::seal`](crate::Store::seal).
-    Seal(ScopedKey),
 }
 
 /// What an operation is answered, once its group is durable.
@@ -84,7 +89,7 @@ pub enum Reply {
     Renew(Result<Lease, SettleError>),
     /// To whatever spends a claim or ends a doubt.
     Settle(Result<(), SettleError>),
-    /// To a peek or a seal.
+    /// To a question.
     State(Result<KeyState, StoreError>),
 }
 
@@ -195,7 +200,7 @@ impl Reply {
         }
     }
 
-    /// The reply to a peek or a seal.
+    /// The reply to a question.
     ///
     /// # Errors
     ///

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::operation::{Change, ClaimReply};
 use crate::record::{AnswerKept, CallRecord, KeyState, Record, State};
 use crate::transition::{self, Circumstances, Refusal};
-use crate::{Answer, Completion, InDoubt, KeyDigest, StoreError};
+use crate::{Answer, Completion, InDoubt, KeyDigest, StoreError, Timestamp};
 
 /// What a core reads: the rows as the last group left them.
 pub trait Rows {
@@ -68,14 +68,19 @@ impl<'a> Overlay<'a> {
     }
 
     /// What a reader may be told of a key, its answer read where it lies beside.
-    pub(super) fn state(&self, key: KeyDigest, at: &Circumstances) -> Result<KeyState, StoreError> {
+    pub(super) fn state(
+        &self,
+        key: KeyDigest,
+        first_sent: Option<Timestamp>,
+        at: &Circumstances,
+    ) -> Result<KeyState, StoreError> {
         let record = match self.record(key)? {
             Some(Record::Call(call)) if !transition::is_past_retention(&call, at) => {
                 Some(Record::Call(self.with_answer(key, &call)?))
             }
             other => other,
         };
-        Ok(transition::state(record.as_ref(), at))
+        Ok(transition::state(record.as_ref(), first_sent, at))
     }
 
     pub(super) fn replay(

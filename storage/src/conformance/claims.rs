@@ -9,7 +9,7 @@ use super::kit::{
 };
 use crate::{
     ClaimOutcome, ClaimRequest, DoubtReason, Fingerprint, FingerprintAlgorithm, Fingerprints,
-    Inspect, KeyState, StoreError,
+    IdempotencyKey, Inspect, KeyState, Scope, ScopedKey, StoreError,
 };
 
 /// A1: 64 identical requests start together, and one may execute.
@@ -187,4 +187,39 @@ async fn crowd(
         }
     }
     (claims, refused)
+}
+
+/// Neither two operations, nor keys that differ in case or in their last character, nor parts of
+/// which one ends where the other begins.
+pub async fn names_that_look_alike_do_not_meet(harness: impl Harness) {
+    let store = harness.store();
+    let part = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let long = "k".repeat(254);
+    let names = [
+        ("alice", "pay", "order"),
+        ("alice", "refund", "order"),
+        ("alice", "", "order"),
+        ("", "pay", "order"),
+        ("", "", "order"),
+        ("alice", "pay", "Order"),
+        ("Alice", "pay", "order"),
+        ("alice", "Pay", "order"),
+        ("alicep", "ay", "order"),
+        ("alice", "payo", "rder"),
+        ("alice", "pay", &format!("{long}1")),
+        ("alice", "pay", &format!("{long}2")),
+    ];
+    for (principal, operation, text) in names {
+        let scope = part(principal).map_or_else(Scope::global, |principal| {
+            Scope::principal(&principal).expect("the suite's principals are valid")
+        });
+        let scope = part(operation).map_or(scope.clone(), |operation| {
+            scope
+                .operation(&operation)
+                .expect("the suite's operations are valid")
+        });
+        let text = IdempotencyKey::parse(text).expect("the suite's keys are valid");
+        // One that met another would find it in use.
+        settle(&*store, &ScopedKey::new(scope, text), "paid").await;
+    }
 }

@@ -1,8 +1,10 @@
 //! Forgetting: what is past is refused, never executed again by those who say when they were sent.
 
 use super::Harness;
-use super::kit::{DAY, MINUTE, answer, ask, claimed, given, key, peek, request, settle, sweep};
-use crate::{ClaimOutcome, KeyState, Timestamp};
+use super::kit::{
+    DAY, MINUTE, answer, ask, claimed, completed, given, key, peek, request, settle, sweep,
+};
+use crate::{ClaimOutcome, Clock as _, ClockSuspicion, KeyState, Timestamp};
 
 /// Past its retention a call is stale at once, whether or not it was swept.
 pub async fn after_retention_a_call_is_stale_and_never_executed(harness: impl Harness) {
@@ -161,4 +163,24 @@ pub async fn a_call_first_sent_at_the_time_the_store_tells_is_never_refused(
     harness.reopen().await;
     let store = harness.store();
     drop(given(ask(&*store, fresh("reopened", store.now())).await));
+}
+
+/// What was forgotten by a clock that was set wrong cannot be remembered again.
+pub async fn nothing_is_forgotten_while_the_clock_is_not_trusted(harness: impl Harness) {
+    let (store, clock) = (harness.store(), harness.clock());
+    let key = key("recent");
+    settle(&*store, &key, "paid").await;
+    let right = clock.now();
+    clock.set(right.plus(DAY * 30));
+    let swept = store.sweep().await.expect("the store answers a sweep");
+    assert_eq!(
+        swept.paused,
+        Some(ClockSuspicion::Jumped { by: DAY * 30 }),
+        "{swept:?}"
+    );
+    clock.set(right);
+    assert_eq!(completed(&*store, &key).await.answer, answer("paid"));
+    let swept = store.sweep().await.expect("the store answers a sweep");
+    assert_eq!(swept.paused, None, "the clock is right again");
+    assert_eq!(completed(&*store, &key).await.answer, answer("paid"));
 }

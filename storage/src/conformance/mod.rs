@@ -84,6 +84,7 @@ macro_rules! conformance {
             claims: a_refusal_is_never_recorded
             claims: a_released_key_can_be_claimed_again_with_any_request
             claims: two_tenants_with_the_same_key_do_not_meet
+            claims: names_that_look_alike_do_not_meet
             doubt: a_lapsed_claim_is_in_doubt_and_never_given_again
             doubt: a_renewed_claim_holds_on
             doubt: a_lapsed_claim_cannot_be_renewed
@@ -108,6 +109,7 @@ macro_rules! conformance {
             forgetting: a_sweep_takes_no_answer_before_its_retention
             forgetting: after_the_horizon_an_older_call_is_stale
             forgetting: what_is_open_is_never_forgotten
+            forgetting: nothing_is_forgotten_while_the_clock_is_not_trusted
             forgetting: a_call_first_sent_before_the_store_was_made_is_stale
             forgetting: a_call_first_sent_too_far_ahead_is_refused
             forgetting: a_call_first_sent_at_the_time_the_store_tells_is_never_refused
@@ -117,6 +119,8 @@ macro_rules! conformance {
             sealing: a_sealed_key_is_stale_for_ever
             sealing: a_seal_outlives_the_horizon_for_calls_that_say_when_they_were_sent
             sealing: sealing_a_used_key_reports_its_state
+            sealing: of_a_seal_and_64_claims_one_side_wins
+            sealing: a_forgotten_call_is_neither_absent_nor_sealed_for_who_says_when_it_was_sent
             sealing: a_peek_changes_nothing
         }
     };

@@ -1,10 +1,15 @@
 //! Sealing and peeking: looking at a key, and making sure that it never happens.
 
+use std::sync::Arc;
+
+use tokio::sync::Barrier;
+
 use super::Harness;
 use super::kit::{
-    DAY, LEASE, answer, ask, claimed, given, key, peek, request, request_of, seal, settle, sweep,
+    DAY, LEASE, MINUTE, answer, ask, claimed, given, key, peek, request, request_of, seal, settle,
+    sweep,
 };
-use crate::{ClaimOutcome, DoubtReason, KeyState};
+use crate::{ClaimOutcome, DoubtReason, KeyState, Question};
 
 /// Whatever request comes with it, also after reopening.
 pub async fn a_sealed_key_is_stale_for_ever(mut harness: impl Harness) {
@@ -71,6 +76,69 @@ pub async fn sealing_a_used_key_reports_its_state(harness: impl Harness) {
     let state = seal(&*store, &busy).await;
     assert!(matches!(state, KeyState::InProgress { .. }), "{state:?}");
     assert_eq!(store.complete(claim, answer("paid")).await, Ok(()));
+}
+
+/// Whoever is told `Sealed` may do the same under another key.
+pub async fn of_a_seal_and_64_claims_one_side_wins(harness: impl Harness) {
+    for round in 0..16 {
+        let key = key(&format!("raced-{round}"));
+        let start = Arc::new(Barrier::new(65));
+        let sealing = tokio::spawn({
+            let (store, key, start) = (harness.store(), key.clone(), Arc::clone(&start));
+            async move {
+                start.wait().await;
+                matches!(seal(&*store, &key).await, KeyState::Sealed { .. })
+            }
+        });
+        let claims: Vec<_> = (0..64)
+            .map(|number| {
+                let (store, start) = (harness.store(), Arc::clone(&start));
+                let request = request(&key);
+                tokio::spawn(async move {
+                    start.wait().await;
+                    // Some before the seal, some after it, some in between.
+                    for _ in 0..number / 4 + round % 4 {
+                        tokio::task::yield_now().await;
+                    }
+                    ask(&*store, request).await
+                })
+            })
+            .collect();
+        let mut outcomes = Vec::new();
+        for claim in claims {
+            outcomes.push(claim.await.expect("no claim panics"));
+        }
+        let sealed = sealing.await.expect("no seal panics");
+        let given = |outcome: &&ClaimOutcome| matches!(outcome, ClaimOutcome::Claimed(_));
+        let given = outcomes.iter().filter(given).count();
+        assert_eq!(given, usize::from(!sealed), "sealed: {sealed}");
+    }
+}
+
+/// It may have been executed.
+pub async fn a_forgotten_call_is_neither_absent_nor_sealed_for_who_says_when_it_was_sent(
+    harness: impl Harness,
+) {
+    let store = harness.store();
+    let key = key("forgotten");
+    harness.clock().advance(MINUTE);
+    let first_sent = Some(store.now());
+    let mut call = request(&key);
+    call.first_sent = first_sent;
+    let claim = given(ask(&*store, call).await);
+    assert_eq!(store.complete(claim, answer("paid")).await, Ok(()));
+    harness.clock().advance(DAY * 9);
+    sweep(&*store).await;
+    for question in [Question::Peek, Question::Seal, Question::Peek] {
+        let state = store.ask(question, key.clone(), first_sent).await;
+        assert_eq!(state, Ok(KeyState::Stale), "{question:?}");
+    }
+    // And the seal holds all the same.
+    let outcome = ask(&*store, request(&key)).await;
+    assert!(matches!(outcome, ClaimOutcome::Stale), "{outcome:?}");
+    // A younger call of the same name is not what was forgotten.
+    let state = store.ask(Question::Peek, key, Some(store.now())).await;
+    assert!(matches!(state, Ok(KeyState::Sealed { .. })), "{state:?}");
 }
 
 /// Neither of an absent key nor of any other.

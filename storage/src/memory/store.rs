@@ -7,12 +7,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::MemoryOptions;
+use crate::clock::ClockGuard;
 use crate::commit::{Change, GroupCore, Operation, Reply, Rows};
 use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::transition::{self, Circumstances};
 use crate::{
     Abandoned, Answer, Claim, ClaimOutcome, ClaimRequest, Clock, DoubtReason, FencingToken,
-    Inspect, KeyDigest, KeyState, Resolution, ScopedKey, SettleError, Store, StoreError,
+    Inspect, KeyDigest, KeyState, Question, Resolution, ScopedKey, SettleError, Store, StoreError,
     StoreFuture, StoreId, Swept, Timestamp,
 };
 
@@ -57,6 +58,7 @@ struct Shared {
 #[derive(Debug)]
 struct Memory {
     core: GroupCore,
+    guard: ClockGuard,
     rows: Table,
 }
 
@@ -93,7 +95,11 @@ impl MemoryStore {
             shared: Arc::new(Shared {
                 id: StoreId::random(),
                 clock: Arc::clone(&options.clock),
-                state: Mutex::new(Memory { core, rows }),
+                state: Mutex::new(Memory {
+                    core,
+                    guard: ClockGuard::start(&*options.clock, None, options.retention.horizon),
+                    rows,
+                }),
             }),
         }
     }
@@ -173,12 +179,21 @@ impl Store for MemoryStore {
         })
     }
 
-    fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
-        Box::pin(async move { self.shared.ask(Operation::Peek(key)).into_state() })
-    }
-
-    fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
-        Box::pin(async move { self.shared.ask(Operation::Seal(key)).into_state() })
+    fn ask(
+        &self,
+        question: Question,
+        key: ScopedKey,
+        first_sent: Option<Timestamp>,
+    ) -> StoreFuture<'_, KeyState> {
+        Box::pin(async move {
+            self.shared
+                .ask(Operation::Ask {
+                    question,
+                    key,
+                    first_sent,
+                })
+                .into_state()
+        })
     }
 }
 
@@ -203,7 +218,18 @@ impl Inspect for MemoryStore {
     fn sweep(&self) -> StoreFuture<'_, Swept> {
         Box::pin(async move {
             let now = self.shared.clock.now();
-            Ok(self.shared.state.lock().sweep(now))
+            let mut state = self.shared.state.lock();
+            if let Some(suspicion) = state.guard.suspicion(&*self.shared.clock) {
+                return Ok(Swept::paused(suspicion));
+            }
+            Ok(state.sweep(now))
+        })
+    }
+
+    fn confirm_clock(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            self.shared.state.lock().guard.confirm(&*self.shared.clock);
+            Ok(())
         })
     }
 }
@@ -251,7 +277,7 @@ impl Memory {
             sole_incarnation: Some(INCARNATION),
         };
         let mut swept = Swept::default();
-        let Self { core, rows } = self;
+        let Self { core, rows, .. } = self;
         rows.records.retain(|_, record| {
             let forgotten = transition::forgotten_with(record);
             if transition::is_past_horizon(record, &at) && forgotten.is_some() {
@@ -311,5 +337,5 @@ impl Rows for Table {
 /// There is one opening of a store that lives in memory.
 const INCARNATION: u64 = 1;
 
-/// Room is made by sweeps, which run by the minute.
+/// Room is made by sweeps, which somebody has to call: there is no sense in asking sooner.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(60);

@@ -11,6 +11,7 @@ use super::frame::{self, Extent, Found, Kind, Whole};
 use super::located::Located;
 use super::mark::Mark;
 use super::page::{Pages, Position};
+use super::sync::SyncPoint;
 use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer};
 use crate::commit::{Change, Rows};
@@ -39,6 +40,9 @@ pub(super) struct SledDisk {
     width: Duration,
     /// The last group that was handed over.
     group: u64,
+    /// Bytes that were given to sled since then.
+    unsynced: usize,
+    point: SyncPoint,
     db_file: PathBuf,
     /// Held until everything else is closed.
     lock: File,
@@ -75,6 +79,7 @@ struct Claimed {
 pub(super) struct Parts {
     pub(super) db: Db,
     pub(super) db_file: PathBuf,
+    pub(super) point: SyncPoint,
     pub(super) lock: File,
 }
 
@@ -83,6 +88,8 @@ pub(super) struct Identity {
     pub(super) id: StoreId,
     pub(super) incarnation: u64,
     pub(super) forgotten_until: Timestamp,
+    /// When it was last in use, on its clock then.
+    pub(super) last_used: Option<Timestamp>,
 }
 
 // === impl SledDisk ===
@@ -90,7 +97,12 @@ pub(super) struct Identity {
 impl SledDisk {
     /// Reads what the trees hold.
     pub(super) fn open(parts: Parts, retention: &RetentionOptions) -> Result<Self, String> {
-        let Parts { db, db_file, lock } = parts;
+        let Parts {
+            db,
+            db_file,
+            point,
+            lock,
+        } = parts;
         let meta = db.open_tree("onlyonce/meta").map_err(words)?;
         let mut disk = Self {
             db,
@@ -103,6 +115,8 @@ impl SledDisk {
             answers_gone_until: Timestamp::default(),
             width: Bucket::width(retention),
             group: 0,
+            unsynced: 0,
+            point,
             db_file,
             lock,
         };
@@ -138,14 +152,23 @@ impl SledDisk {
                 <[u8; 16]>::try_from(&*bytes).map_err(|_| "the store's id has not 16 bytes")?,
             )),
         };
-        if let Some(mark) = mark
-            && (id != Some(mark.id) || self.group < mark.group)
-        {
-            return Err(format!(
-                "it ends at group {}, and group {} was acknowledged: sled has dropped a damaged \
-                 part of its log",
-                self.group, mark.group
-            ));
+        match mark {
+            Some(mark) if id != Some(mark.id) || self.group < mark.group => {
+                return Err(format!(
+                    "it ends at group {}, and group {} was acknowledged: sled has dropped a \
+                     damaged part of its log",
+                    self.group, mark.group
+                ));
+            }
+            // Only a first opening that crashed has none, and then nothing was acknowledged.
+            None if self.group > 0 => {
+                return Err(format!(
+                    "the file MARK is missing, so nobody knows whether group {} is the last that \
+                     was acknowledged",
+                    self.group
+                ));
+            }
+            Some(_) | None => {}
         }
         let id = id.unwrap_or_else(StoreId::random);
         let incarnation = self.number(META_INCARNATION)?.unwrap_or(0) + 1;
@@ -164,6 +187,7 @@ impl SledDisk {
             id,
             incarnation,
             forgotten_until: Timestamp::from_millis(forgotten_until),
+            last_used: self.number(META_LAST_USED)?.map(Timestamp::from_millis),
         })
     }
 
@@ -336,6 +360,7 @@ impl SledDisk {
     fn recent_pages(&mut self, bucket: Bucket) -> Result<&mut Pages, String> {
         if !self.recent.contains_key(&bucket) {
             let pages = Pages::new(self.tree(RECENT, bucket)?, 0);
+            crate::kill_point!("disk: recent bucket made, nothing in it");
             self.recent.insert(bucket, pages);
         }
         self.recent
@@ -346,6 +371,7 @@ impl SledDisk {
     fn settled_in(&mut self, bucket: Bucket) -> Result<&mut Settled, String> {
         if !self.settled.contains_key(&bucket) {
             let pages = Pages::new(self.tree(SETTLED, bucket)?, 0);
+            crate::kill_point!("disk: settled bucket made, nothing in it");
             let located = Located::new();
             self.settled.insert(bucket, Settled { pages, located });
         }
@@ -374,9 +400,9 @@ impl SledDisk {
         let pages = self.recent_pages(bucket)?;
         let at = pages.append(&[&head, &sum, answer.body()])?;
         // An answer that nothing refers to is harmless, so these pages need not wait.
-        pages.insert_full(group)?;
+        self.unsynced += pages.insert_full(group)?;
         set_beside(call, &whole, at);
-        Ok(())
+        self.sync_if_much()
     }
 
     fn settle(&mut self, key: KeyDigest, mut record: Record) -> Result<(), String> {
@@ -421,7 +447,7 @@ impl SledDisk {
         let group = self.group + 1;
         let pages = self.recent_pages(bucket)?;
         pages.append(&[&head, key.as_bytes(), &token_bytes(token), &bytes])?;
-        pages.insert_full(group)?;
+        self.unsynced += pages.insert_full(group)?;
         let latest = before.map_or(bucket, |(_, latest)| latest.max(bucket));
         let open = Open {
             record,
@@ -429,6 +455,17 @@ impl SledDisk {
             latest,
         };
         self.open.insert(key, open);
+        Ok(())
+    }
+
+    /// Keeps what lies between two syncs small beside a segment of sled's log: where it fills
+    /// several, a power cut may leave a later one without an earlier one, and sled then throws the
+    /// whole log away.
+    fn sync_if_much(&mut self) -> Result<(), String> {
+        if self.unsynced >= UNSYNCED_BYTES_MAX {
+            self.point.commit(&self.db).map_err(words)?;
+            self.unsynced = 0;
+        }
         Ok(())
     }
 
@@ -466,6 +503,7 @@ impl SledDisk {
 
     fn drop_tree(&self, kind: &str, bucket: Bucket) -> Result<u64, String> {
         let dropped = self.db.drop_tree(bucket_name(kind, bucket));
+        crate::kill_point!("disk: one tree dropped, the next not");
         dropped.map(u64::from).map_err(words)
     }
 }
@@ -501,17 +539,17 @@ impl Rows for SledDisk {
 }
 
 impl Disk for SledDisk {
-    fn apply(&mut self, changes: &[Change], now: Timestamp) -> Result<(), String> {
+    fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<(), String> {
         for Change { key, before, after } in changes {
             if before.as_ref().is_some_and(Record::is_settled) {
                 return Err("a settled record never changes".to_owned());
             }
             match after {
-                Some(record) if record.is_settled() => self.settle(*key, record.clone())?,
-                Some(record) => self.put_open(*key, record.clone(), now)?,
+                Some(record) if record.is_settled() => self.settle(key, record)?,
+                Some(record) => self.put_open(key, record, now)?,
                 None => {
-                    if let Some(open) = self.open.remove(key) {
-                        self.close_claim(*key, &open)?;
+                    if let Some(open) = self.open.remove(&key) {
+                        self.close_claim(key, &open)?;
                     }
                 }
             }
@@ -536,9 +574,12 @@ impl Disk for SledDisk {
         while let Some(pages) = unfinished.next() {
             let ends_group = unfinished.peek().is_none();
             pages.finish(group, ends_group)?;
+            crate::kill_point!("disk: one tree's part of a group written, the next not");
         }
         self.group = group;
         self.open_bucket = None;
+        // This group may still wait for its sync when the next one is written: each has a half.
+        self.unsynced = 0;
         for (key, open) in std::mem::take(&mut self.outliving) {
             self.close_claim(key, &open)?;
         }
@@ -563,6 +604,10 @@ impl Disk for SledDisk {
         }
     }
 
+    fn note_used(&mut self, now: Timestamp) -> Result<(), String> {
+        self.set_number(META_LAST_USED, now.as_millis())
+    }
+
     fn note(&mut self, due: &Due, now: Timestamp) -> Result<(), String> {
         // What is still open moves to where it stays.
         let moving: Vec<_> = self
@@ -576,7 +621,9 @@ impl Disk for SledDisk {
         }
         // With the buckets the numbers go that say which group was the last.
         let group = self.hand_over()?;
+        crate::kill_point!("disk: what stays moved, nothing noted");
         self.set_number(META_GROUP, group)?;
+        crate::kill_point!("disk: group noted, what is forgotten not");
         let raised = |known: Option<u64>, to: Timestamp| known.unwrap_or(0).max(to.as_millis());
         if let Some(until) = due.forgotten_until() {
             let until = raised(self.number(META_FORGOTTEN)?, until);
@@ -614,7 +661,9 @@ impl Disk for SledDisk {
             ..
         } = *self;
         drop((meta, recent, settled, db));
+        crate::kill_point!("disk: writer's half closed, syncer's not");
         syncer.close();
+        crate::kill_point!("disk: database closed, lock held");
         wait_until_free(&db_file);
         drop(lock);
     }
@@ -747,6 +796,11 @@ const META_FORGOTTEN: &str = "forgotten_until";
 const META_GROUP: &str = "group";
 const META_ID: &str = "id";
 const META_INCARNATION: &str = "incarnation";
+const META_LAST_USED: &str = "last_used";
+
+/// Two groups may wait for their syncs, and sled writes up to three times what it is given: together
+/// less than half of a segment.
+const UNSYNCED_BYTES_MAX: usize = super::open::SEGMENT_BYTES / 16;
 
 /// Five seconds in all: sled needs milliseconds, and a store that cannot be reopened at once is
 /// better than a closing that hangs.

@@ -10,6 +10,7 @@ use super::mark::{Mark, MarkFile};
 use super::sync::SledSync;
 use super::{SledOptions, SyncPoint};
 use crate::StoreId;
+use crate::clock::ClockGuard;
 use crate::commit::disk::{Disk as _, Syncer as _};
 use crate::commit::{Change, GroupCore};
 
@@ -19,7 +20,8 @@ use crate::commit::{Change, GroupCore};
 #[non_exhaustive]
 pub enum OpenError {
     /// The database is damaged. Restore a copy; an empty store in its place would execute again
-    /// what was executed.
+    /// what was executed. Opening it has let sled cut its log where it found the damage: repair a
+    /// copy that was made before, not what is there now.
     #[error("store in {path} is corrupt: {reason}")]
     Corrupt {
         /// The directory.
@@ -78,6 +80,7 @@ pub enum OpenError {
 /// What an opening gives: a core that has adopted what the disk holds.
 pub(super) struct Opened {
     pub(super) core: GroupCore,
+    pub(super) guard: ClockGuard,
     pub(super) disk: SledDisk,
     pub(super) syncer: SledSync,
     pub(super) id: StoreId,
@@ -88,16 +91,20 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
     let known = recognise(path)?;
     let failed = |source| io_error(path, source);
     fs::create_dir_all(path).map_err(failed)?;
+    crate::kill_point!("opening: directory there, not locked");
     let lock = lock(path)?;
+    crate::kill_point!("opening: locked, format not named");
     if !known {
         mark(path).map_err(failed)?;
     }
     let db_path = path.join("db");
     // Before the first write, so that no error of a later write-back is missed.
     let point = SyncPoint::open(&db_path).map_err(failed)?;
+    crate::kill_point!("opening: format named, leftovers not removed");
     remove_leftovers(&db_path).map_err(failed)?;
     let mark = Mark::read(path).map_err(failed)?;
     let mark_file = MarkFile::open(path).map_err(failed)?;
+    crate::kill_point!("opening: mark there, database not open");
     let corrupt = |reason: String| OpenError::Corrupt {
         path: path.to_owned(),
         reason,
@@ -107,17 +114,21 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
         let db = ::sled::Config::new()
             .path(&db_path)
             .cache_capacity(options.cache_bytes)
+            .segment_size(SEGMENT_BYTES)
             // What it would flush would not be durable, and would not wait for its group.
             .flush_every_ms(None)
             .open()
             .map_err(|error| sled_error(path, error))?;
+        crate::kill_point!("opening: database open, trees not read");
         let parts = Parts {
             db,
             db_file: db_path.join("db"),
+            point: SyncPoint::open(&db_path).map_err(failed)?,
             lock,
         };
         let mut disk = SledDisk::open(parts, &options.retention).map_err(corrupt)?;
-        let (core, identity) = adopt(&mut disk, options, mark).map_err(corrupt)?;
+        crate::kill_point!("opening: trees read, incarnation not raised");
+        let (core, guard, identity) = adopt(&mut disk, options, mark).map_err(corrupt)?;
         let mut syncer = SledSync {
             db: disk.db().clone(),
             point,
@@ -130,6 +141,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
         persist(&mut syncer, disk.group()).map_err(corrupt)?;
         Ok(Opened {
             core,
+            guard,
             disk,
             syncer,
             id: identity.id,
@@ -213,7 +225,9 @@ fn mark(path: &Path) -> io::Result<()> {
     let mut file = File::create(&draft)?;
     writeln!(file, "{FORMAT_PREFIX}{FORMAT}")?;
     file.sync_all()?;
+    crate::kill_point!("opening: format drafted, not named");
     fs::rename(&draft, path.join(FORMAT_FILE))?;
+    crate::kill_point!("opening: format named, not synced");
     #[cfg(unix)]
     File::open(path)?.sync_all()?;
     Ok(())
@@ -238,9 +252,18 @@ fn adopt(
     disk: &mut SledDisk,
     options: &SledOptions,
     mark: Option<Mark>,
-) -> Result<(GroupCore, Identity), String> {
+) -> Result<(GroupCore, ClockGuard, Identity), String> {
     let now = options.clock.now();
     let identity = disk.identify(now, mark)?;
+    crate::kill_point!("opening: incarnation raised, open calls not in doubt");
+    let guard = ClockGuard::start(
+        &*options.clock,
+        identity.last_used,
+        options.retention.horizon,
+    );
+    if guard.suspicion(&*options.clock).is_none() {
+        disk.note_used(now)?;
+    }
     let mut core = GroupCore::new(
         identity.incarnation,
         identity.forgotten_until,
@@ -257,17 +280,23 @@ fn adopt(
             });
         }
     }
-    disk.apply(&changes, now)?;
+    disk.apply(changes, now)?;
+    crate::kill_point!("opening: open calls in doubt, not handed over");
     disk.hand_over()?;
-    Ok((core, identity))
+    crate::kill_point!("opening: open calls in doubt, not flushed");
+    Ok((core, guard, identity))
 }
 
 /// Before anything is served.
 fn persist(syncer: &mut SledSync, group: u64) -> Result<(), String> {
     // Nothing is marked before it is durable, so not by the `flush` of a group.
     SyncPoint::flush(&syncer.db).map_err(words)?;
+    crate::kill_point!("opening: flushed, not synced");
     syncer.sync(group)?;
-    syncer.mark_synced()
+    crate::kill_point!("opening: synced, not marked");
+    syncer.mark_synced()?;
+    crate::kill_point!("opening: marked, not serving");
+    Ok(())
 }
 
 fn io_error(path: &Path, source: io::Error) -> OpenError {
@@ -309,3 +338,12 @@ const FORMAT_DRAFT: &str = "FORMAT.new";
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "onlyonce sled store, format ";
 const LOCK_FILE: &str = "LOCK";
+
+/// The largest that sled takes. It must be more than twice what is written between two syncs.
+///
+/// sled holds a segment for durable once it has asked the kernel to write it, and says so in the
+/// head of a later one. The later one may lie where the file was before, and be on the disk at
+/// once, while the earlier one needs the file's new length, which only our sync brings there. A
+/// power cut in between makes sled miss the earlier one, take its whole log for torn, and wipe it.
+/// With 512 KiB, its default, a group of a few large answers is enough.
+pub(super) const SEGMENT_BYTES: usize = 16 * 1024 * 1024;

@@ -22,7 +22,7 @@ use crate::StoreError;
 #[derive(Debug)]
 pub(super) struct Pages {
     tree: Tree,
-    /// The page that is being filled.
+    /// The page that is being filled, with room for its head.
     number: u32,
     filling: Vec<u8>,
     /// Full pages before it that are not in the tree yet.
@@ -95,14 +95,13 @@ impl Pages {
         self.turn_if_full()?;
         let position = Position {
             page: self.number,
-            offset: self.filling.len() as u16,
+            offset: (self.filling.len() - HEAD_BYTES) as u16,
         };
         for part in parts {
             let mut rest = *part;
             while !rest.is_empty() {
                 self.turn_if_full()?;
-                let (now, later) =
-                    rest.split_at(rest.len().min(CONTENT_BYTES - self.filling.len()));
+                let (now, later) = rest.split_at(rest.len().min(PAGE_BYTES - self.filling.len()));
                 self.filling.extend_from_slice(now);
                 rest = later;
             }
@@ -115,14 +114,16 @@ impl Pages {
         !self.filling.is_empty() || !self.full.is_empty()
     }
 
-    /// Puts the pages that are full into the tree.
-    pub(super) fn insert_full(&mut self, group: u64) -> Result<(), String> {
+    /// Puts the pages that are full into the tree. Answers how many bytes they have.
+    pub(super) fn insert_full(&mut self, group: u64) -> Result<usize, String> {
+        let bytes = self.full.len() * PAGE_BYTES;
         let first = self.number - self.full.len() as u32;
-        for (number, content) in (first..).zip(std::mem::take(&mut self.full)) {
-            self.insert(number, group, false, &content)?;
+        for (number, mut page) in (first..).zip(std::mem::take(&mut self.full)) {
+            self.insert(number, group, false, &mut page)?;
+            crate::kill_point!("page: a full page written, its group not");
             self.begins = false;
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// Puts everything into the tree, and begins a run with what comes next.
@@ -131,13 +132,13 @@ impl Pages {
         if self.filling.is_empty() {
             return Ok(());
         }
-        let mut content = std::mem::take(&mut self.filling);
-        self.insert(self.number, group, ends_group, &content)?;
+        let mut page = std::mem::take(&mut self.filling);
+        self.insert(self.number, group, ends_group, &mut page)?;
         self.number = next(self.number)?;
         self.begins = true;
         // The memory is used again.
-        content.clear();
-        self.filling = content;
+        page.clear();
+        self.filling = page;
         Ok(())
     }
 
@@ -155,9 +156,13 @@ impl Pages {
     }
 
     fn turn_if_full(&mut self) -> Result<(), String> {
-        if self.filling.len() >= CONTENT_BYTES {
+        if self.filling.len() >= PAGE_BYTES {
             self.full.push(std::mem::take(&mut self.filling));
             self.number = next(self.number)?;
+        }
+        if self.filling.is_empty() {
+            self.filling.reserve(PAGE_BYTES);
+            self.filling.resize(HEAD_BYTES, 0);
         }
         Ok(())
     }
@@ -167,15 +172,16 @@ impl Pages {
         number: u32,
         group: u64,
         ends_group: bool,
-        content: &[u8],
+        page: &mut [u8],
     ) -> Result<(), String> {
         let head = PageHead {
             begins: self.begins,
             ends_group,
             group,
         };
+        head.fill(number, page);
         self.tree
-            .insert(number.to_be_bytes(), head.value(number, content))
+            .insert(number.to_be_bytes(), &*page)
             .map(drop)
             .map_err(|error| error.to_string())
     }
@@ -186,9 +192,9 @@ impl Pages {
         }
         let full = self.full.len() as u32;
         if let Some(at) = (number + full).checked_sub(self.number)
-            && let Some(content) = self.full.get(at as usize)
+            && let Some(page) = self.full.get(at as usize)
         {
-            return Ok(Some(Content::Filling(content)));
+            return Ok(Some(Content::Filling(page)));
         }
         let Some(value) = self
             .tree
@@ -206,15 +212,12 @@ impl Pages {
 // === impl PageHead ===
 
 impl PageHead {
-    fn value(self, number: u32, content: &[u8]) -> Vec<u8> {
-        let mut value = vec![0; 4];
-        value.reserve(9 + content.len());
-        value.push(u8::from(self.begins) | u8::from(self.ends_group) << 1);
-        value.extend_from_slice(&self.group.to_le_bytes());
-        value.extend_from_slice(content);
-        let sum = sum(number, &value[4..]);
-        value[..4].copy_from_slice(&sum);
-        value
+    /// Writes the head into the place that was left for it.
+    fn fill(self, number: u32, page: &mut [u8]) {
+        page[4] = u8::from(self.begins) | u8::from(self.ends_group) << 1;
+        page[5..HEAD_BYTES].copy_from_slice(&self.group.to_le_bytes());
+        let sum = sum(number, &page[4..]);
+        page[..4].copy_from_slice(&sum);
     }
 
     /// The head of a page, and its content.
@@ -281,8 +284,8 @@ impl Reader<'_> {
 impl Content<'_> {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Filling(content) => content,
-            Self::Stored(value) => &value[HEAD_BYTES..],
+            Self::Filling(page) => page.get(HEAD_BYTES..).unwrap_or_default(),
+            Self::Stored(page) => &page[HEAD_BYTES..],
         }
     }
 }
@@ -303,5 +306,5 @@ fn sum(number: u32, rest: &[u8]) -> [u8; 4] {
 /// Checksum, flags, group.
 const HEAD_BYTES: usize = 13;
 
-/// With its head a page stays below 4 KiB.
-pub(super) const CONTENT_BYTES: usize = 4_000;
+/// Below 4 KiB.
+const PAGE_BYTES: usize = 4_013;

@@ -11,7 +11,8 @@ use crate::commit::disk::Engine;
 use crate::commit::writer::Writer;
 use crate::{
     Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect, KeyState,
-    Resolution, ScopedKey, SettleError, Store, StoreError, StoreFuture, StoreId, Swept, Timestamp,
+    Question, Resolution, ScopedKey, SettleError, Store, StoreError, StoreFuture, StoreId, Swept,
+    Timestamp,
 };
 
 /// A durable [`Store`] in a directory, for one process at a time.
@@ -98,6 +99,7 @@ impl SledStore {
     ) -> Result<Self, OpenError> {
         let Opened {
             core,
+            guard,
             disk,
             syncer,
             id,
@@ -107,10 +109,11 @@ impl SledStore {
             syncer: Box::new(syncer),
         });
         let clock = Arc::clone(&options.clock);
-        let writer = Writer::start(core, engine, clock).map_err(|source| OpenError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+        let writer =
+            Writer::start((core, guard), engine, clock).map_err(|source| OpenError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
         Ok(Self { id, writer })
     }
 
@@ -188,12 +191,20 @@ impl Store for SledStore {
         )
     }
 
-    fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
-        Box::pin(async move { self.writer.ask(Operation::Peek(key)).await?.into_state() })
-    }
-
-    fn seal(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {
-        Box::pin(async move { self.writer.ask(Operation::Seal(key)).await?.into_state() })
+    fn ask(
+        &self,
+        question: Question,
+        key: ScopedKey,
+        first_sent: Option<Timestamp>,
+    ) -> StoreFuture<'_, KeyState> {
+        Box::pin(async move {
+            let operation = Operation::Ask {
+                question,
+                key,
+                first_sent,
+            };
+            self.writer.ask(operation).await?.into_state()
+        })
     }
 }
 
@@ -216,5 +227,9 @@ impl Inspect for SledStore {
 
     fn sweep(&self) -> StoreFuture<'_, Swept> {
         Box::pin(self.writer.sweep())
+    }
+
+    fn confirm_clock(&self) -> StoreFuture<'_, ()> {
+        Box::pin(self.writer.confirm_clock())
     }
 }

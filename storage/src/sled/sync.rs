@@ -14,6 +14,10 @@ use crate::commit::disk::Syncer;
 /// its large values lie in files that it never syncs. [`commit`](Self::commit) does both: `flush`,
 /// then `syncfs` of the file system (elsewhere than on Linux: a sync of every file and folder).
 ///
+/// Commit before half of a segment is written (`segment_size`, 512 KiB unless the configuration
+/// says otherwise): sled counts on what it wrote before without having synced it, and a power cut
+/// within more than that can make it take its whole log for torn.
+///
 /// Open it before the first write, so that an error of any later write-back is seen, and give the
 /// database a file system of its own where another heavy writer would be flushed along. Call
 /// `commit` from one thread, for many writes at once: it takes about a tenth of a millisecond

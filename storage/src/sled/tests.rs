@@ -70,7 +70,7 @@ impl Rows for Faulty<dyn Disk> {
 }
 
 impl Disk for Faulty<dyn Disk> {
-    fn apply(&mut self, changes: &[Change], now: Timestamp) -> Result<(), String> {
+    fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<(), String> {
         self.step(Step::Apply)?;
         self.inner.apply(changes, now)
     }
@@ -78,6 +78,10 @@ impl Disk for Faulty<dyn Disk> {
     fn hand_over(&mut self) -> Result<u64, String> {
         self.step(Step::HandOver)?;
         self.inner.hand_over()
+    }
+
+    fn note_used(&mut self, now: Timestamp) -> Result<(), String> {
+        self.inner.note_used(now)
     }
 
     fn due(&self, retention: &RetentionOptions, now: Timestamp) -> Due {
@@ -305,6 +309,7 @@ async fn store_with_large_answers() -> tempfile::TempDir {
 fn harm(path: &Path, kind: &str, damage: &str) {
     let db = ::sled::Config::new()
         .path(path.join("db"))
+        .segment_size(super::open::SEGMENT_BYTES)
         .flush_every_ms(None)
         .open()
         .unwrap();

@@ -45,10 +45,11 @@ pub(super) const fn proof(verdict: Verdict) -> Executed {
 }
 
 /// Whether a call may have been executed after an attempt that proves `proof`, if it may have been
-/// `before`. An attempt that was not executed says nothing of the earlier ones.
-pub(super) const fn maybe_executed(before: bool, proof: Executed) -> bool {
+/// `before`. An attempt that was not executed says nothing of the earlier ones, and none says
+/// anything of what was sent before this call began (`sent_before`): that may have been other bytes.
+pub(super) const fn maybe_executed(sent_before: bool, before: bool, proof: Executed) -> bool {
     match proof {
-        Executed::Never => false,
+        Executed::Never => sent_before,
         Executed::NotThisAttempt => before,
         Executed::Unknown => true,
     }
@@ -69,18 +70,19 @@ mod tests {
     }
 
     proptest! {
-        /// Folded over any sequence: true exactly if, after the last proof that nothing ever was
-        /// executed, anything is unknown (or it was at the start, and there is no such proof).
+        /// Folded over any sequence: true exactly if it was at the start, or anything is unknown
+        /// after the last proof that nothing ever was executed.
         #[test]
         fn unknown_is_never_washed_away_by_a_later_refusal(
             at_first in any::<bool>(),
             proofs in prop::collection::vec(executed(), 0..12),
         ) {
-            let folded = proofs.iter().fold(at_first, |before, p| maybe_executed(before, *p));
+            let folded = proofs
+                .iter()
+                .fold(at_first, |before, p| maybe_executed(at_first, before, *p));
             let last_never = proofs.iter().rposition(|p| *p == Executed::Never);
             let since = last_never.map_or(0, |at| at + 1);
-            let expected = proofs[since..].contains(&Executed::Unknown)
-                || (last_never.is_none() && at_first);
+            let expected = at_first || proofs[since..].contains(&Executed::Unknown);
             prop_assert_eq!(folded, expected);
         }
     }

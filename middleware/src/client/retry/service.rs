@@ -118,7 +118,8 @@ impl<A> RetryLayer<A> {
             let verdict = evidence::read(result.as_ref(), |result| {
                 self.adapter.classify(&call, result)
             });
-            let after = evidence::maybe_executed(before, evidence::proof(verdict));
+            let after =
+                evidence::maybe_executed(call.sent_before(), before, evidence::proof(verdict));
             call.settle_attempt(after);
             observe::attempt_ended(verdict);
             if verdict == Verdict::Accept {

@@ -54,8 +54,10 @@ pub(super) enum Landing {
 pub(super) enum Boarding {
     /// It is the first: it executes.
     Lead(Lead),
-    /// No room.
+    /// Somebody executes, and no more callers may wait for it.
     Full,
+    /// Nobody executes it here, and no more calls may be begun.
+    NoRoom,
     /// Somebody executes.
     Wait(Waiter),
 }
@@ -93,7 +95,7 @@ impl Flights {
         let mut table = self.table.lock();
         let flights = table.len();
         match table.entry(name) {
-            Entry::Vacant(_) if flights >= self.flights_max => Boarding::Full,
+            Entry::Vacant(_) if flights >= self.flights_max => Boarding::NoRoom,
             Entry::Vacant(place) => {
                 let flight = Arc::new(Flight {
                     landed: watch::Sender::new(None),

@@ -80,14 +80,17 @@ where
                 return;
             }
         };
+        onlyonce_storage::kill_point!("dedupe: handler ready, key not claimed");
         let (claim, held_until) = match ask(&shared, &intent).await {
             Asked::Claimed(claim, held_until) => (claim, held_until),
             Asked::Landed(landing) => {
+                onlyonce_storage::kill_point!("dedupe: key taken before, nobody told");
                 lead.land(landing.clone());
                 let _ = deliver.send(Delivery::SameAsOthers(landing));
                 return;
             }
         };
+        onlyonce_storage::kill_point!("dedupe: claimed, handler not called");
         let flown = if lead.flight().start_running() {
             // Inside a future, so that a panic of `call` itself is caught as well.
             let handler = async {
@@ -99,6 +102,7 @@ where
             release(&shared, claim, None).await
         };
         lead.land(flown.landing.clone());
+        onlyonce_storage::kill_point!("dedupe: waiters told, owner not");
         let _ = deliver.send(match flown.response {
             Some(response) => Delivery::Response(response),
             None => Delivery::SameAsOthers(flown.landing),
@@ -180,7 +184,9 @@ where
     };
     match ended {
         Some(Ok(result)) => {
+            onlyonce_storage::kill_point!("dedupe: handler returned, answer not encoded");
             let Recording { outcome, response } = shared.adapter.record(result).await;
+            onlyonce_storage::kill_point!("dedupe: answer encoded, not recorded");
             settle(shared, claim, outcome, response).await
         }
         // A panic may have come before or after the effect.
@@ -221,10 +227,13 @@ where
     let key = claim.key().clone();
     let token = claim.token();
     match shared.store.complete(claim, answer.clone()).await {
-        Ok(()) => Flown {
-            landing: Landing::Answer(answer, Served::Attached),
-            response: response.map(|response| shared.mark(response, Served::Executed)),
-        },
+        Ok(()) => {
+            onlyonce_storage::kill_point!("dedupe: answer recorded, nobody told");
+            Flown {
+                landing: Landing::Answer(answer, Served::Attached),
+                response: response.map(|response| shared.mark(response, Served::Executed)),
+            }
+        }
         // Somebody resolved the doubt that our claim had fallen into. What the record says now is
         // what everybody gets.
         Err(SettleError::Fenced) => {
@@ -258,6 +267,7 @@ where
     // A release that fails leaves the key to lapse into doubt. This attempt was not executed all
     // the same, and the response may say so.
     let released = shared.store.release(claim).await;
+    onlyonce_storage::kill_point!("dedupe: released, nobody told");
     let landing = match released {
         Ok(()) => Landing::NotExecuted,
         Err(SettleError::Fenced) => Landing::NotExecuted,
@@ -286,6 +296,7 @@ where
     };
     // A failure to write the doubt leaves a claim in progress, which lapses into the same doubt.
     let written = shared.store.doubt(claim, reason, answer).await;
+    onlyonce_storage::kill_point!("dedupe: doubt recorded, nobody told");
     let kept = written.is_ok();
     let in_doubt = InDoubt {
         answer: in_doubt.answer.filter(|_| kept),
@@ -310,6 +321,7 @@ async fn keep_renewed(store: &dyn Store, claim: &mut Claim, held_until: Instant,
         let asked_at = Instant::now();
         match timeout_at(stop_at, store.renew(claim, lease)).await {
             Ok(Ok(())) => {
+                onlyonce_storage::kill_point!("dedupe: lease renewed, handler running");
                 held_until = asked_at + lease;
                 next = asked_at + lease / 3;
             }

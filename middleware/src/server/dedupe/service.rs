@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use onlyonce_storage::{Answer, Store};
+use onlyonce_storage::{Answer, Store, StoreError};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tower::{Service, ServiceExt};
 use tracing::Instrument;
 
@@ -16,7 +16,7 @@ use super::flight::{Boarding, Flight, Flights, Landing, Lead};
 use super::options::DedupeOptions;
 use super::owner::{Delivery, Owner, patience};
 use crate::observe::server as observe;
-use crate::server::{Adapter, Admission, Intent, Keys, Question, Refusal, Served};
+use crate::server::{Adapter, Admission, Intent, Keys, Refusal, Served};
 
 /// See [`DedupeLayer`](super::DedupeLayer).
 pub struct Dedupe<S, A> {
@@ -99,6 +99,7 @@ where
         Box::pin(async move {
             match shared.adapter.admit(request).await {
                 Admission::Protected(intent, request) => {
+                    onlyonce_storage::kill_point!("dedupe: admitted, no flight boarded");
                     protect(shared, inner, intent, request).await
                 }
                 Admission::Unprotected(request) => {
@@ -106,11 +107,20 @@ where
                     Ok(shared.mark(response, Served::Unprotected))
                 }
                 Admission::Refused(refusal) => Ok(shared.refuse(&refusal)),
-                Admission::Ask(question, key) => {
-                    let state = match question {
-                        Question::Peek => shared.store.peek(key).await,
-                        Question::Seal => shared.store.seal(key).await,
+                Admission::Ask {
+                    question,
+                    key,
+                    first_sent,
+                    deadline,
+                } => {
+                    let state = shared.store.ask(question, key, first_sent);
+                    let state = match deadline {
+                        None => state.await,
+                        Some(deadline) => timeout_at(deadline, state)
+                            .await
+                            .unwrap_or_else(|_elapsed| Err(too_slow())),
                     };
+                    onlyonce_storage::kill_point!("dedupe: question asked, not answered");
                     Ok(match state {
                         Ok(state) => shared.adapter.tell(&state),
                         Err(error) => shared.refuse(&Refusal::Unavailable {
@@ -144,7 +154,14 @@ where
         match shared.flights.board(name) {
             Boarding::Lead(lead) => return lead_call(shared, inner, intent, request, lead).await,
             Boarding::Full => break,
+            Boarding::NoRoom => {
+                return Ok(shared.refuse(&Refusal::Unavailable {
+                    reason: "the server executes as many calls as it may".to_owned(),
+                    retry_after: RETRY_AFTER,
+                }));
+            }
             Boarding::Wait(waiter) => {
+                onlyonce_storage::kill_point!("dedupe: duplicate boarded, not waiting");
                 let limit = patience(shared.options.wait, intent.deadline);
                 match waiter.wait(limit).await {
                     Some(Landing::NotExecuted) => {}
@@ -182,6 +199,7 @@ where
         lead,
     };
     tokio::spawn(owner.execute(deliver).in_current_span());
+    onlyonce_storage::kill_point!("dedupe: execution begun, owner not waiting");
 
     let delivery = match deadline {
         None => delivered.await,
@@ -190,6 +208,7 @@ where
             Err(_elapsed) => return Ok(shared.refuse_late(&flight)),
         },
     };
+    onlyonce_storage::kill_point!("dedupe: delivered, not handed on");
     match delivery {
         Ok(Delivery::Response(response)) => Ok(response),
         Ok(Delivery::SameAsOthers(landing)) => Ok(shared.respond(&landing)),
@@ -276,6 +295,14 @@ impl<A: Adapter> Shared<A> {
 
 /// A call that somebody is executing in this process mostly ends within it.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// A question changes nothing that is executed, so it may be asked again.
+fn too_slow() -> StoreError {
+    StoreError::Unavailable {
+        reason: "the store did not answer before the deadline".to_owned(),
+        retry_after: RETRY_AFTER,
+    }
+}
 
 /// A key whose executions keep coming to nothing is released faster than its duplicates can be
 /// served; after this many the client may wait outside.

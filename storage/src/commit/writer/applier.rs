@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::syncing::{Handed, Syncing};
 use super::{Message, QUEUE_MAX, Shared, Waiting};
+use crate::clock::ClockGuard;
 use crate::commit::core::GroupCore;
 use crate::commit::disk::{Disk, Engine};
 use crate::commit::operation::{Operation, Reply};
@@ -15,6 +16,7 @@ use crate::{Answer, StoreError, Swept};
 
 pub(super) struct Applier {
     core: GroupCore,
+    guard: ClockGuard,
     disk: Box<dyn Disk>,
     shared: Arc<Shared>,
     syncing: Syncing,
@@ -35,7 +37,8 @@ struct Batch {
     operations: Vec<Operation>,
     waiting: Vec<Waiting>,
     sweeps: Vec<oneshot::Sender<Result<Swept, StoreError>>>,
-    closing: Option<oneshot::Sender<()>>,
+    confirmations: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    closing: bool,
     bytes: usize,
 }
 
@@ -43,12 +46,13 @@ struct Batch {
 
 impl Applier {
     pub(super) fn new(
-        core: GroupCore,
+        (core, guard): (GroupCore, ClockGuard),
         engine: Engine,
         shared: Arc<Shared>,
     ) -> std::io::Result<Self> {
         Ok(Self {
             core,
+            guard,
             disk: engine.disk,
             syncing: Syncing::start(engine.syncer, Arc::clone(&shared))?,
             shared,
@@ -57,8 +61,8 @@ impl Applier {
     }
 
     pub(super) fn run(mut self, mut messages: mpsc::Receiver<Message>) {
-        let mut closing = None;
-        while closing.is_none() {
+        let mut closing = false;
+        while !closing {
             if self.syncing.is_idle() {
                 self.hand_over();
             }
@@ -72,12 +76,13 @@ impl Applier {
             let mut batch = Batch::default();
             batch.abandon(&self.shared);
             batch.take(first);
-            while batch.closing.is_none()
+            while !batch.closing
                 && !self.pending.would_be_full(&batch)
                 && let Ok(next) = messages.try_recv()
             {
                 batch.take(next);
             }
+            crate::kill_point!("writer: operations taken, not decided");
             closing = self.serve(batch);
         }
         // Whoever still waits for a place, or got one behind the closing, learns that it is closed.
@@ -85,21 +90,25 @@ impl Applier {
         while let Ok(message) = messages.try_recv() {
             message.fail(&self.shared.failure());
         }
-        self.close(closing);
+        self.close();
     }
 
-    /// Serves a batch; answers who wants the store closed, if somebody does.
-    fn serve(&mut self, batch: Batch) -> Option<oneshot::Sender<()>> {
+    /// Serves a batch; answers whether somebody wants the store closed.
+    fn serve(&mut self, batch: Batch) -> bool {
         let Batch {
             operations,
             waiting,
             sweeps,
+            confirmations,
             closing,
             bytes,
         } = batch;
         if !operations.is_empty() {
             self.pending.bytes += bytes;
             self.decide(operations, waiting);
+        }
+        for caller in confirmations {
+            let _ = caller.send(self.confirm_clock());
         }
         for caller in sweeps {
             let swept = self.sweep();
@@ -115,10 +124,13 @@ impl Applier {
         let now = shared.clock.now();
         let decided = shared.guarded(|| {
             let group = core.decide(operations, &**disk, now);
-            if !group.changes.is_empty() {
-                disk.apply(&group.changes, now)?;
+            crate::kill_point!("writer: operations decided, not applied");
+            let changed = !group.changes.is_empty();
+            if changed {
+                disk.apply(group.changes, now)?;
+                crate::kill_point!("writer: changes applied, not handed over");
             }
-            Ok((group.replies, !group.changes.is_empty()))
+            Ok((group.replies, changed))
         });
         match decided {
             Ok((replies, changed)) => {
@@ -145,15 +157,19 @@ impl Applier {
         }
         let pending = std::mem::take(&mut self.pending);
         if !pending.changed {
+            crate::kill_point!("writer: questions decided, not answered");
             // What only reads tells what earlier groups have made durable.
             pending.reply(&self.shared);
             return;
         }
         match self.shared.guarded(|| self.disk.hand_over()) {
-            Ok(group) => self.syncing.begin(Handed {
-                group,
-                replies: pending.replies,
-            }),
+            Ok(group) => {
+                crate::kill_point!("writer: group handed over, syncer not told");
+                self.syncing.begin(Handed {
+                    group,
+                    replies: pending.replies,
+                });
+            }
             Err(error) => pending.fail(&error),
         }
     }
@@ -171,8 +187,19 @@ impl Applier {
         self.shared.poisoned().map_or(Ok(()), Err)
     }
 
+    fn confirm_clock(&mut self) -> Result<(), StoreError> {
+        self.guard.confirm(&*self.shared.clock);
+        let now = self.shared.clock.now();
+        self.shared.guarded(|| self.disk.note_used(now))?;
+        self.persist()
+    }
+
     fn sweep(&mut self) -> Result<Swept, StoreError> {
         let now = self.shared.clock.now();
+        if let Some(suspicion) = self.guard.suspicion(&*self.shared.clock) {
+            return Ok(Swept::paused(suspicion));
+        }
+        self.shared.guarded(|| self.disk.note_used(now))?;
         // A group puts some of the lapsed calls in doubt; empty ones do the rest.
         loop {
             let Self {
@@ -180,8 +207,9 @@ impl Applier {
             } = self;
             let changed = shared.guarded(|| {
                 let group = core.decide(Vec::new(), &**disk, now);
-                disk.apply(&group.changes, now)?;
-                Ok(!group.changes.is_empty())
+                let changed = !group.changes.is_empty();
+                disk.apply(group.changes, now)?;
+                Ok(changed)
             })?;
             if !changed {
                 break;
@@ -195,29 +223,32 @@ impl Applier {
         }
         self.persist()?;
         self.shared.guarded(|| self.disk.note(&due, now))?;
+        crate::kill_point!("sweep: noted, not durable");
         self.persist()?;
+        crate::kill_point!("sweep: note durable, nothing removed");
         if let Some(until) = due.forgotten_until() {
             self.core.forget_until(until);
             let until = self.core.forgotten_until().as_millis();
             self.shared.forgotten_until.store(until, Ordering::SeqCst);
         }
         let swept = self.shared.guarded(|| self.disk.remove(&due))?;
+        crate::kill_point!("sweep: removed, not durable");
         self.persist()?;
+        crate::kill_point!("sweep: removal durable, not answered");
         Ok(swept)
     }
 
-    fn close(mut self, closing: Option<oneshot::Sender<()>>) {
+    fn close(mut self) {
         let mut last = Batch::default();
         last.abandon(&self.shared);
         self.serve(last);
         self.syncing.wait();
         self.hand_over();
         let Self { disk, syncing, .. } = self;
+        crate::kill_point!("writer: last group handed over, syncer not ended");
         if let Some(syncer) = syncing.stop() {
+            crate::kill_point!("writer: syncer ended, disk not closed");
             let _ = catch_unwind(AssertUnwindSafe(|| disk.close(syncer)));
-        }
-        if let Some(closing) = closing {
-            let _ = closing.send(());
         }
     }
 }
@@ -262,7 +293,8 @@ impl Batch {
                 self.operations.push(operation);
                 self.waiting.push(waiting);
             }
-            Message::Close(caller) => self.closing = Some(caller),
+            Message::Close => self.closing = true,
+            Message::ConfirmClock(caller) => self.confirmations.push(caller),
             Message::Sweep(caller) => self.sweeps.push(caller),
             Message::Wake => {}
         }
@@ -294,5 +326,6 @@ impl Operation {
 /// What fits into the queue: a crowd that came while a group was synced is the next group.
 const GROUP_OPERATIONS_MAX: usize = QUEUE_MAX;
 
-/// So that a group of large answers neither takes seconds to write nor fills the memory.
-const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// So that a group of large answers neither takes seconds to write nor fills the memory, nor more
+/// of the engine's log than it may between two syncs.
+const GROUP_BYTES_MAX: usize = 1024 * 1024;

@@ -19,12 +19,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::applier::Applier;
 use super::core::GroupCore;
 use super::disk::Engine;
 use super::operation::{Operation, Reply};
+use crate::clock::ClockGuard;
 use crate::{
     Abandoned, Claim, ClaimOutcome, ClaimRequest, Clock, FencingToken, KeyDigest, SettleError,
     StoreError, Swept, Timestamp, transition,
@@ -38,6 +39,7 @@ pub(crate) struct Writer {
     // `None` only while it is dropped.
     queue: Option<mpsc::Sender<Message>>,
     shared: Arc<Shared>,
+    ended: watch::Receiver<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -55,7 +57,8 @@ struct Shared {
 
 enum Message {
     Ask(Operation, Waiting),
-    Close(oneshot::Sender<()>),
+    Close,
+    ConfirmClock(oneshot::Sender<Result<(), StoreError>>),
     Sweep(oneshot::Sender<Result<Swept, StoreError>>),
     /// A claim was abandoned, or the syncer is free.
     Wake,
@@ -75,7 +78,7 @@ enum Waiting {
 impl Writer {
     /// Starts the threads. The core has adopted what the disk holds.
     pub(crate) fn start(
-        core: GroupCore,
+        (core, guard): (GroupCore, ClockGuard),
         engine: Engine,
         clock: Arc<dyn Clock>,
     ) -> std::io::Result<Self> {
@@ -87,13 +90,18 @@ impl Writer {
             abandoned: Mutex::new(Vec::new()),
             wake: queue.downgrade(),
         });
-        let applier = Applier::new(core, engine, Arc::clone(&shared))?;
+        let applier = Applier::new((core, guard), engine, Arc::clone(&shared))?;
+        let (tell_end, ended) = watch::channel(false);
         let thread = std::thread::Builder::new()
             .name("onlyonce-writer".to_owned())
-            .spawn(move || applier.run(messages))?;
+            .spawn(move || {
+                applier.run(messages);
+                tell_end.send_replace(true);
+            })?;
         Ok(Self {
             queue: Some(queue),
             shared,
+            ended,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -137,19 +145,22 @@ impl Writer {
         waiting.await.map_err(|_| self.shared.failure())?
     }
 
+    pub(crate) async fn confirm_clock(&self) -> Result<(), StoreError> {
+        let place = self.place().await?;
+        let (reply, waiting) = oneshot::channel();
+        place.send(Message::ConfirmClock(reply));
+        waiting.await.map_err(|_| self.shared.failure())?
+    }
+
     /// Finishes what is queued and frees the directory.
     pub(crate) async fn close(&self) -> Result<(), StoreError> {
         if let Ok(place) = self.place().await {
-            let (reply, waiting) = oneshot::channel();
-            place.send(Message::Close(reply));
-            // OK to ignore because a thread that ended without a word is joined below.
-            let _ = waiting.await;
+            place.send(Message::Close);
         }
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread {
-            // Not a wait worth the name: the thread has freed everything and is returning.
-            let _ = thread.join();
-        }
+        // Ends when the writer has freed everything, whoever asked for it.
+        let mut ended = self.ended.clone();
+        // OK to ignore because a writer that is gone has ended.
+        let _ = ended.wait_for(|ended| *ended).await;
         match self.shared.failure() {
             StoreError::Closed => Ok(()),
             poisoned => Err(poisoned),
@@ -268,9 +279,9 @@ impl Message {
     fn fail(self, error: &StoreError) {
         match self {
             Self::Ask(_, waiting) => waiting.fail(error.clone()),
-            Self::Close(caller) => drop(caller.send(())),
+            Self::Close | Self::Wake => {}
+            Self::ConfirmClock(caller) => drop(caller.send(Err(error.clone()))),
             Self::Sweep(caller) => drop(caller.send(Err(error.clone()))),
-            Self::Wake => {}
         }
     }
 }

@@ -79,18 +79,23 @@ fn run(
     tell: &SyncSender<()>,
 ) -> Box<dyn Syncer> {
     while let Ok(Handed { group, replies }) = groups.recv() {
+        crate::kill_point!("syncer: group taken, not flushed");
         let synced = shared.guarded(|| {
             syncer.flush()?;
+            crate::kill_point!("syncer: group flushed, not synced");
             syncer.sync(group)
         });
+        crate::kill_point!("syncer: group synced, nobody told");
         // The next group need not wait for the replies to this one.
         let _ = tell.send(());
         shared.wake();
+        crate::kill_point!("syncer: next group let go, this one not answered");
         for (waiting, reply) in replies {
             match &synced {
                 Ok(()) => waiting.reply(reply, shared),
                 Err(error) => waiting.fail(error.clone()),
             }
+            crate::kill_point!("syncer: one reply given, the next not");
         }
     }
     syncer

@@ -1,8 +1,15 @@
 //! The clock seam: the only place that reads the wall clock.
 
+#[cfg(any(feature = "memory", feature = "sled"))]
+mod guard;
+
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+#[cfg(any(feature = "memory", feature = "sled"))]
+pub(crate) use self::guard::ClockGuard;
 
 /// Milliseconds since the Unix epoch, on the clock of a store.
 ///
@@ -18,6 +25,37 @@ pub struct Timestamp(u64);
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The time now.
     fn now(&self) -> Timestamp;
+
+    /// How much time has passed since some moment that does not change: a clock that nobody sets.
+    fn elapsed(&self) -> Duration;
+}
+
+/// Why a clock is not trusted to forget by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClockSuspicion {
+    /// It was set, or the machine slept: since the store was opened it has moved by this much more
+    /// or less than the time that has passed.
+    #[error(
+        "the clock differs by {} s from the time that has passed; check it, then confirm it",
+        by.as_secs()
+    )]
+    Jumped {
+        /// By how much.
+        by: Duration,
+    },
+    /// The store was last in use at a time that is more than a horizon ago, or in the future.
+    #[error(
+        "the store was last in use at {} ms and the clock shows {} ms; check it, then confirm it",
+        last_used.as_millis(),
+        opened.as_millis()
+    )]
+    LongAway {
+        /// When it was last in use, on its clock then.
+        last_used: Timestamp,
+        /// When it was opened, on its clock now.
+        opened: Timestamp,
+    },
 }
 
 /// The wall clock of this machine.
@@ -26,7 +64,10 @@ pub struct SystemClock;
 
 /// A clock that stands still until it is moved: for tests and simulations.
 #[derive(Debug)]
-pub struct ManualClock(AtomicU64);
+pub struct ManualClock {
+    now: AtomicU64,
+    elapsed: AtomicU64,
+}
 
 // === impl Timestamp ===
 
@@ -71,6 +112,13 @@ impl Clock for SystemClock {
         // OK because a clock set before 1970 reads as the epoch: leases then hold, nothing expires.
         Timestamp(now.duration_since(UNIX_EPOCH).map_or(0, millis))
     }
+
+    fn elapsed(&self) -> Duration {
+        static START: OnceLock<Instant> = OnceLock::new();
+        #[expect(clippy::disallowed_methods, reason = "this is the clock seam")]
+        let start = START.get_or_init(Instant::now);
+        start.elapsed()
+    }
 }
 
 // === impl ManualClock ===
@@ -79,17 +127,21 @@ impl ManualClock {
     /// A clock that shows `now`.
     #[must_use]
     pub const fn new(now: Timestamp) -> Self {
-        Self(AtomicU64::new(now.0))
+        Self {
+            now: AtomicU64::new(now.0),
+            elapsed: AtomicU64::new(0),
+        }
     }
 
-    /// Moves the clock forward.
+    /// Lets time pass.
     pub fn advance(&self, duration: Duration) {
-        self.0.fetch_add(millis(duration), Ordering::SeqCst);
+        self.elapsed.fetch_add(millis(duration), Ordering::SeqCst);
+        self.now.fetch_add(millis(duration), Ordering::SeqCst);
     }
 
-    /// Sets the clock, forward or back.
+    /// Sets the clock, forward or back. No time passes.
     pub fn set(&self, now: Timestamp) {
-        self.0.store(now.0, Ordering::SeqCst);
+        self.now.store(now.0, Ordering::SeqCst);
     }
 }
 
@@ -101,7 +153,11 @@ impl Default for ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::SeqCst))
+        Timestamp(self.now.load(Ordering::SeqCst))
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.elapsed.load(Ordering::SeqCst))
     }
 }
 

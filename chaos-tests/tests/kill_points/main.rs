@@ -1,0 +1,27 @@
+//! A server is killed with SIGKILL at every named point of the code, started again over what it
+//! left, and judged by what its clients were told and what is on its disk.
+//!
+//! The points are read from the sources (`sources.rs`), so that one that is added is killed at
+//! without anybody thinking of it; one that the workload does not reach fails the test. Seeds and
+//! schedules are printed; `ONLYONCE_KILL_SEED` repeats one.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+#[cfg(test)]
+mod child;
+#[cfg(test)]
+mod clients;
+#[cfg(test)]
+mod folder;
+#[cfg(test)]
+mod kills;
+#[cfg(test)]
+mod orders;
+#[cfg(test)]
+mod process;
+#[cfg(test)]
+mod run;
+#[cfg(test)]
+mod sources;
+#[cfg(test)]
+mod till;
