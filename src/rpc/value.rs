@@ -96,9 +96,34 @@ mod tests {
     }
 
     #[test]
-    fn replies_and_faults_are_told_apart() {
+    fn the_bytes_of_every_kind_of_value_are_as_the_manual_says() {
+        #[derive(Serialize)]
+        enum Choice {
+            #[expect(dead_code, reason = "it takes the first number")]
+            First,
+            Second {
+                signed: i32,
+                optional: Option<u16>,
+            },
+        }
+        let choice = Choice::Second {
+            signed: -2,
+            optional: Some(300),
+        };
+        let value = (choice, 1.5_f32, true, vec![7_u8, 8], 'ä', u128::from(9_u8));
+        let bytes = encode(&value).unwrap();
+        let mut golden = vec![1, 3, 1, 251, 0x2c, 0x01];
+        golden.extend_from_slice(&[0, 0, 0xc0, 0x3f]);
+        golden.extend_from_slice(&[1, 2, 7, 8, 0xc3, 0xa4, 9]);
+        assert_eq!(&bytes[..], golden);
+    }
+
+    #[test]
+    fn replies_and_faults_are_told_apart_by_a_tag_that_never_changes() {
         let reply = encode_result::<u8, u8>(Ok(&1)).unwrap();
         let fault = encode_result::<u8, u8>(Err(&1)).unwrap();
+        assert_eq!(&reply[..], [0, 1]);
+        assert_eq!(&fault[..], [1, 1]);
         assert_eq!(decode_result::<u8, u8>(&reply).unwrap(), Ok(1));
         assert_eq!(decode_result::<u8, u8>(&fault).unwrap(), Err(1));
     }

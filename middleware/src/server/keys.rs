@@ -33,6 +33,9 @@ impl Keys {
     /// Makes an absent `key` impossible, as [`Question::Seal`](onlyonce_storage::Question::Seal)
     /// says; otherwise changes nothing and says what is known.
     ///
+    /// For ever for calls that were first sent before the seal and say so; for others until the
+    /// store's horizon, 7 days after the seal by default.
+    ///
     /// # Errors
     ///
     /// When the store cannot tell. The key may be sealed then.

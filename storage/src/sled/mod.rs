@@ -2,7 +2,8 @@
 //!
 //! The rule: **a change is acknowledged only after `flush` and `syncfs` have returned.** sled's
 //! `flush` alone is not durable on Linux (it calls `sync_file_range`); a power cut then takes what
-//! was acknowledged. So one thread writes, syncs with [`SyncPoint`], and answers afterwards.
+//! was acknowledged. So one thread decides and writes, another syncs with [`SyncPoint`], and nobody
+//! is answered before.
 //!
 //! On disk:
 //!
@@ -12,19 +13,22 @@
 //! PATH/LOCK     held by the process that has the store open
 //! PATH/db/      sled's own files, with these trees:
 //!   onlyonce/meta                  identity, incarnation, what is forgotten
-//!   onlyonce/open                  records in progress and in doubt; never dropped
-//!   onlyonce/open-answers          answers kept with calls in doubt
-//!   onlyonce/index/START-END       settled records; dropped at the horizon
-//!   onlyonce/answers/START-END     their answers; dropped at retention
+//!   onlyonce/recent/START-END      answers, and claims and doubts; dropped at retention
+//!   onlyonce/settled/START-END     settled records; dropped at the horizon
 //! ```
+//!
+//! The trees of a bucket hold pages (`page.rs`) of frames (`frame.rs`), numbered and never changed:
+//! a log. What is open is kept in memory as well, and of each settled record where it lies
+//! (`located.rs`); both are read from the pages when the store is opened. So a first call reads
+//! nothing from the disk, and a replay reads two pages.
 //!
 //! A bucket lasts a day, or an eighth of the horizon where that is longer. Dropping a tree takes
 //! milliseconds for a hundred thousand records, removing them one by one takes a second. A
-//! tombstone is a record in an index whose answer is gone: making one writes nothing. A first call
-//! looks into at most eleven trees, the open one and ten indexes, as long as somebody sweeps.
+//! tombstone is a settled record whose answer is gone: making one writes nothing. What is still
+//! open when its bucket is dropped is written again to the bucket of today.
 //!
-//! Values above 4 KiB are kept in pieces, because sled puts large nodes into files of their own
-//! which it never syncs. Each piece carries a digest of what it belongs to.
+//! A page stays below 4 KiB, because sled puts large nodes into files of their own which it never
+//! syncs. What lies between two syncs stays below half of a segment of sled's log (`open.rs`).
 
 mod disk;
 mod frame;
