@@ -14,6 +14,9 @@ pub use onlyonce_storage as storage;
 
 #[cfg(feature = "cli")]
 pub mod demo;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod rpc;
 
 /// The README's examples are tests.

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use onlyonce::middleware::client::Ticket;
+use onlyonce::middleware::client::{EnforceDeadlineLayer, Ticket};
 use onlyonce::middleware::stack;
 use onlyonce::rpc::{
-    CallFailure, Client, Failure, Incoming, Known, Method, Reply, Router, Server, ServerAdapter,
-    Serving, Status, blocking,
+    CallFailure, Channel, ChannelOptions, Client, ClientAdapter, Failure, Incoming, Known, Method,
+    Reply, Request, Router, Routes, Server, ServerAdapter, Serving, Status, blocking,
 };
 use onlyonce::storage::{IdempotencyKey, Inspect, ManualClock, MemoryOptions, MemoryStore, Store};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tower::Layer;
+use tokio::sync::Notify;
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Payment {
@@ -66,15 +67,33 @@ async fn serve_on(store: Arc<MemoryStore>, paid: &Arc<AtomicU32>) -> Serving {
             Ok(paid.load(Ordering::SeqCst))
         })
         .into_routes();
-    let layers = stack::server(store.clone(), ServerAdapter::new(routes.clone()));
+    serve_behind(store, routes.clone(), routes).await
+}
+
+/// Serves `service`, behind the layer, as what handles the methods of `routes`.
+async fn serve_behind<S>(store: Arc<MemoryStore>, routes: Routes, service: S) -> Serving
+where
+    S: Service<Incoming, Response = Reply, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let layers = stack::server(store, ServerAdapter::new(routes));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let id = store.id();
     let server = Server::builder()
         .global_scope()
-        .store(id, move || store.now())
+        .dedupe(layers.executions())
         .build()
         .unwrap();
-    server.serve(listener, layers.layer(routes)).unwrap()
+    server.serve(listener, layers.layer(service)).unwrap()
+}
+
+/// A client whose calls end after `timeout`.
+fn hasty_client(serving: &Serving, timeout: Duration) -> Client {
+    let channel = Channel::new(serving.local_addr().to_string(), ChannelOptions::default());
+    let deadline = EnforceDeadlineLayer::new().with_timeout(timeout);
+    Client::with_stack(
+        channel,
+        stack::client(ClientAdapter).with_deadline(deadline),
+    )
 }
 
 fn key(text: &str) -> IdempotencyKey {
@@ -461,4 +480,137 @@ async fn a_caller_without_a_runtime_calls_resumes_peeks_and_seals() {
         .await
         .unwrap();
     assert_eq!(paid.load(Ordering::SeqCst), 3);
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Filter {
+    All,
+    Not(Box<Filter>),
+}
+
+const COUNT_WHERE: Method<Filter, u32> = Method::new("count-where");
+
+#[tokio::test]
+async fn arguments_that_contain_themselves_without_end_are_refused_and_the_server_lives() {
+    let routes = Router::new(())
+        .read_only(&COUNT_WHERE, |_, (), filter: Filter| async move {
+            Ok(u32::from(matches!(filter, Filter::All)))
+        })
+        .into_routes();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server::builder().global_scope().build().unwrap();
+    let serving = server.serve(listener, routes).unwrap();
+    let address = serving.local_addr().to_string();
+    let channel = Channel::new(address, ChannelOptions::default());
+    for (arguments, status) in [
+        (vec![1; 512 * 1024], Status::ArgumentsMalformed),
+        (vec![1, 0], Status::Executed),
+    ] {
+        let request = Request::new(COUNT_WHERE.name(), arguments);
+        let reply = channel.clone().oneshot(request).await.unwrap();
+        assert_eq!(reply.status, status, "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_passes_on_what_another_server_replied_runs_once_for_its_key() {
+    let answers = [
+        Status::Attached,
+        Status::Executed,
+        Status::ExecutedUnrecorded,
+        Status::Replayed,
+        Status::Unprotected,
+    ];
+    let doubts = [
+        Status::AnswerTooLarge,
+        Status::DeadlineInProgress,
+        Status::InDoubt,
+        Status::InDoubtAnswered,
+        Status::InProgress,
+        Status::State,
+    ];
+    for status in answers.into_iter().chain(doubts) {
+        let runs = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&runs);
+        let service = service_fn(move |_: Incoming| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            // A tagged answer, as `pay` gives it.
+            async move { Ok::<_, Infallible>(Reply::new(status, vec![0, 7])) }
+        });
+        let routes = Router::new(())
+            .method(&PAY, async |_, (), _| Ok(0))
+            .into_routes();
+        let serving = serve_behind(Arc::default(), routes, service).await;
+        let client = Client::new(serving.local_addr().to_string());
+        for _ in 0..2 {
+            let paid = client.call_as(key("k"), &PAY, &Payment { cents: 5 }).await;
+            if answers.contains(&status) {
+                assert_eq!(paid.unwrap(), 7, "{status}");
+            } else {
+                assert!(
+                    matches!(paid, Err(CallFailure::InDoubt(_))),
+                    "{status}: {paid:?}"
+                );
+            }
+        }
+        assert_eq!(runs.load(Ordering::SeqCst), 1, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_whose_clock_is_set_back_refuses_a_connected_client_once_and_not_for_ever() {
+    let clock = Arc::new(ManualClock::default());
+    let store = Arc::new(MemoryStore::with_options(
+        MemoryOptions::new().clock(clock.clone()),
+    ));
+    let began = store.now();
+    clock.advance(Duration::from_secs(3_600));
+    let paid = Arc::default();
+    let serving = serve_on(store, &paid).await;
+    let client = Client::new(serving.local_addr().to_string());
+    let payment = Payment { cents: 5 };
+    assert_eq!(client.call(&PAY, &payment).await.unwrap(), 1);
+    clock.set(began.plus(Duration::from_secs(60)));
+    let refused = client.call(&PAY, &payment).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(client.call(&PAY, &payment).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_handlers_whose_callers_went_away_and_counts_those_it_leaves() {
+    for (patience, paid_then, executing) in [
+        (Duration::from_secs(20), 1, 0),
+        (Duration::from_millis(10), 0, 1),
+    ] {
+        let paid: Arc<AtomicU32> = Arc::default();
+        let gate = Arc::new(Notify::new());
+        let routes = {
+            let gate = Arc::clone(&gate);
+            Router::new(Arc::clone(&paid)).method(&PAY, move |_, paid: Arc<AtomicU32>, _| {
+                let gate = Arc::clone(&gate);
+                async move {
+                    gate.notified().await;
+                    Ok(paid.fetch_add(1, Ordering::SeqCst) + 1)
+                }
+            })
+        }
+        .into_routes();
+        let serving = serve_behind(Arc::default(), routes.clone(), routes).await;
+        let client = hasty_client(&serving, Duration::from_millis(500));
+        let gone = client.call(&PAY, &Payment { cents: 5 }).await;
+        assert!(
+            matches!(gone, Err(CallFailure::OutcomeUnknown(_))),
+            "{gone:?}"
+        );
+        drop(client);
+        let shutdown = tokio::spawn(serving.shutdown(patience));
+        if executing == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(!shutdown.is_finished());
+            gate.notify_one();
+        }
+        let report = shutdown.await.unwrap();
+        assert_eq!((report.cut_off, report.executing), (0, executing));
+        assert_eq!(paid.load(Ordering::SeqCst), paid_then);
+    }
 }

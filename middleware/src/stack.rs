@@ -131,6 +131,12 @@ impl<A> ServerStack<A> {
     pub fn keys(&self) -> crate::server::Keys {
         self.dedupe.keys()
     }
+
+    /// The executions of this server: to count them, and to wait for their end.
+    #[must_use]
+    pub fn executions(&self) -> crate::server::Executions {
+        self.dedupe.executions()
+    }
 }
 
 impl<S, A> Layer<S> for ServerStack<A> {

@@ -12,6 +12,7 @@ use onlyonce_chaos::ledger::{self, Effect, Effects, Ending, History, Money, Oper
 use onlyonce_chaos::proxy::{Plan, Proxy};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::bank::{Books, Transfer};
@@ -25,6 +26,8 @@ use super::{DemoError, Progress, workload};
 pub(super) struct Column {
     pub(super) report: ledger::Report,
     pub(super) calls: u64,
+    /// The operations whose callers learned nothing.
+    pub(super) unknown: Vec<u64>,
     pub(super) resumed: u64,
     pub(super) attempts: u64,
     pub(super) replayed: u64,
@@ -82,15 +85,14 @@ impl Run<'_> {
 
         let began = Instant::now();
         let next = Arc::new(AtomicU64::new(0));
-        let workers: Vec<_> = (0..WORKERS)
-            .map(|_| {
-                let clients = (client(), client());
-                let work = (Arc::clone(&transfers), Arc::clone(&log), Arc::clone(&next));
-                tokio::spawn(work_through(clients, work, self.seed))
-            })
-            .collect();
-        let (server, server_restarts) = self.kill_on_the_way(server, &proxy, &log).await?;
-        join_all(workers).await;
+        let mut workers = JoinSet::new();
+        for _ in 0..WORKERS {
+            let clients = (client(), client());
+            let work = (Arc::clone(&transfers), Arc::clone(&log), Arc::clone(&next));
+            workers.spawn(work_through(clients, work, self.seed));
+        }
+        let killing = self.kill_on_the_way(server, &proxy, &log);
+        let (server, server_restarts) = beside(workers, killing).await?;
         let took = began.elapsed();
 
         // The network heals; what attempts and budget left open is resumed under the same key.
@@ -113,6 +115,7 @@ impl Run<'_> {
         Ok(Column {
             report: judge(&log, &transfers, &books),
             calls: self.calls,
+            unknown: log.unknown(),
             resumed,
             attempts,
             replayed: seen.replayed(),
@@ -142,6 +145,22 @@ impl Run<'_> {
         log.until_ended(self.calls, self.progress).await;
         Ok((server, restarts))
     }
+}
+
+/// Does `killing` while the workers work, and waits for both. A worker that panics never ends its
+/// calls, so that waiting for their number alone would last for ever.
+async fn beside<T>(
+    mut workers: JoinSet<()>,
+    killing: impl Future<Output = Result<T, DemoError>>,
+) -> Result<T, DemoError> {
+    let working = async {
+        while let Some(ended) = workers.join_next().await {
+            ended?;
+        }
+        Ok(())
+    };
+    let (done, ()) = tokio::try_join!(killing, working)?;
+    Ok(done)
 }
 
 type Work = (Arc<Vec<Transfer>>, Arc<Log>, Arc<AtomicU64>);
@@ -308,6 +327,15 @@ impl Log {
         first
     }
 
+    /// The operations of which nobody was told anything.
+    fn unknown(&self) -> Vec<u64> {
+        let operations = self.operations.lock();
+        let unknown = operations
+            .iter()
+            .filter(|(_, endings)| endings.iter().all(|ended| ended.ending == Ending::Unknown));
+        unknown.map(|(operation, _)| *operation).collect()
+    }
+
     fn attempts(&self) -> u64 {
         let operations = self.operations.lock();
         operations
@@ -329,7 +357,23 @@ impl Log {
 }
 
 /// Enough to have calls in flight at every kill.
-const WORKERS: usize = 32;
+pub(super) const WORKERS: u64 = 32;
 
 /// A healed network and a running server answer all open calls within seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_panics_ends_the_column() {
+        let mut workers = JoinSet::new();
+        workers.spawn(pending());
+        workers.spawn(async { panic!("on purpose") });
+        let ended = beside(workers, pending::<Result<(), DemoError>>()).await;
+        assert!(matches!(ended, Err(DemoError::WorkerFailed(_))));
+    }
+}

@@ -9,16 +9,19 @@ mod bank;
 mod child;
 mod clients;
 mod column;
+mod goals;
 mod report;
 mod server;
+mod table;
 mod workload;
 
 use std::io;
 use std::path::Path;
 
 use onlyonce_chaos::Seed;
+use tokio::task::JoinError;
 
-pub use self::report::DemoReport;
+pub use self::report::{DemoReport, DemoVerdict};
 pub use self::server::{DemoServerOptions, serve};
 
 /// What a run of the demo is told.
@@ -57,6 +60,9 @@ pub enum DemoError {
     /// The server's process did not say where it listens.
     #[error("server of the demo did not start")]
     ServerSilent,
+    /// A client's task panicked: a mistake of the demo.
+    #[error("client of the demo failed: {0}")]
+    WorkerFailed(#[from] JoinError),
 }
 
 /// Runs both columns in `folder`, which should be empty.
@@ -64,6 +70,10 @@ pub enum DemoError {
 /// # Errors
 ///
 /// When the demo itself could not be run. A broken promise is no error but in the report.
+///
+/// # Cancellation
+///
+/// Dropping the future kills the server, which may still write to `folder` for an instant.
 pub async fn run(
     options: DemoOptions,
     folder: &Path,
@@ -90,6 +100,7 @@ pub async fn run(
     let onlyonce = column(false, "onlyonce").await?;
     Ok(DemoReport {
         seed,
+        kills,
         naive,
         onlyonce,
     })

@@ -1,18 +1,32 @@
-//! Both columns side by side: as a table for people, as one document for programs.
+//! What a run came to: its verdict, and one document for programs.
 
-use std::fmt::Write;
-
-use onlyonce_chaos::ledger::Verdict;
+use onlyonce_chaos::ledger::{Money, Verdict};
 use serde::Serialize;
 
 use super::column::Column;
+use super::goals::Coverage;
+use super::table;
 
 /// What a run of the demo came to.
 #[derive(Clone, Debug)]
 pub struct DemoReport {
     pub(super) seed: u64,
+    pub(super) kills: u64,
     pub(super) naive: Column,
     pub(super) onlyonce: Column,
+}
+
+/// Whether a run kept the promises, and whether it met what it must to say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+// Exhaustive: whoever turns it into an exit code must not forget one.
+pub enum DemoVerdict {
+    /// An effect happened twice, an acknowledged one is missing, an answer is not its effect's, or
+    /// a call is neither answered nor named in doubt.
+    Broken,
+    /// Nothing was broken, but the run met too little to prove anything.
+    GoalMissed,
+    /// Every promise held, over all that the run had to meet.
+    Held,
 }
 
 #[derive(Serialize)]
@@ -20,20 +34,26 @@ struct Document {
     seed: u64,
     naive: NaiveFigures,
     onlyonce: Figures,
+    goals_missed: Vec<String>,
 }
 
 #[derive(Serialize)]
 struct NaiveFigures {
     calls: u64,
+    answered: u64,
+    declined: u64,
     dsevr: f64,
     lost: u64,
     money_conserved: bool,
     accounts_wrong: usize,
+    server_restarts: u64,
 }
 
 #[derive(Serialize)]
 struct Figures {
     calls: u64,
+    answered: u64,
+    declined: u64,
     dsevr: f64,
     lost: u64,
     unknown: u64,
@@ -54,12 +74,17 @@ struct Figures {
 // === impl DemoReport ===
 
 impl DemoReport {
-    /// Whether every promise held: no effect happened twice, no acknowledged one is missing, every
-    /// answer equals its effect, and every call is answered or named in doubt.
+    /// What the run proves. A broken promise outranks a missed goal.
     #[must_use]
-    pub fn promises_held(&self) -> bool {
-        let figures = self.onlyonce.report.figures();
-        self.onlyonce.report.verdict() == Verdict::Valid && figures.unknown == 0
+    pub fn verdict(&self) -> DemoVerdict {
+        let ours = &self.onlyonce;
+        if ours.report.verdict() == Verdict::Violated || ours.unknown() > 0 {
+            DemoVerdict::Broken
+        } else if self.goals_missed().is_empty() {
+            DemoVerdict::Held
+        } else {
+            DemoVerdict::GoalMissed
+        }
     }
 
     /// One JSON document.
@@ -70,21 +95,26 @@ impl DemoReport {
             seed: self.seed,
             naive: NaiveFigures {
                 calls: naive.calls,
+                answered: naive.report.figures().answered,
+                declined: naive.report.figures().declined,
                 dsevr: naive.report.figures().dsevr(),
-                lost: lost(naive),
-                money_conserved: conserved(naive),
-                accounts_wrong: wrong(naive),
+                lost: naive.lost(),
+                money_conserved: naive.conserved(),
+                accounts_wrong: naive.accounts_wrong(),
+                server_restarts: naive.server_restarts,
             },
             onlyonce: Figures {
                 calls: ours.calls,
+                answered: ours.report.figures().answered,
+                declined: ours.report.figures().declined,
                 dsevr: ours.report.figures().dsevr(),
-                lost: lost(ours),
-                unknown: unknown(ours),
-                in_doubt: in_doubt(ours),
+                lost: ours.lost(),
+                unknown: ours.unknown(),
+                in_doubt: ours.in_doubt(),
                 resumed: ours.resumed,
-                money_conserved: conserved(ours),
-                accounts_wrong: wrong(ours),
-                attempts_per_call: attempts_per_call(ours),
+                money_conserved: ours.conserved(),
+                accounts_wrong: ours.accounts_wrong(),
+                attempts_per_call: ours.attempts_per_call(),
                 replayed: ours.replayed,
                 server_restarts: ours.server_restarts,
                 faults: ours.faults,
@@ -95,128 +125,164 @@ impl DemoReport {
                     .report
                     .violations()
                     .iter()
-                    .map(|violation| violation.name().to_owned())
+                    .map(ToString::to_string)
                     .collect(),
             },
+            goals_missed: self.goals_missed(),
         };
         // OK because numbers, booleans and texts always serialize.
         serde_json::to_string(&document).expect("figures are plain JSON")
     }
 
-    /// A table of both columns.
+    /// A table of both columns, with what was broken or missed below it.
     #[must_use]
     pub fn to_table(&self) -> String {
+        table::table(self)
+    }
+
+    /// The goals that were missed, in words.
+    pub(super) fn goals_missed(&self) -> Vec<String> {
+        let missed = self.coverage().missed().into_iter();
+        let mut missed: Vec<_> = missed.map(|goal| goal.to_string()).collect();
+        if self.onlyonce.report.verdict() == Verdict::Unknown {
+            missed.push("the end of some calls was never recorded".to_owned());
+        }
+        missed
+    }
+
+    pub(super) fn coverage(&self) -> Coverage {
         let (naive, ours) = (&self.naive, &self.onlyonce);
-        let percent = |column: &Column| format!("{:.2} %", column.report.figures().dsevr() * 100.0);
-        let yes = |held: bool| if held { "yes" } else { "NO" }.to_owned();
-        let rows = [
-            ("calls", naive.calls.to_string(), ours.calls.to_string()),
-            (
-                "effect happened twice or more (DSEVR)",
-                percent(naive),
-                percent(ours),
-            ),
-            (
-                "acknowledged, but not on disk",
-                lost(naive).to_string(),
-                lost(ours).to_string(),
-            ),
-            (
-                "outcome unknown",
-                unknown(naive).to_string(),
-                unknown(ours).to_string(),
-            ),
-            ("named in doubt", "-".to_owned(), in_doubt(ours).to_string()),
-            (
-                "left open, resumed with the same key",
-                "-".to_owned(),
-                ours.resumed.to_string(),
-            ),
-            (
-                "total money conserved",
-                yes(conserved(naive)),
-                yes(conserved(ours)),
-            ),
-            (
-                "accounts with a wrong balance",
-                wrong(naive).to_string(),
-                wrong(ours).to_string(),
-            ),
-            (
-                "attempts per call",
-                format!("{:.2}", attempts_per_call(naive)),
-                format!("{:.2}", attempts_per_call(ours)),
-            ),
-            (
-                "answers replayed",
-                "-".to_owned(),
-                ours.replayed.to_string(),
-            ),
-            (
-                "network faults",
-                naive.faults.to_string(),
-                ours.faults.to_string(),
-            ),
-            (
-                "server killed with -9, restarted",
-                naive.server_restarts.to_string(),
-                ours.server_restarts.to_string(),
-            ),
-            (
-                "latency p50, ms",
-                format!("{:.1}", naive.p50_ms),
-                format!("{:.1}", ours.p50_ms),
-            ),
-            (
-                "latency p99, ms",
-                format!("{:.1}", naive.p99_ms),
-                format!("{:.1}", ours.p99_ms),
-            ),
-            (
-                "calls a second",
-                format!("{:.0}", naive.calls_per_s),
-                format!("{:.0}", ours.calls_per_s),
-            ),
-        ];
-        let mut table = String::new();
-        // OK because writing into a `String` cannot fail.
-        let _ = writeln!(table, "{:<40} {:>12} {:>12}", "", "naive", "onlyonce");
-        for (what, naive, ours) in rows {
-            let _ = writeln!(table, "{what:<40} {naive:>12} {ours:>12}");
+        let figures = ours.report.figures();
+        Coverage {
+            calls: ours.calls,
+            kills: self.kills,
+            restarts: naive.server_restarts.min(ours.server_restarts),
+            answered: figures.answered + figures.declined,
+            duplicated: naive.report.figures().duplicated,
         }
-        for violation in ours.report.violations() {
-            let _ = writeln!(table, "BROKEN: {}", violation.name());
-        }
-        table
     }
 }
 
-fn lost(column: &Column) -> u64 {
-    column.report.figures().lost
+// === impl Column ===
+
+impl Column {
+    pub(super) fn lost(&self) -> u64 {
+        self.report.figures().lost
+    }
+
+    pub(super) fn unknown(&self) -> u64 {
+        self.report.figures().unknown
+    }
+
+    pub(super) fn in_doubt(&self) -> u64 {
+        self.report.figures().in_doubt
+    }
+
+    pub(super) fn conserved(&self) -> bool {
+        self.report.money().is_some_and(Money::conserved)
+    }
+
+    pub(super) fn accounts_wrong(&self) -> usize {
+        let money = self.report.money();
+        money.map_or(0, |money| money.differences().len())
+    }
+
+    pub(super) fn attempts_per_call(&self) -> f64 {
+        self.attempts as f64 / self.calls.max(1) as f64
+    }
 }
 
-fn unknown(column: &Column) -> u64 {
-    column.report.figures().unknown
-}
+#[cfg(test)]
+mod tests {
+    use onlyonce_chaos::ledger::{self, Effect, Effects, Ending, History, Operation};
 
-fn in_doubt(column: &Column) -> u64 {
-    column.report.figures().in_doubt
-}
+    use super::*;
 
-fn conserved(column: &Column) -> bool {
-    column
-        .report
-        .money()
-        .is_some_and(onlyonce_chaos::ledger::Money::conserved)
-}
+    #[test]
+    fn a_server_that_is_in_doubt_of_every_call_proves_nothing() {
+        let doubts = column(100, 0, |_| Ending::InDoubt);
+        let report = report(naive(), doubts);
+        assert_eq!(report.verdict(), DemoVerdict::GoalMissed);
+        assert!(report.to_table().contains("GOAL MISSED: only 0 calls"));
+        assert!(report.to_json().contains("only 0 calls were answered"));
+    }
 
-fn wrong(column: &Column) -> usize {
-    column
-        .report
-        .money()
-        .map_or(0, |money| money.differences().len())
-}
+    #[test]
+    fn a_run_in_which_calls_are_answered_or_declined_held() {
+        let answered = column(2_000, 1_500, |n| match n < 1_500 {
+            true => Ending::Answered("done".into()),
+            false => Ending::Declined("no funds".into()),
+        });
+        let report = report(naive(), answered);
+        assert_eq!(report.verdict(), DemoVerdict::Held);
+        assert!(!report.to_table().contains("BROKEN"));
+    }
 
-fn attempts_per_call(column: &Column) -> f64 {
-    column.attempts as f64 / column.calls.max(1) as f64
+    #[test]
+    fn a_call_of_unknown_outcome_is_a_broken_promise_that_is_named() {
+        let mut one_unknown = column(2_000, 2_000, |n| match n {
+            17 => Ending::Unknown,
+            _ => Ending::Answered("done".into()),
+        });
+        one_unknown.unknown = vec![17];
+        let report = report(naive(), one_unknown);
+        assert_eq!(report.verdict(), DemoVerdict::Broken);
+        assert!(report.to_table().contains("BROKEN: unknown: 17 "));
+    }
+
+    #[test]
+    fn a_broken_promise_names_its_operation() {
+        // Operation 1999 was answered and has no effect.
+        let lost = column(2_000, 1_999, |_| Ending::Answered("done".into()));
+        let report = report(naive(), lost);
+        assert_eq!(report.verdict(), DemoVerdict::Broken);
+        assert!(report.to_table().contains("BROKEN: lost-acked: 1999\n"));
+    }
+
+    fn report(naive: Column, onlyonce: Column) -> DemoReport {
+        DemoReport {
+            seed: 1,
+            kills: 0,
+            naive,
+            onlyonce,
+        }
+    }
+
+    /// Its last effect happened twice.
+    fn naive() -> Column {
+        let mut naive = column(2_000, 2_000, |_| Ending::Answered("done".into()));
+        let mut effects = effects(2_000);
+        effects.push(effect(1_999));
+        naive.report = ledger::check(&history(2_000, |_| Ending::InDoubt), &effects);
+        naive
+    }
+
+    fn column(calls: u64, effects_first: u64, ending: impl Fn(u64) -> Ending) -> Column {
+        Column {
+            report: ledger::check(&history(calls, ending), &effects(effects_first)),
+            calls,
+            unknown: Vec::new(),
+            resumed: 0,
+            attempts: calls,
+            replayed: 0,
+            server_restarts: 0,
+            faults: 0,
+            p50_ms: 1.0,
+            p99_ms: 1.0,
+            calls_per_s: 1.0,
+        }
+    }
+
+    fn history(calls: u64, ending: impl Fn(u64) -> Ending) -> History {
+        let operation = |n| Operation::new(n, "pay").attempts(1).ended(ending(n));
+        (0..calls).map(operation).collect()
+    }
+
+    fn effects(first: u64) -> Effects {
+        (0..first).map(effect).collect()
+    }
+
+    fn effect(operation: u64) -> Effect {
+        Effect::new(operation, "pay", "done")
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onlyonce_middleware::stack;
-use onlyonce_storage::{SledOptions, SledStore, Store};
+use onlyonce_storage::{SledOptions, SledStore};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tower::Layer;
@@ -58,10 +58,9 @@ pub async fn serve(options: DemoServerOptions) -> Result<(), Box<dyn std::error:
     let store = SledStore::open_async(options.folder.join("store"), SledOptions::new()).await?;
     let store = Arc::new(store);
     let layers = stack::server(store.clone(), ServerAdapter::new(routes.clone()));
-    let clock = store.clone();
     let serving = Server::builder()
         .global_scope()
-        .store(store.id(), move || clock.now())
+        .dedupe(layers.executions())
         .build()?
         .serve(listener, layers.layer(routes))?;
     announce(&serving.local_addr().to_string())?;

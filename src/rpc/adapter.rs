@@ -172,6 +172,7 @@ impl server::Adapter for ServerAdapter {
                 question,
                 key,
                 first_sent: incoming.first_sent,
+                deadline: incoming.deadline,
             };
         }
         let fingerprint = Fingerprint::builder(FINGERPRINT)
@@ -188,11 +189,41 @@ impl server::Adapter for ServerAdapter {
 
     async fn record(&self, result: Result<Reply, Infallible>) -> Recording<Reply> {
         let Ok(reply) = result;
+        let answer = || Answer::new(ANSWER, reply.body.clone());
+        // A service may pass on what another server replied. Only a status that says that nothing
+        // was executed frees the key: freed for any other, the next attempt would run again what
+        // may have had its effect.
         let outcome = match reply.status {
-            Status::Executed => Outcome::Record(Answer::new(ANSWER, reply.body.clone())),
-            Status::InDoubt => Outcome::InDoubt(None),
-            // What a handler refuses for any other reason, it has not executed.
-            _ => Outcome::NotExecuted,
+            // Executed, by whomever, and this is the answer. Whether it was recorded there matters
+            // no more once it is recorded here.
+            Status::Attached
+            | Status::Executed
+            | Status::ExecutedUnrecorded
+            | Status::Replayed
+            | Status::Unprotected => Outcome::Record(answer()),
+            Status::InDoubtAnswered => Outcome::InDoubt(Some(answer())),
+            Status::AnswerTooLarge
+            | Status::DeadlineInProgress
+            | Status::InDoubt
+            | Status::InProgress
+            // The state of some key is no word about this call.
+            | Status::State => Outcome::InDoubt(None),
+            Status::ArgumentsMalformed
+            | Status::DeadlineNotExecuted
+            | Status::FirstSentAhead
+            | Status::KeyMalformed
+            | Status::KeyMissing
+            | Status::Misdirected
+            | Status::Mismatch
+            | Status::NotExecuted
+            | Status::NotExecutedAnswered
+            | Status::OverQuota
+            // Refused, whatever became of earlier attempts: this claim was given because nothing
+            // is known of any.
+            | Status::Stale
+            | Status::TooLarge
+            | Status::Unavailable
+            | Status::UnknownMethod => Outcome::NotExecuted,
         };
         Recording {
             outcome,
@@ -214,14 +245,18 @@ impl server::Adapter for ServerAdapter {
     }
 
     fn mark(&self, reply: Reply, served: Served) -> Reply {
-        // A handler's own refusal keeps its name.
-        if reply.status == Status::Executed {
-            return Reply {
+        match reply.status {
+            Status::Attached
+            | Status::Executed
+            | Status::ExecutedUnrecorded
+            | Status::Replayed
+            | Status::Unprotected => Reply {
                 status: status(served),
                 ..reply
-            };
+            },
+            // What is no answer for good keeps its name.
+            _ => reply,
         }
-        reply
     }
 
     fn refuse(&self, refusal: &Refusal) -> Reply {

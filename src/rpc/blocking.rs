@@ -144,7 +144,8 @@ impl Client {
         self.block_on(self.client.peek(ticket, method))
     }
 
-    /// Makes the call that `ticket` names impossible for ever if nobody has executed it.
+    /// Makes the call that `ticket` names impossible if nobody has executed it; how long that holds
+    /// stands at [`Client::seal`](super::Client::seal).
     ///
     /// # Errors
     ///

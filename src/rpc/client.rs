@@ -95,6 +95,12 @@ impl Client {
     /// Calls `method` under a key of the caller's own: one that it has written down before, or
     /// derives from its business identifier.
     ///
+    /// This is a call that is first sent now. If the key was used before, it gets the answer as
+    /// long as that is kept (24 h by default), then it is refused as stale until the store's horizon
+    /// (7 days). After that nothing is left to tell it from a new call, and **it is executed**. To
+    /// be safe past the horizon, go on with the [`Ticket`] of the first failure through
+    /// [`resume`](Self::resume): it carries when the call was first sent.
+    ///
     /// The key may have been sent before, by whoever: a call that cannot be sent ends in
     /// [`CallFailure::OutcomeUnknown`]. Who knows that it never was sent resumes
     /// [`Ticket::never_sent`].
@@ -185,8 +191,12 @@ impl Client {
         self.ask(Verb::Peek, ticket.into(), method).await
     }
 
-    /// Makes the call that `ticket` names impossible for ever if nobody has executed it;
-    /// otherwise changes nothing and says what is known.
+    /// Makes the call that `ticket` names impossible if nobody has executed it; otherwise changes
+    /// nothing and says what is known.
+    ///
+    /// For ever for every attempt of a call that was first sent before the seal, and says so in
+    /// its ticket. A call that is first sent afterwards under the same key, as by
+    /// [`call_as`](Self::call_as), is refused until the horizon (7 days after the seal by default).
     ///
     /// # Errors
     ///
@@ -260,7 +270,8 @@ pub enum Known<R, F> {
     InDoubt(String),
     /// Somebody is executing it.
     InProgress,
-    /// It has not happened and never will.
+    /// It has not happened, and no call that was first sent before the seal ever will; one that is
+    /// first sent later is refused until the horizon.
     Sealed,
     /// The call is older than what the server remembers: it may have been executed, and never will
     /// be again. Only a ticket that says when the call was first sent is told so.

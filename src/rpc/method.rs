@@ -6,7 +6,8 @@ use std::marker::PhantomData;
 /// A method that both sides agree on.
 ///
 /// The argument `A`, the reply `R` and the fault `F` are any serde types. They travel as bincode,
-/// which is not self-describing: a method whose types change needs a new name.
+/// which is not self-describing: a method whose types change needs a new name. Values are nested at
+/// most 128 levels deep; deeper ones are written and not read.
 ///
 /// ```
 /// use onlyonce::rpc::Method;

@@ -37,12 +37,15 @@
 
 mod adapter;
 pub mod blocking;
+mod bounded;
 mod channel;
 mod client;
 mod codec;
 mod error;
 mod failed;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod handshake;
 mod message;
 mod method;

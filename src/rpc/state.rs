@@ -19,7 +19,7 @@ pub(super) enum Told {
     InDoubt(String),
     /// Somebody is executing it.
     InProgress,
-    /// It has not happened and never will: the key is sealed.
+    /// It has not happened: the key was sealed before anybody used it.
     Sealed,
     /// It is older than what the server remembers.
     Stale,
@@ -27,11 +27,11 @@ pub(super) enum Told {
     Tombstone,
 }
 
-#[derive(bincode::Encode, bincode::Decode)]
-enum Wire {
+#[derive(bincode::Encode, bincode::BorrowDecode)]
+enum Wire<'a> {
     Absent,
-    Completed(Vec<u8>),
-    InDoubt(String),
+    Completed(&'a [u8]),
+    InDoubt(&'a str),
     InProgress,
     Sealed,
     Tombstone,
@@ -39,16 +39,21 @@ enum Wire {
 }
 
 pub(super) fn encode(state: &KeyState) -> Bytes {
+    let reason = match state {
+        KeyState::InDoubt(in_doubt) => in_doubt.reason.to_string(),
+        // What a state that this version cannot name is told as, below.
+        _ => DoubtReason::Ambiguous.to_string(),
+    };
     let wire = match state {
         KeyState::Absent => Wire::Absent,
-        KeyState::Completed(completion) => Wire::Completed(completion.answer.body().to_vec()),
-        KeyState::InDoubt(in_doubt) => Wire::InDoubt(in_doubt.reason.to_string()),
+        KeyState::Completed(completion) => Wire::Completed(completion.answer.body()),
+        KeyState::InDoubt(_) => Wire::InDoubt(&reason),
         KeyState::InProgress { .. } => Wire::InProgress,
         KeyState::Sealed { .. } => Wire::Sealed,
         KeyState::Stale => Wire::Stale,
         KeyState::Tombstone { .. } => Wire::Tombstone,
         // A state that this version cannot name is one whose outcome it does not know.
-        _ => Wire::InDoubt(DoubtReason::Ambiguous.to_string()),
+        _ => Wire::InDoubt(&reason),
     };
     let mut bytes = Vec::new();
     codec::encode_into(wire, &mut bytes);
@@ -56,11 +61,11 @@ pub(super) fn encode(state: &KeyState) -> Bytes {
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Option<Told> {
-    let wire: Wire = codec::decode(bytes).ok()?;
+    let wire: Wire<'_> = codec::decode(bytes).ok()?;
     Some(match wire {
         Wire::Absent => Told::Absent,
-        Wire::Completed(answer) => Told::Completed(answer.into()),
-        Wire::InDoubt(reason) => Told::InDoubt(reason),
+        Wire::Completed(answer) => Told::Completed(Bytes::copy_from_slice(answer)),
+        Wire::InDoubt(reason) => Told::InDoubt(reason.to_owned()),
         Wire::InProgress => Told::InProgress,
         Wire::Sealed => Told::Sealed,
         Wire::Stale => Told::Stale,
@@ -70,9 +75,43 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Told> {
 
 #[cfg(test)]
 mod tests {
-    use onlyonce_storage::Timestamp;
+    use onlyonce_storage::{Answer, AnswerFormat, Completion, FencingToken, InDoubt, Timestamp};
 
     use super::*;
+    use crate::rpc::{Reply, Status, value, wire};
+
+    #[test]
+    fn the_bytes_of_every_state_never_change() {
+        let at = Timestamp::from_millis(1);
+        let doubt = KeyState::InDoubt(InDoubt {
+            token: TOKEN,
+            since: at,
+            reason: DoubtReason::OwnerGone,
+            answer: None,
+        });
+        let doubt_golden = b"\x02\x24the owner is gone before it finished";
+        for (state, golden) in [
+            (KeyState::Absent, &[0][..]),
+            (completed(), &[1, 2, 0, 7]),
+            (doubt, doubt_golden),
+            (KeyState::InProgress { since: at }, &[3]),
+            (KeyState::Sealed { at }, &[4]),
+            (KeyState::Tombstone { completed_at: at }, &[5]),
+            (KeyState::Stale, &[6]),
+        ] {
+            assert_eq!(&encode(&state)[..], golden, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn the_manuals_example_of_a_state_is_what_is_sent() {
+        let reply = Reply::new(Status::State, encode(&completed()));
+        let frame = wire::reply(1, &reply);
+        assert_eq!(
+            [&frame.head[..], &frame.tail[..]].concat(),
+            [9, 0, 0, 0, 3, 1, 8, 0, 4, 1, 2, 0, 7]
+        );
+    }
 
     #[test]
     fn states_come_back_and_hostile_bytes_do_not() {
@@ -91,4 +130,16 @@ mod tests {
         assert_eq!(decode(b"\x01\xfd\xff\xff\xff\xff\xff\xff\xff\xff"), None);
         assert_eq!(decode(b"\x00\x00"), None);
     }
+
+    /// With the reply 7.
+    fn completed() -> KeyState {
+        let body = value::encode_result::<u64, ()>(Ok(&7)).unwrap();
+        KeyState::Completed(Completion {
+            answer: Answer::new(AnswerFormat::new(1), body),
+            completed_at: Timestamp::from_millis(1),
+            token: TOKEN,
+        })
+    }
+
+    const TOKEN: FencingToken = FencingToken::new(1, 1);
 }

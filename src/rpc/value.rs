@@ -2,11 +2,14 @@
 //!
 //! The one place of this crate that turns serde types into bytes.
 
+use std::marker::PhantomData;
+
 use bincode::error::DecodeError;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::bounded::{self, Bounds};
 use super::codec::CONFIG;
 
 /// The bytes are not a value of the type that was expected, or a value cannot become bytes.
@@ -25,6 +28,7 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, ValueError> {
 /// Why bytes are no value, without the words of the value's own type: those repeat what is in it.
 fn undecodable(error: &DecodeError) -> ValueError {
     ValueError(match error {
+        DecodeError::OtherString(words) if bounded::are_ours(words) => words.clone(),
         DecodeError::OtherString(_) | DecodeError::Other(_) => {
             "a value is not of the type that was expected".to_owned()
         }
@@ -32,10 +36,12 @@ fn undecodable(error: &DecodeError) -> ValueError {
     })
 }
 
-/// The value that all of `bytes` is.
+/// The value that all of `bytes` is. It is nested at most 128 levels deep, and what it claims to
+/// have takes no memory before it is there.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError> {
-    let (value, length) =
-        bincode::serde::decode_from_slice(bytes, CONFIG).map_err(|error| undecodable(&error))?;
+    let within = Bounds::of_message(bytes.len()).around(PhantomData::<T>);
+    let (value, length) = bincode::serde::seed_decode_from_slice(within, bytes, CONFIG)
+        .map_err(|error| undecodable(&error))?;
     if length != bytes.len() {
         return Err(ValueError(format!(
             "{} bytes are left over",
@@ -76,6 +82,7 @@ const FAULT: u8 = 1;
 
 #[cfg(test)]
 mod tests {
+    use super::super::bounded::DEPTH_MAX;
     use super::*;
 
     #[test]
@@ -89,9 +96,34 @@ mod tests {
     }
 
     #[test]
-    fn replies_and_faults_are_told_apart() {
+    fn the_bytes_of_every_kind_of_value_are_as_the_manual_says() {
+        #[derive(Serialize)]
+        enum Choice {
+            #[expect(dead_code, reason = "it takes the first number")]
+            First,
+            Second {
+                signed: i32,
+                optional: Option<u16>,
+            },
+        }
+        let choice = Choice::Second {
+            signed: -2,
+            optional: Some(300),
+        };
+        let value = (choice, 1.5_f32, true, vec![7_u8, 8], 'ä', u128::from(9_u8));
+        let bytes = encode(&value).unwrap();
+        let mut golden = vec![1, 3, 1, 251, 0x2c, 0x01];
+        golden.extend_from_slice(&[0, 0, 0xc0, 0x3f]);
+        golden.extend_from_slice(&[1, 2, 7, 8, 0xc3, 0xa4, 9]);
+        assert_eq!(&bytes[..], golden);
+    }
+
+    #[test]
+    fn replies_and_faults_are_told_apart_by_a_tag_that_never_changes() {
         let reply = encode_result::<u8, u8>(Ok(&1)).unwrap();
         let fault = encode_result::<u8, u8>(Err(&1)).unwrap();
+        assert_eq!(&reply[..], [0, 1]);
+        assert_eq!(&fault[..], [1, 1]);
         assert_eq!(decode_result::<u8, u8>(&reply).unwrap(), Ok(1));
         assert_eq!(decode_result::<u8, u8>(&fault).unwrap(), Err(1));
     }
@@ -126,5 +158,42 @@ mod tests {
         let hostile = b"\xfd\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff";
         assert!(decode::<Vec<u64>>(hostile).is_err());
         assert!(decode::<String>(hostile).is_err());
+    }
+
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    enum Chain {
+        End,
+        Link(Box<Chain>),
+    }
+
+    #[test]
+    fn a_value_that_contains_itself_has_a_limit_of_depth_and_does_not_end_the_process() {
+        // Half a mebibyte of links: without a limit the stack overflows.
+        let hostile = vec![1; 512 * 1024];
+        let error = decode::<Chain>(&hostile).unwrap_err();
+        assert!(error.0.contains("deeper than 128 levels"), "{error}");
+        let nested = decode::<Option<Box<Chain>>>(&hostile).unwrap_err();
+        assert!(nested.0.contains("deeper than 128 levels"), "{nested}");
+
+        let mut deepest = vec![1; DEPTH_MAX - 1];
+        deepest.push(0);
+        let mut chain = decode::<Chain>(&deepest).unwrap();
+        let mut links = 0;
+        while let Chain::Link(next) = chain {
+            links += 1;
+            chain = *next;
+        }
+        assert_eq!(links, DEPTH_MAX - 1);
+        deepest.insert(0, 1);
+        assert!(decode::<Chain>(&deepest).is_err());
+    }
+
+    #[test]
+    fn elements_without_bytes_are_not_counted_to_the_end_of_time() {
+        let hostile = b"\xfd\xff\xff\xff\xff\xff\xff\xff\xff";
+        assert!(decode::<Vec<()>>(hostile).is_err());
+        assert!(decode::<Vec<[u8; 0]>>(hostile).is_err());
+        assert!(decode::<std::collections::BTreeMap<(), ()>>(hostile).is_err());
+        assert_eq!(decode::<Vec<()>>(b"\xfb\xe8\x03").unwrap().len(), 1_000);
     }
 }

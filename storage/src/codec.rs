@@ -59,25 +59,27 @@ pub fn decode(bytes: &[u8]) -> Result<Record, StoreError> {
         return Err(corrupt("its checksum does not match"));
     }
     let payload = &content[1..];
-    let (stored, length): (RecordV1, usize) = bincode::decode_from_slice(payload, CONFIG)
-        .map_err(|error| StoreError::Corrupt(error.to_string()))?;
+    // Borrowed: a length that lies takes no memory before its bytes are found missing.
+    let (stored, length): (RecordV1<'_>, usize) =
+        bincode::borrow_decode_from_slice(payload, CONFIG)
+            .map_err(|error| StoreError::Corrupt(error.to_string()))?;
     if length != payload.len() {
         return Err(corrupt("bytes are left over behind it"));
     }
     stored.try_into()
 }
 
-#[derive(bincode::Encode, bincode::Decode)]
-enum RecordV1 {
-    Call(CallV1),
+#[derive(bincode::Encode, bincode::BorrowDecode)]
+enum RecordV1<'a> {
+    Call(CallV1<'a>),
     Sealed { at: u64 },
 }
 
-#[derive(bincode::Encode, bincode::Decode)]
-struct CallV1 {
-    principal: Option<String>,
-    operation: Option<String>,
-    key: String,
+#[derive(bincode::Encode, bincode::BorrowDecode)]
+struct CallV1<'a> {
+    principal: Option<&'a str>,
+    operation: Option<&'a str>,
+    key: &'a str,
     fingerprint_algorithm: u16,
     fingerprint: [u8; 32],
     incarnation: u64,
@@ -87,41 +89,41 @@ struct CallV1 {
     first_sent: Option<u64>,
     session: Option<(u64, u64, u64)>,
     retention_ms: Option<u64>,
-    state: StateV1,
+    state: StateV1<'a>,
 }
 
-#[derive(bincode::Encode, bincode::Decode)]
-enum StateV1 {
+#[derive(bincode::Encode, bincode::BorrowDecode)]
+enum StateV1<'a> {
     Completed {
         at: u64,
         answer_until: u64,
-        answer: AnswerV1,
+        answer: AnswerV1<'a>,
     },
     InDoubt {
         since: u64,
         reason: u8,
-        answer: Option<AnswerV1>,
+        answer: Option<AnswerV1<'a>>,
     },
     InProgress {
         lease_until: u64,
     },
 }
 
-#[derive(bincode::Encode, bincode::Decode)]
-enum AnswerV1 {
+#[derive(bincode::Encode, bincode::BorrowDecode)]
+enum AnswerV1<'a> {
     Beside { format: u16, length: u32, at: u64 },
     Gone,
-    Here { format: u16, body: Vec<u8> },
+    Here { format: u16, body: &'a [u8] },
 }
 
-impl From<&Record> for RecordV1 {
-    fn from(record: &Record) -> Self {
+impl<'a> From<&'a Record> for RecordV1<'a> {
+    fn from(record: &'a Record) -> Self {
         match record {
             Record::Sealed { at } => Self::Sealed { at: at.as_millis() },
             Record::Call(call) => Self::Call(CallV1 {
-                principal: call.key.scope().principal_name().map(str::to_owned),
-                operation: call.key.scope().operation_name().map(str::to_owned),
-                key: call.key.key().as_str().to_owned(),
+                principal: call.key.scope().principal_name(),
+                operation: call.key.scope().operation_name(),
+                key: call.key.key().as_str(),
                 fingerprint_algorithm: call.fingerprint.algorithm().number(),
                 fingerprint: *call.fingerprint.digest(),
                 incarnation: call.token.incarnation(),
@@ -141,8 +143,8 @@ impl From<&Record> for RecordV1 {
     }
 }
 
-impl From<&State> for StateV1 {
-    fn from(state: &State) -> Self {
+impl<'a> From<&'a State> for StateV1<'a> {
+    fn from(state: &'a State) -> Self {
         match state {
             State::Completed {
                 at,
@@ -169,8 +171,8 @@ impl From<&State> for StateV1 {
     }
 }
 
-impl From<&AnswerKept> for AnswerV1 {
-    fn from(kept: &AnswerKept) -> Self {
+impl<'a> From<&'a AnswerKept> for AnswerV1<'a> {
+    fn from(kept: &'a AnswerKept) -> Self {
         match kept {
             AnswerKept::Beside { format, length, at } => Self::Beside {
                 format: *format,
@@ -180,16 +182,16 @@ impl From<&AnswerKept> for AnswerV1 {
             AnswerKept::Gone => Self::Gone,
             AnswerKept::Here(answer) => Self::Here {
                 format: answer.format().number(),
-                body: answer.body().to_vec(),
+                body: answer.body(),
             },
         }
     }
 }
 
-impl TryFrom<RecordV1> for Record {
+impl TryFrom<RecordV1<'_>> for Record {
     type Error = StoreError;
 
-    fn try_from(stored: RecordV1) -> Result<Self, StoreError> {
+    fn try_from(stored: RecordV1<'_>) -> Result<Self, StoreError> {
         let call = match stored {
             RecordV1::Sealed { at } => {
                 return Ok(Self::Sealed {
@@ -199,16 +201,16 @@ impl TryFrom<RecordV1> for Record {
             RecordV1::Call(call) => call,
         };
         let corrupt = |error: &dyn std::fmt::Display| StoreError::Corrupt(error.to_string());
-        let mut scope = match &call.principal {
+        let mut scope = match call.principal {
             None => Scope::global(),
             Some(principal) => Scope::principal(principal).map_err(|error| corrupt(&error))?,
         };
-        if let Some(operation) = &call.operation {
+        if let Some(operation) = call.operation {
             scope = scope
                 .operation(operation)
                 .map_err(|error| corrupt(&error))?;
         }
-        let key = IdempotencyKey::parse(&call.key).map_err(|error| corrupt(&error))?;
+        let key = IdempotencyKey::parse(call.key).map_err(|error| corrupt(&error))?;
         Ok(Self::Call(CallRecord {
             key: ScopedKey::new(scope, key),
             fingerprint: Fingerprint::from_parts(
@@ -232,10 +234,10 @@ impl TryFrom<RecordV1> for Record {
     }
 }
 
-impl TryFrom<StateV1> for State {
+impl TryFrom<StateV1<'_>> for State {
     type Error = StoreError;
 
-    fn try_from(stored: StateV1) -> Result<Self, StoreError> {
+    fn try_from(stored: StateV1<'_>) -> Result<Self, StoreError> {
         Ok(match stored {
             StateV1::Completed {
                 at,
@@ -262,13 +264,13 @@ impl TryFrom<StateV1> for State {
     }
 }
 
-impl From<AnswerV1> for AnswerKept {
-    fn from(stored: AnswerV1) -> Self {
+impl From<AnswerV1<'_>> for AnswerKept {
+    fn from(stored: AnswerV1<'_>) -> Self {
         match stored {
             AnswerV1::Beside { format, length, at } => Self::Beside { format, length, at },
             AnswerV1::Gone => Self::Gone,
             AnswerV1::Here { format, body } => {
-                Self::Here(Answer::new(AnswerFormat::new(format), body))
+                Self::Here(Answer::new(AnswerFormat::new(format), body.to_vec()))
             }
         }
     }

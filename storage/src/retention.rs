@@ -4,9 +4,9 @@ use std::time::Duration;
 
 /// How long a store remembers a finished call.
 ///
-/// An answer can be replayed for at least `answer` after it was recorded. Then a tombstone stays
-/// until `horizon`, so that a late duplicate is refused as stale and never executed. Stores forget
-/// by the day, so both may last up to a day longer.
+/// An answer is replayed for `answer` after it was recorded. Then a tombstone stays at least until
+/// `horizon`, so that a late duplicate is refused as stale and never executed. Stores forget by the
+/// day: the bytes of an answer, and a tombstone, may stay up to a day longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetentionOptions {

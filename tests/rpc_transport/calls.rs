@@ -100,7 +100,7 @@ async fn a_reply_arrives_with_status_advice_and_body() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_refuses_calls_beyond_its_bound_and_goes_on() {
     let mut options = ServerOptions::default();
     options.in_flight_max = 1;
@@ -118,6 +118,67 @@ async fn the_server_refuses_calls_beyond_its_bound_and_goes_on() {
         client.read_frame().await[..3],
         [3, 1, Status::Executed.number()]
     );
+    // The place is free as soon as the client has the reply.
+    for id in 3..=250 {
+        client.write_call(id).await;
+        calls.next().await.answer("");
+        let reply = client.read_frame().await;
+        assert_eq!(reply[..3], [3, id, Status::Executed.number()]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_keeps_to_the_bound_is_never_refused_for_it() {
+    for in_flight_max in [1, 2, 8, 32] {
+        let mut options = ServerOptions::default();
+        options.in_flight_max = in_flight_max;
+        let service =
+            service_fn(async |_: Incoming| Ok::<_, Infallible>(Reply::new(Status::Executed, "")));
+        let server = Server::builder().global_scope().options(options);
+        let serving = server.build().unwrap();
+        let serving = serving.serve(listener().await, service).unwrap();
+        let channel = channel_to(serving.local_addr());
+        // Twice as many callers as places, so that all places are taken all the time.
+        let callers: Vec<_> = (0..in_flight_max * 2)
+            .map(|_| {
+                let channel = channel.clone();
+                tokio::spawn(async move {
+                    for _ in 0..200 {
+                        let reply = channel.clone().oneshot(request("m")).await.unwrap();
+                        assert_eq!(reply.status, Status::Executed, "{reply:?}");
+                    }
+                })
+            })
+            .collect();
+        for caller in callers {
+            caller.await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_server_refuses_arguments_beyond_what_all_connections_may_hold() {
+    let mut options = ServerOptions::default();
+    options.arguments_bytes_max = 10;
+    options.in_flight_bytes_max = 15;
+    let builder = Server::builder().global_scope().options(options);
+    let (serving, mut calls) = serve(builder, listener().await);
+    let (one, other) = (
+        channel_to(serving.local_addr()),
+        channel_to(serving.local_addr()),
+    );
+    let first = send(&one, Request::new("m", vec![0; 10])).await;
+    let held = calls.next().await;
+    let refused = other.clone().oneshot(Request::new("m", vec![0; 6])).await;
+    assert_eq!(refused.unwrap().status, Status::Unavailable);
+    let small = send(&other, Request::new("m", vec![0; 5])).await;
+    calls.next().await.answer("");
+    assert_eq!(soon(small).await.unwrap().status, Status::Executed);
+    held.answer("");
+    assert_eq!(soon(first).await.unwrap().status, Status::Executed);
+    let again = send(&other, Request::new("m", vec![0; 10])).await;
+    calls.next().await.answer("");
+    assert_eq!(soon(again).await.unwrap().status, Status::Executed);
 }
 
 #[tokio::test]

@@ -160,6 +160,27 @@ async fn another_version_is_named_on_both_sides() {
     );
 }
 
+// The shape of what follows may be another in another version, so nothing of it is looked at.
+#[tokio::test]
+async fn every_other_version_is_named_whatever_follows_it() {
+    let (serving, _calls) = server().await;
+    for version in [0, 2, 256, u16::MAX] {
+        let mut hello = opening(version, &[]);
+        hello[10..14].copy_from_slice(&u32::MAX.to_le_bytes());
+        let mut client = Raw::connect(serving.local_addr()).await;
+        client.write(&hello).await;
+        let (_, refusal) = client.read_opening().await;
+        let text = String::from_utf8_lossy(&refusal);
+        let both =
+            format!("client speaks protocol version {version}, this server speaks version 1");
+        assert!(text.ends_with(&both), "{text}");
+
+        let error = meet(&hello).await;
+        let both = format!("peer speaks protocol version {version}, this program speaks version 1");
+        assert_eq!(error.to_string(), both);
+    }
+}
+
 #[tokio::test]
 async fn a_hello_that_cannot_be_read_is_refused() {
     let (serving, _calls) = server().await;

@@ -1,15 +1,17 @@
 //! A place for a call belongs to the instance that was made ready, and is never leaked.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::FutureExt;
-use onlyonce::rpc::{Connecting, NotSent, Server, ServerOptions, TransportError};
+use onlyonce::rpc::{Connecting, NotSent, Server, ServerOptions, Status, TransportError};
 use onlyonce_middleware::client::Executed;
 use tower::{Service, ServiceExt};
 
-use super::peers::{Raw, channel_to, channel_with, listener, request, send, serve, server};
+use super::peers::{Raw, channel_to, channel_with, listener, request, send, serve, server, soon};
 
 #[tokio::test]
 async fn a_clone_of_a_ready_channel_is_not_ready() {
@@ -38,7 +40,7 @@ async fn a_second_call_needs_a_second_readiness() {
     assert!(first.await.is_ok());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_beyond_the_bound_wait_in_readiness() {
     let mut options = ServerOptions::default();
     options.in_flight_max = 2;
@@ -46,19 +48,34 @@ async fn calls_beyond_the_bound_wait_in_readiness() {
     let (serving, mut calls) = serve(builder, listener().await);
     for own_limit in [1_u32, 2, 100] {
         let channel = channel_with(serving.local_addr(), |o| o.in_flight_max = own_limit);
-        let mut responses = Vec::new();
-        let mut held = Vec::new();
+        let mut under_way = VecDeque::new();
         // The lower of both limits counts.
         for _ in 0..own_limit.min(2) {
-            responses.push(send(&channel, request("m")).await);
-            held.push(calls.next().await);
+            let response = send(&channel, request("m")).await;
+            under_way.push_back((response, calls.next().await));
         }
-        let mut next = channel.clone();
-        assert!(next.ready().now_or_never().is_none(), "{own_limit}");
-        held.remove(0).answer("");
-        assert!(responses.remove(0).await.is_ok());
-        assert!(next.ready().await.is_ok());
+        for _ in 0..200 {
+            let mut next = channel.clone();
+            assert!(next.ready().now_or_never().is_none(), "{own_limit}");
+            let (response, held) = under_way.pop_front().unwrap();
+            held.answer("");
+            // The place that becomes free is one that the server gives at once.
+            assert_eq!(soon(response).await.unwrap().status, Status::Executed);
+            let response = soon(next.ready()).await.unwrap().call(request("m"));
+            under_way.push_back((response, calls.next().await));
+        }
     }
+}
+
+#[tokio::test]
+async fn connecting_without_a_time_limit_can_be_said() {
+    let (serving, mut calls) = server().await;
+    let channel = channel_with(serving.local_addr(), |options| {
+        options.connect_timeout = Duration::MAX;
+    });
+    let response = send(&channel, request("m")).await;
+    calls.next().await.answer("");
+    assert!(soon(response).await.is_ok());
 }
 
 #[tokio::test]

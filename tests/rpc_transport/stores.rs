@@ -1,8 +1,10 @@
 //! Time is the server's, and a call stays with the store that it first met.
 
-use onlyonce::rpc::{Request, Server, Serving, Stamp, Status, Verb};
+use onlyonce::rpc::{Reply, Request, Server, Serving, Stamp, Status, Verb};
 use onlyonce_storage::{StoreId, Timestamp};
 use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tower::ServiceExt;
 
 use super::peers::{Calls, attempt, channel_to, listener, new_call, send, serve, server, soon};
@@ -107,4 +109,26 @@ async fn a_call_that_never_got_into_a_connection_is_bound_to_nothing() {
     let too_large = Request::new("m", vec![0; 2 << 20]).stamp(stamp);
     assert!(channel.oneshot(too_large).await.is_err());
     assert_eq!((call.ticket().first_sent, call.store()), (None, None));
+}
+
+#[tokio::test]
+async fn a_server_whose_clock_was_set_back_is_asked_for_its_time_again() {
+    let now = Arc::new(AtomicU64::new(9_000_000));
+    let told = Arc::clone(&now);
+    let builder = Server::builder()
+        .global_scope()
+        .store(StoreId::random(), move || {
+            Timestamp::from_millis(told.load(Ordering::SeqCst))
+        });
+    let (serving, mut calls) = serve(builder, listener().await);
+    let channel = channel_to(serving.local_addr());
+    let response = send(&channel, attempt("m", &new_call(), 1)).await;
+    now.store(1_000_000, Ordering::SeqCst);
+    let refusal = Reply::refusal(Status::FirstSentAhead, "");
+    calls.next().await.reply.send(refusal).unwrap();
+    assert_eq!(soon(response).await.unwrap().status, Status::FirstSentAhead);
+
+    let _response = send(&channel, attempt("m", &new_call(), 1)).await;
+    let first_sent = calls.next().await.incoming.first_sent.unwrap().as_millis();
+    assert!((1_000_000..1_060_000).contains(&first_sent), "{first_sent}");
 }

@@ -17,14 +17,20 @@ mod disconnects;
 #[cfg(test)]
 mod endings;
 #[cfg(test)]
+mod garbled;
+#[cfg(test)]
 mod lost;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod questions;
 #[cfg(test)]
+mod repeated_below;
+#[cfg(test)]
 mod restarts;
 #[cfg(test)]
 mod retries;
 #[cfg(test)]
 mod shutdown;
+#[cfg(test)]
+mod slow_store;

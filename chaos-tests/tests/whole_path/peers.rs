@@ -90,12 +90,9 @@ async fn a_dead_server_behind_another_sees_at_most_the_product_of_both_attempts(
         })
         .into_routes();
     let store = Arc::new(MemoryStore::new());
-    let (id, clock) = (store.id(), store.clone());
     let layers = onlyonce::middleware::stack::server(store, ServerAdapter::new(routes.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = Server::builder()
-        .global_scope()
-        .store(id, move || clock.now());
+    let server = Server::builder().global_scope().dedupe(layers.executions());
     let front = server
         .build()
         .unwrap()

@@ -208,13 +208,9 @@ impl Shop {
         options: DedupeOptions,
     ) -> Serving {
         let routes = self.routes();
-        let layers = stack::server_with(
-            Arc::clone(&store),
-            ServerAdapter::new(routes.clone()),
-            options,
-        );
+        let layers = stack::server_with(store, ServerAdapter::new(routes.clone()), options);
+        let builder = builder.dedupe(layers.executions());
         let service = layers.layer(routes).map_request(noting(self));
-        let builder = builder.store(store.id(), move || store.now());
         builder
             .build()
             .unwrap()

@@ -11,6 +11,7 @@ use onlyonce::storage::{
     StoreId, Timestamp,
 };
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 /// Runs a check on a new store of each kind.
 macro_rules! on_every_store {
@@ -118,5 +119,121 @@ impl Store for Unreachable {
         first_sent: Option<Timestamp>,
     ) -> StoreFuture<'_, KeyState> {
         self.inner.ask(question, key, first_sent)
+    }
+}
+
+/// A store that answers nothing until it is told to go on.
+#[derive(Debug)]
+pub struct Stalled {
+    inner: MemoryStore,
+    answers: watch::Sender<bool>,
+    completes: watch::Sender<bool>,
+    asked: watch::Sender<usize>,
+    busy: watch::Sender<usize>,
+}
+
+impl Stalled {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemoryStore::new(),
+            answers: watch::Sender::new(false),
+            completes: watch::Sender::new(true),
+            asked: watch::Sender::new(0),
+            busy: watch::Sender::new(0),
+        })
+    }
+
+    pub fn go_on(&self) {
+        self.answers.send_replace(true);
+        self.completes.send_replace(true);
+    }
+
+    pub fn stall_completions(&self) {
+        self.completes.send_replace(false);
+    }
+
+    /// How many claims were asked for.
+    pub fn asked(&self) -> usize {
+        *self.asked.borrow()
+    }
+
+    pub async fn until_asked(&self, claims: usize) {
+        let mut asked = self.asked.subscribe();
+        asked.wait_for(|asked| *asked >= claims).await.unwrap();
+    }
+
+    /// Until every claim that was asked for is given back or settled.
+    pub async fn until_idle(&self) {
+        let mut busy = self.busy.subscribe();
+        busy.wait_for(|busy| *busy == 0).await.unwrap();
+    }
+
+    async fn wait(gate: &watch::Sender<bool>) {
+        gate.subscribe().wait_for(|open| *open).await.unwrap();
+    }
+}
+
+impl Store for Stalled {
+    fn id(&self) -> StoreId {
+        self.inner.id()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.now()
+    }
+
+    fn claim(&self, request: ClaimRequest) -> StoreFuture<'_, ClaimOutcome> {
+        self.asked.send_modify(|asked| *asked += 1);
+        self.busy.send_modify(|busy| *busy += 1);
+        Box::pin(async move {
+            Self::wait(&self.answers).await;
+            self.inner.claim(request).await
+        })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        claim: &'a mut Claim,
+        lease: Duration,
+    ) -> StoreFuture<'a, (), SettleError> {
+        self.inner.renew(claim, lease)
+    }
+
+    fn complete(&self, claim: Claim, answer: Answer) -> StoreFuture<'_, (), SettleError> {
+        Box::pin(async move {
+            Self::wait(&self.completes).await;
+            let completed = self.inner.complete(claim, answer).await;
+            self.busy.send_modify(|busy| *busy -= 1);
+            completed
+        })
+    }
+
+    fn release(&self, claim: Claim) -> StoreFuture<'_, (), SettleError> {
+        Box::pin(async move {
+            let released = self.inner.release(claim).await;
+            self.busy.send_modify(|busy| *busy -= 1);
+            released
+        })
+    }
+
+    fn doubt(
+        &self,
+        claim: Claim,
+        reason: DoubtReason,
+        answer: Option<Answer>,
+    ) -> StoreFuture<'_, (), SettleError> {
+        self.inner.doubt(claim, reason, answer)
+    }
+
+    fn ask(
+        &self,
+        question: Question,
+        key: ScopedKey,
+        first_sent: Option<Timestamp>,
+    ) -> StoreFuture<'_, KeyState> {
+        Box::pin(async move {
+            Self::wait(&self.answers).await;
+            self.inner.ask(question, key, first_sent).await
+        })
     }
 }

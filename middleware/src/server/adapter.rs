@@ -65,6 +65,8 @@ pub enum Admission<Req> {
         /// When the call that is asked about was first sent, on the store's clock, as far as the
         /// asker knows.
         first_sent: Option<Timestamp>,
+        /// When the asker stops waiting.
+        deadline: Option<Instant>,
     },
     /// A call that takes effect at most once.
     Protected(Intent, Req),

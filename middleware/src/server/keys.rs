@@ -6,6 +6,8 @@ use std::time::Duration;
 use onlyonce_storage::{KeyState, ScopedKey, Store, StoreError};
 use tokio::time::{Instant, sleep};
 
+use super::dedupe::far;
+
 /// Peeks at keys, seals them, and waits for calls to end. It never executes anything.
 #[derive(Clone, Debug)]
 pub struct Keys {
@@ -31,6 +33,9 @@ impl Keys {
     /// Makes an absent `key` impossible, as [`Question::Seal`](onlyonce_storage::Question::Seal)
     /// says; otherwise changes nothing and says what is known.
     ///
+    /// For ever for calls that were first sent before the seal and say so; for others until the
+    /// store's horizon, 7 days after the seal by default.
+    ///
     /// # Errors
     ///
     /// When the store cannot tell. The key may be sealed then.
@@ -45,7 +50,7 @@ impl Keys {
     ///
     /// When the store cannot tell.
     pub async fn resume(&self, key: ScopedKey, patience: Duration) -> Result<KeyState, StoreError> {
-        let give_up_at = Instant::now() + patience;
+        let give_up_at = far(patience);
         loop {
             let state = self.store.peek(key.clone()).await?;
             let executing = matches!(state, KeyState::InProgress { .. });

@@ -1,12 +1,14 @@
 //! Many attempts of one call at once.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use onlyonce_middleware::server::{DedupeOptions, Refusal, Served, Wait};
-use onlyonce_storage::MemoryStore;
+use onlyonce_storage::{IdempotencyKey, KeyState, MemoryStore, Scope, ScopedKey};
 use tokio::sync::Notify;
 
 use crate::protocol::{Ask, Effects, Handler, Server, Told, done, send};
@@ -288,8 +290,70 @@ async fn duplicates_beyond_the_bound_on_waiters_are_refused_at_once() {
     }
 }
 
+#[tokio::test]
+async fn a_call_beyond_the_bound_on_executions_is_refused_as_not_executed() {
+    let (effects, gate) = (Effects::default(), Arc::new(Notify::new()));
+    let mut options = DedupeOptions::default();
+    options.flights_max = 1;
+    let server = gated(&effects, &gate).over_with(Arc::new(MemoryStore::default()), options);
+    let first = tokio::spawn({
+        let server = server.clone();
+        async move { send(&server, Ask::new("k", "pay")).await }
+    });
+    until_in_flight(&server, 1).await;
+    let refused = send(&server, Ask::new("l", "pay more")).await;
+    assert!(
+        matches!(
+            refused,
+            Told::Refused(Refusal::Unavailable { retry_after, .. }) if retry_after > Duration::ZERO
+        ),
+        "{refused:?}"
+    );
+    gate.notify_one();
+    assert_eq!(served(&first.await.unwrap()), Some(Served::Executed));
+    assert_eq!(effects.of("pay more"), 0);
+}
+
+#[tokio::test]
+async fn waiting_without_end_can_be_said() {
+    let effects = Effects::default();
+    let mut options = DedupeOptions::default();
+    options.wait = Wait::UpTo(Duration::MAX);
+    let store = Arc::new(MemoryStore::default());
+    let server = Handler::applying(&effects).over_with(store, options);
+    let told = send(&server, Ask::new("k", "pay")).await;
+    assert_eq!(told, Told::Done("pay #1".to_owned(), Served::Executed));
+    let key = ScopedKey::new(
+        Scope::principal("tenant").unwrap(),
+        IdempotencyKey::parse("k").unwrap(),
+    );
+    let state = server.keys().resume(key, Duration::MAX).await.unwrap();
+    assert!(matches!(state, KeyState::Completed(_)), "{state:?}");
+}
+
+#[tokio::test]
+async fn executions_are_idle_once_the_handler_of_a_caller_who_went_away_has_ended() {
+    let (effects, gate) = (Effects::default(), Arc::new(Notify::new()));
+    let server = gated(&effects, &gate).over(Arc::new(MemoryStore::default()));
+    let executions = server.executions();
+    executions.idle().await;
+    let caller = tokio::spawn({
+        let server = server.clone();
+        async move { send(&server, Ask::new("k", "pay")).await }
+    });
+    until_in_flight(&server, 1).await;
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    assert_eq!(executions.count(), 1);
+    let mut idle = pin!(executions.idle());
+    assert_eq!(idle.as_mut().now_or_never(), None);
+    gate.notify_one();
+    idle.await;
+    assert_eq!((executions.count(), effects.of("pay")), (0, 1));
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_passes_before_the_claim_means_not_executed_for_ever() {
+async fn a_deadline_that_passes_before_the_claim_means_that_this_attempt_was_not_executed() {
     let effects = Effects::default();
     let server = Handler::applying(&effects).over(Arc::new(MemoryStore::default()));
     let refused = send(&server, Ask::new("k", "pay").within(Duration::ZERO)).await;

@@ -7,12 +7,13 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use onlyonce_middleware::server::{DedupeOptions, Question, Refusal, Served};
 use onlyonce_storage::{
-    Answer, AnswerFormat, DoubtReason, IdempotencyKey, Inspect, KeyState, ManualClock,
-    MemoryOptions, MemoryStore, Resolution, Scope, ScopedKey, Store,
+    Answer, AnswerFormat, DoubtReason, FencingToken, IdempotencyKey, Inspect, KeyState,
+    ManualClock, MemoryOptions, MemoryStore, Resolution, Scope, ScopedKey, Store,
 };
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
-use crate::protocol::{Ask, Effects, Handler, Server, Told, done, send};
+use crate::protocol::{Ask, Effects, Handler, Told, done, send};
 use crate::watched::Watched;
 
 fn key(text: &str) -> ScopedKey {
@@ -24,12 +25,6 @@ fn in_doubt(told: &Told) -> Option<DoubtReason> {
     match told {
         Told::Refused(Refusal::InDoubt(in_doubt)) => Some(in_doubt.reason),
         _ => None,
-    }
-}
-
-async fn until_in_flight(server: &Server) {
-    while server.load().0 == 0 {
-        tokio::task::yield_now().await;
     }
 }
 
@@ -209,6 +204,31 @@ async fn an_answer_too_large_to_record_is_delivered_once_and_leaves_the_call_in_
     assert_eq!(in_doubt(&retried), Some(DoubtReason::Unrecorded));
 }
 
+#[tokio::test]
+async fn an_answer_in_doubt_that_is_too_large_to_keep_is_never_said_to_be_kept() {
+    let server = Handler::new(|_| async {
+        let body = "x".repeat(2 * 1024 * 1024);
+        Ok(Told::Broken(body, Served::Unprotected))
+    })
+    .over(Arc::new(MemoryStore::default()));
+    // Everybody hears the same: that it is in doubt.
+    for _ in 0..2 {
+        let told = send(&server, Ask::new("k", "pay")).await;
+        assert!(in_doubt(&told).is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_lease_without_end_can_be_said() {
+    let effects = Effects::default();
+    let mut options = DedupeOptions::default();
+    options.lease = Duration::MAX;
+    let store = Arc::new(MemoryStore::default());
+    let server = Handler::applying(&effects).over_with(store, options);
+    let told = send(&server, Ask::new("k", "pay")).await;
+    assert_eq!(told, Told::Done("pay #1".to_owned(), Served::Executed));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_owner_that_cannot_renew_stops_its_handler_before_its_lease_ends() {
     let effects = Effects::default();
@@ -252,51 +272,82 @@ async fn an_owner_that_renews_may_take_many_leases() {
     );
 }
 
-/// An owner whose lease lapsed (its process was frozen), and a successor that took over after an
-/// operator said that nothing was applied.
+/// An owner whose process is frozen while its handler runs.
+struct Frozen {
+    store: Arc<MemoryStore>,
+    clock: Arc<ManualClock>,
+    gate: Arc<Notify>,
+    caller: JoinHandle<Told>,
+}
+
+impl Frozen {
+    /// The handler will answer `ending`.
+    async fn before(ending: Told) -> Self {
+        let gate = Arc::new(Notify::new());
+        let clock = Arc::new(ManualClock::default());
+        let store = Arc::new(MemoryStore::with_options(
+            MemoryOptions::new().clock(clock.clone()),
+        ));
+        let zombie = {
+            let gate = Arc::clone(&gate);
+            Handler::new(move |_| {
+                let (gate, ending) = (Arc::clone(&gate), ending.clone());
+                async move {
+                    gate.notified().await;
+                    Ok(ending)
+                }
+            })
+        }
+        .over(store.clone());
+        let caller = tokio::spawn(async move { send(&zombie, Ask::new("k", "pay")).await });
+        while !matches!(
+            store.peek(key("k")).await.unwrap(),
+            KeyState::InProgress { .. }
+        ) {
+            tokio::task::yield_now().await;
+        }
+        Self {
+            store,
+            clock,
+            gate,
+            caller,
+        }
+    }
+
+    /// Its lease lapses: what names the doubt.
+    async fn lapsed(&self) -> FencingToken {
+        self.clock.advance(Duration::from_secs(31));
+        let KeyState::InDoubt(doubt) = self.store.peek(key("k")).await.unwrap() else {
+            panic!("the lease has lapsed");
+        };
+        doubt.token
+    }
+
+    async fn resolve(&self, token: FencingToken, resolution: Resolution) {
+        let resolved = self.store.resolve(key("k"), token, resolution).await;
+        resolved.unwrap();
+    }
+
+    /// What its caller is told once it goes on.
+    async fn thaw(self) -> Told {
+        self.gate.notify_one();
+        self.caller.await.unwrap()
+    }
+}
+
+/// An owner whose lease lapsed, and a successor that took over after an operator said that nothing
+/// was applied.
 async fn taken_over(ending: Told) -> (Told, Told, Effects) {
-    let (effects, gate) = (Effects::default(), Arc::new(Notify::new()));
-    let clock = Arc::new(ManualClock::default());
-    let store = Arc::new(MemoryStore::with_options(
-        MemoryOptions::new().clock(clock.clone()),
-    ));
-    let zombie = {
-        let gate = Arc::clone(&gate);
-        Handler::new(move |_| {
-            let (gate, ending) = (Arc::clone(&gate), ending.clone());
-            async move {
-                gate.notified().await;
-                Ok(ending)
-            }
-        })
-    }
-    .over(store.clone());
-    let frozen = tokio::spawn({
-        let zombie = zombie.clone();
-        async move { send(&zombie, Ask::new("k", "pay")).await }
-    });
-    until_in_flight(&zombie).await;
-    while !matches!(
-        store.peek(key("k")).await.unwrap(),
-        KeyState::InProgress { .. }
-    ) {
-        tokio::task::yield_now().await;
-    }
-    clock.advance(Duration::from_secs(31));
-    let KeyState::InDoubt(doubt) = store.peek(key("k")).await.unwrap() else {
-        panic!("the lease has lapsed");
-    };
-    let successor = Handler::applying(&effects).over(store.clone());
+    let effects = Effects::default();
+    let frozen = Frozen::before(ending).await;
+    let token = frozen.lapsed().await;
+    let successor = Handler::applying(&effects).over(frozen.store.clone());
     // The claim writes the doubt down, so that it can be resolved.
     let told = send(&successor, Ask::new("k", "pay")).await;
     assert_eq!(in_doubt(&told), Some(DoubtReason::LeaseLapsed));
-    store
-        .resolve(key("k"), doubt.token, Resolution::NotApplied)
-        .await
-        .unwrap();
+    frozen.resolve(token, Resolution::NotApplied).await;
     let first = send(&successor, Ask::new("k", "pay")).await;
-    gate.notify_one();
-    let late = frozen.await.unwrap();
+    let late = frozen.thaw().await;
     let replayed = send(&successor, Ask::new("k", "pay")).await;
     assert_eq!(first, Told::Done("pay #1".to_owned(), Served::Executed));
     assert_eq!(replayed, Told::Done("pay #1".to_owned(), Served::Replayed));
@@ -305,10 +356,46 @@ async fn taken_over(ending: Told) -> (Told, Told, Effects) {
 
 // B6, B13
 #[tokio::test]
-async fn a_zombie_that_completes_after_a_takeover_changes_nothing_and_gets_the_successors_answer() {
+async fn a_zombie_that_completes_after_a_takeover_changes_nothing_and_is_told_in_doubt() {
     let (_, late, effects) = taken_over(done("the zombie's own answer")).await;
-    assert_eq!(late, Told::Done("pay #1".to_owned(), Served::Replayed));
+    // The successor's answer says nothing about what the zombie's own handler did.
+    assert_eq!(in_doubt(&late), Some(DoubtReason::Unrecorded));
     assert_eq!(effects.of("pay"), 1);
+}
+
+#[tokio::test]
+async fn a_zombie_never_gets_the_answer_of_another_request() {
+    for ending in [
+        done("own"),
+        Told::Broken("own".to_owned(), Served::Unprotected),
+        Told::TryLater(Served::Unprotected),
+    ] {
+        let frozen = Frozen::before(ending).await;
+        let token = frozen.lapsed().await;
+        frozen.resolve(token, Resolution::NotApplied).await;
+        // The key is free: somebody uses it for something else.
+        let effects = Effects::default();
+        let successor = Handler::applying(&effects).over(frozen.store.clone());
+        let other = send(&successor, Ask::new("k", "pay 99")).await;
+        assert_eq!(other, Told::Done("pay 99 #1".to_owned(), Served::Executed));
+        let late = frozen.thaw().await;
+        assert!(!matches!(late, Told::Done(..)), "{late:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_operator_said_of_a_frozen_owners_call_is_what_its_caller_gets() {
+    for ending in [
+        done("own"),
+        Told::Broken("own".to_owned(), Served::Unprotected),
+    ] {
+        let frozen = Frozen::before(ending).await;
+        let token = frozen.lapsed().await;
+        let answer = Answer::new(AnswerFormat::new(1), "+it happened");
+        frozen.resolve(token, Resolution::Applied(answer)).await;
+        let late = frozen.thaw().await;
+        assert_eq!(late, Told::Done("it happened".to_owned(), Served::Replayed));
+    }
 }
 
 // B7, B13

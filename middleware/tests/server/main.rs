@@ -10,3 +10,4 @@ mod endings;
 mod identity;
 mod observe;
 mod outcomes;
+mod readiness;

@@ -123,6 +123,7 @@ impl Adapter for Plain {
                 question,
                 key,
                 first_sent: None,
+                deadline: None,
             };
         }
         let digest = |number| {

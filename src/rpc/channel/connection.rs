@@ -4,8 +4,8 @@
 //! byte. A call counts as sent from its first byte that the socket took.
 //!
 //! ```text
-//! open -> retired   the server goes away, the channel is gone, or an attempt was dropped in
-//!                   silence: no new calls, those under way may finish
+//! open -> retired   the server goes away, the channel is gone, an attempt was dropped in silence,
+//!                   or the server's clock was set back: no new calls, those under way may finish
 //! open | retired -> ended   the connection is lost, or nobody waits any more
 //! ```
 
@@ -26,7 +26,7 @@ use super::ChannelOptions;
 use crate::rpc::frame::{Batch, Frame, FrameError, FrameReader, payload_bytes_max};
 use crate::rpc::handshake::Welcome;
 use crate::rpc::wire::{self, FromServer};
-use crate::rpc::{NotSent, ProtocolError, Reply, TransportError};
+use crate::rpc::{NotSent, ProtocolError, Reply, Status, TransportError};
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -266,9 +266,16 @@ impl Connection {
                 if id > state.last_id || state.calls.get(&id).is_some_and(unsent) {
                     return Err(ProtocolError::UnsentCall { id });
                 }
+                let status = reply.status;
                 // Nobody may wait any more: the reply came too late.
                 if let Some(waiting) = state.calls.remove(&id) {
                     let _ = waiting.reply.send(Ok(reply));
+                }
+                drop(state);
+                // The server's clock is not where the handshake said: it was set back. The next
+                // connection learns it anew; on this one every call would be refused.
+                if status == Status::FirstSentAhead {
+                    self.retire();
                 }
             }
         }

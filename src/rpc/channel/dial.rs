@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::ChannelOptions;
 use super::connection::Connection;
@@ -20,8 +20,8 @@ pub(super) async fn dial(
     options: &ChannelOptions,
 ) -> Result<Arc<Connection>, Connecting> {
     let within = options.connect_timeout;
-    let give_up_at = Instant::now() + within;
-    let stream = timeout_at(give_up_at, TcpStream::connect(address))
+    let began = Instant::now();
+    let stream = timeout(within, TcpStream::connect(address))
         .await
         .map_err(|_| Connecting::TimedOut { within })?
         .map_err(io_error)?;
@@ -30,7 +30,8 @@ pub(super) async fn dial(
     let (mut read, mut write) = stream.into_split();
     let mut buffer = BytesMut::new();
     let shaken = shake_hands(&mut read, &mut write, &mut buffer, options);
-    let welcome = timeout_at(give_up_at, shaken)
+    // What is left, and not a point in time: there may be none so far away.
+    let welcome = timeout(within.saturating_sub(began.elapsed()), shaken)
         .await
         .map_err(|_| HandshakeError::TimedOut { within })??;
     Ok(Connection::start(read, write, buffer, welcome, options))

@@ -47,6 +47,10 @@ use crate::rpc::{METHOD_BYTES_MAX, NotSent, Reply, Request, Stamp, TransportErro
 /// binds it to the server's store, if it has one. A later attempt carries what was noted first,
 /// also to another server, which then answers
 /// [`Status::Misdirected`](crate::rpc::Status::Misdirected).
+///
+/// The server's clock is learned in the handshake. A server that says
+/// [`Status::FirstSentAhead`](crate::rpc::Status::FirstSentAhead) has set it back since: the
+/// connection is retired, and the next one learns it anew.
 pub struct Channel {
     shared: Arc<Shared>,
     readiness: Readiness,

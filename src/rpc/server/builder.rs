@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use onlyonce_middleware::server::Executions;
 use onlyonce_storage::{Clock, Scope, StoreId, SystemClock, Timestamp};
 
 use super::ServerOptions;
@@ -12,6 +13,7 @@ pub struct Server {
     pub(super) authenticate: Authenticate,
     pub(super) store: Option<StoreId>,
     pub(super) now: Now,
+    pub(super) executions: Option<Executions>,
     pub(super) options: ServerOptions,
 }
 
@@ -21,6 +23,7 @@ pub struct Server {
 pub struct ServerBuilder {
     authenticate: Option<Authenticate>,
     store: Option<(StoreId, Now)>,
+    executions: Option<Executions>,
     options: ServerOptions,
 }
 
@@ -77,9 +80,28 @@ impl ServerBuilder {
         self.authenticate(|_| Some(Scope::global()))
     }
 
-    /// This server dedupes, with the store `id`, whose clock is `now` (as [`Store::id`] and
-    /// [`Store::now`] say). Clients learn both in the handshake. Without it clients are told that
-    /// this server does not dedupe, and the time of this machine. `now` must not block.
+    /// This server dedupes: its service stands behind the dedupe layer (or `stack::server`) whose
+    /// `executions()` these are. Clients learn the identity and the clock of its store in the
+    /// handshake, and [`Serving::shutdown`](super::Serving::shutdown) waits for handlers whose
+    /// callers went away: for all of the layer's, also those that another server gave it.
+    ///
+    /// Without it clients are told that this server does not dedupe, and the time of this machine.
+    ///
+    /// Say it only of a server whose service really stands behind that layer: clients retry what
+    /// they believe to be deduped.
+    pub fn dedupe(mut self, executions: Executions) -> Self {
+        let told = executions.clone();
+        self.store = Some((executions.store_id(), Arc::new(move || told.now())));
+        self.executions = Some(executions);
+        self
+    }
+
+    /// This server dedupes, by other means than a dedupe layer of its own process: with the store
+    /// `id`, whose clock is `now` (as [`Store::id`] and [`Store::now`] say). Otherwise use
+    /// [`dedupe`](Self::dedupe), which takes both from the layer itself. `now` must not block.
+    ///
+    /// Nothing here makes the service dedupe, or checks that it does. A service that does not,
+    /// served with this, executes the retries of clients who were told that it would not.
     ///
     /// [`Store::id`]: onlyonce_storage::Store::id
     /// [`Store::now`]: onlyonce_storage::Store::now
@@ -114,6 +136,7 @@ impl ServerBuilder {
             authenticate,
             store,
             now,
+            executions: self.executions,
             options: self.options,
         })
     }

@@ -5,8 +5,9 @@
 //! ```
 //!
 //! Bounds: a connection has at most `in_flight_max` calls, each with at most one frame of
-//! arguments and one of answer, and a short queue of frames to be written. While that queue is
-//! full nothing more is read, so a client that does not listen is not listened to.
+//! arguments and one of answer, and one batch of frames that is being written. A call has its place
+//! until its reply is about to be written, so a client that does not listen soon has none left.
+//! The arguments of all connections together have a bound as well, `in_flight_bytes_max`.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,15 +18,15 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tower::ServiceExt;
 use tower_service::Service;
 
 use super::handshake::{Client, LAST_WORD, turn_away, welcome};
-use super::serving::{Shared, until_draining};
-use super::writer::{Outbound, write_replies};
+use super::serving::{Shared, semaphore, until_draining};
+use super::writer::{Outbound, Place, write_replies};
 use crate::rpc::frame::{Frame, FrameError, FrameReader, payload_bytes_max};
 use crate::rpc::wire::{self, Call, FromClient};
 use crate::rpc::{HandshakeError, Incoming, ProtocolError, RefusalCode, Reply, Status};
@@ -74,6 +75,7 @@ pub(super) async fn connection<S>(
         client,
         shared,
         calls: JoinSet::new(),
+        places: semaphore(server.options.in_flight_max),
         out,
         writer,
         last_id: 0,
@@ -89,6 +91,9 @@ struct Session<R, S> {
     client: Client,
     shared: Shared<S>,
     calls: JoinSet<()>,
+    /// One permit for each call in flight: given back before the reply is written, since the next
+    /// call may come as soon as the client has it.
+    places: Arc<Semaphore>,
     out: mpsc::Sender<Outbound>,
     writer: JoinSet<io::Result<()>>,
     /// The highest number of a call that was taken.
@@ -179,39 +184,53 @@ where
             return Err(End::Protocol(ProtocolError::IdNotRising { id, last }));
         }
         self.last_id = id;
-        match self.refusal(&call) {
-            Some(refusal) => self.write(wire::reply(id, &refusal)).await,
-            None => {
-                self.begin(call);
+        match self.place(&call) {
+            Err(refusal) => self.write(wire::reply(id, &refusal)).await,
+            Ok(place) => {
+                self.begin(call, place);
                 Ok(())
             }
         }
     }
 
-    fn refusal(&self, call: &Call) -> Option<Reply> {
+    /// A place for `call`, or why it gets none.
+    fn place(&self, call: &Call) -> Result<Place, Reply> {
         let server = &self.shared.server;
         let limit = server.options.arguments_bytes_max;
         if self.draining {
-            return Some(Reply::refusal(Status::NotExecuted, SHUTTING_DOWN));
+            return Err(Reply::refusal(Status::NotExecuted, SHUTTING_DOWN));
         }
         if call.arguments.len() > limit {
             let why = format!("arguments are larger than {limit} bytes");
-            return Some(Reply::refusal(Status::TooLarge, why));
+            return Err(Reply::refusal(Status::TooLarge, why));
         }
         // Also where this server has no store at all: the first attempt met one that remembers,
         // and here nobody would.
         if call.store.is_some() && call.store != server.store {
             let why = "call is bound to another store than this server's";
-            return Some(Reply::refusal(Status::Misdirected, why));
+            return Err(Reply::refusal(Status::Misdirected, why));
         }
-        if self.calls.len() >= server.options.in_flight_max.max(1) as usize {
+        let call_permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             let why = "connection has as many calls in flight as it may have";
-            return Some(Reply::refusal(Status::Unavailable, why));
-        }
-        None
+            Reply::refusal(Status::Unavailable, why)
+        })?;
+        // OK because the length was just found to be within a limit of frames, which are small.
+        let bytes = u32::try_from(call.arguments.len()).unwrap_or(u32::MAX);
+        let bytes = Arc::clone(&self.shared.bytes).try_acquire_many_owned(bytes);
+        let bytes_permit = bytes.map_err(|_| {
+            let why = "server holds as many bytes of arguments as it may";
+            Reply::refusal(Status::Unavailable, why)
+        })?;
+        Ok(Place {
+            _call: call_permit,
+            _bytes: bytes_permit,
+        })
     }
 
-    fn begin(&mut self, call: Call) {
+    fn begin(&mut self, call: Call, place: Place) {
+        // Tasks that have ended would pile up while frames come in without a pause.
+        while self.calls.try_join_next().is_some() {}
+
         let id = call.id;
         let in_flight = self.shared.in_flight.one();
         let out = self.out.clone();
@@ -228,7 +247,7 @@ where
             };
             onlyonce_storage::kill_point!("server: service answered, reply not queued");
             let frame = fitting(id, &reply, answer_max, frame_max);
-            let call = Some(in_flight);
+            let call = Some((in_flight, place));
             // OK because without a writer the connection is gone, and nobody waits.
             let _ = out.send(Outbound { frame, call }).await;
             onlyonce_storage::kill_point!("server: reply queued, call not over");

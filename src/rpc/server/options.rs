@@ -18,6 +18,12 @@ pub struct ServerOptions {
     /// Calls in flight on one connection. Default 256. One more is answered
     /// [`Status::Unavailable`](crate::rpc::Status::Unavailable). Zero counts as one.
     pub in_flight_max: u32,
+    /// Bytes of arguments of all calls in flight, on all connections together. Default 256 MiB:
+    /// without it 1,024 connections with 256 calls of 1 MiB each come to 256 GiB. One call more is
+    /// answered [`Status::Unavailable`](crate::rpc::Status::Unavailable). At least
+    /// `arguments_bytes_max`. Beside it each connection holds one frame that is being read and
+    /// one batch of replies; executions whose caller's connection is gone are not counted.
+    pub in_flight_bytes_max: usize,
     /// The largest frame that is taken from a client, in bytes. Default 2 MiB. Brought into 4 KiB
     /// to 64 MiB.
     pub frame_bytes_max: usize,
@@ -40,6 +46,7 @@ impl Default for ServerOptions {
             handshakes_max: 256,
             handshake_timeout: Duration::from_millis(3_100),
             in_flight_max: 256,
+            in_flight_bytes_max: 256 * 1024 * 1024,
             frame_bytes_max: 2 * 1024 * 1024,
             arguments_bytes_max: 1024 * 1024,
             answer_bytes_max: 1024 * 1024,

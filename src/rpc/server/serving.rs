@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use onlyonce_middleware::server::Executions;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -15,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tower_service::Service;
 
 use super::connection::connection;
-use super::{Server, handshake};
+use super::{Server, ServerOptions, handshake};
 use crate::rpc::{Incoming, Reply};
 
 /// A server that serves. Dropping it ends it at once, as a crash would: connections are cut, and
@@ -26,15 +27,20 @@ pub struct Serving {
     local_addr: SocketAddr,
     phase: watch::Sender<Phase>,
     in_flight: InFlight,
+    executions: Option<Executions>,
     accepting: JoinHandle<()>,
 }
 
 /// How a shutdown ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
     /// Calls that were taken and whose reply was not written in time.
     pub cut_off: usize,
+    /// Calls that were still being executed then, with or without a caller who waits. They run on
+    /// as long as the runtime does; what that cuts off is in doubt. Always zero for a server that
+    /// was not told of its executions with [`dedupe`](super::ServerBuilder::dedupe).
+    pub executing: usize,
 }
 
 /// What every connection needs.
@@ -44,6 +50,8 @@ pub(super) struct Shared<S> {
     pub(super) service: S,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) in_flight: InFlight,
+    /// One permit for each byte of arguments that may be in flight.
+    pub(super) bytes: Arc<Semaphore>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,14 +92,24 @@ impl Server {
         let local_addr = listener.local_addr()?;
         let (phase, watched) = watch::channel(Phase::Running);
         let in_flight = InFlight::default();
+        let executions = self.executions.clone();
+        let ServerOptions {
+            arguments_bytes_max,
+            in_flight_bytes_max,
+            ..
+        } = self.options;
+        // Less than the largest arguments would refuse them for ever.
+        let bytes = in_flight_bytes_max.max(arguments_bytes_max);
         let shared = Shared {
             server: Arc::new(self),
             service,
             phase: watched,
             in_flight: in_flight.clone(),
+            bytes: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))),
         };
         Ok(Serving {
             local_addr,
+            executions,
             phase,
             in_flight,
             accepting: tokio::spawn(accept(listener, shared)),
@@ -115,18 +133,29 @@ impl Serving {
     }
 
     /// Stops gracefully: accepts no more connections, tells every client which calls were taken,
-    /// executes no others, and waits for those that were until their replies are written, but no
-    /// longer than `patience`. Then connections are cut.
+    /// executes no others, and waits for those that were until their replies are written, and for
+    /// the executions whose callers went away (see [`dedupe`](super::ServerBuilder::dedupe)), but
+    /// no longer than `patience`. Then connections are cut.
     ///
     /// Dropping the future ends the server at once.
     pub async fn shutdown(mut self, patience: Duration) -> ShutdownReport {
         self.phase.send_replace(Phase::Draining);
-        let ended = timeout(patience, &mut self.accepting).await;
-        let cut_off = match ended {
-            Ok(_) => 0,
-            Err(_) => self.in_flight.count(),
-        };
-        ShutdownReport { cut_off }
+        let executions = self.executions.take();
+        let ended = timeout(patience, async {
+            // OK because a task that panicked has cut its connections, too.
+            let _ = (&mut self.accepting).await;
+            if let Some(executions) = &executions {
+                executions.idle().await;
+            }
+        })
+        .await;
+        if ended.is_ok() {
+            return ShutdownReport::default();
+        }
+        ShutdownReport {
+            cut_off: self.in_flight.count(),
+            executing: executions.map_or(0, |executions| executions.count()),
+        }
     }
 }
 
@@ -213,7 +242,7 @@ async fn pause_after(error: &io::Error) {
     }
 }
 
-fn semaphore(permits: u32) -> Arc<Semaphore> {
+pub(super) fn semaphore(permits: u32) -> Arc<Semaphore> {
     // OK because a platform whose `usize` is smaller gets its own maximum.
     let permits = usize::try_from(permits.max(1)).unwrap_or(Semaphore::MAX_PERMITS);
     Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::serving::OneInFlight;
 use crate::rpc::frame::{Batch, Frame};
@@ -13,7 +13,14 @@ use crate::rpc::frame::{Batch, Frame};
 #[derive(Debug)]
 pub(super) struct Outbound {
     pub(super) frame: Frame,
-    pub(super) call: Option<OneInFlight>,
+    pub(super) call: Option<(OneInFlight, Place)>,
+}
+
+/// A call's share of what a connection and the server may have in flight.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) _call: OwnedSemaphorePermit,
+    pub(super) _bytes: OwnedSemaphorePermit,
 }
 
 /// Writes until nobody sends any more, then ends this side of the connection. Fails when the peer
@@ -28,7 +35,8 @@ pub(super) async fn write_replies(
     while let Some(mut outbound) = replies.recv().await {
         loop {
             batch.push(outbound.frame);
-            calls.extend(outbound.call);
+            // The place is free before the client can know, and send the next call for it.
+            calls.extend(outbound.call.map(|(in_flight, _place)| in_flight));
             if !batch.has_room() {
                 break;
             }

@@ -45,7 +45,15 @@ impl Mark {
         if bytes.is_empty() {
             return Ok(None);
         }
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the file MARK is damaged");
+        let refused = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+        let damaged = || refused("the file MARK is damaged".to_owned());
+        // Of every version the first byte says which, and the last eight are the checksum.
+        if bytes[0] > VERSION && has_its_checksum(&bytes) {
+            return Err(refused(format!(
+                "the file MARK has format {}, this version reads up to {VERSION}; upgrade first",
+                bytes[0]
+            )));
+        }
         let bytes = <[u8; LENGTH]>::try_from(bytes).map_err(|_| damaged())?;
         let mark = Self {
             id: StoreId::from_bytes(bytes[1..17].try_into().map_err(|_| damaged())?),
@@ -91,6 +99,12 @@ impl MarkFile {
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }
+}
+
+fn has_its_checksum(bytes: &[u8]) -> bool {
+    bytes
+        .split_last_chunk::<8>()
+        .is_some_and(|(content, sum)| blake3::hash(content).as_bytes().starts_with(sum))
 }
 
 fn path(directory: &Path) -> PathBuf {

@@ -2,7 +2,8 @@
 //!
 //! The rule: **a change is acknowledged only after `flush` and `syncfs` have returned.** sled's
 //! `flush` alone is not durable on Linux (it calls `sync_file_range`); a power cut then takes what
-//! was acknowledged. So one thread writes, syncs with [`SyncPoint`], and answers afterwards.
+//! was acknowledged. So one thread decides and writes, another syncs with [`SyncPoint`], and nobody
+//! is answered before.
 //!
 //! On disk:
 //!
@@ -12,18 +13,23 @@
 //! PATH/LOCK     held by the process that has the store open
 //! PATH/db/      sled's own files, with these trees:
 //!   onlyonce/meta                  identity, incarnation, what is forgotten
-//!   onlyonce/recent/START-END      answers, and what was open meanwhile; dropped at retention
+//!   onlyonce/recent/START-END      answers, and claims and doubts; dropped at retention
 //!   onlyonce/settled/START-END     settled records; dropped at the horizon
 //! ```
 //!
-//! A bucket lasts a day, or an eighth of the horizon where that is longer. Dropping a tree walks its
-//! pages and none of its records. A tombstone is a settled record whose answer is gone: making one
-//! writes nothing. Before a tree of answers is dropped, what is still open in it moves to a younger
-//! one, some at a time. Where the settled records lie is known in memory, so a first call asks no
-//! disk.
+//! The trees of a bucket hold pages (`page.rs`) of frames (`frame.rs`), numbered and never changed:
+//! a log. What is open is kept in memory as well, and of each settled record where it lies
+//! (`located.rs`); both are read from the pages when the store is opened. So a first call reads
+//! nothing from the disk, and a replay reads two pages.
 //!
-//! What groups write is cut into pages below 4 KiB (`page.rs`, `frame.rs`), because sled puts large
-//! nodes into files of their own which it never syncs.
+//! A bucket lasts a day, or an eighth of the horizon where that is longer. Dropping a tree takes
+//! milliseconds for a hundred thousand records while its pages are in sled's cache and a tenth of a
+//! second where they are not; removing them one by one takes a second. A tombstone is a settled
+//! record whose answer is gone: making one writes nothing. What is still open when its bucket is to
+//! be dropped is written again to the bucket of today, some at a time.
+//!
+//! A page stays below 4 KiB, because sled puts large nodes into files of their own which it never
+//! syncs. What lies between two syncs stays below half of a segment of sled's log (`open.rs`).
 
 mod disk;
 mod frame;

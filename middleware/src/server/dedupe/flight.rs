@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use onlyonce_storage::{Answer, Fingerprint, InDoubt, KeyDigest};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::observe::server::Waiting;
 use crate::server::{DedupeOptions, Refusal, Served};
@@ -25,6 +26,8 @@ pub(super) struct Flights {
     waiters_max: usize,
     waiters_per_key_max: usize,
     flights_max: usize,
+    /// Tells who waits for it that no call is being executed.
+    idle: Notify,
 }
 
 /// What tells flights apart.
@@ -52,10 +55,12 @@ pub(super) enum Landing {
 
 /// What a caller does about a call.
 pub(super) enum Boarding {
+    /// Somebody executes, and as many wait as may.
+    Crowded,
+    /// Nobody executes, and there is no room for another execution.
+    Full,
     /// It is the first: it executes.
     Lead(Lead),
-    /// No room.
-    Full,
     /// Somebody executes.
     Wait(Waiter),
 }
@@ -85,6 +90,7 @@ impl Flights {
             waiters_max: options.waiters_max,
             waiters_per_key_max: options.waiters_per_key_max,
             flights_max: options.flights_max,
+            idle: Notify::new(),
         })
     }
 
@@ -110,7 +116,8 @@ impl Flights {
             Entry::Occupied(place) => {
                 let flight = Arc::clone(place.get());
                 drop(table);
-                self.wait_for(flight).map_or(Boarding::Full, Boarding::Wait)
+                self.wait_for(flight)
+                    .map_or(Boarding::Crowded, Boarding::Wait)
             }
         }
     }
@@ -123,6 +130,19 @@ impl Flights {
     /// How many calls are being executed.
     pub(super) fn in_flight(&self) -> usize {
         self.table.lock().len()
+    }
+
+    /// Ends when no call is being executed.
+    pub(super) async fn idle(&self) {
+        loop {
+            // Registered before it is looked, so that an end in between is heard of.
+            let mut idle = pin!(self.idle.notified());
+            idle.as_mut().enable();
+            if self.in_flight() == 0 {
+                return;
+            }
+            idle.await;
+        }
     }
 
     fn wait_for(self: &Arc<Self>, flight: Arc<Flight>) -> Option<Waiter> {
@@ -188,7 +208,12 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        self.flights.table.lock().remove(&self.name);
+        let mut table = self.flights.table.lock();
+        table.remove(&self.name);
+        if table.is_empty() {
+            self.flights.idle.notify_waiters();
+        }
+        drop(table);
         // A lead that was dropped before it landed (its runtime is shutting down) leaves its
         // waiters without an answer; without this they would wait for a sender that they
         // themselves keep alive.

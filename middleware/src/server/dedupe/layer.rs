@@ -6,9 +6,10 @@ use std::sync::Arc;
 use onlyonce_storage::Store;
 use tower_layer::Layer;
 
-use super::DedupeOptions;
 use super::flight::Flights;
+use super::options::LEASE_MAX;
 use super::service::{Dedupe, Shared};
+use super::{DedupeOptions, Executions};
 use crate::server::Keys;
 
 /// Lets the effect of a call happen at most once per key. See the [module](super).
@@ -28,7 +29,8 @@ impl<A> DedupeLayer<A> {
 
     /// Dedupes against `store` what `adapter` admits.
     #[must_use]
-    pub fn with_options(store: Arc<dyn Store>, adapter: A, options: DedupeOptions) -> Self {
+    pub fn with_options(store: Arc<dyn Store>, adapter: A, mut options: DedupeOptions) -> Self {
+        options.lease = options.lease.min(LEASE_MAX);
         let flights = Flights::new(&options);
         Self {
             shared: Arc::new(Shared {
@@ -44,6 +46,12 @@ impl<A> DedupeLayer<A> {
     #[must_use]
     pub fn keys(&self) -> Keys {
         Keys::new(Arc::clone(&self.shared.store))
+    }
+
+    /// The executions of this server: to count them, and to wait for their end.
+    #[must_use]
+    pub fn executions(&self) -> Executions {
+        self.shared.executions()
     }
 }
 

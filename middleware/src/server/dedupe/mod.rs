@@ -19,15 +19,20 @@
 //!
 //! # Cancellation
 //!
-//! Dropping a response future leaves the execution running to its end. A runtime that shuts down
-//! leaves what was running in doubt.
+//! Dropping a response future leaves the execution running to its end. One that has not begun,
+//! because the handler has no room or another process executes the call, is given up: nothing was
+//! executed. A runtime that shuts down leaves what was running in doubt; [`Executions::idle`] says
+//! when nothing is.
 
+mod executions;
 mod flight;
 mod layer;
 mod options;
 mod owner;
 mod service;
 
+pub use self::executions::Executions;
 pub use self::layer::DedupeLayer;
 pub use self::options::{DedupeOptions, Wait};
+pub(crate) use self::owner::far;
 pub use self::service::{Dedupe, ResponseFuture};

@@ -10,7 +10,7 @@ use onlyonce_storage::KeyPolicy;
 pub struct DedupeOptions {
     /// How long a claim holds without renewal; it is renewed every third of it. Default 30 s: a
     /// crashed owner of a shared store is noticed within it, and a pause of the process (a VM that
-    /// migrates) does not end it.
+    /// migrates) does not end it. At most a year.
     pub lease: Duration,
     /// What a duplicate does while the call is being executed. Default: wait up to 5 s.
     pub wait: Wait,
@@ -21,9 +21,12 @@ pub struct DedupeOptions {
     pub retention: Option<Duration>,
     /// Callers who wait for one key. Default 1,024: more is a hot key, and each costs memory.
     pub waiters_per_key_max: usize,
-    /// Callers who wait, in all. Default 16,384, at under a kilobyte each.
+    /// Callers who wait, in all. Default 16,384. Each holds its request, which it executes if the
+    /// one that it waits for comes to nothing: what that costs is bounded by what the transport
+    /// takes in. One more is told that the call is in progress.
     pub waiters_max: usize,
-    /// Calls being executed at once. Default 65,536: far above what one process can serve.
+    /// Calls being executed at once. Default 65,536: far above what one process can serve. One
+    /// more is refused as not executed.
     pub flights_max: usize,
 }
 
@@ -51,3 +54,6 @@ impl Default for DedupeOptions {
         }
     }
 }
+
+/// Clocks can reckon with it everywhere; who asks for more means that a lease shall not end.
+pub(super) const LEASE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -6,12 +6,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use onlyonce_storage::{Answer, Store};
+use onlyonce_storage::{Answer, Store, StoreError};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tower::{Service, ServiceExt};
 use tracing::Instrument;
 
+use super::executions::Executions;
 use super::flight::{Boarding, Flight, Flights, Landing, Lead};
 use super::options::DedupeOptions;
 use super::owner::{Delivery, Owner, patience};
@@ -46,6 +47,12 @@ impl<S, A> Dedupe<S, A> {
     #[must_use]
     pub fn keys(&self) -> Keys {
         Keys::new(Arc::clone(&self.shared.store))
+    }
+
+    /// The executions of this server: to count them, and to wait for their end.
+    #[must_use]
+    pub fn executions(&self) -> Executions {
+        self.shared.executions()
     }
 
     /// How many calls are being executed, and how many callers wait for them.
@@ -88,8 +95,8 @@ where
     type Future = ResponseFuture<A::Response, A::Error>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // Readiness of the handler is awaited where it is called, on the instance that is called:
-        // a replay needs none of it.
+        // Readiness of the handler is awaited where it is called, on the instance that is called,
+        // and not by what is answered without the handler: see `begin`.
         Poll::Ready(Ok(()))
     }
 
@@ -111,8 +118,15 @@ where
                     question,
                     key,
                     first_sent,
+                    deadline,
                 } => {
-                    let state = shared.store.ask(question, key, first_sent).await;
+                    let state = shared.store.ask(question, key, first_sent);
+                    let state = match deadline {
+                        None => state.await,
+                        Some(deadline) => timeout_at(deadline, state)
+                            .await
+                            .unwrap_or_else(|_elapsed| Err(too_slow())),
+                    };
                     onlyonce_storage::kill_point!("dedupe: question asked, not answered");
                     Ok(match state {
                         Ok(state) => shared.adapter.tell(&state),
@@ -146,21 +160,20 @@ where
     for _ in 0..ROUNDS_MAX {
         match shared.flights.board(name) {
             Boarding::Lead(lead) => return lead_call(shared, inner, intent, request, lead).await,
-            Boarding::Full => break,
+            Boarding::Crowded => return Ok(shared.refuse(&in_progress())),
+            Boarding::Full => return Ok(shared.refuse(&not_executed(FULL))),
             Boarding::Wait(waiter) => {
                 onlyonce_storage::kill_point!("dedupe: duplicate boarded, not waiting");
                 let limit = patience(shared.options.wait, intent.deadline);
                 match waiter.wait(limit).await {
                     Some(Landing::NotExecuted) => {}
                     Some(landing) => return Ok(shared.respond(&landing)),
-                    None => break,
+                    None => return Ok(shared.refuse(&in_progress())),
                 }
             }
         }
     }
-    Ok(shared.refuse(&Refusal::InProgress {
-        retry_after: RETRY_AFTER,
-    }))
+    Ok(shared.refuse(&not_executed(NOTHING_EXECUTED)))
 }
 
 async fn lead_call<S, A>(
@@ -202,15 +215,30 @@ where
         Ok(Delivery::NeverReady(error)) => Err(error),
         // The task is gone without a word: its runtime is shutting down. What it had begun is for
         // the store to tell, so the client is sent back to ask.
-        Err(_gone) => Ok(shared.refuse(&Refusal::InProgress {
-            retry_after: RETRY_AFTER,
-        })),
+        Err(_gone) => Ok(shared.refuse(&in_progress())),
+    }
+}
+
+const fn in_progress() -> Refusal {
+    Refusal::InProgress {
+        retry_after: RETRY_AFTER,
+    }
+}
+
+fn not_executed(reason: &str) -> Refusal {
+    Refusal::Unavailable {
+        reason: reason.to_owned(),
+        retry_after: RETRY_AFTER,
     }
 }
 
 // === impl Shared ===
 
 impl<A> Shared<A> {
+    pub(super) fn executions(&self) -> Executions {
+        Executions::new(Arc::clone(&self.store), Arc::clone(&self.flights))
+    }
+
     /// What can be refused before anything is looked up.
     fn refuse_at_the_door(&self, intent: &Intent) -> Option<Refusal> {
         if let Err(error) = self.options.key_policy.check(intent.key.key()) {
@@ -245,10 +273,7 @@ impl<A> Shared<A> {
         let replayed = match landing {
             Landing::Answer(answer, served) => self.replay(answer, *served),
             Landing::InDoubt(in_doubt) => Err(Refusal::InDoubt(in_doubt.clone())),
-            Landing::NotExecuted => Err(Refusal::Unavailable {
-                reason: "the handler executed nothing".to_owned(),
-                retry_after: RETRY_AFTER,
-            }),
+            Landing::NotExecuted => Err(not_executed(NOTHING_EXECUTED)),
             Landing::Refused(refusal) => Err(refusal.clone()),
         };
         replayed.unwrap_or_else(|refusal| self.refuse(&refusal))
@@ -280,8 +305,19 @@ impl<A: Adapter> Shared<A> {
     }
 }
 
+const FULL: &str = "as many calls are being executed as may be";
+const NOTHING_EXECUTED: &str = "the handler executed nothing";
+
 /// A call that somebody is executing in this process mostly ends within it.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// A question changes nothing that is executed, so it may be asked again.
+fn too_slow() -> StoreError {
+    StoreError::Unavailable {
+        reason: "the store did not answer before the deadline".to_owned(),
+        retry_after: RETRY_AFTER,
+    }
+}
 
 /// A key whose executions keep coming to nothing is released faster than its duplicates can be
 /// served; after this many the client may wait outside.

@@ -1,0 +1,58 @@
+//! The executions behind a dedupe layer, for whoever starts and stops its server.
+
+use std::fmt;
+use std::sync::Arc;
+
+use onlyonce_storage::{Store, StoreId, Timestamp};
+
+use super::flight::Flights;
+
+/// The executions of one [`DedupeLayer`](super::DedupeLayer): against which store they are made,
+/// how many there are, and when they are over.
+///
+/// A handler outlives its caller, so a server whose connections are all closed may still be
+/// executing. Wait for [`idle`](Self::idle) before the store is closed or the runtime ends: what
+/// is cut off there is in doubt.
+#[derive(Clone)]
+pub struct Executions {
+    store: Arc<dyn Store>,
+    flights: Arc<Flights>,
+}
+
+impl Executions {
+    pub(super) const fn new(store: Arc<dyn Store>, flights: Arc<Flights>) -> Self {
+        Self { store, flights }
+    }
+
+    /// The identity of the store that the layer dedupes against.
+    #[must_use]
+    pub fn store_id(&self) -> StoreId {
+        self.store.id()
+    }
+
+    /// That store's clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.store.now()
+    }
+
+    /// How many calls are being executed, whether or not anybody waits for them.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.flights.in_flight()
+    }
+
+    /// Ends when no call is being executed. Calls that come in meanwhile are waited for as well.
+    pub async fn idle(&self) {
+        self.flights.idle().await;
+    }
+}
+
+impl fmt::Debug for Executions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Executions")
+            .field("store", &self.store_id())
+            .field("count", &self.count())
+            .finish()
+    }
+}

@@ -1,0 +1,15 @@
+//! How the program ends, in numbers. `0` is fine.
+
+/// A promise was broken.
+pub(crate) const BROKEN: u8 = 1;
+
+/// What was asked for cannot be done as it was asked; clap ends with the same.
+pub(crate) const MISUSED: u8 = 2;
+
+/// The command could not be run to its end, or met too little: nothing is known.
+pub(crate) const UNKNOWN: u8 = 3;
+
+/// As the shell counts it, for whoever asks for help.
+pub(crate) const CODES: &str = "Exit codes: 0 every promise held; 1 one was broken; \
+2 bad usage or configuration; 3 the run failed, or met too little to prove anything; \
+130 or 143 interrupted or terminated";

@@ -1,0 +1,77 @@
+//! The program `onlyonce`: parses arguments and calls the library.
+
+mod demo;
+mod exit;
+mod output;
+mod progress;
+mod stop;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use onlyonce::demo::{DemoOptions, DemoServerOptions};
+
+/// A reliability layer that makes any remote call safe to retry.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The same bank transfers with naive retries and with onlyonce, over a bad network and a
+    /// server that is killed
+    #[command(after_help = exit::CODES)]
+    Demo {
+        /// Decides transfers, faults and kills
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Calls in each column
+        #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(10..=1_000_000))]
+        calls: u64,
+        /// How often the server is killed in each column
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=100))]
+        kills: u64,
+        /// One JSON document on standard output, words on standard error
+        #[arg(long)]
+        json: bool,
+    },
+    /// The server of the demo, in a process of its own
+    #[command(hide = true)]
+    DemoServer {
+        #[arg(long)]
+        folder: PathBuf,
+        #[arg(long)]
+        naive: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    // Clap ends the process with 2 on bad usage, as this program promises.
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return output::fail(exit::UNKNOWN, &error),
+    };
+    match arguments.command {
+        Command::Demo {
+            seed,
+            calls,
+            kills,
+            json,
+        } => runtime.block_on(demo::run(DemoOptions { seed, calls, kills }, json)),
+        Command::DemoServer { folder, naive } => {
+            let serving = onlyonce::demo::serve(DemoServerOptions { folder, naive });
+            match runtime.block_on(serving) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => output::fail(exit::UNKNOWN, &*error),
+            }
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! How far a long command is: a bar on a terminal, a line a column elsewhere.
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use onlyonce::demo::Progress;
+use parking_lot::Mutex;
+
+use super::output;
+
+/// On standard error.
+#[derive(Default)]
+pub(crate) struct Bar(Mutex<Option<ProgressBar>>);
+
+impl Bar {
+    pub(crate) fn clear(&self) {
+        if let Some(bar) = self.0.lock().take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for Bar {
+    fn begin(&self, column: &str, calls: u64) {
+        self.clear();
+        if !std::io::stderr().is_terminal() {
+            output::tell(&format!("{column}: {calls} calls\n"));
+            return;
+        }
+        let style = ProgressStyle::with_template("{msg:>8} {wide_bar} {pos}/{len}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(calls)
+            .with_style(style)
+            .with_message(column.to_owned());
+        *self.0.lock() = Some(bar);
+    }
+
+    fn at(&self, ended: u64) {
+        if let Some(bar) = &*self.0.lock() {
+            bar.set_position(ended);
+        }
+    }
+}

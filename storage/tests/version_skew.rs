@@ -1,0 +1,225 @@
+//! F10: what an older version wrote is read, and what a newer one wrote is refused with both
+//! versions named, and never taken for an absent key.
+#![cfg(feature = "sled")]
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use onlyonce_storage::codec::{RECORD_FORMAT, decode};
+use onlyonce_storage::record::{AnswerKept, Record, State};
+use onlyonce_storage::sled::{OpenError, SledOptions, SledStore};
+use onlyonce_storage::{
+    Answer, AnswerFormat, ClaimOutcome, ClaimRequest, Fingerprint, FingerprintAlgorithm,
+    Fingerprints, IdempotencyKey, Scope, ScopedKey, Store, StoreError, Timestamp,
+};
+
+/// A completed call and a seal in format 1, as bytes. They are never made anew: whatever format is
+/// written one day, these are on somebody's disk.
+const CALL_1: &str = concat!(
+    "01000105616c69636501087472616e736665720a6f726465722d34373131",
+    "01abababababababababababababababababababababababababababababababab",
+    "03fb2c01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
+    "fd0068e5cf8b01000001fd1864e5cf8b0100000109080701fc80ee3600",
+    "00fd0a68e5cf8b010000fd1468e5cf8b01000002050470616964f6b8134e7313e8ae",
+);
+const SEAL_1: &str = "0101fd0168e5cf8b010000f932686e6d95b546";
+
+#[test]
+fn records_of_format_1_are_read_by_every_version() {
+    let at = |millis: u64| Timestamp::from_millis(1_700_000_000_000 + millis);
+    assert_eq!(decode(&bytes(SEAL_1)), Ok(Record::Sealed { at: at(1) }));
+    let Ok(Record::Call(call)) = decode(&bytes(CALL_1)) else {
+        panic!("{:?}", decode(&bytes(CALL_1)));
+    };
+    assert_eq!(call.key.key().as_str(), "order-4711");
+    assert_eq!(call.key.scope().principal_name(), Some("alice"));
+    assert_eq!(call.fingerprint.digest(), &[0xab; 32]);
+    assert_eq!((call.token.incarnation(), call.token.sequence()), (3, 300));
+    assert_eq!(
+        (call.claimed_at, call.first_sent),
+        (at(0), Some(Timestamp::from_millis(1_699_999_999_000)))
+    );
+    assert_eq!(call.retention, Some(Duration::from_secs(3_600)));
+    let completed = State::Completed {
+        at: at(10),
+        answer_until: at(20),
+        answer: AnswerKept::Here(Answer::new(AnswerFormat::new(5), &b"paid"[..])),
+    };
+    assert_eq!(call.state, completed);
+}
+
+#[test]
+fn every_other_record_format_is_refused_in_words_that_name_both() {
+    let mut record = bytes(SEAL_1);
+    for found in (0..=u8::MAX).filter(|format| !(1..=RECORD_FORMAT).contains(format)) {
+        record[0] = found;
+        let refused = decode(&reseal(&record)).unwrap_err();
+        let supported = RECORD_FORMAT;
+        assert_eq!(refused, StoreError::UnknownFormat { found, supported });
+        assert_eq!(
+            refused.to_string(),
+            format!(
+                "record has format {found}, this version reads up to {supported}; upgrade first"
+            )
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_settled_record_of_a_newer_version_keeps_the_store_shut() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
+    let ClaimOutcome::Claimed(claim) = store.claim(request()).await.unwrap() else {
+        panic!("a new key is claimed");
+    };
+    let answer = Answer::new(AnswerFormat::new(1), &b"paid"[..]);
+    store.complete(claim, answer).await.unwrap();
+    store.close().await.unwrap();
+
+    assert!(make_newer(folder.path()) > 0);
+    assert_shut(folder.path());
+}
+
+#[tokio::test]
+async fn an_open_record_of_a_newer_version_keeps_the_store_shut() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
+    let claimed = store.claim(request()).await.unwrap();
+    assert!(matches!(claimed, ClaimOutcome::Claimed(_)), "{claimed:?}");
+    std::mem::forget(claimed);
+    store.close().await.unwrap();
+
+    assert!(make_newer(folder.path()) > 0);
+    assert_shut(folder.path());
+}
+
+/// Nobody knows what a record says that cannot be read, so no key of the store is safe to claim.
+fn assert_shut(store: &Path) {
+    let refused = SledStore::open(store, SledOptions::new()).unwrap_err();
+    assert!(matches!(refused, OpenError::Corrupt { .. }), "{refused:?}");
+    let newer = RECORD_FORMAT + 1;
+    let both = format!("format {newer}, this version reads up to {RECORD_FORMAT}");
+    assert!(refused.to_string().contains(&both), "{refused}");
+}
+
+#[test]
+fn a_folder_of_a_newer_version_is_refused_in_words_that_name_both() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(SledStore::open(folder.path(), SledOptions::new()).unwrap());
+    let mark = folder.path().join("FORMAT");
+    let ours: u32 = fs::read_to_string(&mark)
+        .unwrap()
+        .trim()
+        .rsplit(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    for found in [ours + 1, 4_294_967_295] {
+        fs::write(&mark, format!("onlyonce sled store, format {found}\n")).unwrap();
+        let refused = SledStore::open(folder.path(), SledOptions::new()).unwrap_err();
+        assert!(
+            matches!(refused, OpenError::NewerFormat { .. }),
+            "{refused:?}"
+        );
+        let path = folder.path().display();
+        assert_eq!(
+            refused.to_string(),
+            format!("store in {path} has format {found}, this version reads up to {ours}; upgrade")
+        );
+    }
+}
+
+#[test]
+fn a_mark_of_a_newer_version_is_refused_in_words_that_name_both() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(SledStore::open(folder.path(), SledOptions::new()).unwrap());
+    let path = folder.path().join("MARK");
+    let mut mark = fs::read(&path).unwrap();
+    let ours = mark[0];
+    mark[0] = ours + 1;
+    fs::write(&path, reseal(&mark)).unwrap();
+    let refused = SledStore::open(folder.path(), SledOptions::new()).unwrap_err();
+    let both = format!(
+        "MARK has format {}, this version reads up to {ours}",
+        ours + 1
+    );
+    assert!(refused.to_string().contains(&both), "{refused}");
+}
+
+fn key() -> ScopedKey {
+    ScopedKey::new(
+        Scope::global(),
+        IdempotencyKey::parse("order-4711").unwrap(),
+    )
+}
+
+fn request() -> ClaimRequest {
+    let print = Fingerprint::builder(FingerprintAlgorithm::new(1)).finish();
+    ClaimRequest::new(key(), Fingerprints::new(print), Duration::from_secs(30))
+}
+
+/// Makes every record one of the next format, checksums and all, as a newer version would have
+/// written it; how many there were.
+fn make_newer(store: &Path) -> usize {
+    let db = sled::Config::new()
+        .path(store.join("db"))
+        .flush_every_ms(None)
+        .segment_size(16 * 1024 * 1024)
+        .open()
+        .unwrap();
+    let mut changed = 0;
+    for name in db.tree_names() {
+        let pages = [&b"onlyonce/recent/"[..], b"onlyonce/settled/"];
+        if !pages.iter().any(|kind| name.starts_with(kind)) {
+            continue;
+        }
+        let tree = db.open_tree(&name).unwrap();
+        for row in tree.iter() {
+            let (number, page) = row.unwrap();
+            let mut page = page.to_vec();
+            let found = records_in(&page);
+            for (start, end) in &found {
+                let mut record = page[*start..*end].to_vec();
+                record[0] = RECORD_FORMAT + 1;
+                page[*start..*end].copy_from_slice(&reseal(&record));
+            }
+            // A page begins with the checksum of its number and of what follows.
+            let mut sum = crc32fast::Hasher::new();
+            sum.update(&number);
+            sum.update(&page[4..]);
+            page[..4].copy_from_slice(&sum.finalize().to_le_bytes());
+            tree.insert(&number, page).unwrap();
+            changed += found.len();
+        }
+    }
+    drop(db);
+    // sled gives its file back a moment after the last handle is dropped.
+    let file = std::fs::File::open(store.join("db").join("db")).unwrap();
+    file.lock().unwrap();
+    changed
+}
+
+/// Where the records are: nothing but a record has a record's checksum.
+fn records_in(page: &[u8]) -> Vec<(usize, usize)> {
+    let starts = (0..page.len()).filter(|start| page[*start] == RECORD_FORMAT);
+    let spans = starts.flat_map(|start| (start + 9..=page.len()).map(move |end| (start, end)));
+    spans
+        .filter(|(start, end)| decode(&page[*start..*end]).is_ok())
+        .collect()
+}
+
+/// The record with the checksum that belongs to it.
+fn reseal(record: &[u8]) -> Vec<u8> {
+    let content = &record[..record.len() - 8];
+    [content, &blake3::hash(content).as_bytes()[..8]].concat()
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes().chunks(2);
+    digits
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
+}
