@@ -46,13 +46,7 @@ fn dropping_a_cloned_database_handle_loses_nothing_that_was_committed() {
         // What a crash leaves, while the handles are still there, and what they leave.
         let copy = tempfile::tempdir().unwrap();
         copy_all(folder.path(), copy.path());
-        for at in [copy.path(), folder.path()] {
-            if at == folder.path() {
-                drop((db.clone(), tree.clone()));
-                continue;
-            }
-            check(at, round);
-        }
+        check(copy.path(), round);
         drop((tree, db));
         wait_for(folder.path());
         check(folder.path(), round);
@@ -177,10 +171,11 @@ async fn a_left_over_snapshot_bricks_sled_and_not_the_store() {
     }
 }
 
-/// sled panics on some damages of its files. Whatever byte is damaged, opening a store is answered
-/// with an error or with everything that was acknowledged.
+/// sled panics on some damages of its files, though version 0.34.7 on none of these: how many is
+/// printed. Whatever byte is damaged, opening a store is answered with an error or with everything
+/// that was acknowledged.
 #[tokio::test]
-async fn sled_panics_while_opening_and_the_store_answers_with_an_error() {
+async fn a_damaged_configuration_is_answered_with_an_error_never_with_a_panic() {
     let folder = tempfile::tempdir().unwrap();
     let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
     for number in 0..20 {
