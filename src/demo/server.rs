@@ -86,6 +86,6 @@ async fn until_parent_is_gone() {
 pub(super) const ACCOUNTS: u32 = 64;
 
 /// What each account begins with: so much that most transfers are covered, and some are not.
-pub(super) const OPENING: i64 = 10_000;
+pub(super) const OPENING: i64 = 1_500;
 
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -18,6 +18,9 @@ use crate::commit::disk::Syncer;
 /// says otherwise): sled counts on what it wrote before without having synced it, and a power cut
 /// within more than that can make it take its whole log for torn.
 ///
+/// Linux tells `syncfs` of a write-back that failed since 5.8; on an older kernel only a sync that
+/// fails itself is seen.
+///
 /// Open it before the first write, so that an error of any later write-back is seen, and give the
 /// database a file system of its own where another heavy writer would be flushed along. Call
 /// `commit` from one thread, for many writes at once: it takes about a tenth of a millisecond
