@@ -1,5 +1,8 @@
 //! sled behind the writer's seam.
 
+mod opening;
+mod writing;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::PathBuf;
@@ -7,18 +10,19 @@ use std::time::Duration;
 
 use ::sled::{Db, Tree};
 
-use super::frame::{self, Extent, Found, Kind, Whole};
+pub(super) use self::opening::{Identity, Parts};
+use self::writing::answer_bytes;
+use super::frame::Kind;
 use super::located::Located;
-use super::mark::Mark;
 use super::page::{Pages, Position};
 use super::sync::SyncPoint;
 use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer};
 use crate::commit::{Change, Rows};
-use crate::record::{AnswerKept, CallRecord, Record, State};
+use crate::record::{CallRecord, Record};
 use crate::{
-    Answer, FencingToken, KeyDigest, RetentionOptions, StoreError, StoreId, Swept, Timestamp,
-    codec, transition,
+    Answer, FencingToken, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, codec,
+    transition,
 };
 
 /// An opened database. Only the thread that owns it reads and writes; another one syncs.
@@ -65,140 +69,9 @@ struct Open {
     latest: Bucket,
 }
 
-/// What an opening finds of a claim.
-struct Claimed {
-    token: FencingToken,
-    closed: bool,
-    group: u64,
-    bucket: Bucket,
-    latest: Bucket,
-    at: Position,
-}
-
-/// What an opening needs besides the trees.
-pub(super) struct Parts {
-    pub(super) db: Db,
-    pub(super) db_file: PathBuf,
-    pub(super) point: SyncPoint,
-    pub(super) lock: File,
-}
-
-/// What a store knows of itself.
-pub(super) struct Identity {
-    pub(super) id: StoreId,
-    pub(super) incarnation: u64,
-    pub(super) forgotten_until: Timestamp,
-    /// When it was last in use, on its clock then.
-    pub(super) last_used: Option<Timestamp>,
-}
-
 // === impl SledDisk ===
 
 impl SledDisk {
-    /// Reads what the trees hold.
-    pub(super) fn open(parts: Parts, retention: &RetentionOptions) -> Result<Self, String> {
-        let Parts {
-            db,
-            db_file,
-            point,
-            lock,
-        } = parts;
-        let meta = db.open_tree("onlyonce/meta").map_err(words)?;
-        let mut disk = Self {
-            db,
-            meta,
-            recent: BTreeMap::new(),
-            settled: BTreeMap::new(),
-            open: HashMap::new(),
-            outliving: Vec::new(),
-            open_bucket: None,
-            answers_gone_until: Timestamp::default(),
-            width: Bucket::width(retention),
-            group: 0,
-            unsynced: 0,
-            point,
-            db_file,
-            lock,
-        };
-        disk.group = disk.number(META_GROUP)?.unwrap_or(0);
-        let names = disk.db.tree_names();
-        // The settled first: what is settled is no longer open.
-        for name in &names {
-            if let Some(bucket) = bucket_of(SETTLED, name) {
-                disk.read_settled(bucket)?;
-            }
-        }
-        let mut claimed = HashMap::new();
-        for name in &names {
-            if let Some(bucket) = bucket_of(RECENT, name) {
-                disk.read_recent(bucket, &mut claimed)?;
-            }
-        }
-        disk.adopt_open(claimed)?;
-        Ok(disk)
-    }
-
-    /// Raises the incarnation, and makes the identity of a new store. Not yet durable.
-    ///
-    /// Fails when the database is not the one that was marked, or ends before the mark.
-    pub(super) fn identify(
-        &mut self,
-        now: Timestamp,
-        mark: Option<Mark>,
-    ) -> Result<Identity, String> {
-        let id = match self.meta.get(META_ID).map_err(words)? {
-            None => None,
-            Some(bytes) => Some(StoreId::from_bytes(
-                <[u8; 16]>::try_from(&*bytes).map_err(|_| "the store's id has not 16 bytes")?,
-            )),
-        };
-        match mark {
-            Some(mark) if id != Some(mark.id) || self.group < mark.group => {
-                return Err(format!(
-                    "it ends at group {}, and group {} was acknowledged: sled has dropped a \
-                     damaged part of its log",
-                    self.group, mark.group
-                ));
-            }
-            // Only a first opening that crashed has none, and then nothing was acknowledged.
-            None if self.group > 0 => {
-                return Err(format!(
-                    "the file MARK is missing, so nobody knows whether group {} is the last that \
-                     was acknowledged",
-                    self.group
-                ));
-            }
-            Some(_) | None => {}
-        }
-        let id = id.unwrap_or_else(StoreId::random);
-        let incarnation = self.number(META_INCARNATION)?.unwrap_or(0) + 1;
-        // A call first sent before this store existed may have been executed by an earlier one.
-        let forgotten_until = self
-            .number(META_FORGOTTEN)?
-            .unwrap_or_else(|| now.as_millis());
-        let gone = self.number(META_ANSWERS_GONE)?.unwrap_or(0);
-        self.answers_gone_until = Timestamp::from_millis(gone);
-        let mut batch = ::sled::Batch::default();
-        batch.insert(META_ID, id.as_bytes());
-        batch.insert(META_INCARNATION, &incarnation.to_le_bytes());
-        batch.insert(META_FORGOTTEN, &forgotten_until.to_le_bytes());
-        self.meta.apply_batch(batch).map_err(words)?;
-        Ok(Identity {
-            id,
-            incarnation,
-            forgotten_until: Timestamp::from_millis(forgotten_until),
-            last_used: self.number(META_LAST_USED)?.map(Timestamp::from_millis),
-        })
-    }
-
-    /// The records that an earlier incarnation left open.
-    pub(super) fn open_records(&self) -> Vec<(KeyDigest, Record)> {
-        self.open
-            .iter()
-            .map(|(key, open)| (*key, open.record.clone()))
-            .collect()
-    }
-
     pub(super) const fn db(&self) -> &Db {
         &self.db
     }
@@ -206,99 +79,6 @@ impl SledDisk {
     /// The last group that was handed over.
     pub(super) const fn group(&self) -> u64 {
         self.group
-    }
-
-    fn read_settled(&mut self, bucket: Bucket) -> Result<(), String> {
-        let tree = self.tree(SETTLED, bucket)?;
-        let mut located = Located::new();
-        let extent = frame::scan(&tree, |frame| {
-            if frame.kind != Kind::Settled {
-                return Err(format!("{:?} lies among the settled", frame.kind));
-            }
-            let (key, _) = keyed(frame.body)?;
-            located.insert(key, frame.at);
-            Ok(())
-        })
-        .map_err(|damage| format!("bucket {}: {damage}", bucket_name(SETTLED, bucket)))?;
-        self.group = self.group.max(extent.group);
-        let pages = Pages::new(tree, extent.next);
-        self.settled.insert(bucket, Settled { pages, located });
-        Ok(())
-    }
-
-    fn read_recent(
-        &mut self,
-        bucket: Bucket,
-        claimed: &mut HashMap<KeyDigest, Claimed>,
-    ) -> Result<(), String> {
-        let tree = self.tree(RECENT, bucket)?;
-        let extent = frame::scan(&tree, |frame| {
-            let Found {
-                kind,
-                at,
-                group,
-                body,
-            } = frame;
-            let closed = match kind {
-                Kind::Answer => return Ok(()),
-                Kind::Open => false,
-                Kind::Closed => true,
-                Kind::Settled => return Err("something settled lies among the open".to_owned()),
-            };
-            let (key, rest) = keyed(body)?;
-            if self.is_settled(key)? {
-                return Ok(());
-            }
-            let (token, _) = tokened(rest)?;
-            let new = Claimed {
-                token,
-                closed,
-                group,
-                bucket,
-                latest: bucket,
-                at,
-            };
-            match claimed.get_mut(&key) {
-                None => drop(claimed.insert(key, new)),
-                Some(known) => known.join(new),
-            }
-            Ok(())
-        });
-        let Extent { next, group } =
-            extent.map_err(|damage| format!("bucket {}: {damage}", bucket_name(RECENT, bucket)))?;
-        self.group = self.group.max(group);
-        self.recent.insert(bucket, Pages::new(tree, next));
-        Ok(())
-    }
-
-    fn adopt_open(&mut self, claimed: HashMap<KeyDigest, Claimed>) -> Result<(), String> {
-        for (key, claimed) in claimed {
-            if claimed.closed {
-                continue;
-            }
-            let Claimed {
-                bucket, latest, at, ..
-            } = claimed;
-            let record = self.read_open(bucket, at).map_err(words)?;
-            let open = Open {
-                record,
-                bucket,
-                latest,
-            };
-            self.open.insert(key, open);
-        }
-        Ok(())
-    }
-
-    fn read_open(&self, bucket: Bucket, at: Position) -> Result<Record, StoreError> {
-        let missing = || StoreError::Corrupt("an open record is missing".to_owned());
-        let pages = self.recent.get(&bucket).ok_or_else(missing)?;
-        let mut reader = pages.read(at)?.ok_or_else(missing)?;
-        let length = Kind::Open.expect(&mut reader)?;
-        let body = reader.take(length)?;
-        let (_, rest) = keyed(&body).map_err(StoreError::Corrupt)?;
-        let (_, record) = tokened(rest).map_err(StoreError::Corrupt)?;
-        codec::decode(record)
     }
 
     /// The record at a place that may be another key's.
@@ -329,15 +109,6 @@ impl SledDisk {
             }
         }
         Ok(None)
-    }
-
-    fn is_settled(&self, key: KeyDigest) -> Result<bool, String> {
-        let known = self
-            .settled
-            .values()
-            .any(|settled| settled.located.candidates(key).next().is_some());
-        // Nearly always the record: a part of the digest is all that is in memory.
-        Ok(known && self.settled_record(key).map_err(words)?.is_some())
     }
 
     fn number(&self, name: &str) -> Result<Option<u64>, String> {
@@ -378,127 +149,6 @@ impl SledDisk {
         self.settled
             .get_mut(&bucket)
             .ok_or_else(|| "a bucket that was just made is gone".to_owned())
-    }
-
-    /// Puts the answer that came with a record where answers lie, and notes in the record where.
-    fn put_answer(
-        &mut self,
-        key: KeyDigest,
-        record: &mut Record,
-        bucket: Bucket,
-    ) -> Result<(), String> {
-        let Record::Call(call) = record else {
-            return Ok(());
-        };
-        let Some(AnswerKept::Here(answer)) = kept(call).cloned() else {
-            return Ok(());
-        };
-        let whole = Whole::of(key, call, &answer).ok_or("an answer has less than 4 GiB")?;
-        let sum = whole.sum(answer.body());
-        let head = Kind::Answer.head(sum.len() + answer.body().len())?;
-        let group = self.group + 1;
-        let pages = self.recent_pages(bucket)?;
-        let at = pages.append(&[&head, &sum, answer.body()])?;
-        // An answer that nothing refers to is harmless, so these pages need not wait.
-        self.unsynced += pages.insert_full(group)?;
-        set_beside(call, &whole, at);
-        self.sync_if_much()
-    }
-
-    fn settle(&mut self, key: KeyDigest, mut record: Record) -> Result<(), String> {
-        let bucket = Bucket::of(&record, self.width).ok_or("a settled record has a bucket")?;
-        self.put_answer(key, &mut record, bucket)?;
-        let record = codec::encode(&record);
-        let head = Kind::Settled.head(32 + record.len())?;
-        let settled = self.settled_in(bucket)?;
-        let at = settled.pages.append(&[&head, key.as_bytes(), &record])?;
-        settled.located.insert(key, at);
-        if let Some(open) = self.open.remove(&key)
-            && open.latest > bucket
-        {
-            self.outliving.push((key, open));
-        }
-        Ok(())
-    }
-
-    fn put_open(
-        &mut self,
-        key: KeyDigest,
-        mut record: Record,
-        now: Timestamp,
-    ) -> Result<(), String> {
-        let width = self.width;
-        let bucket = *self
-            .open_bucket
-            .get_or_insert_with(|| Bucket::at(now.plus(transition::CLOCK_DIFFERENCE_MAX), width));
-        let before = self.open.get(&key).map(|open| (open.bucket, open.latest));
-        if let (Record::Call(call), Some((kept_in, _))) = (&mut record, before)
-            && kept_in != bucket
-            && matches!(kept(call), Some(AnswerKept::Beside { .. }))
-        {
-            let answer = self.answer_in(kept_in, key, call).map_err(words)?;
-            let answer = answer.ok_or("the answer that is kept with a doubt is missing")?;
-            set_here(call, answer);
-        }
-        self.put_answer(key, &mut record, bucket)?;
-        let token = record.call().ok_or("what is open is a call")?.token;
-        let bytes = codec::encode(&record);
-        let head = Kind::Open.head(32 + 16 + bytes.len())?;
-        let group = self.group + 1;
-        let pages = self.recent_pages(bucket)?;
-        pages.append(&[&head, key.as_bytes(), &token_bytes(token), &bytes])?;
-        self.unsynced += pages.insert_full(group)?;
-        let latest = before.map_or(bucket, |(_, latest)| latest.max(bucket));
-        let open = Open {
-            record,
-            bucket,
-            latest,
-        };
-        self.open.insert(key, open);
-        Ok(())
-    }
-
-    /// Keeps what lies between two syncs small beside a segment of sled's log: where it fills
-    /// several, a power cut may leave a later one without an earlier one, and sled then throws the
-    /// whole log away.
-    fn sync_if_much(&mut self) -> Result<(), String> {
-        if self.unsynced >= UNSYNCED_BYTES_MAX {
-            self.point.commit(&self.db).map_err(words)?;
-            self.unsynced = 0;
-        }
-        Ok(())
-    }
-
-    fn close_claim(&mut self, key: KeyDigest, open: &Open) -> Result<(), String> {
-        let token = open.record.call().ok_or("what is open is a call")?.token;
-        let head = Kind::Closed.head(32 + 16)?;
-        self.recent_pages(open.latest)?
-            .append(&[&head, key.as_bytes(), &token_bytes(token)])?;
-        Ok(())
-    }
-
-    fn answer_in(
-        &self,
-        bucket: Bucket,
-        key: KeyDigest,
-        call: &CallRecord,
-    ) -> Result<Option<Answer>, StoreError> {
-        let Some(&AnswerKept::Beside { format, length, at }) = kept(call) else {
-            return Ok(None);
-        };
-        let whole = Whole {
-            key,
-            token: call.token,
-            format,
-            length,
-        };
-        let (Some(pages), Some(at)) = (self.recent.get(&bucket), Position::from_number(at)) else {
-            return Ok(None);
-        };
-        match pages.read(at)? {
-            None => Ok(None),
-            Some(mut reader) => whole.read(&mut reader),
-        }
     }
 
     /// Some of what is open and lies where answers go.
@@ -686,25 +336,6 @@ impl Disk for SledDisk {
     }
 }
 
-// === impl Claimed ===
-
-impl Claimed {
-    /// Takes in another frame of the same key: the newest claim counts, of it the last word, and
-    /// nothing follows its end.
-    fn join(&mut self, other: Self) {
-        if other.token == self.token {
-            let latest = self.latest.max(other.latest);
-            let newer = (other.closed, other.group) >= (self.closed, self.group);
-            if newer {
-                *self = other;
-            }
-            self.latest = latest;
-        } else if other.token > self.token {
-            *self = other;
-        }
-    }
-}
-
 /// sled gives its file back only when the last of its own threads lets go of it, which may be a
 /// moment after the last handle is dropped.
 fn wait_until_free(db_file: &std::path::Path) {
@@ -716,45 +347,6 @@ fn wait_until_free(db_file: &std::path::Path) {
             return;
         }
         std::thread::park_timeout(FREE_PAUSE);
-    }
-}
-
-const fn kept(call: &CallRecord) -> Option<&AnswerKept> {
-    match &call.state {
-        State::Completed { answer, .. } => Some(answer),
-        State::InDoubt { answer, .. } => answer.as_ref(),
-        State::InProgress { .. } => None,
-    }
-}
-
-/// How much of a record lies beside it.
-fn answer_bytes(record: &Record) -> usize {
-    match record.call().and_then(kept) {
-        Some(AnswerKept::Beside { length, .. }) => *length as usize,
-        _ => 0,
-    }
-}
-
-fn set_beside(call: &mut CallRecord, whole: &Whole, at: Position) {
-    set_kept(
-        call,
-        AnswerKept::Beside {
-            format: whole.format,
-            length: whole.length,
-            at: at.to_number(),
-        },
-    );
-}
-
-fn set_here(call: &mut CallRecord, answer: Answer) {
-    set_kept(call, AnswerKept::Here(answer));
-}
-
-fn set_kept(call: &mut CallRecord, kept: AnswerKept) {
-    match &mut call.state {
-        State::Completed { answer, .. } => *answer = kept,
-        State::InDoubt { answer, .. } => *answer = Some(kept),
-        State::InProgress { .. } => {}
     }
 }
 
