@@ -39,6 +39,8 @@ enum Step {
     Apply,
     Flush,
     HandOver,
+    /// The sync fails only after a while.
+    LateSync,
     Panic,
     Sync,
 }
@@ -136,6 +138,7 @@ impl Syncer for Faulty<dyn Syncer> {
         if self.script.slow.load(Ordering::SeqCst) {
             std::thread::park_timeout(Duration::from_millis(20));
         }
+        self.step(Step::LateSync)?;
         if self.script.unsynced.load(Ordering::SeqCst) {
             return Ok(());
         }
@@ -228,6 +231,28 @@ async fn what_only_reads_needs_no_sync() {
     assert_eq!(script.syncs.load(Ordering::SeqCst), 1);
     store.complete(claim, answer(b"paid")).await.unwrap();
     assert_eq!(script.syncs.load(Ordering::SeqCst), 2);
+}
+
+/// What was asked while the sync that fails was under way: it would tell what is not durable.
+#[tokio::test]
+async fn nobody_is_told_of_an_answer_whose_sync_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, script) = open(folder.path(), &SledOptions::new());
+    let claim = claimed(&store, &key("lost")).await;
+    script.slow.store(true, Ordering::SeqCst);
+    *script.fails_in.lock() = Some(Step::LateSync);
+    let syncs = script.syncs.load(Ordering::SeqCst);
+    let completing = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.complete(claim, answer(b"paid")).await }
+    });
+    while script.syncs.load(Ordering::SeqCst) == syncs {
+        tokio::task::yield_now().await;
+    }
+    let peeked = store.peek(key("lost")).await;
+    assert!(is_poisoned(&peeked), "{peeked:?}");
+    assert!(is_poisoned(&store.claim(request(&key("lost"))).await));
+    assert!(completing.await.unwrap().is_err());
 }
 
 #[tokio::test]

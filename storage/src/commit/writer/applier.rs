@@ -167,12 +167,16 @@ impl Applier {
     }
 
     /// Makes what was applied since the last group the next one. The syncer is idle: everything
-    /// before it is durable.
+    /// before it is durable, or the store is poisoned and nobody is told anything any more.
     fn hand_over(&mut self) {
         if self.pending.is_empty() {
             return;
         }
         let pending = std::mem::take(&mut self.pending);
+        if let Some(poisoned) = self.shared.poisoned() {
+            pending.fail(&poisoned);
+            return;
+        }
         if !pending.changed {
             crate::kill_point!("writer: questions decided, not answered");
             // What only reads tells what earlier groups have made durable.
