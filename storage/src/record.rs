@@ -120,6 +120,27 @@ pub enum KeyState {
     },
 }
 
+impl CallRecord {
+    /// The answer that is kept of it, wherever it is.
+    #[cfg(feature = "sled")]
+    pub(crate) const fn kept(&self) -> Option<&AnswerKept> {
+        match &self.state {
+            State::Completed { answer, .. } => Some(answer),
+            State::InDoubt { answer, .. } => answer.as_ref(),
+            State::InProgress { .. } => None,
+        }
+    }
+
+    #[cfg(feature = "sled")]
+    pub(crate) fn kept_mut(&mut self) -> Option<&mut AnswerKept> {
+        match &mut self.state {
+            State::Completed { answer, .. } => Some(answer),
+            State::InDoubt { answer, .. } => answer.as_mut(),
+            State::InProgress { .. } => None,
+        }
+    }
+}
+
 impl Record {
     /// The call in it, unless it is a seal.
     #[must_use]

@@ -58,6 +58,14 @@ impl Bucket {
         self.start <= time && time < self.end
     }
 
+    /// The same with another name.
+    pub(crate) fn again(self) -> Self {
+        Self::between(
+            self.start,
+            Timestamp::from_millis(self.end.as_millis().saturating_add(1)),
+        )
+    }
+
     /// Whether everything in it is older than `kept`.
     pub(crate) fn is_past(self, kept: Duration, now: Timestamp) -> bool {
         self.end.plus(kept) <= now

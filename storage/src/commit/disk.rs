@@ -11,49 +11,51 @@ pub(crate) trait Disk: Rows + Send {
     /// Applies changes, which are seen by later reads at once. Nothing is durable yet.
     fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<(), String>;
 
-    /// Hands everything that was applied since the last time to the engine, as one group. Answers
-    /// the number of the last group. After a crash a part of a group may be there: it says nothing
-    /// that is wrong, and nobody was told of it.
-    fn hand_over(&mut self) -> Result<u64, String>;
+    /// Makes everything that was applied and noted since the last time one group, for the other
+    /// half to write. `None` when there is nothing. Call it only when all groups before are
+    /// durable. `memory` is that of an earlier group, to be used again.
+    fn hand_over(&mut self, memory: Vec<u8>) -> Result<Option<Written>, String>;
 
-    /// Notes that the store is in use at a time that is trusted.
+    /// Notes, with the next group, that the store is in use at a time that is trusted.
     fn note_used(&mut self, now: Timestamp) -> Result<(), String>;
 
     /// What is past its retention or horizon.
     fn due(&self, retention: &RetentionOptions, now: Timestamp) -> Due;
 
-    /// Moves some of what must stay out of what is due, so that [`note`](Self::note) has less to
-    /// move at once. Answers whether there is more.
-    fn move_some(&mut self, due: &Due, now: Timestamp) -> Result<bool, String>;
+    /// Notes, with the next group, that what is due will be gone. That group must be durable
+    /// before anything is removed.
+    fn note(&mut self, due: &Due) -> Result<(), String>;
 
-    /// Notes that what is due will be gone, and moves what must stay. Both must be durable before
-    /// anything is removed.
-    fn note(&mut self, due: &Due, now: Timestamp) -> Result<(), String>;
-
-    /// Removes what is due.
+    /// Lets go of what is due. It may leave the disk later.
     fn remove(&mut self, due: &Due) -> Result<Swept, String>;
 
-    /// Frees the directory: when this returns, it can be opened again.
-    fn close(self: Box<Self>, syncer: Box<dyn Syncer>);
+    /// Frees the directory: when this returns, it can be opened again. After a failure nothing
+    /// more is written.
+    fn close(self: Box<Self>, syncer: Box<dyn Syncer>, failed: bool);
 }
 
 /// The half of an engine that makes groups durable, on a thread of its own, while the other half
 /// goes on. Any error poisons the store.
 pub(crate) trait Syncer: Send {
-    /// Hands what the engine was given to the operating system.
-    fn flush(&mut self) -> Result<(), String>;
+    /// Gives a group to the operating system.
+    fn write(&mut self, group: &Written) -> Result<(), String>;
 
-    /// Returns once what was flushed, all groups up to this one, survives a power cut.
-    fn sync(&mut self, group: u64) -> Result<(), String>;
-
-    /// Lets go of the engine.
-    fn close(self: Box<Self>);
+    /// Returns once what was written survives a power cut.
+    fn sync(&mut self) -> Result<(), String>;
 }
 
 /// Both halves.
 pub(crate) struct Engine {
     pub(crate) disk: Box<dyn Disk>,
     pub(crate) syncer: Box<dyn Syncer>,
+}
+
+/// A group as it is written.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) bytes: Vec<u8>,
+    /// Whether it is the first of its file.
+    pub(crate) begins_file: bool,
 }
 
 /// The buckets that a sweep drops.

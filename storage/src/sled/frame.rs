@@ -6,17 +6,14 @@
 //! | u8   | u32           |                                                       |
 //! +------+---------------+-------------------------------------------------------+
 //!   1 answer               BLAKE3 of what it belongs to and itself (8) | bytes
-//!   2 open                 key digest (32) | token (8 + 8) | record
-//!   3 closed               key digest (32) | token (8 + 8)
 //!   4 settled              key digest (32) | record
 //! ```
 //!
-//! `open` says what is in progress or in doubt. `closed` says that it no longer is, where no
-//! `settled` says so. Records are in the crate's codec, with a checksum of their own.
+//! Records are in the crate's codec, with a checksum of their own.
 
 use ::sled::Tree;
 
-use super::page::{PageHead, Position, Reader};
+use super::page::{self, Position, Reader};
 use crate::record::CallRecord;
 use crate::{Answer, AnswerFormat, FencingToken, KeyDigest, StoreError};
 
@@ -24,8 +21,6 @@ use crate::{Answer, AnswerFormat, FencingToken, KeyDigest, StoreError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Answer,
-    Open,
-    Closed,
     Settled,
 }
 
@@ -42,18 +37,16 @@ pub(super) struct Whole {
 pub(super) struct Found<'a> {
     pub(super) kind: Kind,
     pub(super) at: Position,
-    /// The group that wrote it.
-    pub(super) group: u64,
     pub(super) body: &'a [u8],
 }
 
 /// How far the pages of a tree go.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Extent {
     /// The number of the next page.
     pub(super) next: u32,
-    /// The last group that is known to be whole.
-    pub(super) group: u64,
+    /// Pages behind it, of a checkpoint that was not finished.
+    pub(super) unfinished: Vec<u32>,
 }
 
 // === impl Kind ===
@@ -65,8 +58,6 @@ impl Kind {
         let mut head = [0; HEAD_BYTES];
         head[0] = match self {
             Self::Answer => 1,
-            Self::Open => 2,
-            Self::Closed => 3,
             Self::Settled => 4,
         };
         head[1..].copy_from_slice(&length.to_le_bytes());
@@ -79,8 +70,6 @@ impl Kind {
         };
         let kind = match kind {
             1 => Self::Answer,
-            2 => Self::Open,
-            3 => Self::Closed,
             4 => Self::Settled,
             other => return Err(format!("frame kind {other} is unknown")),
         };
@@ -122,13 +111,17 @@ impl Whole {
         if length != SUM_BYTES + self.length as usize {
             return Ok(None);
         }
-        let bytes = reader.take(length)?.into_owned();
+        Ok(self.checked(reader.take(length)?.into_owned()))
+    }
+
+    /// The answer in these bytes, a checksum before it. `None` when it is another, or damaged.
+    pub(super) fn checked(self, bytes: Vec<u8>) -> Option<Answer> {
+        if bytes.len() != SUM_BYTES + self.length as usize {
+            return None;
+        }
         let mut bytes = bytes::Bytes::from(bytes);
         let sum = bytes.split_to(SUM_BYTES);
-        if *sum != self.sum(&bytes) {
-            return Ok(None);
-        }
-        Ok(Some(Answer::new(AnswerFormat::new(self.format), bytes)))
+        (*sum == self.sum(&bytes)).then(|| Answer::new(AnswerFormat::new(self.format), bytes))
     }
 
     pub(super) fn sum(self, body: &[u8]) -> [u8; SUM_BYTES] {
@@ -145,87 +138,116 @@ impl Whole {
     }
 }
 
-/// Reads every frame of a tree, in order. A page that is missing or damaged is an error: nobody
-/// knows whose records were on it.
+/// Reads every frame of a tree that a checkpoint up to `reached` wrote, in order. A page that is
+/// missing or damaged is an error: nobody knows whose records were on it.
 pub(super) fn scan(
     tree: &Tree,
+    reached: u64,
     mut found: impl FnMut(Found<'_>) -> Result<(), String>,
 ) -> Result<Extent, String> {
     let mut extent = Extent::default();
-    // What of a run has been read and is not a whole frame yet, and where it began.
-    let mut rest: Vec<u8> = Vec::new();
-    let mut rest_at = Position { page: 0, offset: 0 };
-    let mut run_ended = true;
+    let mut run = Run::default();
+    let mut number = 0;
     for row in tree {
         let (key, value) = row.map_err(|error| error.to_string())?;
-        let number = <[u8; 4]>::try_from(&*key).map(u32::from_be_bytes);
-        if !number.is_ok_and(|number| number == extent.next) {
-            return Err(format!("page {} is missing", extent.next));
+        let there = <[u8; 4]>::try_from(&*key).map(u32::from_be_bytes);
+        let is_unfinished = !extent.unfinished.is_empty();
+        // Of a checkpoint that was not finished any pages may be there.
+        if !there.is_ok_and(|there| there == number || there > number && is_unfinished) {
+            return Err(format!("page {number} is missing"));
         }
-        let number = extent.next;
+        number = there.unwrap_or(number);
         let at_page = |damage| format!("page {number}: {damage}");
-        let (head, content) = PageHead::check(number, &value).map_err(at_page)?;
-        extent.next = number
+        let next = number
             .checked_add(1)
             .ok_or_else(|| at_page("it is beyond the last".to_owned()))?;
-        if head.ends_group {
-            extent.group = extent.group.max(head.group);
+        let (checkpoint, content) = page::check(number, &value).map_err(at_page)?;
+        if checkpoint > reached {
+            extent.unfinished.push(number);
+        } else if is_unfinished {
+            let what = "it lies behind one of a checkpoint that was not finished";
+            return Err(at_page(what.to_owned()));
+        } else {
+            run.read(number, checkpoint, content, &mut found)
+                .map_err(at_page)?;
+            extent.next = next;
         }
-        if run_ended && !head.begins {
-            return Err(at_page("no run begins before it".to_owned()));
+        number = next;
+    }
+    run.end()?;
+    Ok(extent)
+}
+
+/// The frames of one checkpoint, which go on over the ends of pages.
+#[derive(Default)]
+struct Run {
+    checkpoint: u64,
+    /// What was read and is not a whole frame yet, and where it began.
+    rest: Vec<u8>,
+    rest_at: Option<Position>,
+}
+
+// === impl Run ===
+
+impl Run {
+    /// Reads on in the next page.
+    fn read(
+        &mut self,
+        page: u32,
+        checkpoint: u64,
+        content: &[u8],
+        found: &mut impl FnMut(Found<'_>) -> Result<(), String>,
+    ) -> Result<(), String> {
+        if checkpoint != self.checkpoint {
+            self.end()?;
+            self.checkpoint = checkpoint;
         }
-        run_ended = head.ends_group;
-        if head.begins {
-            // What the run before lacks was never acknowledged: its writer crashed.
-            rest.clear();
-        }
-        let joined = !rest.is_empty();
+        let carried = self.rest.len();
+        let joined = carried > 0;
         if joined {
-            rest.extend_from_slice(content);
+            self.rest.extend_from_slice(content);
         }
-        let run = if joined { &rest[..] } else { content };
+        let run = if joined { &self.rest[..] } else { content };
+        // Where a place in the run is on this page; what was carried over begins before it.
+        let place = |at: usize| Position {
+            page,
+            offset: (at - carried) as u16,
+        };
         let mut read = 0;
-        while let Some(head_bytes) = run.get(read..read + HEAD_BYTES) {
-            let (kind, length) = Kind::of(head_bytes).map_err(at_page)?;
+        while let Some(head) = run.get(read..read + HEAD_BYTES) {
+            let (kind, length) = Kind::of(head)?;
             let begin = read + HEAD_BYTES;
             let Some(body) = run.get(begin..begin + length) else {
                 break;
             };
-            // Only what is joined can have begun on an earlier page.
-            let at = if joined && read == 0 {
-                rest_at
-            } else {
-                Position {
-                    page: number,
-                    offset: (content.len() - (run.len() - read)) as u16,
-                }
+            let at = match self.rest_at {
+                Some(at) if joined && read == 0 => at,
+                _ => place(read),
             };
-            found(Found {
-                kind,
-                at,
-                group: head.group,
-                body,
-            })
-            .map_err(at_page)?;
+            found(Found { kind, at, body })?;
             read = begin + length;
         }
-        if !(joined && read == 0) {
-            rest_at = Position {
-                page: number,
-                offset: (content.len() - (run.len() - read)) as u16,
-            };
+        if read > 0 || !joined {
+            self.rest_at = (read < run.len()).then(|| place(read));
         }
         if joined {
-            rest.drain(..read);
+            self.rest.drain(..read);
         } else {
-            rest.extend_from_slice(&content[read..]);
+            self.rest.extend_from_slice(&content[read..]);
         }
-        if head.ends_group && !rest.is_empty() {
-            return Err(at_page("a frame of a whole group is cut off".to_owned()));
-        }
+        Ok(())
     }
-    Ok(extent)
+
+    fn end(&self) -> Result<(), String> {
+        if self.rest.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "a frame of checkpoint {} is cut off",
+            self.checkpoint
+        ))
+    }
 }
 
 pub(super) const HEAD_BYTES: usize = 5;
-const SUM_BYTES: usize = 8;
+pub(super) const SUM_BYTES: usize = 8;

@@ -31,13 +31,15 @@
 //! A page stays below 4 KiB, because sled puts large nodes into files of their own which it never
 //! syncs. What lies between two syncs stays below half of a segment of sled's log (`open.rs`).
 
+mod checkpoint;
 mod disk;
 mod frame;
 #[cfg(test)]
 mod layout_bytes;
 mod located;
-mod mark;
+mod log;
 mod open;
+mod open_rows;
 mod options;
 mod page;
 mod store;

@@ -4,14 +4,15 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::disk::{Identity, Parts, SledDisk, words};
-use super::mark::{Mark, MarkFile};
+use super::checkpoint::Checkpoints;
+use super::disk::{Identity, Loaded, Parts, SledDisk};
+use super::log::{self, Groups, LogFiles};
 use super::sync::SledSync;
 use super::{SledOptions, SyncPoint};
 use crate::StoreId;
 use crate::clock::ClockGuard;
-use crate::commit::disk::{Disk as _, Syncer as _};
 use crate::commit::{Change, GroupCore};
 
 /// Why a store could not be opened. Nothing in the directory was changed unless its variant says
@@ -102,9 +103,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
     let point = SyncPoint::open(&db_path).map_err(failed)?;
     crate::kill_point!("opening: format named, leftovers not removed");
     remove_leftovers(&db_path).map_err(failed)?;
-    let mark = Mark::read(path).map_err(failed)?;
-    let mark_file = MarkFile::open(path).map_err(failed)?;
-    crate::kill_point!("opening: mark there, database not open");
+    crate::kill_point!("opening: leftovers removed, database not open");
     let corrupt = |reason: String| OpenError::Corrupt {
         path: path.to_owned(),
         reason,
@@ -119,32 +118,44 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
             .flush_every_ms(None)
             .open()
             .map_err(|error| sled_error(path, error))?;
-        crate::kill_point!("opening: database open, trees not read");
+        crate::kill_point!("opening: database open, log not read");
+        let in_sled = Loaded::identity_in(&db).map_err(corrupt)?;
+        let groups = log::read(path, in_sled.is_some()).map_err(failed)?;
+        let id = identity(in_sled, groups.as_ref()).map_err(corrupt)?;
+        let files = LogFiles::open(path, id).map_err(failed)?;
+        if groups.is_none() {
+            // Before sled says whose it is, so that a store without a log is known to be damaged.
+            begin_turns(&files, 0, 0).map_err(failed)?;
+        }
+        crate::kill_point!("opening: log there, trees not read");
         let parts = Parts {
             db,
             db_file: db_path.join("db"),
-            point: SyncPoint::open(&db_path).map_err(failed)?,
+            point,
             lock,
         };
-        let mut disk = SledDisk::open(parts, &options.retention).map_err(corrupt)?;
-        crate::kill_point!("opening: trees read, incarnation not raised");
-        let (core, guard, identity) = adopt(&mut disk, options, mark).map_err(corrupt)?;
-        let mut syncer = SledSync {
-            db: disk.db().clone(),
-            point,
-            mark: Mark {
-                id: identity.id,
-                group: disk.group(),
-            },
-            mark_file,
-        };
-        persist(&mut syncer, disk.group()).map_err(corrupt)?;
+        let mut loaded = Loaded::read(parts, &options.retention).map_err(corrupt)?;
+        if let Some(groups) = &groups {
+            loaded.take_in(groups).map_err(corrupt)?;
+        }
+        crate::kill_point!("opening: everything read, incarnation not raised");
+        let (core, guard) = adopt(&mut loaded, id, options).map_err(corrupt)?;
+        crate::kill_point!("opening: open calls in doubt, not carried over");
+        loaded.carry_over().map_err(corrupt)?;
+        crate::kill_point!("opening: carried over, the log not begun again");
+        let turn = groups.map_or(NEW_TURNS, |groups| groups.turn);
+        begin_turns(&files, turn, loaded.group()).map_err(failed)?;
+        crate::kill_point!("opening: the log begun again, not serving");
+        let files = Arc::new(files);
+        let point = SyncPoint::open(&db_path).map_err(failed)?;
+        let checkpoints =
+            Checkpoints::start(loaded.target(point), Arc::clone(&files)).map_err(failed)?;
         Ok(Opened {
             core,
             guard,
-            disk,
-            syncer,
-            id: identity.id,
+            syncer: SledSync::new(Arc::clone(&files), turn + 1),
+            disk: SledDisk::new(loaded, files, turn + 1, checkpoints),
+            id,
         })
     }));
     opened.unwrap_or_else(|panic| {
@@ -247,31 +258,57 @@ fn remove_leftovers(db_path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whose store it is.
+fn identity(in_sled: Option<StoreId>, log: Option<&Groups>) -> Result<StoreId, String> {
+    match (in_sled, log) {
+        (Some(id), Some(log)) if log.id == id => Ok(id),
+        (Some(_), Some(_)) => Err("the log belongs to another store than the database".to_owned()),
+        // The log says it is there, or the reading of it has failed.
+        (Some(id), None) => Ok(id),
+        // A first opening that crashed.
+        (None, Some(log)) if log.is_unused() => Ok(log.id),
+        (None, Some(_)) => Err(
+            "its database is empty and its log is not: sled has dropped a damaged log, or the \
+             database was removed"
+                .to_owned(),
+        ),
+        (None, None) => Ok(StoreId::random()),
+    }
+}
+
+/// Gives both files of the log a new turn, after the last one.
+fn begin_turns(files: &LogFiles, last: u64, checkpoint: u64) -> io::Result<()> {
+    files.begin_turn(last + 1, checkpoint)?;
+    crate::kill_point!("opening: one turn begun, the next not");
+    files.begin_turn(last + 2, checkpoint)?;
+    files.sync_all()
+}
+
 /// Raises the incarnation and puts in doubt what earlier ones left in progress. Not yet durable.
 fn adopt(
-    disk: &mut SledDisk,
+    loaded: &mut Loaded,
+    id: StoreId,
     options: &SledOptions,
-    mark: Option<Mark>,
-) -> Result<(GroupCore, ClockGuard, Identity), String> {
+) -> Result<(GroupCore, ClockGuard), String> {
     let now = options.clock.now();
-    let identity = disk.identify(now, mark)?;
+    let Identity {
+        incarnation,
+        forgotten_until,
+        last_used,
+    } = loaded.identify(id, now)?;
     crate::kill_point!("opening: incarnation raised, open calls not in doubt");
-    let guard = ClockGuard::start(
-        &*options.clock,
-        identity.last_used,
-        options.retention.horizon,
-    );
+    let guard = ClockGuard::start(&*options.clock, last_used, options.retention.horizon);
     if guard.suspicion(&*options.clock).is_none() {
-        disk.note_used(now)?;
+        loaded.note_used(now);
     }
     let mut core = GroupCore::new(
-        identity.incarnation,
-        identity.forgotten_until,
+        incarnation,
+        forgotten_until,
         options.retention,
         options.limits,
     );
     let mut changes = Vec::new();
-    for (key, before) in disk.open_records() {
+    for (key, before) in loaded.open_records() {
         if let Some(after) = core.adopt(&before, now) {
             changes.push(Change {
                 key,
@@ -280,23 +317,8 @@ fn adopt(
             });
         }
     }
-    disk.apply(changes, now)?;
-    crate::kill_point!("opening: open calls in doubt, not handed over");
-    disk.hand_over()?;
-    crate::kill_point!("opening: open calls in doubt, not flushed");
-    Ok((core, guard, identity))
-}
-
-/// Before anything is served.
-fn persist(syncer: &mut SledSync, group: u64) -> Result<(), String> {
-    // Nothing is marked before it is durable, so not by the `flush` of a group.
-    SyncPoint::flush(&syncer.db).map_err(words)?;
-    crate::kill_point!("opening: flushed, not synced");
-    syncer.sync(group)?;
-    crate::kill_point!("opening: synced, not marked");
-    syncer.mark_synced()?;
-    crate::kill_point!("opening: marked, not serving");
-    Ok(())
+    loaded.change(changes)?;
+    Ok((core, guard))
 }
 
 fn io_error(path: &Path, source: io::Error) -> OpenError {
@@ -338,6 +360,9 @@ const FORMAT_DRAFT: &str = "FORMAT.new";
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "onlyonce sled store, format ";
 const LOCK_FILE: &str = "LOCK";
+
+/// The last turn that a new log has begun.
+const NEW_TURNS: u64 = 2;
 
 /// The largest that sled takes. It must be more than twice what is written between two syncs.
 ///

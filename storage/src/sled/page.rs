@@ -1,18 +1,21 @@
 //! Pages: many small frames in one value of the engine.
 //!
-//! An insert costs sled about eight microseconds of CPU whatever is in it, so what a group writes
-//! to a tree is cut into pages of a few thousand bytes, not into one row a record. Above 4 KiB
-//! sled would put values into files of their own, which it never syncs.
+//! An insert costs sled about eight microseconds of CPU whatever is in it, so what goes to a tree
+//! is cut into pages of a few thousand bytes, not into one row a record. Above 4 KiB sled would put
+//! values into files of their own, which it never syncs.
 //!
 //! ```text
 //! key:    number of the page in its tree, from 0, big endian (4 bytes)
-//! value:  CRC-32 of the number and the rest (4) | flags (1) | group (8) | at most 4,000 bytes
+//! value:  CRC-32 of the number and the rest (4) | checkpoint (8) | at most 4,000 bytes of frames
 //! ```
 //!
-//! The bytes of one group in one tree are a run: they begin on a page of their own and go on over
-//! the pages behind it. Numbers are little endian but in keys. A page is never changed.
+//! Numbers are little endian but in keys. A page is never changed. Frames go on over the end of a
+//! page, but not over the end of a checkpoint, whose last page is as long as it happens to be. A
+//! page of a checkpoint that was not finished says nothing: an opening removes it.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use ::sled::{IVec, Tree};
 
@@ -22,13 +25,21 @@ use crate::StoreError;
 #[derive(Debug)]
 pub(super) struct Pages {
     tree: Tree,
-    /// The page that is being filled, with room for its head.
+    /// The page that is being filled.
     number: u32,
     filling: Vec<u8>,
-    /// Full pages before it that are not in the tree yet.
-    full: Vec<Vec<u8>>,
-    /// Whether the page that is being filled, or the first full one, begins a run.
-    begins: bool,
+    /// Full pages before it that may not be in the tree yet.
+    full: VecDeque<Arc<Vec<u8>>>,
+    /// How many of them belong to the last cut.
+    cut: usize,
+}
+
+/// A page that is on its way to its tree.
+#[derive(Clone, Debug)]
+pub(super) struct Page {
+    pub(super) tree: Tree,
+    pub(super) number: u32,
+    pub(super) content: Arc<Vec<u8>>,
 }
 
 /// Where something begins: the page, and the byte in its content.
@@ -36,16 +47,6 @@ pub(super) struct Pages {
 pub(super) struct Position {
     pub(super) page: u32,
     pub(super) offset: u16,
-}
-
-/// A page as it lies in the tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PageHead {
-    /// Whether a run begins here.
-    pub(super) begins: bool,
-    /// Whether it is the last page that its group wrote, to any tree: the group is whole.
-    pub(super) ends_group: bool,
-    pub(super) group: u64,
 }
 
 /// Reads on over the end of a page.
@@ -57,7 +58,7 @@ pub(super) struct Reader<'a> {
 }
 
 enum Content<'a> {
-    Filling(&'a [u8]),
+    Memory(&'a [u8]),
     Stored(IVec),
 }
 
@@ -85,23 +86,24 @@ impl Pages {
             tree,
             number,
             filling: Vec::new(),
-            full: Vec::new(),
-            begins: true,
+            full: VecDeque::new(),
+            cut: 0,
         }
     }
 
-    /// Puts bytes behind those that are there. They are in the tree after [`finish`](Self::finish).
+    /// Puts bytes behind those that are there. They are in memory until a checkpoint.
     pub(super) fn append(&mut self, parts: &[&[u8]]) -> Result<Position, String> {
         self.turn_if_full()?;
         let position = Position {
             page: self.number,
-            offset: (self.filling.len() - HEAD_BYTES) as u16,
+            offset: self.filling.len() as u16,
         };
         for part in parts {
             let mut rest = *part;
             while !rest.is_empty() {
                 self.turn_if_full()?;
-                let (now, later) = rest.split_at(rest.len().min(PAGE_BYTES - self.filling.len()));
+                let room = CONTENT_BYTES - self.filling.len();
+                let (now, later) = rest.split_at(rest.len().min(room));
                 self.filling.extend_from_slice(now);
                 rest = later;
             }
@@ -109,37 +111,25 @@ impl Pages {
         Ok(position)
     }
 
-    /// Whether anything waits for [`finish`](Self::finish).
-    pub(super) fn is_unfinished(&self) -> bool {
-        !self.filling.is_empty() || !self.full.is_empty()
-    }
-
-    /// Puts the pages that are full into the tree. Answers how many bytes they have.
-    pub(super) fn insert_full(&mut self, group: u64) -> Result<usize, String> {
-        let bytes = self.full.len() * PAGE_BYTES;
+    /// Ends the page that is being filled, and gives all that are not in the tree to a checkpoint.
+    /// They stay in memory until [`written`](Self::written), which must come before the next cut.
+    pub(super) fn cut(&mut self) -> Result<impl Iterator<Item = Page>, String> {
+        if !self.filling.is_empty() {
+            self.turn()?;
+        }
+        self.cut = self.full.len();
         let first = self.number - self.full.len() as u32;
-        for (number, mut page) in (first..).zip(std::mem::take(&mut self.full)) {
-            self.insert(number, group, false, &mut page)?;
-            crate::kill_point!("page: a full page written, its group not");
-            self.begins = false;
-        }
-        Ok(bytes)
+        Ok((first..).zip(&self.full).map(|(number, content)| Page {
+            tree: self.tree.clone(),
+            number,
+            content: Arc::clone(content),
+        }))
     }
 
-    /// Puts everything into the tree, and begins a run with what comes next.
-    pub(super) fn finish(&mut self, group: u64, ends_group: bool) -> Result<(), String> {
-        self.insert_full(group)?;
-        if self.filling.is_empty() {
-            return Ok(());
-        }
-        let mut page = std::mem::take(&mut self.filling);
-        self.insert(self.number, group, ends_group, &mut page)?;
-        self.number = next(self.number)?;
-        self.begins = true;
-        // The memory is used again.
-        page.clear();
-        self.filling = page;
-        Ok(())
+    /// What was cut is in the tree.
+    pub(super) fn written(&mut self) {
+        self.full.drain(..self.cut);
+        self.cut = 0;
     }
 
     /// Reads from here on. `None` when there is no such page.
@@ -156,45 +146,34 @@ impl Pages {
     }
 
     fn turn_if_full(&mut self) -> Result<(), String> {
-        if self.filling.len() >= PAGE_BYTES {
-            self.full.push(std::mem::take(&mut self.filling));
-            self.number = next(self.number)?;
+        if self.filling.len() >= CONTENT_BYTES {
+            self.turn()?;
         }
         if self.filling.is_empty() {
-            self.filling.reserve(PAGE_BYTES);
-            self.filling.resize(HEAD_BYTES, 0);
+            self.filling.reserve_exact(CONTENT_BYTES);
         }
         Ok(())
     }
 
-    fn insert(
-        &self,
-        number: u32,
-        group: u64,
-        ends_group: bool,
-        page: &mut [u8],
-    ) -> Result<(), String> {
-        let head = PageHead {
-            begins: self.begins,
-            ends_group,
-            group,
-        };
-        head.fill(number, page);
-        self.tree
-            .insert(number.to_be_bytes(), &*page)
-            .map(drop)
-            .map_err(|error| error.to_string())
+    fn turn(&mut self) -> Result<(), String> {
+        self.number = self
+            .number
+            .checked_add(1)
+            .ok_or("a bucket has four milliards of pages and takes no more")?;
+        let page = std::mem::take(&mut self.filling);
+        self.full.push_back(Arc::new(page));
+        Ok(())
     }
 
     fn content(&self, number: u32) -> Result<Option<Content<'_>>, StoreError> {
         if number == self.number {
-            return Ok(Some(Content::Filling(&self.filling)));
+            return Ok(Some(Content::Memory(&self.filling)));
         }
         let full = self.full.len() as u32;
         if let Some(at) = (number + full).checked_sub(self.number)
             && let Some(page) = self.full.get(at as usize)
         {
-            return Ok(Some(Content::Filling(page)));
+            return Ok(Some(Content::Memory(page)));
         }
         let Some(value) = self
             .tree
@@ -203,46 +182,42 @@ impl Pages {
         else {
             return Ok(None);
         };
-        PageHead::check(number, &value)
+        check(number, &value)
             .map_err(|damage| StoreError::Corrupt(format!("page {number}: {damage}")))?;
         Ok(Some(Content::Stored(value)))
     }
 }
 
-// === impl PageHead ===
+// === impl Page ===
 
-impl PageHead {
-    /// Writes the head into the place that was left for it.
-    fn fill(self, number: u32, page: &mut [u8]) {
-        page[4] = u8::from(self.begins) | u8::from(self.ends_group) << 1;
-        page[5..HEAD_BYTES].copy_from_slice(&self.group.to_le_bytes());
-        let sum = sum(number, &page[4..]);
-        page[..4].copy_from_slice(&sum);
+impl Page {
+    /// Puts it into its tree; `memory` is overwritten. Answers how many bytes that were.
+    pub(super) fn insert(&self, checkpoint: u64, memory: &mut Vec<u8>) -> Result<usize, String> {
+        memory.clear();
+        memory.extend_from_slice(&[0; 4]);
+        memory.extend_from_slice(&checkpoint.to_le_bytes());
+        memory.extend_from_slice(&self.content);
+        let sum = sum(self.number, &memory[4..]);
+        memory[..4].copy_from_slice(&sum);
+        let inserted = self.tree.insert(self.number.to_be_bytes(), &**memory);
+        inserted
+            .map(|_| memory.len())
+            .map_err(|error| error.to_string())
     }
+}
 
-    /// The head of a page, and its content.
-    pub(super) fn check(number: u32, value: &[u8]) -> Result<(Self, &[u8]), String> {
-        let (Some((sum_there, rest)), true) =
-            (value.split_first_chunk::<4>(), value.len() >= HEAD_BYTES)
-        else {
-            return Err("it is shorter than its head".to_owned());
-        };
-        if *sum_there != sum(number, rest) {
-            return Err("its checksum does not match".to_owned());
-        }
-        let flags = rest[0];
-        if flags > 3 {
-            return Err(format!("its flags {flags} are unknown"));
-        }
-        let mut group = [0; 8];
-        group.copy_from_slice(&rest[1..9]);
-        let head = Self {
-            begins: flags & 1 != 0,
-            ends_group: flags & 2 != 0,
-            group: u64::from_le_bytes(group),
-        };
-        Ok((head, &rest[9..]))
+/// The checkpoint of a page as it lies in the tree, and its content.
+pub(super) fn check(number: u32, value: &[u8]) -> Result<(u64, &[u8]), String> {
+    let Some((sum_there, rest)) = value.split_first_chunk::<4>() else {
+        return Err("it is shorter than its head".to_owned());
+    };
+    let Some((checkpoint, content)) = rest.split_first_chunk::<8>() else {
+        return Err("it is shorter than its head".to_owned());
+    };
+    if *sum_there != sum(number, rest) {
+        return Err("its checksum does not match".to_owned());
     }
+    Ok((u64::from_le_bytes(*checkpoint), content))
 }
 
 // === impl Reader ===
@@ -284,16 +259,11 @@ impl Reader<'_> {
 impl Content<'_> {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Filling(page) => page.get(HEAD_BYTES..).unwrap_or_default(),
-            Self::Stored(page) => &page[HEAD_BYTES..],
+            Self::Memory(page) => page,
+            // It was checked, so its head is there.
+            Self::Stored(page) => page.get(HEAD_BYTES..).unwrap_or_default(),
         }
     }
-}
-
-fn next(number: u32) -> Result<u32, String> {
-    number
-        .checked_add(1)
-        .ok_or_else(|| "a bucket has four milliards of pages and takes no more".to_owned())
 }
 
 fn sum(number: u32, rest: &[u8]) -> [u8; 4] {
@@ -303,8 +273,8 @@ fn sum(number: u32, rest: &[u8]) -> [u8; 4] {
     hasher.finalize().to_le_bytes()
 }
 
-/// Checksum, flags, group.
-const HEAD_BYTES: usize = 13;
+/// Checksum, checkpoint.
+const HEAD_BYTES: usize = 12;
 
-/// Below 4 KiB.
-const PAGE_BYTES: usize = 4_013;
+/// With the head below 4 KiB.
+const CONTENT_BYTES: usize = 4_000;

@@ -3,10 +3,11 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::disk::words;
-use super::mark::{Mark, MarkFile};
-use crate::commit::disk::Syncer;
+use super::log::LogFiles;
+use crate::commit::disk::{Syncer, Written};
 
 /// Makes what was written to a sled database durable.
 ///
@@ -65,12 +66,11 @@ pub enum SyncError {
     },
 }
 
-/// What makes the groups of a store durable, and notes which are.
+/// What makes the groups of a store durable: it writes them to the log.
 pub(super) struct SledSync {
-    pub(super) db: ::sled::Db,
-    pub(super) point: SyncPoint,
-    pub(super) mark: Mark,
-    pub(super) mark_file: MarkFile,
+    log: Arc<LogFiles>,
+    turn: u64,
+    offset: u64,
 }
 
 // === impl SyncPoint ===
@@ -131,30 +131,31 @@ impl SyncPoint {
 // === impl SledSync ===
 
 impl SledSync {
-    /// Writes down, durably, that everything up to here was synced.
-    pub(super) fn mark_synced(&mut self) -> Result<(), String> {
-        self.mark_file.write(self.mark).map_err(words)?;
-        self.mark_file.sync().map_err(words)
+    /// Writes from the beginning of this turn on.
+    pub(super) const fn new(log: Arc<LogFiles>, turn: u64) -> Self {
+        Self {
+            log,
+            turn,
+            offset: LogFiles::first_offset(),
+        }
     }
 }
 
 impl Syncer for SledSync {
-    fn flush(&mut self) -> Result<(), String> {
-        // What was synced before may be marked now, what is flushed now only by the next group, so
-        // that a crash never leaves a mark ahead of its database.
-        self.mark_file.write(self.mark).map_err(words)?;
-        SyncPoint::flush(&self.db).map_err(words)
-    }
-
-    fn sync(&mut self, group: u64) -> Result<(), String> {
-        self.point.sync().map_err(words)?;
-        self.mark.group = group;
+    fn write(&mut self, group: &Written) -> Result<(), String> {
+        if group.begins_file {
+            self.turn += 1;
+            self.offset = LogFiles::first_offset();
+        }
+        self.log
+            .write(self.turn, &group.bytes, self.offset)
+            .map_err(words)?;
+        self.offset += group.bytes.len() as u64;
         Ok(())
     }
 
-    fn close(mut self: Box<Self>) {
-        // OK to ignore because an older mark is a true one too, it only shows less.
-        let _ = self.mark_synced();
+    fn sync(&mut self) -> Result<(), String> {
+        self.log.sync(self.turn).map_err(words)
     }
 }
 

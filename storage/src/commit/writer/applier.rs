@@ -1,6 +1,5 @@
 //! The thread that decides and applies.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,8 +21,6 @@ pub(super) struct Applier {
     shared: Arc<Shared>,
     syncing: Syncing,
     pending: Pending,
-    /// Who waits for a sweep. The first of them is being served, a step at a time.
-    sweeps: VecDeque<oneshot::Sender<Result<Swept, StoreError>>>,
 }
 
 /// What was decided and applied since the last group.
@@ -60,7 +57,6 @@ impl Applier {
             syncing: Syncing::start(engine.syncer, Arc::clone(&shared))?,
             shared,
             pending: Pending::default(),
-            sweeps: VecDeque::new(),
         })
     }
 
@@ -74,7 +70,7 @@ impl Applier {
                 self.syncing.wait();
                 continue;
             }
-            let Some(first) = self.next(&mut messages) else {
+            let Some(first) = messages.blocking_recv() else {
                 break;
             };
             let mut batch = Batch::default();
@@ -97,14 +93,6 @@ impl Applier {
         self.close();
     }
 
-    /// Waits for the next message, but not while a sweep is to go on.
-    fn next(&self, messages: &mut mpsc::Receiver<Message>) -> Option<Message> {
-        if self.sweeps.is_empty() {
-            return messages.blocking_recv();
-        }
-        Some(messages.try_recv().unwrap_or(Message::Wake))
-    }
-
     /// Serves a batch; answers whether somebody wants the store closed.
     fn serve(&mut self, batch: Batch) -> bool {
         let Batch {
@@ -122,14 +110,8 @@ impl Applier {
         for caller in confirmations {
             let _ = caller.send(self.confirm_clock());
         }
-        self.sweeps.extend(sweeps);
-        while !self.sweeps.is_empty() {
-            let Some(swept) = self.sweep(closing).transpose() else {
-                break;
-            };
-            if let Some(caller) = self.sweeps.pop_front() {
-                let _ = caller.send(swept);
-            }
+        for caller in sweeps {
+            let _ = caller.send(self.sweep());
         }
         closing
     }
@@ -183,27 +165,26 @@ impl Applier {
             pending.reply(&self.shared);
             return;
         }
-        match self.shared.guarded(|| self.disk.hand_over()) {
-            Ok(group) => {
+        let memory = self.syncing.memory();
+        match self.shared.guarded(|| self.disk.hand_over(memory)) {
+            Ok(Some(group)) => {
                 crate::kill_point!("writer: group handed over, syncer not told");
                 self.syncing.begin(Handed {
                     group,
                     replies: pending.replies,
                 });
             }
+            // What ended as it began.
+            Ok(None) => pending.reply(&self.shared),
             Err(error) => pending.fail(&error),
         }
     }
 
-    /// Makes everything that was applied durable, and waits for it.
+    /// Makes everything that was applied and noted durable, and waits for it.
     fn persist(&mut self) -> Result<(), StoreError> {
+        self.pending.changed = true;
         self.syncing.wait();
         self.hand_over();
-        let group = self.shared.guarded(|| self.disk.hand_over())?;
-        self.syncing.begin(Handed {
-            group,
-            replies: Vec::new(),
-        });
         self.syncing.wait();
         self.shared.poisoned().map_or(Ok(()), Err)
     }
@@ -215,12 +196,10 @@ impl Applier {
         self.persist()
     }
 
-    /// Sweeps. `None` when this was a part of it and it must go on: where much has to move first,
-    /// calls are served in between, unless it is to be done at once.
-    fn sweep(&mut self, at_once: bool) -> Result<Option<Swept>, StoreError> {
+    fn sweep(&mut self) -> Result<Swept, StoreError> {
         let now = self.shared.clock.now();
         if let Some(suspicion) = self.guard.suspicion(&*self.shared.clock) {
-            return Ok(Some(Swept::paused(suspicion)));
+            return Ok(Swept::paused(suspicion));
         }
         self.shared.guarded(|| self.disk.note_used(now))?;
         // A group puts some of the lapsed calls in doubt; empty ones do the rest.
@@ -234,24 +213,16 @@ impl Applier {
                 disk.apply(group.changes, now)?;
                 Ok(changed)
             })?;
+            self.persist()?;
             if !changed {
                 break;
             }
-            self.pending.changed = true;
-            self.persist()?;
         }
         let due = self.disk.due(&self.core.retention(), now);
         if due.is_empty() {
-            return Ok(Some(Swept::default()));
+            return Ok(Swept::default());
         }
-        if !at_once && self.shared.guarded(|| self.disk.move_some(&due, now))? {
-            self.pending.changed = true;
-            // It is a group of its own: the next step waits until this one is durable.
-            self.pending.bytes += GROUP_BYTES_MAX;
-            return Ok(None);
-        }
-        self.persist()?;
-        self.shared.guarded(|| self.disk.note(&due, now))?;
+        self.shared.guarded(|| self.disk.note(&due))?;
         crate::kill_point!("sweep: noted, not durable");
         self.persist()?;
         crate::kill_point!("sweep: note durable, nothing removed");
@@ -261,10 +232,8 @@ impl Applier {
             self.shared.forgotten_until.store(until, Ordering::SeqCst);
         }
         let swept = self.shared.guarded(|| self.disk.remove(&due))?;
-        crate::kill_point!("sweep: removed, not durable");
-        self.persist()?;
-        crate::kill_point!("sweep: removal durable, not answered");
-        Ok(Some(swept))
+        crate::kill_point!("sweep: let go, not answered");
+        Ok(swept)
     }
 
     fn close(mut self) {
@@ -273,11 +242,13 @@ impl Applier {
         self.serve(last);
         self.syncing.wait();
         self.hand_over();
+        self.syncing.wait();
+        let failed = self.shared.poisoned().is_some();
         let Self { disk, syncing, .. } = self;
         crate::kill_point!("writer: last group handed over, syncer not ended");
         if let Some(syncer) = syncing.stop() {
             crate::kill_point!("writer: syncer ended, disk not closed");
-            let _ = catch_unwind(AssertUnwindSafe(|| disk.close(syncer)));
+            let _ = catch_unwind(AssertUnwindSafe(|| disk.close(syncer, failed)));
         }
     }
 }

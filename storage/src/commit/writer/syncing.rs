@@ -5,20 +5,22 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use super::{Shared, Waiting};
-use crate::commit::disk::Syncer;
+use crate::commit::disk::{Syncer, Written};
 use crate::commit::operation::Reply;
 
 /// The writer's end of the syncer: takes one group at a time.
 pub(super) struct Syncing {
     groups: SyncSender<Handed>,
-    done: Receiver<()>,
+    /// Gives the memory of a group back.
+    done: Receiver<Vec<u8>>,
+    memory: Vec<u8>,
     busy: bool,
     thread: JoinHandle<Box<dyn Syncer>>,
 }
 
 /// A group that was handed to the engine, and who waits for it.
 pub(super) struct Handed {
-    pub(super) group: u64,
+    pub(super) group: Written,
     pub(super) replies: Vec<(Waiting, Reply)>,
 }
 
@@ -34,6 +36,7 @@ impl Syncing {
         Ok(Self {
             groups,
             done,
+            memory: Vec::new(),
             busy: false,
             thread,
         })
@@ -41,17 +44,25 @@ impl Syncing {
 
     /// Whether everything that was begun is done.
     pub(super) fn is_idle(&mut self) -> bool {
-        if self.busy && self.done.try_recv().is_ok() {
+        if self.busy
+            && let Ok(memory) = self.done.try_recv()
+        {
+            self.memory = memory;
             self.busy = false;
         }
         !self.busy
     }
 
+    /// Memory of an earlier group.
+    pub(super) fn memory(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.memory)
+    }
+
     /// Waits until everything that was begun is done.
     pub(super) fn wait(&mut self) {
         if self.busy {
-            // OK to ignore because a thread that is gone does nothing any more.
-            let _ = self.done.recv();
+            // A thread that is gone does nothing any more.
+            self.memory = self.done.recv().unwrap_or_default();
             self.busy = false;
         }
     }
@@ -76,18 +87,18 @@ fn run(
     mut syncer: Box<dyn Syncer>,
     shared: &Arc<Shared>,
     groups: &Receiver<Handed>,
-    tell: &SyncSender<()>,
+    tell: &SyncSender<Vec<u8>>,
 ) -> Box<dyn Syncer> {
     while let Ok(Handed { group, replies }) = groups.recv() {
-        crate::kill_point!("syncer: group taken, not flushed");
+        crate::kill_point!("syncer: group taken, not written");
         let synced = shared.guarded(|| {
-            syncer.flush()?;
-            crate::kill_point!("syncer: group flushed, not synced");
-            syncer.sync(group)
+            syncer.write(&group)?;
+            crate::kill_point!("syncer: group written, not synced");
+            syncer.sync()
         });
         crate::kill_point!("syncer: group synced, nobody told");
         // The next group need not wait for the replies to this one.
-        let _ = tell.send(());
+        let _ = tell.send(group.bytes);
         shared.wake();
         crate::kill_point!("syncer: next group let go, this one not answered");
         for (waiting, reply) in replies {

@@ -1,172 +1,162 @@
-//! Writing frames: answers, what is open, what is settled.
+//! Applying changes: to memory, to pages in memory, and to the group that goes to the log.
 
-use super::{Open, SledDisk, UNSYNCED_BYTES_MAX, token_bytes, words};
+use super::{ANSWERS, Known, SETTLED, Settled, words};
+use crate::commit::Change;
 use crate::commit::bucket::Bucket;
-use crate::record::{AnswerKept, CallRecord, Record, State};
+use crate::record::{AnswerKept, Record};
 use crate::sled::frame::{Kind, Whole};
-use crate::sled::page::Position;
-use crate::{Answer, KeyDigest, StoreError, Timestamp, codec, transition};
+use crate::sled::located::Located;
+use crate::sled::log::GroupBytes;
+use crate::sled::page::{Pages, Position};
+use crate::{Answer, KeyDigest, codec};
 
-// === impl SledDisk ===
+// === impl Known ===
 
-impl SledDisk {
-    /// Puts the answer that came with a record where answers lie, and notes in the record where.
-    pub(super) fn put_answer(
-        &mut self,
-        key: KeyDigest,
-        record: &mut Record,
-        bucket: Bucket,
-    ) -> Result<(), String> {
-        let Record::Call(call) = record else {
-            return Ok(());
-        };
-        let Some(AnswerKept::Here(answer)) = kept(call).cloned() else {
-            return Ok(());
-        };
-        let whole = Whole::of(key, call, &answer).ok_or("an answer has less than 4 GiB")?;
-        let sum = whole.sum(answer.body());
-        let head = Kind::Answer.head(sum.len() + answer.body().len())?;
-        let group = self.group + 1;
-        let pages = self.recent_pages(bucket)?;
-        let at = pages.append(&[&head, &sum, answer.body()])?;
-        // An answer that nothing refers to is harmless, so these pages need not wait.
-        self.unsynced += pages.insert_full(group)?;
-        set_beside(call, &whole, at);
-        self.sync_if_much()
-    }
-
-    pub(super) fn settle(&mut self, key: KeyDigest, mut record: Record) -> Result<(), String> {
-        let bucket = Bucket::of(&record, self.width).ok_or("a settled record has a bucket")?;
-        self.put_answer(key, &mut record, bucket)?;
-        let record = codec::encode(&record);
-        let head = Kind::Settled.head(32 + record.len())?;
-        let settled = self.settled_in(bucket)?;
-        let at = settled.pages.append(&[&head, key.as_bytes(), &record])?;
-        settled.located.insert(key, at);
-        if let Some(open) = self.open.remove(&key)
-            && open.latest > bucket
-        {
-            self.outliving.push((key, open));
+impl Known {
+    /// Applies a change, and says so in the group.
+    pub(super) fn apply(&mut self, change: Change, group: &mut GroupBytes) -> Result<(), String> {
+        let Change { key, before, after } = change;
+        if before.as_ref().is_some_and(Record::is_settled) {
+            return Err("a settled record never changes".to_owned());
         }
-        Ok(())
+        let Some(mut record) = after else {
+            self.open.remove(key);
+            group.removed(key);
+            return Ok(());
+        };
+        if record.is_settled() {
+            // What lies with an open call has to go where answers lie.
+            self.bring_answer(key, &mut record)?;
+        }
+        self.put(key, record, Some(group))
     }
 
-    pub(super) fn put_open(
+    /// Puts a record where it belongs. An answer that is in it goes there too, and into the group.
+    pub(super) fn put(
         &mut self,
         key: KeyDigest,
         mut record: Record,
-        now: Timestamp,
+        group: Option<&mut GroupBytes>,
     ) -> Result<(), String> {
-        let width = self.width;
-        let bucket = *self
-            .open_bucket
-            .get_or_insert_with(|| Bucket::at(now.plus(transition::CLOCK_DIFFERENCE_MAX), width));
-        let before = self.open.get(&key).map(|open| (open.bucket, open.latest));
-        if let (Record::Call(call), Some((kept_in, _))) = (&mut record, before)
-            && kept_in != bucket
-            && matches!(kept(call), Some(AnswerKept::Beside { .. }))
-        {
-            let answer = self.answer_in(kept_in, key, call).map_err(words)?;
-            let answer = answer.ok_or("the answer that is kept with a doubt is missing")?;
-            set_here(call, answer);
+        let answer = answer_here(&record);
+        if record.is_settled() {
+            let bytes = self.settle(key, &mut record, answer.as_ref())?;
+            if let Some(group) = group {
+                group.record(key, &bytes, answer.as_ref().map(|answer| &answer.body()[..]))?;
+            }
+            self.open.remove(key);
+        } else {
+            if let Some(answer) = &answer {
+                let whole = whole(key, &record, answer)?;
+                set_beside(&mut record, &whole, NOWHERE);
+            }
+            if let Some(group) = group {
+                let bytes = codec::encode(&record);
+                group.record(key, &bytes, answer.as_ref().map(|answer| &answer.body()[..]))?;
+            }
+            self.open.put(key, record, answer);
         }
-        self.put_answer(key, &mut record, bucket)?;
-        let token = record.call().ok_or("what is open is a call")?.token;
-        let bytes = codec::encode(&record);
-        let head = Kind::Open.head(32 + 16 + bytes.len())?;
-        let group = self.group + 1;
-        let pages = self.recent_pages(bucket)?;
-        pages.append(&[&head, key.as_bytes(), &token_bytes(token), &bytes])?;
-        self.unsynced += pages.insert_full(group)?;
-        let latest = before.map_or(bucket, |(_, latest)| latest.max(bucket));
-        let open = Open {
-            record,
-            bucket,
-            latest,
+        Ok(())
+    }
+
+    /// Puts the answer of a call that was open into its record.
+    pub(super) fn bring_answer(&self, key: KeyDigest, record: &mut Record) -> Result<(), String> {
+        let Record::Call(call) = record else {
+            return Ok(());
         };
-        self.open.insert(key, open);
-        Ok(())
-    }
-
-    /// Keeps what lies between two syncs small beside a segment of sled's log: where it fills
-    /// several, a power cut may leave a later one without an earlier one, and sled then throws the
-    /// whole log away.
-    pub(super) fn sync_if_much(&mut self) -> Result<(), String> {
-        if self.unsynced >= UNSYNCED_BYTES_MAX {
-            self.point.commit(&self.db).map_err(words)?;
-            self.unsynced = 0;
+        if !matches!(call.kept(), Some(AnswerKept::Beside { .. })) {
+            return Ok(());
+        }
+        let answer = self.open.answer(key, call).map_err(words)?;
+        let answer = answer.ok_or("the answer that is kept with a doubt is missing")?;
+        if let Some(kept) = call.kept_mut() {
+            *kept = AnswerKept::Here(answer);
         }
         Ok(())
     }
 
-    pub(super) fn close_claim(&mut self, key: KeyDigest, open: &Open) -> Result<(), String> {
-        let token = open.record.call().ok_or("what is open is a call")?.token;
-        let head = Kind::Closed.head(32 + 16)?;
-        self.recent_pages(open.latest)?
-            .append(&[&head, key.as_bytes(), &token_bytes(token)])?;
-        Ok(())
-    }
-
-    pub(super) fn answer_in(
-        &self,
-        bucket: Bucket,
+    /// Writes a settled record and its answer to the pages of their bucket; its bytes.
+    fn settle(
+        &mut self,
         key: KeyDigest,
-        call: &CallRecord,
-    ) -> Result<Option<Answer>, StoreError> {
-        let Some(&AnswerKept::Beside { format, length, at }) = kept(call) else {
-            return Ok(None);
-        };
-        let whole = Whole {
-            key,
-            token: call.token,
-            format,
-            length,
-        };
-        let (Some(pages), Some(at)) = (self.recent.get(&bucket), Position::from_number(at)) else {
-            return Ok(None);
-        };
-        match pages.read(at)? {
-            None => Ok(None),
-            Some(mut reader) => whole.read(&mut reader),
+        record: &mut Record,
+        answer: Option<&Answer>,
+    ) -> Result<Vec<u8>, String> {
+        let bucket = Bucket::of(record, self.width).ok_or("a settled record has a bucket")?;
+        let bucket = self.unremoved(bucket);
+        if let Some(answer) = answer {
+            let whole = whole(key, record, answer)?;
+            let sum = whole.sum(answer.body());
+            let head = Kind::Answer.head(sum.len() + answer.body().len())?;
+            let pages = self.answers_in(bucket)?;
+            let at = pages.append(&[&head, &sum, answer.body()])?;
+            set_beside(record, &whole, at);
         }
+        let bytes = codec::encode(record);
+        let head = Kind::Settled.head(32 + bytes.len())?;
+        let settled = self.settled_in(bucket)?;
+        let at = settled.pages.append(&[&head, key.as_bytes(), &bytes])?;
+        settled.located.insert(key, at);
+        Ok(bytes)
+    }
+
+    /// A bucket that was removed has still a tree of its name for a while. A clock that was set
+    /// back by more than a horizon needs it again, and gets another.
+    fn unremoved(&self, mut bucket: Bucket) -> Bucket {
+        while self.removed.contains(&bucket) {
+            bucket = bucket.again();
+        }
+        bucket
+    }
+
+    fn answers_in(&mut self, bucket: Bucket) -> Result<&mut Pages, String> {
+        if !self.answers.contains_key(&bucket) {
+            let pages = Pages::new(self.tree(ANSWERS, bucket)?, 0);
+            crate::kill_point!("disk: bucket of answers made, nothing in it");
+            self.answers.insert(bucket, pages);
+        }
+        self.answers
+            .get_mut(&bucket)
+            .ok_or_else(|| "a bucket that was just made is gone".to_owned())
+    }
+
+    fn settled_in(&mut self, bucket: Bucket) -> Result<&mut Settled, String> {
+        if !self.settled.contains_key(&bucket) {
+            let pages = Pages::new(self.tree(SETTLED, bucket)?, 0);
+            crate::kill_point!("disk: settled bucket made, nothing in it");
+            let located = Located::new();
+            self.settled.insert(bucket, Settled { pages, located });
+        }
+        self.settled
+            .get_mut(&bucket)
+            .ok_or_else(|| "a bucket that was just made is gone".to_owned())
     }
 }
 
-const fn kept(call: &CallRecord) -> Option<&AnswerKept> {
-    match &call.state {
-        State::Completed { answer, .. } => Some(answer),
-        State::InDoubt { answer, .. } => answer.as_ref(),
-        State::InProgress { .. } => None,
+/// The answer that is in a record.
+fn answer_here(record: &Record) -> Option<Answer> {
+    match record.call()?.kept()? {
+        AnswerKept::Here(answer) => Some(answer.clone()),
+        AnswerKept::Beside { .. } | AnswerKept::Gone => None,
     }
 }
 
-/// How much of a record lies beside it.
-pub(super) fn answer_bytes(record: &Record) -> usize {
-    match record.call().and_then(kept) {
-        Some(AnswerKept::Beside { length, .. }) => *length as usize,
-        _ => 0,
-    }
+fn whole(key: KeyDigest, record: &Record, answer: &Answer) -> Result<Whole, String> {
+    let call = record.call().ok_or("only a call has an answer")?;
+    Whole::of(key, call, answer).ok_or_else(|| "an answer has less than 4 GiB".to_owned())
 }
 
-fn set_beside(call: &mut CallRecord, whole: &Whole, at: Position) {
-    set_kept(
-        call,
-        AnswerKept::Beside {
+fn set_beside(record: &mut Record, whole: &Whole, at: Position) {
+    if let Record::Call(call) = record
+        && let Some(kept) = call.kept_mut()
+    {
+        *kept = AnswerKept::Beside {
             format: whole.format,
             length: whole.length,
             at: at.to_number(),
-        },
-    );
-}
-
-fn set_here(call: &mut CallRecord, answer: Answer) {
-    set_kept(call, AnswerKept::Here(answer));
-}
-
-fn set_kept(call: &mut CallRecord, kept: AnswerKept) {
-    match &mut call.state {
-        State::Completed { answer, .. } => *answer = kept,
-        State::InDoubt { answer, .. } => *answer = Some(kept),
-        State::InProgress { .. } => {}
+        };
     }
 }
+
+/// The answer of an open call is found by its key.
+const NOWHERE: Position = Position { page: 0, offset: 0 };

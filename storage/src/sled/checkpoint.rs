@@ -1,0 +1,214 @@
+//! Carrying over to sled what a file of the log holds, on a thread of its own.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use ::sled::{Db, Tree};
+
+use super::disk::{META_GROUP, words};
+use super::log::LogFiles;
+use super::open_rows::OpenChanges;
+use super::page::Page;
+use super::sync::SyncPoint;
+use crate::KeyDigest;
+
+/// Everything up to a group that is not in sled yet.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    pub(super) group: u64,
+    pub(super) pages: Vec<Page>,
+    pub(super) open: OpenChanges,
+    /// Numbers in the tree of the store's own.
+    pub(super) numbers: Vec<(&'static str, u64)>,
+    /// The turn of the log that can begin afterwards, in the file that is then free.
+    pub(super) next_turn: u64,
+    /// Trees that are to go after it.
+    pub(super) drops: Vec<String>,
+}
+
+/// Writes to sled, and keeps to what a power cut demands of that.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) db: Db,
+    pub(super) meta: Tree,
+    pub(super) point: SyncPoint,
+}
+
+/// The thread's end in the writer's hand: one checkpoint at a time is under way.
+pub(super) struct Checkpoints {
+    jobs: Sender<Job>,
+    done: Receiver<Result<Done, String>>,
+    under_way: bool,
+    thread: JoinHandle<()>,
+}
+
+/// What a checkpoint leaves behind: keys whose answers are in the tree of open calls.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) answered: Vec<KeyDigest>,
+}
+
+enum Job {
+    Checkpoint(Checkpoint),
+    Drop(Vec<String>),
+}
+
+// === impl Checkpoints ===
+
+impl Checkpoints {
+    pub(super) fn start(target: Target, log: Arc<LogFiles>) -> std::io::Result<Self> {
+        let (jobs, asked) = channel();
+        let (tell, done) = channel();
+        let thread = std::thread::Builder::new()
+            .name("onlyonce-checkpoint".to_owned())
+            .spawn(move || run(&target, &log, &asked, &tell))?;
+        Ok(Self {
+            jobs,
+            done,
+            under_way: false,
+            thread,
+        })
+    }
+
+
+    /// Begins one. None is under way.
+    pub(super) fn begin(&mut self, checkpoint: Checkpoint) -> Result<(), String> {
+        self.under_way = true;
+        let gone = |_| "the thread that makes checkpoints is gone".to_owned();
+        self.jobs.send(Job::Checkpoint(checkpoint)).map_err(gone)
+    }
+
+    /// Drops trees once everything begun before is done.
+    pub(super) fn drop_trees(&self, names: Vec<String>) -> Result<(), String> {
+        let gone = |_| "the thread that makes checkpoints is gone".to_owned();
+        self.jobs.send(Job::Drop(names)).map_err(gone)
+    }
+
+    /// What was done meanwhile, if anything was; the error of whatever failed.
+    pub(super) fn poll(&mut self) -> Result<Option<Done>, String> {
+        let Ok(done) = self.done.try_recv() else {
+            return Ok(None);
+        };
+        self.under_way = false;
+        done.map(Some)
+    }
+
+    /// Waits for the one that is under way.
+    pub(super) fn wait(&mut self) -> Result<Option<Done>, String> {
+        if !self.under_way {
+            return self.poll();
+        }
+        let gone = |_| "the thread that makes checkpoints is gone".to_owned();
+        let done = self.done.recv().map_err(gone)?;
+        self.under_way = false;
+        done.map(Some)
+    }
+
+    /// Ends the thread when it has done everything, and says how that ended.
+    pub(super) fn stop(self) -> Result<(), String> {
+        drop(self.jobs);
+        let _ = self.thread.join();
+        self.done.try_iter().try_for_each(|done| done.map(drop))
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    /// Carries everything over. Durable when it returns.
+    pub(super) fn write(&self, checkpoint: Checkpoint) -> Result<(), String> {
+        let Checkpoint {
+            group,
+            pages,
+            open,
+            numbers,
+            ..
+        } = checkpoint;
+        let mut unsynced = 0;
+        let mut sync_if_much = |bytes| {
+            unsynced += bytes;
+            if unsynced < UNSYNCED_BYTES_MAX {
+                return Ok(());
+            }
+            unsynced = 0;
+            self.point.commit(&self.db).map_err(words)
+        };
+        let mut memory = Vec::new();
+        for page in pages {
+            let bytes = page.insert(group, &mut memory)?;
+            crate::kill_point!("checkpoint: one page given to sled, the next not");
+            sync_if_much(bytes)?;
+        }
+        open.write(sync_if_much)?;
+        crate::kill_point!("checkpoint: everything given to sled, not durable");
+        self.point.commit(&self.db).map_err(words)?;
+        crate::kill_point!("checkpoint: everything durable, not said to be");
+        let mut batch = ::sled::Batch::default();
+        for (name, number) in numbers {
+            batch.insert(name, &number.to_le_bytes());
+        }
+        batch.insert(META_GROUP, &group.to_le_bytes());
+        self.meta.apply_batch(batch).map_err(words)?;
+        crate::kill_point!("checkpoint: said, not durable");
+        self.point.commit(&self.db).map_err(words)
+    }
+
+    fn drop_trees(&self, names: &[String]) -> Result<(), String> {
+        for name in names {
+            self.db.drop_tree(name).map_err(words)?;
+            crate::kill_point!("checkpoint: one tree dropped, the next not");
+            self.point.commit(&self.db).map_err(words)?;
+        }
+        Ok(())
+    }
+}
+
+fn run(
+    target: &Target,
+    log: &LogFiles,
+    asked: &Receiver<Job>,
+    tell: &Sender<Result<Done, String>>,
+) {
+    let mut failed = false;
+    while let Ok(job) = asked.recv() {
+        // After a failure nothing more is written.
+        if failed {
+            continue;
+        }
+        // OK because nothing of sled is used after a panic but to close it.
+        let done = catch_unwind(AssertUnwindSafe(|| work(target, log, job)));
+        let done = done.unwrap_or_else(|_| Err("sled panicked in a checkpoint".to_owned()));
+        failed = done.is_err();
+        // OK to ignore because a writer that is gone has nothing more to write.
+        match done {
+            Ok(None) => {}
+            Ok(Some(done)) => drop(tell.send(Ok(done))),
+            Err(error) => drop(tell.send(Err(error))),
+        }
+    }
+}
+
+fn work(target: &Target, log: &LogFiles, job: Job) -> Result<Option<Done>, String> {
+    match job {
+        Job::Drop(names) => target.drop_trees(&names).map(|()| None),
+        Job::Checkpoint(mut checkpoint) => {
+            let drops = std::mem::take(&mut checkpoint.drops);
+            let answered = checkpoint.open.answered();
+            let (group, next_turn) = (checkpoint.group, checkpoint.next_turn);
+            target.write(checkpoint)?;
+            crate::kill_point!("checkpoint: durable, its file not free");
+            log.begin_turn(next_turn, group).map_err(words)?;
+            crate::kill_point!("checkpoint: its file free, nobody told");
+            target.drop_trees(&drops)?;
+            Ok(Some(Done { answered }))
+        }
+    }
+}
+
+/// What is given to sled between two syncs, which is less than half of a segment of its log by far.
+///
+/// It counts on what it gave to the operating system before; see `open.rs` for what a power cut
+/// makes of more.
+const UNSYNCED_BYTES_MAX: usize = super::open::SEGMENT_BYTES / 16;

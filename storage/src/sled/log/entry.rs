@@ -1,0 +1,155 @@
+//! Entries of a group: what changed, in the order in which it did.
+
+use crate::KeyDigest;
+
+/// What one entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sled) enum Entry<'a> {
+    Note(Note, u64),
+    /// The record of a key, in the crate's codec, and the rest of the group: the answer that
+    /// follows, as long as the record says.
+    RecordAndAnswer(KeyDigest, &'a [u8], &'a [u8]),
+    /// The record of a key, whose answer (if any) lies where it lay before.
+    Record(KeyDigest, &'a [u8]),
+    Removed(KeyDigest),
+}
+
+/// What a time means. The latest that is noted counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sled) enum Note {
+    /// The store was in use.
+    Used,
+    /// Calls first sent at or before are forgotten.
+    Forgotten,
+    /// Answers settled before are gone.
+    AnswersGone,
+}
+
+/// The bytes of a group in the making.
+#[derive(Debug, Default)]
+pub(in crate::sled) struct GroupBytes {
+    bytes: Vec<u8>,
+}
+
+// === impl GroupBytes ===
+
+impl GroupBytes {
+    /// An empty group in this memory.
+    pub(in crate::sled) fn in_memory(mut memory: Vec<u8>) -> Self {
+        memory.clear();
+        // What a group of large answers needed is not kept for ever.
+        memory.shrink_to(MEMORY_KEPT_MAX);
+        Self { bytes: memory }
+    }
+
+    pub(in crate::sled) const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(in crate::sled) fn note(&mut self, note: Note, time: u64) {
+        self.begin(4);
+        self.bytes.push(note.number());
+        self.bytes.extend_from_slice(&time.to_le_bytes());
+    }
+
+    pub(in crate::sled) fn record(
+        &mut self,
+        key: KeyDigest,
+        record: &[u8],
+        answer: Option<&[u8]>,
+    ) -> Result<(), String> {
+        let length = u32::try_from(record.len()).map_err(|_| "a record has less than 4 GiB")?;
+        self.begin(if answer.is_some() { 2 } else { 1 });
+        self.bytes.extend_from_slice(key.as_bytes());
+        self.bytes.extend_from_slice(&length.to_le_bytes());
+        self.bytes.extend_from_slice(record);
+        self.bytes.extend_from_slice(answer.unwrap_or_default());
+        Ok(())
+    }
+
+    pub(in crate::sled) fn removed(&mut self, key: KeyDigest) {
+        self.begin(3);
+        self.bytes.extend_from_slice(key.as_bytes());
+    }
+
+    /// The group as it is written.
+    pub(in crate::sled) fn finish(self, salt: u64, number: u64) -> Result<Vec<u8>, String> {
+        let mut bytes = self.bytes;
+        let length = bytes.len() - GROUP_HEAD_BYTES;
+        let length = u32::try_from(length).map_err(|_| "a group has less than 4 GiB")?;
+        bytes[4..8].copy_from_slice(&length.to_le_bytes());
+        bytes[8..16].copy_from_slice(&salt.to_le_bytes());
+        bytes[16..24].copy_from_slice(&number.to_le_bytes());
+        let sum = crc32fast::hash(&bytes[4..]);
+        bytes[..4].copy_from_slice(&sum.to_le_bytes());
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+        Ok(bytes)
+    }
+
+    fn begin(&mut self, kind: u8) {
+        if self.bytes.is_empty() {
+            // Room for its head.
+            self.bytes.resize(GROUP_HEAD_BYTES, 0);
+        }
+        self.bytes.push(kind);
+    }
+}
+
+// === impl Entry ===
+
+impl<'a> Entry<'a> {
+    /// The first entry of these bytes, and what follows. Of one with an answer the caller takes
+    /// the answer from what follows.
+    pub(in crate::sled) fn first(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), String> {
+        let cut = || "an entry is cut off".to_owned();
+        let (&kind, rest) = bytes.split_first().ok_or_else(cut)?;
+        if kind == 4 {
+            let (&what, rest) = rest.split_first().ok_or_else(cut)?;
+            let (time, rest) = rest.split_first_chunk::<8>().ok_or_else(cut)?;
+            let note = Note::of(what).ok_or_else(|| format!("note {what} is unknown"))?;
+            return Ok((Self::Note(note, u64::from_le_bytes(*time)), rest));
+        }
+        let (key, rest) = rest.split_first_chunk::<32>().ok_or_else(cut)?;
+        let key = KeyDigest::from_bytes(*key);
+        if kind == 3 {
+            return Ok((Self::Removed(key), rest));
+        }
+        let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(cut)?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let (record, rest) = rest.split_at_checked(length).ok_or_else(cut)?;
+        match kind {
+            1 => Ok((Self::Record(key, record), rest)),
+            2 => Ok((Self::RecordAndAnswer(key, record, rest), rest)),
+            other => Err(format!("entry kind {other} is unknown")),
+        }
+    }
+}
+
+// === impl Note ===
+
+impl Note {
+    const fn number(self) -> u8 {
+        match self {
+            Self::Used => 1,
+            Self::Forgotten => 2,
+            Self::AnswersGone => 3,
+        }
+    }
+
+    const fn of(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Used),
+            2 => Some(Self::Forgotten),
+            3 => Some(Self::AnswersGone),
+            _ => None,
+        }
+    }
+}
+
+/// Checksum, length, salt, number.
+pub(super) const GROUP_HEAD_BYTES: usize = 24;
+
+/// Where a group can begin.
+pub(super) const ALIGNMENT: usize = 8;
+
+const MEMORY_KEPT_MAX: usize = 1024 * 1024;

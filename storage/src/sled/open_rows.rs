@@ -1,0 +1,282 @@
+//! What is in progress or in doubt: all of it in memory, and what a checkpoint found open in a tree.
+//!
+//! Most calls are claimed and answered between two checkpoints and never come here. What is open
+//! for longer has one row, which is overwritten and removed:
+//!
+//! ```text
+//! key:    key digest (32)                                 value:  record
+//! key:    key digest (32) | number from 0, big endian (4) value:  a part of the answer that is
+//!                                                                 kept with it, at most 4,000 bytes
+//! ```
+//!
+//! The parts together are a checksum (8) and the answer.
+
+use std::collections::HashMap;
+
+use ::sled::{Batch, IVec, Tree};
+
+use super::frame::{SUM_BYTES, Whole};
+use crate::record::{AnswerKept, CallRecord, Record};
+use crate::{Answer, KeyDigest, StoreError, codec};
+
+/// The open calls of a store.
+#[derive(Debug)]
+pub(super) struct OpenRows {
+    tree: Tree,
+    calls: HashMap<KeyDigest, Open>,
+    /// Calls that changed since the last checkpoint; some are no longer open.
+    changed: Vec<KeyDigest>,
+    /// Rows that are in the tree and are to go: the key, and how many parts its answer has.
+    gone: Vec<(KeyDigest, u32)>,
+}
+
+/// A call that is in progress or in doubt.
+#[derive(Debug)]
+struct Open {
+    /// Of an answer it says only that there is one.
+    record: Record,
+    /// The answer, until a checkpoint has put it into the tree.
+    answer: Option<Answer>,
+    /// Whether the tree has a row, and how many parts the answer in it has.
+    stored: Option<u32>,
+    changed: bool,
+}
+
+/// What a checkpoint writes of it.
+#[derive(Debug)]
+pub(super) struct OpenChanges {
+    tree: Tree,
+    gone: Vec<(KeyDigest, u32)>,
+    put: Vec<(KeyDigest, Vec<u8>, Option<(Whole, Answer)>)>,
+}
+
+// === impl OpenRows ===
+
+impl OpenRows {
+    /// Reads what the tree holds.
+    pub(super) fn open(tree: Tree) -> Result<Self, String> {
+        let mut calls: HashMap<KeyDigest, Open> = HashMap::new();
+        for row in &tree {
+            let (row, value) = row.map_err(|error| error.to_string())?;
+            let (key, part) = row_of(&row)?;
+            if part.is_none() {
+                let record = codec::decode(&value)
+                    .map_err(|damage| format!("the row of an open call: {damage}"))?;
+                let open = Open {
+                    record,
+                    answer: None,
+                    stored: Some(0),
+                    changed: false,
+                };
+                calls.insert(key, open);
+                continue;
+            }
+            // Rows are in order: the record comes before its parts.
+            let stored = calls.get_mut(&key).and_then(|open| open.stored.as_mut());
+            let parts = stored.ok_or("a part of an answer lies without its record")?;
+            if part != Some(*parts) {
+                return Err(format!("part {parts} of an open call's answer is missing"));
+            }
+            *parts += 1;
+        }
+        Ok(Self {
+            tree,
+            calls,
+            changed: Vec::new(),
+            gone: Vec::new(),
+        })
+    }
+
+    pub(super) fn records(&self) -> impl Iterator<Item = (KeyDigest, &Record)> {
+        self.calls.iter().map(|(key, open)| (*key, &open.record))
+    }
+
+    pub(super) fn record(&self, key: KeyDigest) -> Option<&Record> {
+        self.calls.get(&key).map(|open| &open.record)
+    }
+
+    /// The record of a call that is open from now on; the answer that comes with it, if one does.
+    pub(super) fn put(&mut self, key: KeyDigest, record: Record, answer: Option<Answer>) {
+        let before = self.calls.remove(&key);
+        let (mut kept, mut stored, mut changed) = (None, None, false);
+        if let Some(before) = before {
+            (kept, stored, changed) = (before.answer, before.stored, before.changed);
+        }
+        if !changed {
+            self.changed.push(key);
+        }
+        let is_kept = record.call().is_some_and(|call| call.kept().is_some());
+        let open = Open {
+            record,
+            answer: answer.or(kept).filter(|_| is_kept),
+            stored,
+            changed: true,
+        };
+        self.calls.insert(key, open);
+    }
+
+    pub(super) fn remove(&mut self, key: KeyDigest) {
+        if let Some(Open {
+            stored: Some(parts),
+            ..
+        }) = self.calls.remove(&key)
+        {
+            self.gone.push((key, parts));
+        }
+    }
+
+    /// The answer that is kept with an open call.
+    pub(super) fn answer(
+        &self,
+        key: KeyDigest,
+        call: &CallRecord,
+    ) -> Result<Option<Answer>, StoreError> {
+        let Some(open) = self.calls.get(&key) else {
+            return Ok(None);
+        };
+        if let Some(answer) = &open.answer {
+            return Ok(Some(answer.clone()));
+        }
+        let Some(&AnswerKept::Beside { format, length, .. }) = call.kept() else {
+            return Ok(None);
+        };
+        let whole = Whole {
+            key,
+            token: call.token,
+            format,
+            length,
+        };
+        let mut bytes = Vec::new();
+        for part in 0..open.stored.unwrap_or(0) {
+            let value = self.tree.get(row(key, Some(part)));
+            match value.map_err(super::disk::unreadable)? {
+                Some(value) => bytes.extend_from_slice(&value),
+                None => return Ok(None),
+            }
+        }
+        Ok(whole.checked(bytes))
+    }
+
+    /// What changed since the last time, for a checkpoint.
+    pub(super) fn cut(&mut self) -> OpenChanges {
+        let mut put = Vec::new();
+        for key in std::mem::take(&mut self.changed) {
+            let Some(open) = self.calls.get_mut(&key).filter(|open| open.changed) else {
+                continue;
+            };
+            open.changed = false;
+            let answer = open.answer.clone().and_then(|answer| {
+                let whole = Whole::of(key, open.record.call()?, &answer)?;
+                Some((whole, answer))
+            });
+            let is_kept = open.record.call().is_some_and(|call| call.kept().is_some());
+            let parts = match &answer {
+                Some((_, answer)) => parts_of(answer),
+                None if is_kept => open.stored.unwrap_or(0),
+                None => 0,
+            };
+            if let Some(stored) = open.stored
+                && (answer.is_some() || !is_kept)
+            {
+                // Those of an earlier answer; what stays is put there again.
+                self.gone.push((key, stored));
+            }
+            open.stored = Some(parts);
+            put.push((key, codec::encode(&open.record), answer));
+        }
+        OpenChanges {
+            tree: self.tree.clone(),
+            gone: std::mem::take(&mut self.gone),
+            put,
+        }
+    }
+
+    /// What was cut is in the tree: answers need not be kept in memory.
+    pub(super) fn written(&mut self, keys: &[KeyDigest]) {
+        for key in keys {
+            if let Some(open) = self.calls.get_mut(key)
+                && !open.changed
+            {
+                open.answer = None;
+            }
+        }
+    }
+}
+
+// === impl OpenChanges ===
+
+impl OpenChanges {
+    /// The calls whose answers it brings.
+    pub(super) fn answered(&self) -> Vec<KeyDigest> {
+        let answered = self.put.iter().filter(|(_, _, answer)| answer.is_some());
+        answered.map(|(key, _, _)| *key).collect()
+    }
+
+    /// Writes it, `sync` after every few rows with how many bytes they have.
+    pub(super) fn write(
+        self,
+        mut sync: impl FnMut(usize) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let Self { tree, gone, put } = self;
+        let applied = |batch| {
+            tree.apply_batch(batch)
+                .map_err(|error: ::sled::Error| error.to_string())
+        };
+        for gone in gone.chunks(ROWS_AT_ONCE) {
+            let mut batch = Batch::default();
+            for (key, parts) in gone {
+                batch.remove(row(*key, None));
+                (0..*parts).for_each(|part| batch.remove(row(*key, Some(part))));
+            }
+            applied(batch)?;
+            sync(gone.len() * ROW_BYTES)?;
+        }
+        for (key, record, answer) in put {
+            let mut bytes = record.len() + ROW_BYTES;
+            let mut batch = Batch::default();
+            batch.insert(row(key, None), record);
+            if let Some((whole, answer)) = answer {
+                let mut content = whole.sum(answer.body()).to_vec();
+                content.extend_from_slice(answer.body());
+                for (part, content) in (0..).zip(content.chunks(PART_BYTES)) {
+                    batch.insert(row(key, Some(part)), content);
+                }
+                bytes += content.len();
+            }
+            applied(batch)?;
+            sync(bytes)?;
+        }
+        Ok(())
+    }
+}
+
+fn parts_of(answer: &Answer) -> u32 {
+    (SUM_BYTES + answer.body().len()).div_ceil(PART_BYTES) as u32
+}
+
+fn row(key: KeyDigest, part: Option<u32>) -> IVec {
+    let mut row = [0; 36];
+    row[..32].copy_from_slice(key.as_bytes());
+    match part {
+        None => IVec::from(&row[..32]),
+        Some(part) => {
+            row[32..].copy_from_slice(&part.to_be_bytes());
+            IVec::from(&row[..])
+        }
+    }
+}
+
+fn row_of(row: &[u8]) -> Result<(KeyDigest, Option<u32>), String> {
+    let (key, part) = super::disk::keyed(row)?;
+    if part.is_empty() {
+        return Ok((key, None));
+    }
+    let part = <[u8; 4]>::try_from(part).map_err(|_| "the row of an open call has another key")?;
+    Ok((key, Some(u32::from_be_bytes(part))))
+}
+
+/// With key and head below 4 KiB.
+const PART_BYTES: usize = 4_000;
+const ROWS_AT_ONCE: usize = 256;
+/// About what sled needs for the row itself.
+const ROW_BYTES: usize = 64;
