@@ -1,16 +1,19 @@
 //! Carrying over to sled what a file of the log holds, on a thread of its own.
 
+use std::fs;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use ::sled::{Db, Tree};
 
-use super::disk::{META_GROUP, words};
+use super::disk::{META_GROUP, Unopened, words};
 use super::log::LogFiles;
 use super::open_rows::OpenChanges;
-use super::page::Page;
+use super::page::Run;
 use super::sync::SyncPoint;
 use crate::KeyDigest;
 
@@ -18,21 +21,23 @@ use crate::KeyDigest;
 #[derive(Debug)]
 pub(super) struct Checkpoint {
     pub(super) group: u64,
-    pub(super) pages: Vec<Page>,
+    pub(super) pages: Vec<Run>,
     pub(super) open: OpenChanges,
     /// Numbers in the tree of the store's own.
     pub(super) numbers: Vec<(&'static str, u64)>,
     /// The turn of the log that can begin afterwards, in the file that is then free.
     pub(super) next_turn: u64,
-    /// Trees that are to go after it.
+    /// Files that are to go after it.
     pub(super) drops: Vec<String>,
 }
 
-/// Writes to sled, and keeps to what a power cut demands of that.
+/// Writes to sled and to files, and keeps to what a power cut demands of that.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) db: Db,
     pub(super) meta: Tree,
+    /// Where the files are.
+    pub(super) folder: PathBuf,
     pub(super) point: SyncPoint,
 }
 
@@ -80,8 +85,8 @@ impl Checkpoints {
         self.jobs.send(Job::Checkpoint(checkpoint)).map_err(gone)
     }
 
-    /// Drops trees once everything begun before is done.
-    pub(super) fn drop_trees(&self, names: Vec<String>) -> Result<(), String> {
+    /// Removes files once everything begun before is done.
+    pub(super) fn drop_files(&self, names: Vec<String>) -> Result<(), String> {
         let gone = |_| "the thread that makes checkpoints is gone".to_owned();
         self.jobs.send(Job::Drop(names)).map_err(gone)
     }
@@ -118,7 +123,7 @@ impl Checkpoints {
 
 impl Target {
     /// Carries everything over. Durable when it returns.
-    pub(super) fn write(&self, checkpoint: Checkpoint) -> Result<(), String> {
+    pub(super) fn write(&self, checkpoint: Checkpoint) -> Result<(), Unopened> {
         let Checkpoint {
             group,
             pages,
@@ -127,7 +132,7 @@ impl Target {
             ..
         } = checkpoint;
         let mut unsynced = 0;
-        let mut sync_if_much = |bytes| {
+        let sync_if_much = |bytes| {
             unsynced += bytes;
             if unsynced < UNSYNCED_BYTES_MAX {
                 return Ok(());
@@ -136,33 +141,52 @@ impl Target {
             self.point.commit(&self.db).map_err(words)
         };
         let mut memory = Vec::new();
-        for page in pages {
-            let bytes = page.insert(group, &mut memory)?;
-            crate::kill_point!("checkpoint: one page given to sled, the next not");
-            sync_if_much(bytes)?;
+        for run in &pages {
+            run.write(&mut memory)?;
+            run.file.sync()?;
         }
+        crate::kill_point!("checkpoint: pages durable, rows not written");
         open.write(sync_if_much)?;
         crate::kill_point!("checkpoint: everything given to sled, not durable");
-        self.point.commit(&self.db).map_err(words)?;
+        // Syncs the folder of the files as well.
+        self.point.commit(&self.db)?;
         crate::kill_point!("checkpoint: everything durable, not said to be");
+        // All of it or nothing: these pages count from now on, and the log is no longer needed.
         let mut batch = ::sled::Batch::default();
+        for run in &pages {
+            batch.insert(&*length_row(run.file.name()), &run.end().to_le_bytes());
+        }
         for (name, number) in numbers {
             batch.insert(name, &number.to_le_bytes());
         }
         batch.insert(META_GROUP, &group.to_le_bytes());
-        self.meta.apply_batch(batch).map_err(words)?;
+        self.meta.apply_batch(batch)?;
         crate::kill_point!("checkpoint: said, not durable");
-        self.point.commit(&self.db).map_err(words)
+        Ok(self.point.commit(&self.db)?)
     }
 
-    fn drop_trees(&self, names: &[String]) -> Result<(), String> {
+    /// Removes files that are no longer needed, and what sled says of them before.
+    pub(super) fn drop_files(&self, names: &[String]) -> Result<(), String> {
+        let mut batch = ::sled::Batch::default();
+        names
+            .iter()
+            .for_each(|name| batch.remove(&*length_row(name)));
+        self.meta.apply_batch(batch).map_err(words)?;
+        crate::kill_point!("checkpoint: files not said to be there, still there");
+        self.point.commit(&self.db).map_err(words)?;
         for name in names {
-            self.db.drop_tree(name).map_err(words)?;
-            crate::kill_point!("checkpoint: one tree dropped, the next not");
-            self.point.commit(&self.db).map_err(words)?;
+            match fs::remove_file(self.folder.join(name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(words)?,
+            }
+            crate::kill_point!("checkpoint: one file removed, the next not");
         }
         Ok(())
     }
+}
+
+fn length_row(name: &str) -> String {
+    format!("{LENGTH_ROW}{name}")
 }
 
 fn run(
@@ -192,16 +216,16 @@ fn run(
 
 fn work(target: &Target, log: &LogFiles, job: Job) -> Result<Option<Done>, String> {
     match job {
-        Job::Drop(names) => target.drop_trees(&names).map(|()| None),
+        Job::Drop(names) => target.drop_files(&names).map(|()| None),
         Job::Checkpoint(mut checkpoint) => {
             let drops = std::mem::take(&mut checkpoint.drops);
             let answered = checkpoint.open.answered();
             let (group, next_turn) = (checkpoint.group, checkpoint.next_turn);
-            target.write(checkpoint)?;
+            target.write(checkpoint).map_err(words)?;
             crate::kill_point!("checkpoint: durable, its file not free");
             log.begin_turn(next_turn, group).map_err(words)?;
             crate::kill_point!("checkpoint: its file free, nobody told");
-            target.drop_trees(&drops)?;
+            target.drop_files(&drops)?;
             Ok(Some(Done { answered }))
         }
     }
@@ -212,3 +236,6 @@ fn work(target: &Target, log: &LogFiles, job: Job) -> Result<Option<Done>, Strin
 /// It counts on what it gave to the operating system before; see `open.rs` for what a power cut
 /// makes of more.
 const UNSYNCED_BYTES_MAX: usize = super::open::SEGMENT_BYTES / 16;
+
+/// Before the name of a file: how many of its pages count.
+pub(super) const LENGTH_ROW: &str = "pages/";

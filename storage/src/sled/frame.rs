@@ -11,9 +11,9 @@
 //!
 //! Records are in the crate's codec, with a checksum of their own.
 
-use ::sled::Tree;
+use std::io;
 
-use super::page::{self, Position, Reader};
+use super::page::{PageFile, Position, Reader};
 use crate::record::CallRecord;
 use crate::{Answer, AnswerFormat, FencingToken, KeyDigest, StoreError};
 
@@ -38,15 +38,6 @@ pub(super) struct Found<'a> {
     pub(super) kind: Kind,
     pub(super) at: Position,
     pub(super) body: &'a [u8],
-}
-
-/// How far the pages of a tree go.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Extent {
-    /// The number of the next page.
-    pub(super) next: u32,
-    /// Pages behind it, of a checkpoint that was not finished.
-    pub(super) unfinished: Vec<u32>,
 }
 
 // === impl Kind ===
@@ -138,50 +129,27 @@ impl Whole {
     }
 }
 
-/// Reads every frame of a tree that a checkpoint up to `reached` wrote, in order. A page that is
-/// missing or damaged is an error: nobody knows whose records were on it.
+/// Reads every frame on the first `pages` of a file, in order. A page that is missing or damaged is
+/// an error: nobody knows whose records were on it.
 pub(super) fn scan(
-    tree: &Tree,
-    reached: u64,
+    file: &PageFile,
+    pages: u32,
     mut found: impl FnMut(Found<'_>) -> Result<(), String>,
-) -> Result<Extent, String> {
-    let mut extent = Extent::default();
+) -> io::Result<()> {
     let mut run = Run::default();
-    let mut number = 0;
-    for row in tree {
-        let (key, value) = row.map_err(|error| error.to_string())?;
-        let there = <[u8; 4]>::try_from(&*key).map(u32::from_be_bytes);
-        let is_unfinished = !extent.unfinished.is_empty();
-        // Of a checkpoint that was not finished any pages may be there.
-        if !there.is_ok_and(|there| there == number || there > number && is_unfinished) {
-            return Err(format!("page {number} is missing"));
-        }
-        number = there.unwrap_or(number);
-        let at_page = |damage| format!("page {number}: {damage}");
-        let next = number
-            .checked_add(1)
-            .ok_or_else(|| at_page("it is beyond the last".to_owned()))?;
-        let (checkpoint, content) = page::check(number, &value).map_err(at_page)?;
-        if checkpoint > reached {
-            extent.unfinished.push(number);
-        } else if is_unfinished {
-            let what = "it lies behind one of a checkpoint that was not finished";
-            return Err(at_page(what.to_owned()));
-        } else {
-            run.read(number, checkpoint, content, &mut found)
-                .map_err(at_page)?;
-            extent.next = next;
-        }
-        number = next;
+    file.read_all(pages, |number, content| {
+        run.read(number, content, &mut found)
+    })?;
+    if !run.rest.is_empty() {
+        let text = format!("{}: a frame is cut off at its end", file.name());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
-    run.end()?;
-    Ok(extent)
+    Ok(())
 }
 
-/// The frames of one checkpoint, which go on over the ends of pages.
+/// Frames that go on over the ends of pages.
 #[derive(Default)]
 struct Run {
-    checkpoint: u64,
     /// What was read and is not a whole frame yet, and where it began.
     rest: Vec<u8>,
     rest_at: Option<Position>,
@@ -194,14 +162,9 @@ impl Run {
     fn read(
         &mut self,
         page: u32,
-        checkpoint: u64,
         content: &[u8],
         found: &mut impl FnMut(Found<'_>) -> Result<(), String>,
     ) -> Result<(), String> {
-        if checkpoint != self.checkpoint {
-            self.end()?;
-            self.checkpoint = checkpoint;
-        }
         let carried = self.rest.len();
         let joined = carried > 0;
         if joined {
@@ -236,16 +199,6 @@ impl Run {
             self.rest.extend_from_slice(&content[read..]);
         }
         Ok(())
-    }
-
-    fn end(&self) -> Result<(), String> {
-        if self.rest.is_empty() {
-            return Ok(());
-        }
-        Err(format!(
-            "a frame of checkpoint {} is cut off",
-            self.checkpoint
-        ))
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::checkpoint::Checkpoints;
-use super::disk::{Identity, Loaded, Parts, SledDisk};
+use super::disk::{Identity, Loaded, Parts, SledDisk, Unopened};
 use super::log::{self, Groups, LogFiles};
 use super::sync::SledSync;
 use super::{SledOptions, SyncPoint};
@@ -108,6 +108,10 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
         path: path.to_owned(),
         reason,
     };
+    let unopened = |why| match why {
+        Unopened::Corrupt(reason) => corrupt(reason),
+        Unopened::Io(source) => failed(source),
+    };
     // sled panics where it finds what it does not expect.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let db = ::sled::Config::new()
@@ -119,7 +123,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
             .open()
             .map_err(|error| sled_error(path, error))?;
         crate::kill_point!("opening: database open, log not read");
-        let in_sled = Loaded::identity_in(&db).map_err(corrupt)?;
+        let in_sled = Loaded::identity_in(&db).map_err(unopened)?;
         let groups = log::read(path, in_sled.is_some()).map_err(failed)?;
         let id = identity(in_sled, groups.as_ref()).map_err(corrupt)?;
         let files = LogFiles::open(path, id).map_err(failed)?;
@@ -128,20 +132,23 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
             begin_turns(&files, 0, 0).map_err(failed)?;
         }
         crate::kill_point!("opening: log there, trees not read");
+        let folder = path.join(PAGES_FOLDER);
+        fs::create_dir_all(&folder).map_err(failed)?;
         let parts = Parts {
             db,
             db_file: db_path.join("db"),
+            folder,
             point,
             lock,
         };
-        let mut loaded = Loaded::read(parts, &options.retention).map_err(corrupt)?;
+        let mut loaded = Loaded::read(parts, &options.retention).map_err(unopened)?;
         if let Some(groups) = &groups {
-            loaded.take_in(groups).map_err(corrupt)?;
+            loaded.take_in(groups).map_err(unopened)?;
         }
         crate::kill_point!("opening: everything read, incarnation not raised");
-        let (core, guard) = adopt(&mut loaded, id, options).map_err(corrupt)?;
+        let (core, guard) = adopt(&mut loaded, id, options).map_err(unopened)?;
         crate::kill_point!("opening: open calls in doubt, not carried over");
-        loaded.carry_over().map_err(corrupt)?;
+        loaded.carry_over().map_err(unopened)?;
         crate::kill_point!("opening: carried over, the log not begun again");
         let turn = groups.map_or(NEW_TURNS, |groups| groups.turn);
         begin_turns(&files, turn, loaded.group()).map_err(failed)?;
@@ -289,7 +296,7 @@ fn adopt(
     loaded: &mut Loaded,
     id: StoreId,
     options: &SledOptions,
-) -> Result<(GroupCore, ClockGuard), String> {
+) -> Result<(GroupCore, ClockGuard), Unopened> {
     let now = options.clock.now();
     let Identity {
         incarnation,
@@ -360,6 +367,8 @@ const FORMAT_DRAFT: &str = "FORMAT.new";
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "onlyonce sled store, format ";
 const LOCK_FILE: &str = "LOCK";
+
+const PAGES_FOLDER: &str = "pages";
 
 /// The last turn that a new log has begun.
 const NEW_TURNS: u64 = 2;

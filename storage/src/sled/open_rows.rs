@@ -15,6 +15,7 @@ use std::collections::HashMap;
 
 use ::sled::{Batch, IVec, Tree};
 
+use super::disk::Unopened;
 use super::frame::{SUM_BYTES, Whole};
 use crate::record::{AnswerKept, CallRecord, Record};
 use crate::{Answer, KeyDigest, StoreError, codec};
@@ -54,10 +55,10 @@ pub(super) struct OpenChanges {
 
 impl OpenRows {
     /// Reads what the tree holds.
-    pub(super) fn open(tree: Tree) -> Result<Self, String> {
+    pub(super) fn open(tree: Tree) -> Result<Self, Unopened> {
         let mut calls: HashMap<KeyDigest, Open> = HashMap::new();
         for row in &tree {
-            let (row, value) = row.map_err(|error| error.to_string())?;
+            let (row, value) = row?;
             let (key, part) = row_of(&row)?;
             if part.is_none() {
                 let record = codec::decode(&value)
@@ -75,7 +76,7 @@ impl OpenRows {
             let stored = calls.get_mut(&key).and_then(|open| open.stored.as_mut());
             let parts = stored.ok_or("a part of an answer lies without its record")?;
             if part != Some(*parts) {
-                return Err(format!("part {parts} of an open call's answer is missing"));
+                return Err(format!("part {parts} of an open call's answer is missing").into());
             }
             *parts += 1;
         }
@@ -149,7 +150,7 @@ impl OpenRows {
         let mut bytes = Vec::new();
         for part in 0..open.stored.unwrap_or(0) {
             let value = self.tree.get(row(key, Some(part)));
-            match value.map_err(super::disk::unreadable)? {
+            match value.map_err(super::disk::unreadable_row)? {
                 Some(value) => bytes.extend_from_slice(&value),
                 None => return Ok(None),
             }

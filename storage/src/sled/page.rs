@@ -1,45 +1,53 @@
-//! Pages: many small frames in one value of the engine.
+//! Pages: the files that answers and settled records are put into.
 //!
-//! An insert costs sled about eight microseconds of CPU whatever is in it, so what goes to a tree
-//! is cut into pages of a few thousand bytes, not into one row a record. Above 4 KiB sled would put
-//! values into files of their own, which it never syncs.
+//! Only a checkpoint writes to a file, behind what is there, and it is never changed: a log. So
+//! dropping a day is removing two files, and reading a record is reading one block of a file.
 //!
 //! ```text
-//! key:    number of the page in its tree, from 0, big endian (4 bytes)
-//! value:  CRC-32 of the number and the rest (4) | checkpoint (8) | at most 4,000 bytes of frames
+//! page:  CRC-32 of the file's name, the page's number and the rest (4) | length (2)
+//!        | at most 4,090 bytes of frames | zeros up to 4,096
 //! ```
 //!
-//! Numbers are little endian but in keys. A page is never changed. Frames go on over the end of a
-//! page, but not over the end of a checkpoint, whose last page is as long as it happens to be. A
-//! page of a checkpoint that was not finished says nothing: an opening removes it.
+//! Numbers are little endian; pages are counted from 0. Frames go on over the end of a page. The
+//! last page of a checkpoint is as long as it happens to be, so no frame goes on over the end of a
+//! checkpoint. How many pages of a file count is said in sled (`checkpoint.rs`): behind them lies at
+//! most what a checkpoint that was not finished has left.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
-
-use ::sled::{IVec, Tree};
 
 use crate::StoreError;
 
-/// A tree of pages, and what is not yet in it.
+/// A file of pages.
+#[derive(Debug)]
+pub(super) struct PageFile {
+    name: String,
+    file: File,
+}
+
+/// A file of pages, and what is not yet in it.
 #[derive(Debug)]
 pub(super) struct Pages {
-    tree: Tree,
+    file: Arc<PageFile>,
     /// The page that is being filled.
     number: u32,
     filling: Vec<u8>,
-    /// Full pages before it that may not be in the tree yet.
+    /// Full pages before it that may not be in the file yet.
     full: VecDeque<Arc<Vec<u8>>>,
     /// How many of them belong to the last cut.
     cut: usize,
 }
 
-/// A page that is on its way to its tree.
-#[derive(Clone, Debug)]
-pub(super) struct Page {
-    pub(super) tree: Tree,
-    pub(super) number: u32,
-    pub(super) content: Arc<Vec<u8>>,
+/// Pages that are on their way to their file.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) file: Arc<PageFile>,
+    first: u32,
+    contents: Vec<Arc<Vec<u8>>>,
 }
 
 /// Where something begins: the page, and the byte in its content.
@@ -53,13 +61,8 @@ pub(super) struct Position {
 pub(super) struct Reader<'a> {
     pages: &'a Pages,
     number: u32,
-    content: Content<'a>,
+    content: Cow<'a, [u8]>,
     offset: usize,
-}
-
-enum Content<'a> {
-    Memory(&'a [u8]),
-    Stored(IVec),
 }
 
 // === impl Position ===
@@ -77,18 +80,118 @@ impl Position {
     }
 }
 
+// === impl PageFile ===
+
+impl PageFile {
+    /// The file of this name in `folder`; made if it is not there.
+    pub(super) fn open(folder: &Path, name: String) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true);
+        let file = options.open(folder.join(&name))?;
+        Ok(Self { name, file })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Removes whatever lies behind the first `pages`.
+    pub(super) fn end_at(&self, pages: u32) -> io::Result<()> {
+        self.file.set_len(offset_of(pages))
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Reads the content of the first `count` pages, in order. What is damaged or not there is
+    /// [`InvalidData`](io::ErrorKind::InvalidData).
+    pub(super) fn read_all(
+        &self,
+        count: u32,
+        mut each: impl FnMut(u32, &[u8]) -> Result<(), String>,
+    ) -> io::Result<()> {
+        let damaged = |number, damage: &str| {
+            let text = format!("{}, page {number}: {damage}", self.name);
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        };
+        let mut memory = Vec::new();
+        for first in (0..count).step_by(PAGES_AT_ONCE) {
+            let pages = (count - first).min(PAGES_AT_ONCE as u32);
+            memory.resize(pages as usize * PAGE_BYTES, 0);
+            read_at(&self.file, &mut memory, offset_of(first)).map_err(|error| {
+                match error.kind() {
+                    io::ErrorKind::UnexpectedEof => damaged(first, "it or one behind it is missing"),
+                    _ => error,
+                }
+            })?;
+            for (number, page) in (first..).zip(memory.chunks_exact(PAGE_BYTES)) {
+                let content = self.content(number, page);
+                let content = content.map_err(|damage| damaged(number, damage))?;
+                each(number, content).map_err(|damage| damaged(number, &damage))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One page; its content when it is right.
+    fn read(&self, number: u32) -> Result<Vec<u8>, StoreError> {
+        let mut page = vec![0; PAGE_BYTES];
+        read_at(&self.file, &mut page, offset_of(number)).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                StoreError::Corrupt(format!("page {number} of {} is missing", self.name))
+            }
+            _ => super::disk::unreadable(&error),
+        })?;
+        let length = match self.content(number, &page) {
+            Ok(content) => content.len(),
+            Err(damage) => {
+                let name = &self.name;
+                return Err(StoreError::Corrupt(format!("page {number} of {name}: {damage}")));
+            }
+        };
+        page.copy_within(HEAD_BYTES..HEAD_BYTES + length, 0);
+        page.truncate(length);
+        Ok(page)
+    }
+
+    fn content<'a>(&self, number: u32, page: &'a [u8]) -> Result<&'a [u8], &'static str> {
+        let (sum, rest) = page.split_first_chunk::<4>().ok_or("it is cut off")?;
+        let (length, content) = rest.split_first_chunk::<2>().ok_or("it is cut off")?;
+        if *sum != self.sum(number, rest) {
+            return Err("its checksum does not match");
+        }
+        content
+            .get(..usize::from(u16::from_le_bytes(*length)))
+            .ok_or("its length is beyond its end")
+    }
+
+    fn sum(&self, number: u32, rest: &[u8]) -> [u8; 4] {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(self.name.as_bytes());
+        hasher.update(&number.to_le_bytes());
+        hasher.update(rest);
+        hasher.finalize().to_le_bytes()
+    }
+}
+
 // === impl Pages ===
 
 impl Pages {
-    /// The pages in `tree`, of which the next is `number`.
-    pub(super) const fn new(tree: Tree, number: u32) -> Self {
+    /// The pages in `file`, of which the next is `number`.
+    pub(super) const fn new(file: Arc<PageFile>, number: u32) -> Self {
         Self {
-            tree,
+            file,
             number,
             filling: Vec::new(),
             full: VecDeque::new(),
             cut: 0,
         }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.file.name()
     }
 
     /// Puts bytes behind those that are there. They are in memory until a checkpoint.
@@ -111,22 +214,24 @@ impl Pages {
         Ok(position)
     }
 
-    /// Ends the page that is being filled, and gives all that are not in the tree to a checkpoint.
+    /// Ends the page that is being filled, and gives all that are not in the file to a checkpoint.
     /// They stay in memory until [`written`](Self::written), which must come before the next cut.
-    pub(super) fn cut(&mut self) -> Result<impl Iterator<Item = Page>, String> {
+    pub(super) fn cut(&mut self) -> Result<Option<Run>, String> {
         if !self.filling.is_empty() {
             self.turn()?;
         }
         self.cut = self.full.len();
-        let first = self.number - self.full.len() as u32;
-        Ok((first..).zip(&self.full).map(|(number, content)| Page {
-            tree: self.tree.clone(),
-            number,
-            content: Arc::clone(content),
+        if self.cut == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Run {
+            file: Arc::clone(&self.file),
+            first: self.number - self.cut as u32,
+            contents: self.full.iter().cloned().collect(),
         }))
     }
 
-    /// What was cut is in the tree.
+    /// What was cut is in the file.
     pub(super) fn written(&mut self) {
         self.full.drain(..self.cut);
         self.cut = 0;
@@ -165,59 +270,49 @@ impl Pages {
         Ok(())
     }
 
-    fn content(&self, number: u32) -> Result<Option<Content<'_>>, StoreError> {
-        if number == self.number {
-            return Ok(Some(Content::Memory(&self.filling)));
-        }
-        let full = self.full.len() as u32;
-        if let Some(at) = (number + full).checked_sub(self.number)
-            && let Some(page) = self.full.get(at as usize)
-        {
-            return Ok(Some(Content::Memory(page)));
-        }
-        let Some(value) = self
-            .tree
-            .get(number.to_be_bytes())
-            .map_err(super::disk::unreadable)?
-        else {
+    fn content(&self, number: u32) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
+        let Some(before) = self.number.checked_sub(number) else {
             return Ok(None);
         };
-        check(number, &value)
-            .map_err(|damage| StoreError::Corrupt(format!("page {number}: {damage}")))?;
-        Ok(Some(Content::Stored(value)))
+        if before == 0 {
+            return Ok(Some(Cow::Borrowed(&self.filling)));
+        }
+        if let Some(at) = self.full.len().checked_sub(before as usize) {
+            return Ok(self.full.get(at).map(|page| Cow::Borrowed(&page[..])));
+        }
+        self.file.read(number).map(|page| Some(Cow::Owned(page)))
     }
 }
 
-// === impl Page ===
+// === impl Run ===
 
-impl Page {
-    /// Puts it into its tree; `memory` is overwritten. Answers how many bytes that were.
-    pub(super) fn insert(&self, checkpoint: u64, memory: &mut Vec<u8>) -> Result<usize, String> {
-        memory.clear();
-        memory.extend_from_slice(&[0; 4]);
-        memory.extend_from_slice(&checkpoint.to_le_bytes());
-        memory.extend_from_slice(&self.content);
-        let sum = sum(self.number, &memory[4..]);
-        memory[..4].copy_from_slice(&sum);
-        let inserted = self.tree.insert(self.number.to_be_bytes(), &**memory);
-        inserted
-            .map(|_| memory.len())
-            .map_err(|error| error.to_string())
+impl Run {
+    /// How many pages its file has with it.
+    pub(super) fn end(&self) -> u32 {
+        self.first + self.contents.len() as u32
     }
-}
 
-/// The checkpoint of a page as it lies in the tree, and its content.
-pub(super) fn check(number: u32, value: &[u8]) -> Result<(u64, &[u8]), String> {
-    let Some((sum_there, rest)) = value.split_first_chunk::<4>() else {
-        return Err("it is shorter than its head".to_owned());
-    };
-    let Some((checkpoint, content)) = rest.split_first_chunk::<8>() else {
-        return Err("it is shorter than its head".to_owned());
-    };
-    if *sum_there != sum(number, rest) {
-        return Err("its checksum does not match".to_owned());
+    /// Writes it behind what is in its file.
+    pub(super) fn write(&self, memory: &mut Vec<u8>) -> io::Result<()> {
+        let mut first = self.first;
+        for contents in self.contents.chunks(PAGES_AT_ONCE) {
+            memory.clear();
+            for (number, content) in (first..).zip(contents) {
+                let begin = memory.len();
+                memory.extend_from_slice(&[0; 4]);
+                // A page is never as long as that.
+                memory.extend_from_slice(&(content.len() as u16).to_le_bytes());
+                memory.extend_from_slice(content);
+                memory.resize(begin + PAGE_BYTES, 0);
+                let sum = self.file.sum(number, &memory[begin + 4..]);
+                memory[begin..begin + 4].copy_from_slice(&sum);
+            }
+            super::disk::write_at(&self.file.file, memory, offset_of(first))?;
+            crate::kill_point!("checkpoint: some pages written, the next not");
+            first += contents.len() as u32;
+        }
+        Ok(())
     }
-    Ok((u64::from_le_bytes(*checkpoint), content))
 }
 
 // === impl Reader ===
@@ -225,14 +320,14 @@ pub(super) fn check(number: u32, value: &[u8]) -> Result<(u64, &[u8]), String> {
 impl Reader<'_> {
     /// The next `length` bytes. Grows with what is really there: `length` is not yet believed.
     pub(super) fn take(&mut self, length: usize) -> Result<Cow<'_, [u8]>, StoreError> {
-        if self.offset + length <= self.content.bytes().len() {
+        if self.offset + length <= self.content.len() {
             let from = self.offset;
             self.offset += length;
-            return Ok(Cow::Borrowed(&self.content.bytes()[from..self.offset]));
+            return Ok(Cow::Borrowed(&self.content[from..self.offset]));
         }
         let mut taken = Vec::new();
         while taken.len() < length {
-            let rest = self.content.bytes().get(self.offset..).unwrap_or_default();
+            let rest = self.content.get(self.offset..).unwrap_or_default();
             let part = &rest[..rest.len().min(length - taken.len())];
             taken.extend_from_slice(part);
             self.offset += part.len();
@@ -249,32 +344,33 @@ impl Reader<'_> {
         self.content = self
             .pages
             .content(self.number)?
-            .filter(|content| !content.bytes().is_empty())
+            .filter(|content| !content.is_empty())
             .ok_or_else(missing)?;
         self.offset = 0;
         Ok(())
     }
 }
 
-impl Content<'_> {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Memory(page) => page,
-            // It was checked, so its head is there.
-            Self::Stored(page) => page.get(HEAD_BYTES..).unwrap_or_default(),
-        }
-    }
+const fn offset_of(page: u32) -> u64 {
+    page as u64 * PAGE_BYTES as u64
 }
 
-fn sum(number: u32, rest: &[u8]) -> [u8; 4] {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&number.to_be_bytes());
-    hasher.update(rest);
-    hasher.finalize().to_le_bytes()
+#[cfg(unix)]
+fn read_at(file: &File, memory: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, memory, offset)
 }
 
-/// Checksum, checkpoint.
-const HEAD_BYTES: usize = 12;
+#[cfg(not(unix))]
+fn read_at(mut file: &File, memory: &mut [u8], offset: u64) -> io::Result<()> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    file.seek(SeekFrom::Start(offset))?;
+    file.read_exact(memory)
+}
 
-/// With the head below 4 KiB.
-const CONTENT_BYTES: usize = 4_000;
+/// A block of the disk.
+const PAGE_BYTES: usize = 4_096;
+/// Checksum, length.
+const HEAD_BYTES: usize = 6;
+const CONTENT_BYTES: usize = PAGE_BYTES - HEAD_BYTES;
+/// A megabyte.
+const PAGES_AT_ONCE: usize = 256;

@@ -5,19 +5,18 @@ mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::sled::{Db, Tree};
-
-pub(super) use self::opening::{Identity, Loaded, Parts};
+pub(super) use self::opening::{Identity, Loaded, Parts, Unopened};
 use super::checkpoint::{Checkpoint, Checkpoints, Done};
 use super::frame::{Kind, Whole};
 use super::located::Located;
 use super::log::{self, GroupBytes, LogFiles, Note};
 use super::open_rows::OpenRows;
-use super::page::{Pages, Position};
+use super::page::{PageFile, Pages, Position};
 use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer, Written};
 use crate::commit::{Change, Rows};
@@ -48,13 +47,13 @@ pub(super) struct SledDisk {
 
 /// Everything that is remembered: in memory, or in sled and in memory where.
 pub(super) struct Known {
-    db: Db,
+    folder: PathBuf,
     answers: BTreeMap<Bucket, Pages>,
     settled: BTreeMap<Bucket, Settled>,
     open: OpenRows,
     notes: Notes,
     width: Duration,
-    /// Buckets whose trees are being dropped.
+    /// Buckets whose files are being removed.
     removed: BTreeSet<Bucket>,
 }
 
@@ -217,10 +216,10 @@ impl Disk for SledDisk {
             tombstones: due.indexes.len() as u64,
             ..Swept::default()
         };
-        // Behind whatever may still write to these trees.
+        // Behind whatever may still write to these files.
         match &mut self.next {
             Some(next) => next.drops.extend(drops),
-            None => self.checkpoints.drop_trees(drops)?,
+            None => self.checkpoints.drop_files(drops)?,
         }
         Ok(swept)
     }
@@ -300,16 +299,23 @@ impl Known {
         Ok(None)
     }
 
-    fn tree(&self, kind: &str, bucket: Bucket) -> Result<Tree, String> {
-        self.db.open_tree(bucket_name(kind, bucket)).map_err(words)
+    fn file(&self, kind: &str, bucket: Bucket) -> Result<Arc<PageFile>, String> {
+        let file = PageFile::open(&self.folder, bucket_name(kind, bucket));
+        file.map(Arc::new).map_err(words)
+    }
+
+    /// The names of the files in use.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let settled = self.settled.values().map(|settled| &settled.pages);
+        self.answers.values().chain(settled).map(Pages::name)
     }
 
     /// Everything that is not in sled yet.
     pub(super) fn cut(&mut self, group: u64, next_turn: u64) -> Result<Checkpoint, String> {
         let mut pages = Vec::new();
         let settled = self.settled.values_mut().map(|settled| &mut settled.pages);
-        for tree in self.answers.values_mut().chain(settled) {
-            pages.extend(tree.cut()?);
+        for file in self.answers.values_mut().chain(settled) {
+            pages.extend(file.cut()?);
         }
         Ok(Checkpoint {
             group,
@@ -424,8 +430,8 @@ fn bucket_name(kind: &str, bucket: Bucket) -> String {
     format!("{kind}{start:016x}-{end:016x}")
 }
 
-fn bucket_of(kind: &str, name: &[u8]) -> Option<Bucket> {
-    let text = std::str::from_utf8(name).ok()?.strip_prefix(kind)?;
+fn bucket_of(kind: &str, name: &str) -> Option<Bucket> {
+    let text = name.strip_prefix(kind)?;
     let (start, end) = text.split_once('-')?;
     let time = |text| u64::from_str_radix(text, 16).map(Timestamp::from_millis);
     Some(Bucket::between(time(start).ok()?, time(end).ok()?))
@@ -437,19 +443,36 @@ pub(super) fn words(error: impl ToString) -> String {
     error.to_string()
 }
 
+#[cfg(unix)]
+pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(not(unix))]
+pub(super) fn write_at(mut file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    use std::io::{Seek as _, SeekFrom, Write as _};
+    file.seek(SeekFrom::Start(offset))?;
+    file.write_all(bytes)
+}
+
 /// A read that fails says nothing about whether the key is there.
-pub(super) fn unreadable(error: ::sled::Error) -> StoreError {
+pub(super) fn unreadable(error: &io::Error) -> StoreError {
+    StoreError::Unavailable {
+        reason: format!("a record could not be read: {error}"),
+        retry_after: Duration::from_secs(1),
+    }
+}
+
+/// The same of a row in sled.
+pub(super) fn unreadable_row(error: ::sled::Error) -> StoreError {
     match error {
-        ::sled::Error::Io(error) => StoreError::Unavailable {
-            reason: format!("a row could not be read: {error}"),
-            retry_after: Duration::from_secs(1),
-        },
+        ::sled::Error::Io(error) => unreadable(&error),
         other => StoreError::Corrupt(other.to_string()),
     }
 }
 
-const ANSWERS: &str = "onlyonce/answers/";
-const SETTLED: &str = "onlyonce/settled/";
+const ANSWERS: &str = "answers-";
+const SETTLED: &str = "settled-";
 
 const META_ANSWERS_GONE: &str = "answers_gone_until";
 const META_FORGOTTEN: &str = "forgotten_until";

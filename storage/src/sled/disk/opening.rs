@@ -1,31 +1,35 @@
 //! What a store holds when it is opened: what is in sled, and what is in the log after that.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use ::sled::{Db, Tree};
+use ::sled::Db;
 
 use super::{
     ANSWERS, Known, META_ANSWERS_GONE, META_FORGOTTEN, META_GROUP, META_LAST_USED, Notes, SETTLED, Settled,
-    bucket_name, bucket_of, keyed, words,
+    bucket_of, keyed, words,
 };
 use crate::commit::Change;
 use crate::commit::bucket::Bucket;
 use crate::record::{AnswerKept, Record};
-use crate::sled::checkpoint::{Checkpoint, Target};
+use crate::sled::checkpoint::{LENGTH_ROW, Target};
 use crate::sled::frame::{self, Kind};
 use crate::sled::located::Located;
 use crate::sled::log::{Entry, GroupBytes, Groups};
 use crate::sled::open_rows::OpenRows;
-use crate::sled::page::Pages;
-use crate::sled::sync::SyncPoint;
+use crate::sled::page::{PageFile, Pages};
+use crate::sled::sync::{SyncError, SyncPoint};
 use crate::{Answer, AnswerFormat, KeyDigest, RetentionOptions, StoreId, Timestamp, codec};
 
 /// What an opening needs besides what is on the disk.
 pub(in crate::sled) struct Parts {
     pub(in crate::sled) db: Db,
     pub(in crate::sled) db_file: PathBuf,
+    /// Where the files of pages are.
+    pub(in crate::sled) folder: PathBuf,
     pub(in crate::sled) point: SyncPoint,
     pub(in crate::sled) lock: File,
 }
@@ -38,8 +42,19 @@ pub(in crate::sled) struct Loaded {
     pub(super) db_file: PathBuf,
     pub(super) lock: File,
     target: Target,
-    /// Pages of a checkpoint that was not finished.
-    unfinished: Vec<(Tree, u32)>,
+    /// The files of pages, and how many pages of each count.
+    files: Vec<(Arc<PageFile>, u32)>,
+}
+
+/// Why a store could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::sled) enum Unopened {
+    /// What is there is not what was written.
+    #[error("{0}")]
+    Corrupt(String),
+    /// The disk failed.
+    #[error("{0}")]
+    Io(io::Error),
 }
 
 /// What a store knows of itself.
@@ -50,13 +65,54 @@ pub(in crate::sled) struct Identity {
     pub(in crate::sled) last_used: Option<Timestamp>,
 }
 
+// === impl Unopened ===
+
+impl From<String> for Unopened {
+    fn from(reason: String) -> Self {
+        Self::Corrupt(reason)
+    }
+}
+
+impl From<&str> for Unopened {
+    fn from(reason: &str) -> Self {
+        Self::Corrupt(reason.to_owned())
+    }
+}
+
+impl From<io::Error> for Unopened {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData => Self::Corrupt(error.to_string()),
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<::sled::Error> for Unopened {
+    fn from(error: ::sled::Error) -> Self {
+        match error {
+            ::sled::Error::Io(error) => Self::Io(error),
+            other => Self::Corrupt(other.to_string()),
+        }
+    }
+}
+
+impl From<SyncError> for Unopened {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::Flush(error) => error.into(),
+            SyncError::Sync { source, .. } => Self::Io(source),
+        }
+    }
+}
+
 // === impl Loaded ===
 
 impl Loaded {
     /// The identity of the store in this database; `None` where there is none yet.
-    pub(in crate::sled) fn identity_in(db: &Db) -> Result<Option<StoreId>, String> {
-        let meta = db.open_tree(META).map_err(words)?;
-        let Some(bytes) = meta.get(META_ID).map_err(words)? else {
+    pub(in crate::sled) fn identity_in(db: &Db) -> Result<Option<StoreId>, Unopened> {
+        let meta = db.open_tree(META)?;
+        let Some(bytes) = meta.get(META_ID)? else {
             return Ok(None);
         };
         let bytes =
@@ -68,17 +124,18 @@ impl Loaded {
     pub(in crate::sled) fn read(
         parts: Parts,
         retention: &RetentionOptions,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Unopened> {
         let Parts {
             db,
             db_file,
+            folder,
             point,
             lock,
         } = parts;
-        let meta = db.open_tree(META).map_err(words)?;
-        let open = OpenRows::open(db.open_tree(OPEN).map_err(words)?)?;
+        let meta = db.open_tree(META)?;
+        let open = OpenRows::open(db.open_tree(OPEN)?)?;
         let rows = Known {
-            db: db.clone(),
+            folder: folder.clone(),
             answers: BTreeMap::new(),
             settled: BTreeMap::new(),
             open,
@@ -86,21 +143,27 @@ impl Loaded {
             width: Bucket::width(retention),
             removed: BTreeSet::new(),
         };
+        let target = Target {
+            db,
+            meta,
+            folder,
+            point,
+        };
         let mut loaded = Self {
             rows,
             group: 0,
             db_file,
             lock,
-            target: Target { db, meta, point },
-            unfinished: Vec::new(),
+            target,
+            files: Vec::new(),
         };
         loaded.group = loaded.number(META_GROUP)?.unwrap_or(0);
-        for name in loaded.target.db.tree_names() {
-            if let Some(bucket) = bucket_of(SETTLED, &name) {
-                loaded.read_settled(bucket)?;
-            } else if let Some(bucket) = bucket_of(ANSWERS, &name) {
-                loaded.read_answers(bucket)?;
-            }
+        for row in loaded.target.meta.scan_prefix(LENGTH_ROW) {
+            let (row, pages) = row?;
+            let name = std::str::from_utf8(&row[LENGTH_ROW.len()..]).map_err(words)?;
+            let pages = <[u8; 4]>::try_from(&*pages)
+                .map_err(|_| format!("the length of {name} has not 4 bytes"))?;
+            loaded.read_file(name, u32::from_le_bytes(pages))?;
         }
         Ok(loaded)
     }
@@ -110,7 +173,7 @@ impl Loaded {
         &mut self,
         id: StoreId,
         now: Timestamp,
-    ) -> Result<Identity, String> {
+    ) -> Result<Identity, Unopened> {
         let incarnation = self.number(META_INCARNATION)?.unwrap_or(0) + 1;
         // A call first sent before this store existed may have been executed by an earlier one.
         let forgotten = self
@@ -127,12 +190,12 @@ impl Loaded {
             forgotten_until: Timestamp::from_millis(notes.forgotten),
             last_used: notes.used.map(Timestamp::from_millis),
         };
-        self.target.meta.apply_batch(batch).map_err(words)?;
+        self.target.meta.apply_batch(batch)?;
         Ok(identity)
     }
 
     /// Takes in what the log has and sled has not.
-    pub(in crate::sled) fn take_in(&mut self, log: &Groups) -> Result<(), String> {
+    pub(in crate::sled) fn take_in(&mut self, log: &Groups) -> Result<(), Unopened> {
         let gone = self.number(META_ANSWERS_GONE)?.unwrap_or(0);
         self.rows.notes.answers_gone = gone;
         self.rows.notes.forgotten = self.number(META_FORGOTTEN)?.unwrap_or(0);
@@ -149,7 +212,7 @@ impl Loaded {
 
     /// Puts in doubt what an earlier incarnation left in progress, and the like. As a change of
     /// what is in memory it is durable with [`carry_over`](Self::carry_over).
-    pub(in crate::sled) fn change(&mut self, changes: Vec<Change>) -> Result<(), String> {
+    pub(in crate::sled) fn change(&mut self, changes: Vec<Change>) -> Result<(), Unopened> {
         let mut nowhere = GroupBytes::default();
         for change in changes {
             self.rows.apply(change, &mut nowhere)?;
@@ -162,17 +225,33 @@ impl Loaded {
     }
 
     /// Carries everything over to sled. Durable when it returns.
-    pub(in crate::sled) fn carry_over(&mut self) -> Result<(), String> {
-        for (tree, page) in std::mem::take(&mut self.unfinished) {
-            tree.remove(page.to_be_bytes()).map_err(words)?;
-        }
+    pub(in crate::sled) fn carry_over(&mut self) -> Result<(), Unopened> {
+        self.remove_unfinished()?;
         crate::kill_point!("opening: unfinished pages removed, nothing carried over");
-        // No page is written again before those that were in its place are gone for good.
-        self.target.point.commit(&self.target.db).map_err(words)?;
-        let checkpoint: Checkpoint = self.rows.cut(self.group, 0)?;
+        let checkpoint = self.rows.cut(self.group, 0)?;
         let answered = checkpoint.open.answered();
         self.target.write(checkpoint)?;
         self.rows.written(&answered);
+        Ok(())
+    }
+
+    /// Removes what a checkpoint that was not finished has left, and files that were to go.
+    fn remove_unfinished(&self) -> io::Result<()> {
+        for (file, pages) in &self.files {
+            file.end_at(*pages)?;
+        }
+        let known: BTreeSet<&str> = self.files.iter().map(|(file, _)| file.name()).collect();
+        let rows = &self.rows;
+        let used: BTreeSet<&str> = rows.names().collect();
+        for entry in fs::read_dir(&self.target.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_str().unwrap_or_default();
+            let is_ours = name.starts_with(ANSWERS) || name.starts_with(SETTLED);
+            if is_ours && !known.contains(name) && !used.contains(name) {
+                fs::remove_file(entry.path())?;
+            }
+        }
         Ok(())
     }
 
@@ -186,6 +265,7 @@ impl Loaded {
         Target {
             db: self.target.db.clone(),
             meta: self.target.meta.clone(),
+            folder: self.target.folder.clone(),
             point,
         }
     }
@@ -196,53 +276,42 @@ impl Loaded {
         records.map(|(key, record)| (key, record.clone())).collect()
     }
 
-    fn number(&self, name: &str) -> Result<Option<u64>, String> {
-        let Some(bytes) = self.target.meta.get(name).map_err(words)? else {
+    fn number(&self, name: &str) -> Result<Option<u64>, Unopened> {
+        let Some(bytes) = self.target.meta.get(name)? else {
             return Ok(None);
         };
         let bytes = <[u8; 8]>::try_from(&*bytes).map_err(|_| format!("{name} has not 8 bytes"))?;
         Ok(Some(u64::from_le_bytes(bytes)))
     }
 
-    fn read_settled(&mut self, bucket: Bucket) -> Result<(), String> {
-        let tree = self.rows.tree(SETTLED, bucket)?;
+    fn read_file(&mut self, name: &str, pages: u32) -> Result<(), Unopened> {
+        let bucket = bucket_of(SETTLED, name).or_else(|| bucket_of(ANSWERS, name));
+        let bucket = bucket.ok_or_else(|| format!("no file has the name {name}"))?;
+        let path = self.target.folder.join(name);
+        if !path.try_exists()? {
+            return Err(format!("the file {name} is missing").into());
+        }
+        let file = PageFile::open(&self.target.folder, name.to_owned())?;
+        let file = Arc::new(file);
+        self.files.push((Arc::clone(&file), pages));
+        let is_settled = name.starts_with(SETTLED);
         let mut located = Located::new();
-        let next = self.scan(SETTLED, bucket, &tree, |frame| {
-            if frame.kind != Kind::Settled {
-                return Err(format!("{:?} lies among the settled", frame.kind));
+        frame::scan(&file, pages, |frame| match frame.kind {
+            Kind::Settled if is_settled => {
+                let (key, _) = keyed(frame.body)?;
+                located.insert(key, frame.at);
+                Ok(())
             }
-            let (key, _) = keyed(frame.body)?;
-            located.insert(key, frame.at);
-            Ok(())
+            Kind::Answer if !is_settled => Ok(()),
+            other => Err(format!("{other:?} lies in it")),
         })?;
-        let pages = Pages::new(tree, next);
-        self.rows.settled.insert(bucket, Settled { pages, located });
+        let pages = Pages::new(file, pages);
+        if is_settled {
+            self.rows.settled.insert(bucket, Settled { pages, located });
+        } else {
+            self.rows.answers.insert(bucket, pages);
+        }
         Ok(())
-    }
-
-    fn read_answers(&mut self, bucket: Bucket) -> Result<(), String> {
-        let tree = self.rows.tree(ANSWERS, bucket)?;
-        let next = self.scan(ANSWERS, bucket, &tree, |frame| match frame.kind {
-            Kind::Answer => Ok(()),
-            other @ Kind::Settled => Err(format!("{other:?} lies among the answers")),
-        })?;
-        self.rows.answers.insert(bucket, Pages::new(tree, next));
-        Ok(())
-    }
-
-    fn scan(
-        &mut self,
-        kind: &str,
-        bucket: Bucket,
-        tree: &Tree,
-        found: impl FnMut(frame::Found<'_>) -> Result<(), String>,
-    ) -> Result<u32, String> {
-        let extent = frame::scan(tree, self.group, found)
-            .map_err(|damage| format!("bucket {}: {damage}", bucket_name(kind, bucket)))?;
-        let unfinished = extent.unfinished.into_iter();
-        self.unfinished
-            .extend(unfinished.map(|page| (tree.clone(), page)));
-        Ok(extent.next)
     }
 
     /// Takes in the first of these entries; the others.

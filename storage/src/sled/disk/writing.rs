@@ -100,7 +100,7 @@ impl Known {
         Ok(bytes)
     }
 
-    /// A bucket that was removed has still a tree of its name for a while. A clock that was set
+    /// A bucket that was removed has still a file of its name for a while. A clock that was set
     /// back by more than a horizon needs it again, and gets another.
     fn unremoved(&self, mut bucket: Bucket) -> Bucket {
         while self.removed.contains(&bucket) {
@@ -111,7 +111,7 @@ impl Known {
 
     fn answers_in(&mut self, bucket: Bucket) -> Result<&mut Pages, String> {
         if !self.answers.contains_key(&bucket) {
-            let pages = Pages::new(self.tree(ANSWERS, bucket)?, 0);
+            let pages = Pages::new(self.file(ANSWERS, bucket)?, 0);
             crate::kill_point!("disk: bucket of answers made, nothing in it");
             self.answers.insert(bucket, pages);
         }
@@ -122,7 +122,7 @@ impl Known {
 
     fn settled_in(&mut self, bucket: Bucket) -> Result<&mut Settled, String> {
         if !self.settled.contains_key(&bucket) {
-            let pages = Pages::new(self.tree(SETTLED, bucket)?, 0);
+            let pages = Pages::new(self.file(SETTLED, bucket)?, 0);
             crate::kill_point!("disk: settled bucket made, nothing in it");
             let located = Located::new();
             self.settled.insert(bucket, Settled { pages, located });

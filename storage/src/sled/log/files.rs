@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{HEAD_BLOCK_BYTES, VERSION};
 use crate::StoreId;
+use crate::sled::disk::write_at;
 
 /// The two files, open for writing. The syncer writes groups to one, and the thread that makes
 /// checkpoints gives the other its next turn.
@@ -171,18 +172,6 @@ const fn which(turn: u64) -> usize {
 
 fn path(directory: &Path, which: usize) -> PathBuf {
     directory.join(name(which))
-}
-
-#[cfg(unix)]
-fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-#[cfg(not(unix))]
-fn write_at(mut file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    use std::io::{Seek as _, SeekFrom, Write as _};
-    file.seek(SeekFrom::Start(offset))?;
-    file.write_all(bytes)
 }
 
 /// With the checksum.
