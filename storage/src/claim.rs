@@ -1,7 +1,8 @@
 //! The right to execute: what is asked for, what is given, and what comes back instead.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -166,7 +167,13 @@ impl AttemptId {
     /// A new random id.
     #[must_use]
     pub fn random() -> Self {
-        Self(*Uuid::new_v4().as_bytes())
+        static PROCESS: OnceLock<Uuid> = OnceLock::new();
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        // Drawing sixteen bytes for each claim would be a call of the kernel for each.
+        let mut bytes = *PROCESS.get_or_init(Uuid::new_v4).as_bytes();
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        bytes[8..].copy_from_slice(&count.to_le_bytes());
+        Self(bytes)
     }
 
     /// The id with these bytes.

@@ -28,13 +28,19 @@ pub const RECORD_FORMAT: u8 = 1;
 #[must_use]
 pub fn encode(record: &Record) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(256);
+    encode_into(record, &mut bytes);
+    bytes
+}
+
+/// Puts the bytes of a record behind what is there.
+pub(crate) fn encode_into(record: &Record, bytes: &mut Vec<u8>) {
+    let begin = bytes.len();
     bytes.push(RECORD_FORMAT);
     // OK because encoding into a `Vec` fails only for types that ours are not (no unsized maps).
-    bincode::encode_into_std_write(RecordV1::from(record), &mut bytes, CONFIG)
+    bincode::encode_into_std_write(RecordV1::from(record), bytes, CONFIG)
         .expect("a record encodes into memory");
-    let checksum = checksum(&bytes);
+    let checksum = checksum(&bytes[begin..]);
     bytes.extend_from_slice(&checksum);
-    bytes
 }
 
 /// The record in these bytes.

@@ -143,7 +143,6 @@ impl Target {
         let mut memory = Vec::new();
         for run in &pages {
             run.write(&mut memory)?;
-            run.file.sync()?;
         }
         crate::kill_point!("checkpoint: pages durable, rows not written");
         open.write(sync_if_much)?;

@@ -11,9 +11,8 @@
 //!
 //! The parts together are a checksum (8) and the answer.
 
-use std::collections::HashMap;
-
 use ::sled::{Batch, IVec, Tree};
+use hashbrown::HashMap;
 
 use super::disk::Unopened;
 use super::frame::{SUM_BYTES, Whole};
@@ -98,22 +97,25 @@ impl OpenRows {
 
     /// The record of a call that is open from now on; the answer that comes with it, if one does.
     pub(super) fn put(&mut self, key: KeyDigest, record: Record, answer: Option<Answer>) {
-        let before = self.calls.remove(&key);
-        let (mut kept, mut stored, mut changed) = (None, None, false);
-        if let Some(before) = before {
-            (kept, stored, changed) = (before.answer, before.stored, before.changed);
-        }
-        if !changed {
+        let is_kept = record.call().is_some_and(|call| call.kept().is_some());
+        let before = self.calls.get_mut(&key);
+        if before.as_ref().is_none_or(|before| !before.changed) {
             self.changed.push(key);
         }
-        let is_kept = record.call().is_some_and(|call| call.kept().is_some());
-        let open = Open {
-            record,
-            answer: answer.or(kept).filter(|_| is_kept),
-            stored,
-            changed: true,
-        };
-        self.calls.insert(key, open);
+        if let Some(open) = before {
+            let kept = answer.or(open.answer.take());
+            open.answer = kept.filter(|_| is_kept);
+            open.record = record;
+            open.changed = true;
+        } else {
+            let open = Open {
+                record,
+                answer: answer.filter(|_| is_kept),
+                stored: None,
+                changed: true,
+            };
+            self.calls.insert(key, open);
+        }
     }
 
     pub(super) fn remove(&mut self, key: KeyDigest) {

@@ -100,11 +100,6 @@ impl PageFile {
         self.file.set_len(offset_of(pages))
     }
 
-    /// Makes what was written durable.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
     /// Reads the content of the first `count` pages, in order. What is damaged or not there is
     /// [`InvalidData`](io::ErrorKind::InvalidData).
     pub(super) fn read_all(
@@ -292,7 +287,7 @@ impl Run {
         self.first + self.contents.len() as u32
     }
 
-    /// Writes it behind what is in its file.
+    /// Writes it behind what is in its file. Durable when it returns.
     pub(super) fn write(&self, memory: &mut Vec<u8>) -> io::Result<()> {
         let mut first = self.first;
         for contents in self.contents.chunks(PAGES_AT_ONCE) {
@@ -308,6 +303,8 @@ impl Run {
                 memory[begin..begin + 4].copy_from_slice(&sum);
             }
             super::disk::write_at(&self.file.file, memory, offset_of(first))?;
+            // A little at a time, so that the log's syncs need not wait for much.
+            self.file.file.sync_data()?;
             crate::kill_point!("checkpoint: some pages written, the next not");
             first += contents.len() as u32;
         }
@@ -372,5 +369,5 @@ const PAGE_BYTES: usize = 4_096;
 /// Checksum, length.
 const HEAD_BYTES: usize = 6;
 const CONTENT_BYTES: usize = PAGE_BYTES - HEAD_BYTES;
-/// A megabyte.
-const PAGES_AT_ONCE: usize = 256;
+/// A quarter of a megabyte.
+const PAGES_AT_ONCE: usize = 64;

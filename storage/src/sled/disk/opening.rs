@@ -202,8 +202,10 @@ impl Loaded {
         self.rows.notes.used = self.number(META_LAST_USED)?;
         let (groups, last) = log.after(self.group)?;
         for mut entries in groups {
+            // It is in the log already.
+            let mut nowhere = GroupBytes::default();
             while !entries.is_empty() {
-                entries = self.take_in_one(entries)?;
+                entries = self.take_in_one(entries, &mut nowhere)?;
             }
         }
         self.group = last;
@@ -315,19 +317,23 @@ impl Loaded {
     }
 
     /// Takes in the first of these entries; the others.
-    fn take_in_one<'a>(&mut self, entries: &'a [u8]) -> Result<&'a [u8], String> {
+    fn take_in_one<'a>(
+        &mut self,
+        entries: &'a [u8],
+        nowhere: &mut GroupBytes,
+    ) -> Result<&'a [u8], String> {
         let (entry, rest) = Entry::first(entries)?;
         match entry {
             Entry::Note(note, time) => self.rows.notes.raise(note, time),
             Entry::Removed(key) => self.rows.open.remove(key),
             Entry::Record(key, bytes) => {
                 let record = codec::decode(bytes).map_err(words)?;
-                self.rows.put(key, record, None)?;
+                self.rows.put(key, record, nowhere)?;
             }
             Entry::RecordAndAnswer(key, bytes, _) => {
                 let mut record = codec::decode(bytes).map_err(words)?;
                 let rest = bring(&mut record, rest)?;
-                self.rows.put(key, record, None)?;
+                self.rows.put(key, record, nowhere)?;
                 return Ok(rest);
             }
         }

@@ -8,7 +8,7 @@ use crate::sled::frame::{Kind, Whole};
 use crate::sled::located::Located;
 use crate::sled::log::GroupBytes;
 use crate::sled::page::{Pages, Position};
-use crate::{Answer, KeyDigest, codec};
+use crate::{Answer, KeyDigest};
 
 // === impl Known ===
 
@@ -28,7 +28,7 @@ impl Known {
             // What lies with an open call has to go where answers lie.
             self.bring_answer(key, &mut record)?;
         }
-        self.put(key, record, Some(group))
+        self.put(key, record, group)
     }
 
     /// Puts a record where it belongs. An answer that is in it goes there too, and into the group.
@@ -36,24 +36,25 @@ impl Known {
         &mut self,
         key: KeyDigest,
         mut record: Record,
-        group: Option<&mut GroupBytes>,
+        group: &mut GroupBytes,
     ) -> Result<(), String> {
         let answer = answer_here(&record);
+        let body = answer.as_ref().map(|answer| &answer.body()[..]);
         if record.is_settled() {
-            let bytes = self.settle(key, &mut record, answer.as_ref())?;
-            if let Some(group) = group {
-                group.record(key, &bytes, answer.as_ref().map(|answer| &answer.body()[..]))?;
+            let bucket = Bucket::of(&record, self.width).ok_or("a settled record has a bucket")?;
+            let bucket = self.unremoved(bucket);
+            if let Some(answer) = &answer {
+                self.put_answer(key, &mut record, answer, bucket)?;
             }
+            let bytes = group.record(key, &record, body)?;
+            self.put_settled(key, group.at(bytes), bucket)?;
             self.open.remove(key);
         } else {
             if let Some(answer) = &answer {
                 let whole = whole(key, &record, answer)?;
                 set_beside(&mut record, &whole, NOWHERE);
             }
-            if let Some(group) = group {
-                let bytes = codec::encode(&record);
-                group.record(key, &bytes, answer.as_ref().map(|answer| &answer.body()[..]))?;
-            }
+            group.record(key, &record, body)?;
             self.open.put(key, record, answer);
         }
         Ok(())
@@ -75,29 +76,35 @@ impl Known {
         Ok(())
     }
 
-    /// Writes a settled record and its answer to the pages of their bucket; its bytes.
-    fn settle(
+    /// Puts an answer on the pages of its bucket, and notes in the record where.
+    fn put_answer(
         &mut self,
         key: KeyDigest,
         record: &mut Record,
-        answer: Option<&Answer>,
-    ) -> Result<Vec<u8>, String> {
-        let bucket = Bucket::of(record, self.width).ok_or("a settled record has a bucket")?;
-        let bucket = self.unremoved(bucket);
-        if let Some(answer) = answer {
-            let whole = whole(key, record, answer)?;
-            let sum = whole.sum(answer.body());
-            let head = Kind::Answer.head(sum.len() + answer.body().len())?;
-            let pages = self.answers_in(bucket)?;
-            let at = pages.append(&[&head, &sum, answer.body()])?;
-            set_beside(record, &whole, at);
-        }
-        let bytes = codec::encode(record);
-        let head = Kind::Settled.head(32 + bytes.len())?;
+        answer: &Answer,
+        bucket: Bucket,
+    ) -> Result<(), String> {
+        let whole = whole(key, record, answer)?;
+        let sum = whole.sum(answer.body());
+        let head = Kind::Answer.head(sum.len() + answer.body().len())?;
+        let pages = self.answers_in(bucket)?;
+        let at = pages.append(&[&head, &sum, answer.body()])?;
+        set_beside(record, &whole, at);
+        Ok(())
+    }
+
+    /// Puts a settled record on the pages of its bucket.
+    fn put_settled(
+        &mut self,
+        key: KeyDigest,
+        record: &[u8],
+        bucket: Bucket,
+    ) -> Result<(), String> {
+        let head = Kind::Settled.head(32 + record.len())?;
         let settled = self.settled_in(bucket)?;
-        let at = settled.pages.append(&[&head, key.as_bytes(), &bytes])?;
+        let at = settled.pages.append(&[&head, key.as_bytes(), record])?;
         settled.located.insert(key, at);
-        Ok(bytes)
+        Ok(())
     }
 
     /// A bucket that was removed has still a file of its name for a while. A clock that was set

@@ -1,6 +1,9 @@
 //! Entries of a group: what changed, in the order in which it did.
 
-use crate::KeyDigest;
+use std::ops::Range;
+
+use crate::record::Record;
+use crate::{KeyDigest, codec};
 
 /// What one entry says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,19 +55,28 @@ impl GroupBytes {
         self.bytes.extend_from_slice(&time.to_le_bytes());
     }
 
+    /// Puts a record there, and the answer that comes with it. Answers where its bytes are.
     pub(in crate::sled) fn record(
         &mut self,
         key: KeyDigest,
-        record: &[u8],
+        record: &Record,
         answer: Option<&[u8]>,
-    ) -> Result<(), String> {
-        let length = u32::try_from(record.len()).map_err(|_| "a record has less than 4 GiB")?;
+    ) -> Result<Range<usize>, String> {
         self.begin(if answer.is_some() { 2 } else { 1 });
         self.bytes.extend_from_slice(key.as_bytes());
-        self.bytes.extend_from_slice(&length.to_le_bytes());
-        self.bytes.extend_from_slice(record);
+        let length_at = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 4]);
+        let begin = self.bytes.len();
+        codec::encode_into(record, &mut self.bytes);
+        let end = self.bytes.len();
+        let length = u32::try_from(end - begin).map_err(|_| "a record has less than 4 GiB")?;
+        self.bytes[length_at..begin].copy_from_slice(&length.to_le_bytes());
         self.bytes.extend_from_slice(answer.unwrap_or_default());
-        Ok(())
+        Ok(begin..end)
+    }
+
+    pub(in crate::sled) fn at(&self, range: Range<usize>) -> &[u8] {
+        self.bytes.get(range).unwrap_or_default()
     }
 
     pub(in crate::sled) fn removed(&mut self, key: KeyDigest) {
