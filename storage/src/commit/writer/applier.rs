@@ -64,7 +64,7 @@ impl Applier {
         let mut closing = false;
         while !closing {
             if self.syncing.is_idle() {
-                self.hand_over();
+                self.hand_over(messages.is_empty());
             }
             if self.pending.is_full() {
                 self.syncing.wait();
@@ -150,7 +150,9 @@ impl Applier {
 
     /// Makes what was applied since the last group the next one. The syncer is idle: everything
     /// before it is durable, or the store is poisoned and nobody is told anything any more.
-    fn hand_over(&mut self) {
+    ///
+    /// `alone`: nobody else waits to be served.
+    fn hand_over(&mut self, alone: bool) {
         if self.pending.is_empty() {
             return;
         }
@@ -169,10 +171,16 @@ impl Applier {
         match self.shared.guarded(|| self.disk.hand_over(memory)) {
             Ok(Some(group)) => {
                 crate::kill_point!("writer: group handed over, syncer not told");
-                self.syncing.begin(Handed {
+                let alone = alone && pending.replies.len() == 1;
+                let handed = Handed {
                     group,
                     replies: pending.replies,
-                });
+                };
+                if alone {
+                    self.syncing.do_here(handed);
+                } else {
+                    self.syncing.begin(handed);
+                }
             }
             // What ended as it began.
             Ok(None) => pending.reply(&self.shared),
@@ -184,7 +192,7 @@ impl Applier {
     fn persist(&mut self) -> Result<(), StoreError> {
         self.pending.changed = true;
         self.syncing.wait();
-        self.hand_over();
+        self.hand_over(false);
         self.syncing.wait();
         self.shared.poisoned().map_or(Ok(()), Err)
     }
@@ -241,7 +249,7 @@ impl Applier {
         last.abandon(&self.shared);
         self.serve(last);
         self.syncing.wait();
-        self.hand_over();
+        self.hand_over(false);
         self.syncing.wait();
         let failed = self.shared.poisoned().is_some();
         let Self { disk, syncing, .. } = self;
