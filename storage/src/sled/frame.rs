@@ -14,8 +14,7 @@
 //! `open` says what is in progress or in doubt. `closed` says that it no longer is, where no
 //! `settled` says so. Records are in the crate's codec, with a checksum of their own.
 
-use ::sled::Tree;
-
+use super::cause::Cause;
 use super::page::{PageHead, Position, Reader};
 use crate::record::CallRecord;
 use crate::{Answer, AnswerFormat, FencingToken, KeyDigest, StoreError};
@@ -146,25 +145,27 @@ impl Whole {
 }
 
 /// Reads every frame of a tree, in order. A page that is missing or damaged is an error: nobody
-/// knows whose records were on it.
-pub(super) fn scan(
-    tree: &Tree,
-    mut found: impl FnMut(Found<'_>) -> Result<(), String>,
-) -> Result<Extent, String> {
+/// knows whose records were on it. Holds one page in memory, and of a frame over several pages what
+/// it has read of it.
+pub(super) fn scan<Key: AsRef<[u8]>, Value: AsRef<[u8]>>(
+    tree: impl IntoIterator<Item = Result<(Key, Value), ::sled::Error>>,
+    mut found: impl FnMut(Found<'_>) -> Result<(), Cause>,
+) -> Result<Extent, Cause> {
     let mut extent = Extent::default();
     // What of a run has been read and is not a whole frame yet, and where it began.
     let mut rest: Vec<u8> = Vec::new();
     let mut rest_at = Position { page: 0, offset: 0 };
     let mut run_ended = true;
     for row in tree {
-        let (key, value) = row.map_err(|error| error.to_string())?;
-        let number = <[u8; 4]>::try_from(&*key).map(u32::from_be_bytes);
+        let at_next = |error| Cause::from(error).at(format_args!("page {}", extent.next));
+        let (key, value) = row.map_err(at_next)?;
+        let number = <[u8; 4]>::try_from(key.as_ref()).map(u32::from_be_bytes);
         if !number.is_ok_and(|number| number == extent.next) {
-            return Err(format!("page {} is missing", extent.next));
+            return Err(format!("page {} is missing", extent.next).into());
         }
         let number = extent.next;
-        let at_page = |damage| format!("page {number}: {damage}");
-        let (head, content) = PageHead::check(number, &value).map_err(at_page)?;
+        let at_page = |damage: String| Cause::from(damage).at(format_args!("page {number}"));
+        let (head, content) = PageHead::check(number, value.as_ref()).map_err(at_page)?;
         extent.next = number
             .checked_add(1)
             .ok_or_else(|| at_page("it is beyond the last".to_owned()))?;
@@ -206,7 +207,7 @@ pub(super) fn scan(
                 group: head.group,
                 body,
             })
-            .map_err(at_page)?;
+            .map_err(|cause| cause.at(format_args!("page {number}")))?;
             read = begin + length;
         }
         if !(joined && read == 0) {

@@ -31,6 +31,7 @@
 //! A page stays below 4 KiB, because sled puts large nodes into files of their own which it never
 //! syncs. What lies between two syncs stays below half of a segment of sled's log (`open.rs`).
 
+mod cause;
 mod disk;
 mod frame;
 #[cfg(test)]

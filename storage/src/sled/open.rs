@@ -5,13 +5,14 @@ use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use super::disk::{Identity, Parts, SledDisk, words};
+use super::cause::{Cause, read_through};
+use super::disk::{Identity, Parts, SledDisk};
 use super::mark::{Mark, MarkFile};
 use super::sync::SledSync;
 use super::{SledOptions, SyncPoint};
 use crate::StoreId;
 use crate::clock::ClockGuard;
-use crate::commit::disk::{Disk as _, Syncer as _};
+use crate::commit::disk::Disk as _;
 use crate::commit::{Change, GroupCore};
 
 /// Why a store could not be opened. Nothing in the directory was changed unless its variant says
@@ -37,7 +38,8 @@ pub enum OpenError {
         /// Something that is in it.
         found: String,
     },
-    /// The disk failed on the way.
+    /// The disk failed on the way: that says nothing about what is on it. What is acknowledged was
+    /// not touched; open it again when the disk is well.
     #[error("store in {path} could not be opened: {source}")]
     Io {
         /// The directory.
@@ -102,13 +104,18 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
     let point = SyncPoint::open(&db_path).map_err(failed)?;
     crate::kill_point!("opening: format named, leftovers not removed");
     remove_leftovers(&db_path).map_err(failed)?;
+    let stopped = |cause| match cause {
+        Cause::Damaged(reason) => OpenError::Corrupt {
+            path: path.to_owned(),
+            reason,
+        },
+        Cause::Disk(source) => io_error(path, source),
+    };
+    // Before sled may change anything.
+    read_through(&db_path).map_err(stopped)?;
     let mark = Mark::read(path).map_err(failed)?;
     let mark_file = MarkFile::open(path).map_err(failed)?;
     crate::kill_point!("opening: mark there, database not open");
-    let corrupt = |reason: String| OpenError::Corrupt {
-        path: path.to_owned(),
-        reason,
-    };
     // sled panics where it finds what it does not expect.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let db = ::sled::Config::new()
@@ -126,9 +133,9 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
             point: SyncPoint::open(&db_path).map_err(failed)?,
             lock,
         };
-        let mut disk = SledDisk::open(parts, &options.retention).map_err(corrupt)?;
+        let mut disk = SledDisk::open(parts, &options.retention).map_err(stopped)?;
         crate::kill_point!("opening: trees read, incarnation not raised");
-        let (core, guard, identity) = adopt(&mut disk, options, mark).map_err(corrupt)?;
+        let (core, guard, identity) = adopt(&mut disk, options, mark).map_err(stopped)?;
         let mut syncer = SledSync {
             db: disk.db().clone(),
             point,
@@ -138,7 +145,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
             },
             mark_file,
         };
-        persist(&mut syncer, disk.group()).map_err(corrupt)?;
+        persist(&mut syncer, disk.group()).map_err(stopped)?;
         Ok(Opened {
             core,
             guard,
@@ -150,7 +157,9 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
     opened.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-        Err(corrupt(text.unwrap_or_else(|| "sled panicked".to_owned())))
+        Err(stopped(Cause::Damaged(
+            text.unwrap_or_else(|| "sled panicked".to_owned()),
+        )))
     })
 }
 
@@ -252,7 +261,7 @@ fn adopt(
     disk: &mut SledDisk,
     options: &SledOptions,
     mark: Option<Mark>,
-) -> Result<(GroupCore, ClockGuard, Identity), String> {
+) -> Result<(GroupCore, ClockGuard, Identity), Cause> {
     let now = options.clock.now();
     let identity = disk.identify(now, mark)?;
     crate::kill_point!("opening: incarnation raised, open calls not in doubt");
@@ -262,7 +271,7 @@ fn adopt(
         options.retention.horizon,
     );
     if guard.suspicion(&*options.clock).is_none() {
-        disk.note_used(now)?;
+        disk.note_used(now).map_err(Cause::unwritten)?;
     }
     let mut core = GroupCore::new(
         identity.incarnation,
@@ -280,21 +289,23 @@ fn adopt(
             });
         }
     }
-    disk.apply(changes, now)?;
+    disk.apply(changes, now).map_err(Cause::unwritten)?;
     crate::kill_point!("opening: open calls in doubt, not handed over");
-    disk.hand_over()?;
+    disk.hand_over().map_err(Cause::unwritten)?;
     crate::kill_point!("opening: open calls in doubt, not flushed");
     Ok((core, guard, identity))
 }
 
 /// Before anything is served.
-fn persist(syncer: &mut SledSync, group: u64) -> Result<(), String> {
+fn persist(syncer: &mut SledSync, group: u64) -> Result<(), Cause> {
     // Nothing is marked before it is durable, so not by the `flush` of a group.
-    SyncPoint::flush(&syncer.db).map_err(words)?;
+    SyncPoint::flush(&syncer.db)?;
     crate::kill_point!("opening: flushed, not synced");
-    syncer.sync(group)?;
+    syncer.point.sync()?;
+    syncer.mark.group = group;
     crate::kill_point!("opening: synced, not marked");
-    syncer.mark_synced()?;
+    syncer.mark_file.write(syncer.mark)?;
+    syncer.mark_file.sync()?;
     crate::kill_point!("opening: marked, not serving");
     Ok(())
 }
@@ -302,7 +313,7 @@ fn persist(syncer: &mut SledSync, group: u64) -> Result<(), String> {
 fn io_error(path: &Path, source: io::Error) -> OpenError {
     let path = path.to_owned();
     match source.kind() {
-        io::ErrorKind::InvalidData => OpenError::Corrupt {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => OpenError::Corrupt {
             path,
             reason: source.to_string(),
         },

@@ -8,10 +8,11 @@ use ::sled::Db;
 
 use super::{
     META_ANSWERS_GONE, META_FORGOTTEN, META_GROUP, META_ID, META_INCARNATION, META_LAST_USED, Open,
-    RECENT, SETTLED, Settled, SledDisk, bucket_name, bucket_of, keyed, tokened, words,
+    RECENT, SETTLED, Settled, SledDisk, bucket_name, bucket_of, keyed, tokened,
 };
 use crate::commit::bucket::Bucket;
 use crate::record::Record;
+use crate::sled::cause::Cause;
 use crate::sled::frame::{self, Extent, Found, Kind};
 use crate::sled::located::Located;
 use crate::sled::mark::Mark;
@@ -50,17 +51,14 @@ pub(in crate::sled) struct Identity {
 
 impl SledDisk {
     /// Reads what the trees hold.
-    pub(in crate::sled) fn open(
-        parts: Parts,
-        retention: &RetentionOptions,
-    ) -> Result<Self, String> {
+    pub(in crate::sled) fn open(parts: Parts, retention: &RetentionOptions) -> Result<Self, Cause> {
         let Parts {
             db,
             db_file,
             point,
             lock,
         } = parts;
-        let meta = db.open_tree("onlyonce/meta").map_err(words)?;
+        let meta = db.open_tree("onlyonce/meta")?;
         let mut disk = Self {
             db,
             meta,
@@ -77,7 +75,7 @@ impl SledDisk {
             db_file,
             lock,
         };
-        disk.group = disk.number(META_GROUP)?.unwrap_or(0);
+        disk.group = disk.noted(META_GROUP)?.unwrap_or(0);
         let names = disk.db.tree_names();
         // The settled first: what is settled is no longer open.
         for name in &names {
@@ -102,8 +100,8 @@ impl SledDisk {
         &mut self,
         now: Timestamp,
         mark: Option<Mark>,
-    ) -> Result<Identity, String> {
-        let id = match self.meta.get(META_ID).map_err(words)? {
+    ) -> Result<Identity, Cause> {
+        let id = match self.meta.get(META_ID)? {
             None => None,
             Some(bytes) => Some(StoreId::from_bytes(
                 <[u8; 16]>::try_from(&*bytes).map_err(|_| "the store's id has not 16 bytes")?,
@@ -115,7 +113,8 @@ impl SledDisk {
                     "it ends at group {}, and group {} was acknowledged: sled has dropped a \
                      damaged part of its log",
                     self.group, mark.group
-                ));
+                )
+                .into());
             }
             // Only a first opening that crashed has none, and then nothing was acknowledged.
             None if self.group > 0 => {
@@ -123,28 +122,29 @@ impl SledDisk {
                     "the file MARK is missing, so nobody knows whether group {} is the last that \
                      was acknowledged",
                     self.group
-                ));
+                )
+                .into());
             }
             Some(_) | None => {}
         }
         let id = id.unwrap_or_else(StoreId::random);
-        let incarnation = self.number(META_INCARNATION)?.unwrap_or(0) + 1;
+        let incarnation = self.noted(META_INCARNATION)?.unwrap_or(0) + 1;
         // A call first sent before this store existed may have been executed by an earlier one.
         let forgotten_until = self
             .number(META_FORGOTTEN)?
             .unwrap_or_else(|| now.as_millis());
-        let gone = self.number(META_ANSWERS_GONE)?.unwrap_or(0);
+        let gone = self.noted(META_ANSWERS_GONE)?.unwrap_or(0);
         self.answers_gone_until = Timestamp::from_millis(gone);
         let mut batch = ::sled::Batch::default();
         batch.insert(META_ID, id.as_bytes());
         batch.insert(META_INCARNATION, &incarnation.to_le_bytes());
         batch.insert(META_FORGOTTEN, &forgotten_until.to_le_bytes());
-        self.meta.apply_batch(batch).map_err(words)?;
+        self.meta.apply_batch(batch)?;
         Ok(Identity {
             id,
             incarnation,
             forgotten_until: Timestamp::from_millis(forgotten_until),
-            last_used: self.number(META_LAST_USED)?.map(Timestamp::from_millis),
+            last_used: self.noted(META_LAST_USED)?.map(Timestamp::from_millis),
         })
     }
 
@@ -156,18 +156,27 @@ impl SledDisk {
             .collect()
     }
 
-    fn read_settled(&mut self, bucket: Bucket) -> Result<(), String> {
-        let tree = self.tree(SETTLED, bucket)?;
+    /// As [`number`](Self::number), with the reason as an opening tells it.
+    fn noted(&self, name: &str) -> Result<Option<u64>, Cause> {
+        let Some(bytes) = self.meta.get(name)? else {
+            return Ok(None);
+        };
+        let bytes = <[u8; 8]>::try_from(&*bytes).map_err(|_| format!("{name} has not 8 bytes"))?;
+        Ok(Some(u64::from_le_bytes(bytes)))
+    }
+
+    fn read_settled(&mut self, bucket: Bucket) -> Result<(), Cause> {
+        let tree = self.db.open_tree(bucket_name(SETTLED, bucket))?;
         let mut located = Located::new();
         let extent = frame::scan(&tree, |frame| {
             if frame.kind != Kind::Settled {
-                return Err(format!("{:?} lies among the settled", frame.kind));
+                return Err(format!("{:?} lies among the settled", frame.kind).into());
             }
             let (key, _) = keyed(frame.body)?;
             located.insert(key, frame.at);
             Ok(())
         })
-        .map_err(|damage| format!("bucket {}: {damage}", bucket_name(SETTLED, bucket)))?;
+        .map_err(|cause| cause.at(format_args!("bucket {}", bucket_name(SETTLED, bucket))))?;
         self.group = self.group.max(extent.group);
         let pages = Pages::new(tree, extent.next);
         self.settled.insert(bucket, Settled { pages, located });
@@ -178,8 +187,8 @@ impl SledDisk {
         &mut self,
         bucket: Bucket,
         claimed: &mut HashMap<KeyDigest, Claimed>,
-    ) -> Result<(), String> {
-        let tree = self.tree(RECENT, bucket)?;
+    ) -> Result<(), Cause> {
+        let tree = self.db.open_tree(bucket_name(RECENT, bucket))?;
         let extent = frame::scan(&tree, |frame| {
             let Found {
                 kind,
@@ -191,7 +200,7 @@ impl SledDisk {
                 Kind::Answer => return Ok(()),
                 Kind::Open => false,
                 Kind::Closed => true,
-                Kind::Settled => return Err("something settled lies among the open".to_owned()),
+                Kind::Settled => return Err("something settled lies among the open".into()),
             };
             let (key, rest) = keyed(body)?;
             if self.is_settled(key)? {
@@ -212,14 +221,14 @@ impl SledDisk {
             }
             Ok(())
         });
-        let Extent { next, group } =
-            extent.map_err(|damage| format!("bucket {}: {damage}", bucket_name(RECENT, bucket)))?;
+        let Extent { next, group } = extent
+            .map_err(|cause| cause.at(format_args!("bucket {}", bucket_name(RECENT, bucket))))?;
         self.group = self.group.max(group);
         self.recent.insert(bucket, Pages::new(tree, next));
         Ok(())
     }
 
-    fn adopt_open(&mut self, claimed: HashMap<KeyDigest, Claimed>) -> Result<(), String> {
+    fn adopt_open(&mut self, claimed: HashMap<KeyDigest, Claimed>) -> Result<(), Cause> {
         for (key, claimed) in claimed {
             if claimed.closed {
                 continue;
@@ -227,7 +236,11 @@ impl SledDisk {
             let Claimed {
                 bucket, latest, at, ..
             } = claimed;
-            let record = self.read_open(bucket, at).map_err(words)?;
+            let at_page = |error| {
+                let name = bucket_name(RECENT, bucket);
+                Cause::from(error).at(format_args!("bucket {name}: page {}", at.page))
+            };
+            let record = self.read_open(bucket, at).map_err(at_page)?;
             let open = Open {
                 record,
                 bucket,
@@ -249,13 +262,13 @@ impl SledDisk {
         codec::decode(record)
     }
 
-    pub(super) fn is_settled(&self, key: KeyDigest) -> Result<bool, String> {
+    pub(super) fn is_settled(&self, key: KeyDigest) -> Result<bool, StoreError> {
         let known = self
             .settled
             .values()
             .any(|settled| settled.located.candidates(key).next().is_some());
         // Nearly always the record: a part of the digest is all that is in memory.
-        Ok(known && self.settled_record(key).map_err(words)?.is_some())
+        Ok(known && self.settled_record(key)?.is_some())
     }
 }
 
