@@ -62,17 +62,21 @@ impl Kind {
     pub(super) fn head(self, length: usize) -> Result<[u8; HEAD_BYTES], String> {
         let length = u32::try_from(length).map_err(|_| "a frame has less than 4 GiB")?;
         let mut head = [0; HEAD_BYTES];
-        head[0] = match self {
-            Self::Answer => 1,
-            Self::Open => 2,
-            Self::Closed => 3,
-            Self::Settled => 4,
-        };
+        head[0] = self.number();
         head[1..].copy_from_slice(&length.to_le_bytes());
         Ok(head)
     }
 
-    fn of(head: &[u8]) -> Result<(Self, usize), String> {
+    pub(super) const fn number(self) -> u8 {
+        match self {
+            Self::Answer => 1,
+            Self::Open => 2,
+            Self::Closed => 3,
+            Self::Settled => 4,
+        }
+    }
+
+    pub(super) fn of(head: &[u8]) -> Result<(Self, usize), String> {
         let (Some(kind), Some(length)) = (head.first(), head.get(1..HEAD_BYTES)) else {
             return Err("a frame's head is cut off".to_owned());
         };
@@ -189,7 +193,11 @@ pub(super) fn scan<Key: AsRef<[u8]>, Value: AsRef<[u8]>>(
         while let Some(head_bytes) = run.get(read..read + HEAD_BYTES) {
             let (kind, length) = Kind::of(head_bytes).map_err(at_page)?;
             let begin = read + HEAD_BYTES;
-            let Some(body) = run.get(begin..begin + length) else {
+            // What is not there yet may be on the next page: the length is not believed before.
+            let Some(end) = begin.checked_add(length) else {
+                return Err(at_page(format!("a frame claims {length} bytes")));
+            };
+            let Some(body) = run.get(begin..end) else {
                 break;
             };
             // Only what is joined can have begun on an earlier page.
@@ -208,7 +216,7 @@ pub(super) fn scan<Key: AsRef<[u8]>, Value: AsRef<[u8]>>(
                 body,
             })
             .map_err(|cause| cause.at(format_args!("page {number}")))?;
-            read = begin + length;
+            read = end;
         }
         if !(joined && read == 0) {
             rest_at = Position {

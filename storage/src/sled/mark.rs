@@ -41,6 +41,10 @@ impl Mark {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
+        Self::decode(&bytes)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> io::Result<Option<Self>> {
         // An opening that crashed between making the file and writing to it.
         if bytes.is_empty() {
             return Ok(None);
@@ -48,7 +52,7 @@ impl Mark {
         let refused = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
         let damaged = || refused("the file MARK is damaged".to_owned());
         // Of every version the first byte says which, and the last eight are the checksum.
-        if bytes[0] > VERSION && has_its_checksum(&bytes) {
+        if bytes[0] > VERSION && has_its_checksum(bytes) {
             return Err(refused(format!(
                 "the file MARK has format {}, this version reads up to {VERSION}; upgrade first",
                 bytes[0]
@@ -65,7 +69,7 @@ impl Mark {
         Ok(Some(mark))
     }
 
-    fn encode(self) -> [u8; LENGTH] {
+    pub(super) fn encode(self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         bytes[0] = VERSION;
         bytes[1..17].copy_from_slice(self.id.as_bytes());

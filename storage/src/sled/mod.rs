@@ -34,6 +34,8 @@
 mod cause;
 mod disk;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(test)]
 mod layout_bytes;
 mod located;

@@ -111,9 +111,9 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
         },
         Cause::Disk(source) => io_error(path, source),
     };
+    let mark = Mark::read(path).map_err(failed)?;
     // Before sled may change anything.
     read_through(&db_path).map_err(stopped)?;
-    let mark = Mark::read(path).map_err(failed)?;
     let mark_file = MarkFile::open(path).map_err(failed)?;
     crate::kill_point!("opening: mark there, database not open");
     // sled panics where it finds what it does not expect.
