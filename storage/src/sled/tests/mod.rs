@@ -1,5 +1,6 @@
 //! What only the inside of the store can show: faults at the seam, and how many syncs are made.
 
+mod altered;
 mod closing;
 mod damage;
 mod failures;
