@@ -89,7 +89,7 @@ fn lines(report: &DemoReport) -> Vec<String> {
     if made > asked {
         lines.push(format!(
             "both columns went on from {asked} to {made} calls: in the naive one nothing had \
-             happened twice so far"
+             happened twice by then"
         ));
     }
     let waived = report.coverage().waived().into_iter();

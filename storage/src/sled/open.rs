@@ -1,7 +1,7 @@
 //! Opening a directory, and refusing one that is not ours to open.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -179,7 +179,7 @@ fn recognise(path: &Path) -> Result<bool, OpenError> {
         path: path.to_owned(),
         found,
     };
-    match fs::read_to_string(path.join(FORMAT_FILE)) {
+    match read_format(path) {
         Ok(text) => {
             let number = text.trim_end().strip_prefix(FORMAT_PREFIX);
             let number = number.and_then(|number| number.parse::<u32>().ok());
@@ -209,6 +209,14 @@ fn recognise(path: &Path) -> Result<bool, OpenError> {
         }
     }
     Ok(false)
+}
+
+/// What the directory says that it is, or the beginning of a file that says something else.
+fn read_format(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = File::open(path.join(FORMAT_FILE))?;
+    file.take(FORMAT_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// At once or not at all: who waits here would start serving at an unforeseen time.
@@ -345,6 +353,8 @@ fn sled_error(path: &Path, error: ::sled::Error) -> OpenError {
 
 /// The format of the directory that this version writes, and the newest that it reads.
 const FORMAT: u32 = 1;
+/// Far more than it says.
+const FORMAT_BYTES_MAX: u64 = 128;
 const FORMAT_DRAFT: &str = "FORMAT.new";
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "onlyonce sled store, format ";
