@@ -4,7 +4,7 @@
 //! all transfers that are waiting and makes them durable together, because sled's own `flush` is
 //! not durable and must not be called from many threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::thread;
 
@@ -223,6 +223,15 @@ impl Books {
             journal.push(read_line(number(&entry)?, &line)?);
         }
         Ok(Self { journal, balances })
+    }
+
+    /// Whether any transfer was made more than once.
+    pub(super) fn has_duplicates(&self) -> bool {
+        let mut seen = HashSet::new();
+        let operations = self.journal.iter().map(|(transfer, _)| transfer.operation);
+        !operations
+            .into_iter()
+            .all(|operation| seen.insert(operation))
     }
 }
 

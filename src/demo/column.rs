@@ -19,7 +19,7 @@ use super::bank::{Books, Transfer};
 use super::child::ServerProcess;
 use super::clients::{Ended, KeyedClient, NaiveClient, Seen, receipt_text};
 use super::server::{ACCOUNTS, OPENING};
-use super::{DemoError, Progress, workload};
+use super::{DemoError, Progress, goals, workload};
 
 /// What came of a column.
 #[derive(Clone, Debug)]
@@ -65,16 +65,16 @@ enum AnyClient {
 // === impl Run ===
 
 impl Run<'_> {
-    /// Runs the column to its end and judges it by what is on disk.
+    /// Runs the column to its end and judges it by what is on disk. The naive one goes on while
+    /// nothing has happened twice, so that a run shows what it is about also where chance is kind.
     pub(super) async fn run(&self) -> Result<Column, DemoError> {
-        let server = ServerProcess::start(self.folder, self.naive).await?;
+        let mut server = ServerProcess::start(self.folder, self.naive).await?;
         let proxy = Proxy::builder(server.address())
             .seed(self.seed)
             .plan(workload::lossy_network())
             .listen("127.0.0.1:0")
             .await
             .map_err(DemoError::Io)?;
-        let transfers = Arc::new(workload::transfers(self.seed, self.calls));
         let log = Arc::new(Log::default());
         let seen = Seen::default();
         let address = proxy.addr().to_string();
@@ -83,17 +83,43 @@ impl Run<'_> {
             false => AnyClient::Keyed(KeyedClient::new(&address, seen.clone())),
         };
 
-        let began = Instant::now();
+        let mut transfers = Arc::new(workload::transfers(self.seed, self.calls));
         let next = Arc::new(AtomicU64::new(0));
-        let mut workers = JoinSet::new();
-        for _ in 0..WORKERS {
-            let clients = (client(), client());
-            let work = (Arc::clone(&transfers), Arc::clone(&log), Arc::clone(&next));
-            workers.spawn(work_through(clients, work, self.seed));
+        let mut kills = workload::kills(self.seed, self.calls, self.kills);
+        let mut server_restarts = 0;
+        let mut took = Duration::ZERO;
+        for round in 1.. {
+            let began = Instant::now();
+            let mut workers = JoinSet::new();
+            for _ in 0..WORKERS {
+                let clients = (client(), client());
+                let work = (Arc::clone(&transfers), Arc::clone(&log), Arc::clone(&next));
+                workers.spawn(work_through(clients, work, self.seed));
+            }
+            let last = transfers.len() as u64;
+            let killing = self.kill_on_the_way(server, &proxy, &log, &kills, last);
+            let (still, restarts) = beside(workers, killing).await?;
+            took += began.elapsed();
+            server = still;
+            server_restarts += restarts;
+            if !self.naive {
+                break;
+            }
+            // Nobody may work in the bank while its books are read.
+            server.stop().await?;
+            let duplicated = Books::read(&self.folder.join("bank"))?.has_duplicates();
+            server = ServerProcess::start(self.folder, self.naive).await?;
+            proxy.set_upstream(server.address());
+            if duplicated || !goals::asks_for_another_round(self.calls, round) {
+                break;
+            }
+            let more = last + self.calls;
+            self.progress
+                .begin("naive, until something happens twice", more);
+            transfers = Arc::new(workload::transfers(self.seed, more));
+            next.store(last, Ordering::Relaxed);
+            kills.clear();
         }
-        let killing = self.kill_on_the_way(server, &proxy, &log);
-        let (server, server_restarts) = beside(workers, killing).await?;
-        let took = began.elapsed();
 
         // The network heals; what attempts and budget left open is resumed under the same key.
         proxy.set_plan(Plan::none());
@@ -114,7 +140,7 @@ impl Run<'_> {
         };
         Ok(Column {
             report: judge(&log, &transfers, &books),
-            calls: self.calls,
+            calls: transfers.len() as u64,
             unknown: log.unknown(),
             resumed,
             attempts,
@@ -123,26 +149,29 @@ impl Run<'_> {
             faults,
             p50_ms: log.percentile_ms(0.50),
             p99_ms: log.percentile_ms(0.99),
-            calls_per_s: self.calls as f64 / took.as_secs_f64(),
+            calls_per_s: transfers.len() as f64 / took.as_secs_f64(),
         })
     }
 
-    /// Kills the server at its times and starts it again over what is on disk.
+    /// Kills the server at its times and starts it again over what is on disk, until `last` calls
+    /// have ended.
     async fn kill_on_the_way(
         &self,
         mut server: ServerProcess,
         proxy: &Proxy,
         log: &Log,
+        kills: &[u64],
+        last: u64,
     ) -> Result<(ServerProcess, u64), DemoError> {
         let mut restarts = 0;
-        for kill_at in workload::kills(self.seed, self.calls, self.kills) {
-            log.until_ended(kill_at, self.progress).await;
+        for kill_at in kills {
+            log.until_ended(*kill_at, self.progress).await;
             server.kill().await?;
             server = ServerProcess::start(self.folder, self.naive).await?;
             proxy.set_upstream(server.address());
             restarts += 1;
         }
-        log.until_ended(self.calls, self.progress).await;
+        log.until_ended(last, self.progress).await;
         Ok((server, restarts))
     }
 }

@@ -37,6 +37,12 @@ pub(super) enum WaivedGoal {
     Duplicates,
 }
 
+/// Whether the naive column, in which nothing has happened twice in so many rounds of `calls`
+/// calls, goes on for another one.
+pub(super) const fn asks_for_another_round(calls: u64, rounds: u64) -> bool {
+    calls >= DUPLICATES_FROM && rounds < ROUNDS_MAX
+}
+
 // === impl Coverage ===
 
 impl Coverage {
@@ -125,6 +131,10 @@ impl fmt::Display for WaivedGoal {
 /// have none by chance.
 const DUPLICATES_FROM: u64 = 1_000;
 
+/// The smallest run that is asked for a duplicate has none in one of seven such rounds; in five of
+/// them, less than once in ten thousand. A network that does no harm ends as a missed goal.
+const ROUNDS_MAX: u64 = 5;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +191,23 @@ mod tests {
             ..FINE
         };
         assert_eq!(coverage.missed(), [MissedGoal::Duplicates]);
+    }
+
+    /// By chance no duplicate is no reason to fail, and no reason to go on for ever.
+    #[test]
+    fn a_naive_column_without_duplicates_goes_on_for_some_rounds_where_one_is_asked_for() {
+        for (calls, rounds, goes_on) in [
+            (2_000, 1, true),
+            (2_000, 4, true),
+            (2_000, 5, false),
+            (999, 1, false),
+        ] {
+            assert_eq!(
+                asks_for_another_round(calls, rounds),
+                goes_on,
+                "{calls}, {rounds}"
+            );
+        }
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub use self::server::{DemoServerOptions, serve};
 pub struct DemoOptions {
     /// Decides transfers, faults and kills.
     pub seed: u64,
-    /// Calls in each column.
+    /// Calls in each column; up to five times as many where so many met nothing that retries have
+    /// to fear.
     pub calls: u64,
     /// How often the server is killed in each column.
     pub kills: u64,
@@ -80,7 +81,7 @@ pub async fn run(
     progress: &dyn Progress,
 ) -> Result<DemoReport, DemoError> {
     let DemoOptions { seed, calls, kills } = options;
-    let column = async |naive: bool, name: &str| {
+    let column = async |naive: bool, name: &str, calls: u64| {
         let folder = folder.join(name);
         std::fs::create_dir_all(&folder)?;
         progress.begin(name, calls);
@@ -96,10 +97,12 @@ pub async fn run(
         .run()
         .await
     };
-    let naive = column(true, "naive").await?;
-    let onlyonce = column(false, "onlyonce").await?;
+    let naive = column(true, "naive", calls).await?;
+    // As many as the naive column needed to show anything.
+    let onlyonce = column(false, "onlyonce", naive.calls).await?;
     Ok(DemoReport {
         seed,
+        calls_asked: calls,
         kills,
         naive,
         onlyonce,

@@ -11,6 +11,7 @@ use super::table;
 #[derive(Clone, Debug)]
 pub struct DemoReport {
     pub(super) seed: u64,
+    pub(super) calls_asked: u64,
     pub(super) kills: u64,
     pub(super) naive: Column,
     pub(super) onlyonce: Column,
@@ -32,6 +33,7 @@ pub enum DemoVerdict {
 #[derive(Serialize)]
 struct Document {
     seed: u64,
+    calls_asked: u64,
     naive: NaiveFigures,
     onlyonce: Figures,
     goals_missed: Vec<String>,
@@ -93,6 +95,7 @@ impl DemoReport {
         let (naive, ours) = (&self.naive, &self.onlyonce);
         let document = Document {
             seed: self.seed,
+            calls_asked: self.calls_asked,
             naive: NaiveFigures {
                 calls: naive.calls,
                 answered: naive.report.figures().answered,
@@ -219,6 +222,16 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_went_on_until_something_happened_twice_says_so() {
+        let answered = column(2_000, 2_000, |_| Ending::Answered("done".into()));
+        let mut report = report(naive(), answered);
+        assert!(!report.to_table().contains("went on"));
+        report.calls_asked = 1_000;
+        let table = report.to_table();
+        assert!(table.contains("went on from 1000 to 2000 calls"), "{table}");
+    }
+
+    #[test]
     fn a_call_of_unknown_outcome_is_a_broken_promise_that_is_named() {
         let mut one_unknown = column(2_000, 2_000, |n| match n {
             17 => Ending::Unknown,
@@ -242,6 +255,7 @@ mod tests {
     fn report(naive: Column, onlyonce: Column) -> DemoReport {
         DemoReport {
             seed: 1,
+            calls_asked: 2_000,
             kills: 0,
             naive,
             onlyonce,

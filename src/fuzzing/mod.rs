@@ -1,6 +1,7 @@
 //! What hostile bytes must not do, one target for each parser. No part of the public API.
 //!
-//! The parsers are private, so their targets live in this crate, behind the feature `fuzzing`. Each
+//! The parsers are private, so their targets live in this crate, behind the feature `fuzzing`, and
+//! those of a store's directory reach theirs through the same feature of `onlyonce-storage`. Each
 //! is a function of bytes that panics when a promise is broken. `chaos-tests/fuzz` gives them to
 //! libFuzzer; the tests in `chaos-tests/tests/hostile_bytes` run them over a committed corpus and
 //! all its neighbours.
@@ -14,7 +15,9 @@
 
 mod first_sent;
 mod key;
+mod mark;
 mod mutation;
+mod pages;
 mod record;
 
 pub use self::mutation::neighbours;
@@ -35,13 +38,15 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     first_sent::TARGET,
     rpc::frame::TARGET,
     rpc::handshake::TARGET,
     key::TARGET,
+    mark::TARGET,
     rpc::message::FROM_CLIENT,
     rpc::message::FROM_SERVER,
+    pages::TARGET,
     record::TARGET,
     rpc::value::TARGET,
 ];

@@ -14,6 +14,7 @@
 //!   the process.
 //! - `sled`: `SledStore`, the embedded durable store.
 //! - `conformance`: the suite that every store must pass, as the macro `conformance!`.
+//! - `fuzzing`: what the fuzzer runs, of the parsers that are private; no part of the public API.
 //! - `points`: a test may end the process at any named point of the code.
 
 mod claim;

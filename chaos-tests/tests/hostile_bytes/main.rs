@@ -77,8 +77,10 @@ one_test_a_target![
     frame
     handshake
     key
+    mark
     message_from_client
     message_from_server
+    pages
     record
     value
 ];

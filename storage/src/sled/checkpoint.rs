@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 
 use ::sled::{Db, Tree};
 
-use super::disk::{META_GROUP, Unopened, words};
+use super::cause::Cause;
+use super::disk::{META_GROUP, words};
 use super::log::LogFiles;
 use super::open_rows::OpenChanges;
 use super::page::Run;
@@ -123,7 +124,7 @@ impl Checkpoints {
 
 impl Target {
     /// Carries everything over. Durable when it returns.
-    pub(super) fn write(&self, checkpoint: Checkpoint) -> Result<(), Unopened> {
+    pub(super) fn write(&self, checkpoint: Checkpoint) -> Result<(), Cause> {
         let Checkpoint {
             group,
             pages,

@@ -47,15 +47,19 @@ impl Kind {
     pub(super) fn head(self, length: usize) -> Result<[u8; HEAD_BYTES], String> {
         let length = u32::try_from(length).map_err(|_| "a frame has less than 4 GiB")?;
         let mut head = [0; HEAD_BYTES];
-        head[0] = match self {
-            Self::Answer => 1,
-            Self::Settled => 4,
-        };
+        head[0] = self.number();
         head[1..].copy_from_slice(&length.to_le_bytes());
         Ok(head)
     }
 
-    fn of(head: &[u8]) -> Result<(Self, usize), String> {
+    pub(super) const fn number(self) -> u8 {
+        match self {
+            Self::Answer => 1,
+            Self::Settled => 4,
+        }
+    }
+
+    pub(super) fn of(head: &[u8]) -> Result<(Self, usize), String> {
         let (Some(kind), Some(length)) = (head.first(), head.get(1..HEAD_BYTES)) else {
             return Err("a frame's head is cut off".to_owned());
         };
@@ -180,7 +184,7 @@ impl Run {
         while let Some(head) = run.get(read..read + HEAD_BYTES) {
             let (kind, length) = Kind::of(head)?;
             let begin = read + HEAD_BYTES;
-            let Some(body) = run.get(begin..begin + length) else {
+            let Some(body) = run.get(begin..begin.saturating_add(length)) else {
                 break;
             };
             let at = match self.rest_at {

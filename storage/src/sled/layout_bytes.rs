@@ -46,7 +46,8 @@ fn scan(tree: &Tree) -> Result<(Vec<Frame>, Extent), String> {
             body: body.to_vec(),
         });
         Ok(())
-    })?;
+    })
+    .map_err(|cause| cause.to_string())?;
     Ok((frames, extent))
 }
 

@@ -31,9 +31,13 @@
 //! A page stays below 4 KiB, because sled puts large nodes into files of their own which it never
 //! syncs. What lies between two syncs stays below half of a segment of sled's log (`open.rs`).
 
+mod cause;
 mod checkpoint;
 mod disk;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod layout_bytes;
 mod located;

@@ -1,13 +1,14 @@
 //! Opening a directory, and refusing one that is not ours to open.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::cause::{Cause, read_through};
 use super::checkpoint::Checkpoints;
-use super::disk::{Identity, Loaded, Parts, SledDisk, Unopened};
+use super::disk::{Identity, Loaded, Parts, SledDisk};
 use super::log::{self, Groups, LogFiles};
 use super::sync::SledSync;
 use super::{SledOptions, SyncPoint};
@@ -38,7 +39,8 @@ pub enum OpenError {
         /// Something that is in it.
         found: String,
     },
-    /// The disk failed on the way.
+    /// The disk failed on the way: that says nothing about what is on it. What is acknowledged was
+    /// not touched; open it again when the disk is well.
     #[error("store in {path} could not be opened: {source}")]
     Io {
         /// The directory.
@@ -109,9 +111,11 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
         reason,
     };
     let unopened = |why| match why {
-        Unopened::Corrupt(reason) => corrupt(reason),
-        Unopened::Io(source) => failed(source),
+        Cause::Damaged(reason) => corrupt(reason),
+        Cause::Disk(source) => failed(source),
     };
+    // Before sled may change anything.
+    read_through(&db_path).map_err(unopened)?;
     // sled panics where it finds what it does not expect.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let db = ::sled::Config::new()
@@ -188,7 +192,7 @@ fn recognise(path: &Path) -> Result<bool, OpenError> {
         path: path.to_owned(),
         found,
     };
-    match fs::read_to_string(path.join(FORMAT_FILE)) {
+    match read_format(path) {
         Ok(text) => {
             let number = text.trim_end().strip_prefix(FORMAT_PREFIX);
             let number = number.and_then(|number| number.parse::<u32>().ok());
@@ -218,6 +222,14 @@ fn recognise(path: &Path) -> Result<bool, OpenError> {
         }
     }
     Ok(false)
+}
+
+/// What the directory says that it is, or the beginning of a file that says something else.
+fn read_format(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = File::open(path.join(FORMAT_FILE))?;
+    file.take(FORMAT_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// At once or not at all: who waits here would start serving at an unforeseen time.
@@ -296,7 +308,7 @@ fn adopt(
     loaded: &mut Loaded,
     id: StoreId,
     options: &SledOptions,
-) -> Result<(GroupCore, ClockGuard), Unopened> {
+) -> Result<(GroupCore, ClockGuard), Cause> {
     let now = options.clock.now();
     let Identity {
         incarnation,
@@ -331,7 +343,7 @@ fn adopt(
 fn io_error(path: &Path, source: io::Error) -> OpenError {
     let path = path.to_owned();
     match source.kind() {
-        io::ErrorKind::InvalidData => OpenError::Corrupt {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => OpenError::Corrupt {
             path,
             reason: source.to_string(),
         },
@@ -363,6 +375,8 @@ fn sled_error(path: &Path, error: ::sled::Error) -> OpenError {
 
 /// The format of the directory that this version writes, and the newest that it reads.
 const FORMAT: u32 = 1;
+/// Far more than it says.
+const FORMAT_BYTES_MAX: u64 = 128;
 const FORMAT_DRAFT: &str = "FORMAT.new";
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "onlyonce sled store, format ";
@@ -373,11 +387,12 @@ const PAGES_FOLDER: &str = "pages";
 /// The last turn that a new log has begun.
 const NEW_TURNS: u64 = 2;
 
-/// The largest that sled takes. It must be more than twice what is written between two syncs.
+/// It must be more than twice what is given to sled between two syncs, of which it writes up to
+/// three times as much.
 ///
 /// sled holds a segment for durable once it has asked the kernel to write it, and says so in the
 /// head of a later one. The later one may lie where the file was before, and be on the disk at
 /// once, while the earlier one needs the file's new length, which only our sync brings there. A
 /// power cut in between makes sled miss the earlier one, take its whole log for torn, and wipe it.
-/// With 512 KiB, its default, a group of a few large answers is enough.
-pub(super) const SEGMENT_BYTES: usize = 16 * 1024 * 1024;
+/// A larger one costs time at an opening after a crash, when sled fills the rest of it with zeros.
+pub(super) const SEGMENT_BYTES: usize = 2 * 1024 * 1024;

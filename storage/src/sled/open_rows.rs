@@ -14,7 +14,7 @@
 use ::sled::{Batch, IVec, Tree};
 use hashbrown::HashMap;
 
-use super::disk::Unopened;
+use super::cause::Cause;
 use super::frame::{SUM_BYTES, Whole};
 use crate::record::{AnswerKept, CallRecord, Record};
 use crate::{Answer, KeyDigest, StoreError, codec};
@@ -54,7 +54,7 @@ pub(super) struct OpenChanges {
 
 impl OpenRows {
     /// Reads what the tree holds.
-    pub(super) fn open(tree: Tree) -> Result<Self, Unopened> {
+    pub(super) fn open(tree: Tree) -> Result<Self, Cause> {
         let mut calls: HashMap<KeyDigest, Open> = HashMap::new();
         for row in &tree {
             let (row, value) = row?;
@@ -215,7 +215,8 @@ impl OpenChanges {
         answered.map(|(key, _, _)| *key).collect()
     }
 
-    /// Writes it, `sync` after every few rows with how many bytes they have.
+    /// Writes it, with `sync` after every few rows and how many bytes they have. A crash in between
+    /// leaves a part of it, which the log says again.
     pub(super) fn write(
         self,
         mut sync: impl FnMut(usize) -> Result<(), String>,
@@ -235,19 +236,20 @@ impl OpenChanges {
             sync(gone.len() * ROW_BYTES)?;
         }
         for (key, record, answer) in put {
-            let mut bytes = record.len() + ROW_BYTES;
-            let mut batch = Batch::default();
-            batch.insert(row(key, None), record);
-            if let Some((whole, answer)) = answer {
-                let mut content = whole.sum(answer.body()).to_vec();
-                content.extend_from_slice(answer.body());
-                for (part, content) in (0..).zip(content.chunks(PART_BYTES)) {
-                    batch.insert(row(key, Some(part)), content);
-                }
-                bytes += content.len();
-            }
-            applied(batch)?;
+            let bytes = record.len() + ROW_BYTES;
+            let inserted = tree.insert(row(key, None), record);
+            inserted.map_err(|error| error.to_string())?;
             sync(bytes)?;
+            let Some((whole, answer)) = answer else {
+                continue;
+            };
+            let mut content = whole.sum(answer.body()).to_vec();
+            content.extend_from_slice(answer.body());
+            for (part, content) in (0..).zip(content.chunks(PART_BYTES)) {
+                let inserted = tree.insert(row(key, Some(part)), content);
+                inserted.map_err(|error| error.to_string())?;
+                sync(content.len() + ROW_BYTES)?;
+            }
         }
         Ok(())
     }
@@ -280,6 +282,6 @@ fn row_of(row: &[u8]) -> Result<(KeyDigest, Option<u32>), String> {
 
 /// With key and head below 4 KiB.
 const PART_BYTES: usize = 4_000;
-const ROWS_AT_ONCE: usize = 256;
+const ROWS_AT_ONCE: usize = 16;
 /// About what sled needs for the row itself.
 const ROW_BYTES: usize = 64;

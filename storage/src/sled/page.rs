@@ -317,7 +317,7 @@ impl Run {
 impl Reader<'_> {
     /// The next `length` bytes. Grows with what is really there: `length` is not yet believed.
     pub(super) fn take(&mut self, length: usize) -> Result<Cow<'_, [u8]>, StoreError> {
-        if self.offset + length <= self.content.len() {
+        if length <= self.content.len().saturating_sub(self.offset) {
             let from = self.offset;
             self.offset += length;
             return Ok(Cow::Borrowed(&self.content[from..self.offset]));

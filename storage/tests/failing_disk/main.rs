@@ -1,5 +1,5 @@
 //! The disk fails under a store: it loses a write and says so once, it is full, it can no longer
-//! be written to, it gives back other bytes than it was given.
+//! be written to, it does not give back what it was given.
 //!
 //! Then a store says why, acknowledges nothing more, and when it is opened again on a disk that is
 //! whole it has everything that it acknowledged.
@@ -10,6 +10,7 @@ mod calls;
 mod failed_sync;
 mod full_disk;
 mod read_only;
+mod unreadable;
 
 #[path = "../rig/mod.rs"]
 mod rig;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) use self::opening::{Identity, Loaded, Parts, Unopened};
+pub(super) use self::opening::{Identity, Loaded, Parts};
 use super::checkpoint::{Checkpoint, Checkpoints, Done};
 use super::frame::{Kind, Whole};
 use super::located::Located;

@@ -15,13 +15,14 @@ use super::{
 use crate::commit::Change;
 use crate::commit::bucket::Bucket;
 use crate::record::{AnswerKept, Record};
+use crate::sled::cause::Cause;
 use crate::sled::checkpoint::{LENGTH_ROW, Target};
 use crate::sled::frame::{self, Kind};
 use crate::sled::located::Located;
 use crate::sled::log::{Entry, GroupBytes, Groups};
 use crate::sled::open_rows::OpenRows;
 use crate::sled::page::{PageFile, Pages};
-use crate::sled::sync::{SyncError, SyncPoint};
+use crate::sled::sync::SyncPoint;
 use crate::{Answer, AnswerFormat, KeyDigest, RetentionOptions, StoreId, Timestamp, codec};
 
 /// What an opening needs besides what is on the disk.
@@ -46,17 +47,6 @@ pub(in crate::sled) struct Loaded {
     files: Vec<(Arc<PageFile>, u32)>,
 }
 
-/// Why a store could not be loaded.
-#[derive(Debug, thiserror::Error)]
-pub(in crate::sled) enum Unopened {
-    /// What is there is not what was written.
-    #[error("{0}")]
-    Corrupt(String),
-    /// The disk failed.
-    #[error("{0}")]
-    Io(io::Error),
-}
-
 /// What a store knows of itself.
 pub(in crate::sled) struct Identity {
     pub(in crate::sled) incarnation: u64,
@@ -65,52 +55,11 @@ pub(in crate::sled) struct Identity {
     pub(in crate::sled) last_used: Option<Timestamp>,
 }
 
-// === impl Unopened ===
-
-impl From<String> for Unopened {
-    fn from(reason: String) -> Self {
-        Self::Corrupt(reason)
-    }
-}
-
-impl From<&str> for Unopened {
-    fn from(reason: &str) -> Self {
-        Self::Corrupt(reason.to_owned())
-    }
-}
-
-impl From<io::Error> for Unopened {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::InvalidData => Self::Corrupt(error.to_string()),
-            _ => Self::Io(error),
-        }
-    }
-}
-
-impl From<::sled::Error> for Unopened {
-    fn from(error: ::sled::Error) -> Self {
-        match error {
-            ::sled::Error::Io(error) => Self::Io(error),
-            other => Self::Corrupt(other.to_string()),
-        }
-    }
-}
-
-impl From<SyncError> for Unopened {
-    fn from(error: SyncError) -> Self {
-        match error {
-            SyncError::Flush(error) => error.into(),
-            SyncError::Sync { source, .. } => Self::Io(source),
-        }
-    }
-}
-
 // === impl Loaded ===
 
 impl Loaded {
     /// The identity of the store in this database; `None` where there is none yet.
-    pub(in crate::sled) fn identity_in(db: &Db) -> Result<Option<StoreId>, Unopened> {
+    pub(in crate::sled) fn identity_in(db: &Db) -> Result<Option<StoreId>, Cause> {
         let meta = db.open_tree(META)?;
         let Some(bytes) = meta.get(META_ID)? else {
             return Ok(None);
@@ -124,7 +73,7 @@ impl Loaded {
     pub(in crate::sled) fn read(
         parts: Parts,
         retention: &RetentionOptions,
-    ) -> Result<Self, Unopened> {
+    ) -> Result<Self, Cause> {
         let Parts {
             db,
             db_file,
@@ -173,7 +122,7 @@ impl Loaded {
         &mut self,
         id: StoreId,
         now: Timestamp,
-    ) -> Result<Identity, Unopened> {
+    ) -> Result<Identity, Cause> {
         let incarnation = self.number(META_INCARNATION)?.unwrap_or(0) + 1;
         // A call first sent before this store existed may have been executed by an earlier one.
         let forgotten = self
@@ -195,7 +144,7 @@ impl Loaded {
     }
 
     /// Takes in what the log has and sled has not.
-    pub(in crate::sled) fn take_in(&mut self, log: &Groups) -> Result<(), Unopened> {
+    pub(in crate::sled) fn take_in(&mut self, log: &Groups) -> Result<(), Cause> {
         let gone = self.number(META_ANSWERS_GONE)?.unwrap_or(0);
         self.rows.notes.answers_gone = gone;
         self.rows.notes.forgotten = self.number(META_FORGOTTEN)?.unwrap_or(0);
@@ -214,7 +163,7 @@ impl Loaded {
 
     /// Puts in doubt what an earlier incarnation left in progress, and the like. As a change of
     /// what is in memory it is durable with [`carry_over`](Self::carry_over).
-    pub(in crate::sled) fn change(&mut self, changes: Vec<Change>) -> Result<(), Unopened> {
+    pub(in crate::sled) fn change(&mut self, changes: Vec<Change>) -> Result<(), Cause> {
         let mut nowhere = GroupBytes::default();
         for change in changes {
             self.rows.apply(change, &mut nowhere)?;
@@ -227,7 +176,7 @@ impl Loaded {
     }
 
     /// Carries everything over to sled. Durable when it returns.
-    pub(in crate::sled) fn carry_over(&mut self) -> Result<(), Unopened> {
+    pub(in crate::sled) fn carry_over(&mut self) -> Result<(), Cause> {
         self.remove_unfinished()?;
         crate::kill_point!("opening: unfinished pages removed, nothing carried over");
         let checkpoint = self.rows.cut(self.group, 0)?;
@@ -278,7 +227,7 @@ impl Loaded {
         records.map(|(key, record)| (key, record.clone())).collect()
     }
 
-    fn number(&self, name: &str) -> Result<Option<u64>, Unopened> {
+    fn number(&self, name: &str) -> Result<Option<u64>, Cause> {
         let Some(bytes) = self.target.meta.get(name)? else {
             return Ok(None);
         };
@@ -286,7 +235,7 @@ impl Loaded {
         Ok(Some(u64::from_le_bytes(bytes)))
     }
 
-    fn read_file(&mut self, name: &str, pages: u32) -> Result<(), Unopened> {
+    fn read_file(&mut self, name: &str, pages: u32) -> Result<(), Cause> {
         let bucket = bucket_of(SETTLED, name).or_else(|| bucket_of(ANSWERS, name));
         let bucket = bucket.ok_or_else(|| format!("no file has the name {name}"))?;
         let path = self.target.folder.join(name);
