@@ -339,6 +339,17 @@ impl Known {
         self.notes.raise(note, time);
         group.note(note, time);
     }
+
+    /// Takes in a note of an earlier opening: what was to go after it is gone.
+    fn noted(&mut self, note: Note, time: u64) {
+        let stays = |bucket: &Bucket| bucket.end().as_millis() > time;
+        match note {
+            Note::Used => {}
+            Note::Forgotten => self.settled.retain(|bucket, _| stays(bucket)),
+            Note::AnswersGone => self.answers.retain(|bucket, _| stays(bucket)),
+        }
+        self.notes.raise(note, time);
+    }
 }
 
 // === impl Notes ===
