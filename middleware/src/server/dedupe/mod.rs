@@ -24,15 +24,22 @@
 //! executed. A runtime that shuts down leaves what was running in doubt; [`Executions::idle`] says
 //! when nothing is.
 
+mod begin;
+mod ended;
 mod executions;
 mod flight;
+mod in_doubt;
 mod layer;
 mod options;
 mod owner;
+mod patience;
+mod reconcile;
 mod service;
+mod settle;
 
 pub use self::executions::Executions;
+pub use self::in_doubt::{Doubt, Execution, InDoubtPolicy, Reconciled, Reconciliation};
 pub use self::layer::DedupeLayer;
 pub use self::options::{DedupeOptions, Wait};
-pub(crate) use self::owner::far;
+pub(crate) use self::patience::far;
 pub use self::service::{Dedupe, ResponseFuture};
