@@ -338,6 +338,7 @@ proptest! {
             // A key that is absent again may be used with any request; here it is the right one.
             let event = match (&world.record, event) {
                 (None, Event::Claim { attempt, .. }) => Event::Claim { attempt, body: true },
+                (None, Event::Rerun(claim, _)) => Event::Rerun(claim, true),
                 (_, event) => event,
             };
             world.happen(event);
