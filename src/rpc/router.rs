@@ -182,11 +182,7 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
     ///
     /// When the method has a handler already.
     #[must_use]
-    pub fn method_safe_to_rerun<A, R, F, H, Fut>(
-        self,
-        method: &Method<A, R, F>,
-        handler: H,
-    ) -> Self
+    pub fn method_safe_to_rerun<A, R, F, H, Fut>(self, method: &Method<A, R, F>, handler: H) -> Self
     where
         A: DeserializeOwned + Send + 'static,
         R: Serialize + Send + Sync + 'static,

@@ -115,7 +115,9 @@ pub fn claim(
         State::InDoubt { .. } if request.rerun_of == Some(call.token) => {
             ClaimStep::Claim(claim_anew(call, request, token, at))
         }
-        State::InDoubt { reason, .. } => ClaimStep::Replay(with_reason(call, told(*reason, call, at))),
+        State::InDoubt { reason, .. } => {
+            ClaimStep::Replay(with_reason(call, told(*reason, call, at)))
+        }
         State::Completed { .. } if is_past_retention(call, at) => ClaimStep::Refuse(Refusal::Stale),
         State::Completed { .. } => ClaimStep::Replay(call.clone()),
         // The attempt id never leaves the server, so whoever knows it made this very claim and

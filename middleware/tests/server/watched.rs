@@ -17,6 +17,7 @@ pub struct Watched {
     pub refuse_claims: AtomicBool,
     pub slow_claims: AtomicBool,
     pub refuse_completions: AtomicBool,
+    pub hang_settlements: AtomicBool,
     pub refuse_renewals: AtomicBool,
 }
 
@@ -29,6 +30,7 @@ impl Watched {
             refuse_claims: AtomicBool::new(false),
             slow_claims: AtomicBool::new(false),
             refuse_completions: AtomicBool::new(false),
+            hang_settlements: AtomicBool::new(false),
             refuse_renewals: AtomicBool::new(false),
         })
     }
@@ -77,6 +79,9 @@ impl Store for Watched {
 
     fn complete(&self, claim: Claim, answer: Answer) -> StoreFuture<'_, (), SettleError> {
         self.settlements.fetch_add(1, Ordering::SeqCst);
+        if self.hang_settlements.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
         if self.refuse_completions.load(Ordering::SeqCst) {
             return Box::pin(async move {
                 drop(claim);
@@ -88,6 +93,9 @@ impl Store for Watched {
 
     fn release(&self, claim: Claim) -> StoreFuture<'_, (), SettleError> {
         self.settlements.fetch_add(1, Ordering::SeqCst);
+        if self.hang_settlements.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
         self.inner.release(claim)
     }
 
@@ -98,6 +106,9 @@ impl Store for Watched {
         answer: Option<Answer>,
     ) -> StoreFuture<'_, (), SettleError> {
         self.settlements.fetch_add(1, Ordering::SeqCst);
+        if self.hang_settlements.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
         self.inner.doubt(claim, reason, answer)
     }
 

@@ -98,7 +98,11 @@ where
     let mut considered = false;
     let mut rerun_of: Option<InDoubt> = None;
     loop {
-        let look = if rerun_of.is_none() { Look::Once } else { Look::Never };
+        let look = if rerun_of.is_none() {
+            Look::Once
+        } else {
+            Look::Never
+        };
         let ready = match room(shared, intent, inner.clone(), deliver, look).await {
             Room::Never(error) => return Begun::NeverReady(error),
             Room::NobodyWaits => return Begun::Landed(Landing::NotExecuted),

@@ -12,11 +12,11 @@ use tokio::time::{Instant, timeout_at};
 use tower::{Service, ServiceExt};
 use tracing::Instrument;
 
+use super::ended::Ended;
 use super::executions::Executions;
 use super::flight::{Boarding, Flight, Flights, Landing, Lead};
-use super::options::DedupeOptions;
-use super::ended::Ended;
 use super::in_doubt::InDoubtPolicy;
+use super::options::DedupeOptions;
 use super::owner::{Delivery, Owner};
 use super::patience::patience;
 use super::reconcile::Reconciler;
