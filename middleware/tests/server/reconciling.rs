@@ -392,6 +392,36 @@ async fn an_owner_that_completes_while_its_call_is_reconciled_has_said_the_last_
     }
 }
 
+// Somebody else ran it again meanwhile, and that is in doubt as well: it is for the next to ask.
+#[tokio::test]
+async fn an_attempt_asks_once_whatever_becomes_of_the_doubt() {
+    let outside = Outside::new();
+    let store = after_a_panic(&Effects::default(), false).await;
+    let panics = Handler::new(|_| async { panic!("again") })
+        .over_policy(store.clone(), InDoubtPolicy::RerunDeclaredSafe);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let hook = {
+        let asked = Arc::clone(&asked);
+        reconcile(move |_| {
+            let (asked, panics) = (Arc::clone(&asked), panics.clone());
+            async move {
+                asked.fetch_add(1, Ordering::SeqCst);
+                send(&panics, Ask::new("k", "pay")).await;
+                Ok(Reconciled::NotApplied)
+            }
+        })
+    };
+    let server = outside
+        .handler()
+        .over_policy(store, InDoubtPolicy::Reconcile(hook));
+    let told = send(&server, Ask::new("k", "pay")).await;
+    assert!(in_doubt(&told).is_some(), "{told:?}");
+    assert_eq!(
+        (asked.load(Ordering::SeqCst), outside.effects.total()),
+        (1, 0)
+    );
+}
+
 #[tokio::test]
 async fn what_was_applied_and_is_too_large_to_record_stays_in_doubt_as_it_was() {
     let effects = Effects::default();

@@ -9,7 +9,7 @@ use onlyonce_middleware::server::{
 };
 use onlyonce_storage::{DoubtReason, KeyState, MemoryStore, Store};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, ServiceExt};
 
@@ -202,6 +202,31 @@ async fn no_room_of_the_handlers_is_held_while_the_outside_world_is_asked() {
     go_on.notify_one();
     let told = doubted.await.unwrap().unwrap();
     assert_eq!(told, Told::Done("pay #1".to_owned(), Served::Executed));
+}
+
+#[tokio::test]
+async fn a_rerun_waits_for_room_and_claims_nothing_before() {
+    let effects = Effects::default();
+    let store = after_a_panic(&effects, false).await;
+    let room = Arc::new(Semaphore::new(0));
+    let limited = ConcurrencyLimit::with_semaphore(Handler::applying(&effects), Arc::clone(&room));
+    let (policy, asked) = finding(Reconciled::NotApplied);
+    let server = DedupeLayer::new(store.clone() as Arc<dyn Store>, Plain)
+        .in_doubt(policy)
+        .layer(limited);
+    let caller = tokio::spawn(server.oneshot(Ask::new("k", "pay")));
+    while asked.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+        let state = store.peek(key("k")).await.unwrap();
+        assert!(matches!(state, KeyState::InDoubt(_)), "{state:?}");
+    }
+    room.add_permits(1);
+    let told = caller.await.unwrap().unwrap();
+    assert_eq!(told, Told::Done("pay #1".to_owned(), Served::Executed));
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

@@ -125,7 +125,7 @@ where
                 let grant = Grant {
                     claim,
                     held_until,
-                    rerun_of: None,
+                    rerun_of: rerun_of.clone(),
                 };
                 match give_back(shared, grant).await {
                     Landing::NotExecuted => {}
