@@ -126,7 +126,8 @@ impl<A, K> ClientStack<A, K> {
 // === impl ServerStack ===
 
 impl<A> ServerStack<A> {
-    /// Treats calls in doubt as `policy` says: see [`DedupeLayer::in_doubt`].
+    /// Treats calls in doubt as `policy` says, where the adapter does not say it of the call (that of
+    /// the native RPC says it of every method): see [`DedupeLayer::in_doubt`].
     pub fn in_doubt(&self, policy: InDoubtPolicy) -> Self
     where
         A: Clone,

@@ -20,6 +20,7 @@ use tower::Service;
 use super::begin::{Begun, Grant, begin};
 use super::flight::{Landing, Lead};
 use super::in_doubt::Execution;
+use super::runs::RunningHere;
 use super::service::Shared;
 use super::settle::{Flown, Run, doubt, give_back, settle, settle_by};
 use crate::observe::server::{self as observe, Running};
@@ -93,6 +94,7 @@ where
             let execution = Execution::new(grant.claim.token(), before);
             // Inside a future, so that a panic of `call` itself is caught as well.
             let handler = async {
+                let _here = RunningHere::begin(shared.store.id(), execution.token);
                 let _running = Running::begin();
                 if execution.is_rerun() {
                     observe::rerun();

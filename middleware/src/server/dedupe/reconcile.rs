@@ -84,7 +84,8 @@ pub(super) async fn consider<A: Adapter>(
         InDoubtPolicy::RerunDeclaredSafe => return Step::Rerun(in_doubt),
         InDoubtPolicy::Reconcile(reconciliation) => reconciliation,
     };
-    let gone = in_doubt.reason.is_owner_known_gone() || shared.ended.is_known(in_doubt.token);
+    let store = shared.store.id();
+    let gone = shared.ended.is_owner_known_gone(store, &in_doubt);
     let doubt = Doubt::new(intent.key.clone(), &in_doubt, gone);
     let (result, step) = match shared.reconciler.ask(reconciliation, doubt).await {
         Asked::Found(Reconciled::Applied(answer)) => {

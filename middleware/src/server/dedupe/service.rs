@@ -12,7 +12,6 @@ use tokio::time::{Instant, timeout_at};
 use tower::{Service, ServiceExt};
 use tracing::Instrument;
 
-use super::ended::Ended;
 use super::executions::Executions;
 use super::flight::{Boarding, Flight, Flights, Landing, Lead};
 use super::in_doubt::InDoubtPolicy;
@@ -20,6 +19,7 @@ use super::options::DedupeOptions;
 use super::owner::{Delivery, Owner};
 use super::patience::patience;
 use super::reconcile::Reconciler;
+use super::runs::Ended;
 use crate::observe::server as observe;
 use crate::server::{Adapter, Admission, Intent, Keys, Refusal, Served};
 
