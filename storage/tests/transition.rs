@@ -93,11 +93,11 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Advance(millis) => self.now = self.now.plus(Duration::from_millis(millis)),
-            Event::Claim { attempt, body } => self.claim(request(attempt, body), body),
+            Event::Claim { attempt, body } => self.claim(&request(attempt, body), body),
             Event::Rerun(number, body) => {
                 let mut request = request(4, body);
                 request.rerun_of = self.token(number);
-                self.claim(request, body);
+                self.claim(&request, body);
             }
             Event::Lapse => {
                 if let Some(call) = transition::lapse(self.record.as_ref(), &self.at()) {
@@ -125,10 +125,10 @@ impl World {
         }
     }
 
-    fn claim(&mut self, request: ClaimRequest, body: bool) {
+    fn claim(&mut self, request: &ClaimRequest, body: bool) {
         self.sequence += 1;
         let token = FencingToken::new(self.incarnation, self.sequence);
-        let step = transition::claim(self.record.as_ref(), &request, token, &self.at()).unwrap();
+        let step = transition::claim(self.record.as_ref(), request, token, &self.at()).unwrap();
         match step {
             ClaimStep::Claim(call) => {
                 assert!(
