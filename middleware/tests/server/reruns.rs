@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use onlyonce_middleware::server::{
     DedupeLayer, Execution, InDoubtPolicy, Reconciled, Refusal, Served,
 };
@@ -14,7 +15,8 @@ use tower::limit::ConcurrencyLimit;
 use tower::{Layer, ServiceExt};
 
 use crate::doubts::{Frozen, Outside, after_a_panic, answer, finding, in_doubt, key, reconcile};
-use crate::protocol::{Ask, Effects, Handler, Plain, Told, done, send};
+use crate::protocol::{Ask, Effects, Handler, Plain, Server, Told, done, send};
+use crate::watched::{Watched, yield_twice};
 
 /// A handler that answers `told` and notes what it was told of its run.
 fn noting(told: &Told) -> (Handler, Arc<Mutex<Vec<Execution>>>) {
@@ -227,6 +229,80 @@ async fn a_rerun_waits_for_room_and_claims_nothing_before() {
     let told = caller.await.unwrap().unwrap();
     assert_eq!(told, Told::Done("pay #1".to_owned(), Served::Executed));
     assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+/// Runs the call, in doubt since before, until the runtime has come round `rounds` times, and ends
+/// the runtime.
+fn cut_off(server: &Server, rounds: usize) -> Option<Told> {
+    runtime().block_on(async {
+        let server = server.clone();
+        let caller = tokio::spawn(async move { send(&server, Ask::new("k", "pay")).await });
+        for _ in 0..rounds {
+            tokio::task::yield_now().await;
+        }
+        caller
+            .is_finished()
+            .then(|| caller.now_or_never().unwrap().unwrap())
+    })
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().build().unwrap()
+}
+
+// B17: asking, claiming anew, the effect and its recording, each cut off wherever it waits.
+#[test]
+fn a_runtime_that_ends_at_any_step_of_a_rerun_leaves_one_effect_and_a_key_that_is_not_stuck() {
+    let mut rounds = 0;
+    loop {
+        let effects = Effects::default();
+        let memory = runtime().block_on(after_a_panic(&effects, false));
+        let store = Watched::new(memory.clone());
+        store.dawdle.store(true, Ordering::SeqCst);
+        let truth = {
+            let effects = effects.clone();
+            reconcile(move |_| {
+                let effects = effects.clone();
+                async move {
+                    yield_twice().await;
+                    Ok(match effects.of("pay") {
+                        0 => Reconciled::NotApplied,
+                        _ => Reconciled::Applied(answer("paid")),
+                    })
+                }
+            })
+        };
+        let paying = {
+            let effects = effects.clone();
+            Handler::new(move |ask: Ask| {
+                let effects = effects.clone();
+                async move {
+                    yield_twice().await;
+                    effects.apply(&ask.body);
+                    yield_twice().await;
+                    Ok(done("paid"))
+                }
+            })
+        };
+        let server = paying.over_policy(store, InDoubtPolicy::Reconcile(truth));
+        let first = cut_off(&server, rounds);
+        let state = memory.peek(key("k")).now_or_never().unwrap().unwrap();
+        let known = matches!(state, KeyState::InDoubt(_) | KeyState::Completed(_));
+        assert!(known, "after {rounds} rounds: {state:?}");
+        // The next process finds out, or the first one had said so.
+        let told = cut_off(&server, 1_000).unwrap();
+        assert!(
+            matches!(&told, Told::Done(body, _) if body == "paid"),
+            "after {rounds} rounds: {told:?}"
+        );
+        assert_eq!(effects.of("pay"), 1, "after {rounds} rounds");
+        if first.is_some() {
+            break;
+        }
+        rounds += 1;
+    }
+    assert!(rounds > 15, "only {rounds} places were cut off");
 }
 
 #[tokio::test]

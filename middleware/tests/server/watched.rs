@@ -18,6 +18,8 @@ pub struct Watched {
     pub slow_claims: AtomicBool,
     pub refuse_completions: AtomicBool,
     pub hang_settlements: AtomicBool,
+    /// Everything takes a few polls before it reaches the store, and after.
+    pub dawdle: AtomicBool,
     pub refuse_renewals: AtomicBool,
 }
 
@@ -31,8 +33,33 @@ impl Watched {
             slow_claims: AtomicBool::new(false),
             refuse_completions: AtomicBool::new(false),
             hang_settlements: AtomicBool::new(false),
+            dawdle: AtomicBool::new(false),
             refuse_renewals: AtomicBool::new(false),
         })
+    }
+}
+
+impl Watched {
+    fn answering<'a, T, E>(&self, answer: StoreFuture<'a, T, E>) -> StoreFuture<'a, T, E>
+    where
+        T: Send + 'a,
+        E: Send + 'a,
+    {
+        if !self.dawdle.load(Ordering::SeqCst) {
+            return answer;
+        }
+        Box::pin(async move {
+            yield_twice().await;
+            let answer = answer.await;
+            yield_twice().await;
+            answer
+        })
+    }
+}
+
+pub async fn yield_twice() {
+    for _ in 0..2 {
+        tokio::task::yield_now().await;
     }
 }
 
@@ -63,7 +90,7 @@ impl Store for Watched {
                 self.inner.claim(request).await
             });
         }
-        self.inner.claim(request)
+        self.answering(self.inner.claim(request))
     }
 
     fn renew<'a>(
@@ -88,7 +115,7 @@ impl Store for Watched {
                 Err(unreachable_store().into())
             });
         }
-        self.inner.complete(claim, answer)
+        self.answering(self.inner.complete(claim, answer))
     }
 
     fn release(&self, claim: Claim) -> StoreFuture<'_, (), SettleError> {
@@ -96,7 +123,7 @@ impl Store for Watched {
         if self.hang_settlements.load(Ordering::SeqCst) {
             return Box::pin(std::future::pending());
         }
-        self.inner.release(claim)
+        self.answering(self.inner.release(claim))
     }
 
     fn doubt(
@@ -109,7 +136,7 @@ impl Store for Watched {
         if self.hang_settlements.load(Ordering::SeqCst) {
             return Box::pin(std::future::pending());
         }
-        self.inner.doubt(claim, reason, answer)
+        self.answering(self.inner.doubt(claim, reason, answer))
     }
 
     fn ask(
@@ -118,6 +145,6 @@ impl Store for Watched {
         key: ScopedKey,
         first_sent: Option<Timestamp>,
     ) -> StoreFuture<'_, KeyState> {
-        self.inner.ask(question, key, first_sent)
+        self.answering(self.inner.ask(question, key, first_sent))
     }
 }
