@@ -174,9 +174,9 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
     /// Handles a method that has effects, like [`method`](Self::method), and runs it again for a
     /// duplicate of a call in doubt.
     ///
-    /// Only for a handler whose effect is the same however often and however concurrently it
-    /// happens: setting a value does, adding to one does not. While nothing is in doubt its calls
-    /// are executed once and replayed like any other.
+    /// Only for a handler whose effect is the same however often, however concurrently and however
+    /// late it happens: adding to a value is not, and setting one is only where nobody else sets it.
+    /// While nothing is in doubt its calls are executed once and replayed like any other.
     ///
     /// # Panics
     ///

@@ -63,7 +63,8 @@ pub struct ClaimRequest {
     pub session: Option<SessionCall>,
     /// The doubt that the claim may supersede: a call in doubt under this very token is claimed
     /// anew, in one step, for the same request. In every other state the key is claimed, or not,
-    /// as if this were `None`.
+    /// as if this were `None`; and so it is for a call that says it was first sent at a time of which
+    /// the store has forgotten calls.
     ///
     /// Say it only of a doubt whose call may run again: see
     /// [`Resolution::NotApplied`](crate::Resolution::NotApplied).

@@ -112,7 +112,10 @@ pub fn claim(
         Comparison::Same => {}
     }
     Ok(match &call.state {
-        State::InDoubt { .. } if request.rerun_of == Some(call.token) => {
+        // A call that would be stale if its key were absent is not executed here either.
+        State::InDoubt { .. }
+            if request.rerun_of == Some(call.token) && !is_forgotten(request.first_sent, at) =>
+        {
             ClaimStep::Claim(claim_anew(call, request, token, at))
         }
         State::InDoubt { reason, .. } => {
@@ -264,7 +267,7 @@ pub fn state(
     first_sent: Option<Timestamp>,
     at: &Circumstances,
 ) -> KeyState {
-    let forgotten = first_sent.is_some_and(|first_sent| first_sent <= at.forgotten_until);
+    let forgotten = is_forgotten(first_sent, at);
     let call = match existing {
         // It may have been executed and forgotten, and the key sealed afterwards.
         None | Some(Record::Sealed { .. }) if forgotten => return KeyState::Stale,
@@ -367,9 +370,9 @@ fn claim_absent(request: &ClaimRequest, token: FencingToken, at: &Circumstances)
         if first_sent > told.plus(CLOCK_DIFFERENCE_MAX) {
             return ClaimStep::Refuse(Refusal::FirstSentAhead);
         }
-        if first_sent <= at.forgotten_until {
-            return ClaimStep::Refuse(Refusal::Stale);
-        }
+    }
+    if is_forgotten(request.first_sent, at) {
+        return ClaimStep::Refuse(Refusal::Stale);
     }
     ClaimStep::Claim(CallRecord {
         key: request.key.clone(),
@@ -424,6 +427,11 @@ fn with_reason(call: &CallRecord, told: DoubtReason) -> CallRecord {
         *reason = told;
     }
     call
+}
+
+/// Whether a call that was first sent at this time may have been forgotten.
+fn is_forgotten(first_sent: Option<Timestamp>, at: &Circumstances) -> bool {
+    first_sent.is_some_and(|first_sent| first_sent <= at.forgotten_until)
 }
 
 /// Why the claim of a record in progress no longer holds, if it does not.

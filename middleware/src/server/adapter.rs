@@ -119,7 +119,8 @@ pub struct Recording<Res> {
 pub enum Outcome {
     /// It leaves open whether the effect happened; the answer, if any, is kept for duplicates.
     InDoubt(Option<Answer>),
-    /// Nothing was executed: the key is free again.
+    /// Nothing was executed: the key is free again. That of a re-run is in doubt as before, since
+    /// the run before may have executed something.
     NotExecuted,
     /// It is the call's answer, success or not, from now on.
     Record(Answer),

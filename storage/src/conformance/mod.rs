@@ -128,6 +128,7 @@ macro_rules! conformance {
             reruns: after_reopening_the_owner_of_a_lapsed_lease_is_known_to_be_gone
             reruns: of_a_doubts_owner_and_those_who_ask_outside_one_says_what_happened
             reruns: what_was_learned_and_is_too_large_changes_nothing
+            reruns: a_call_older_than_what_is_remembered_does_not_run_again
             reruns: a_full_quota_of_doubts_keeps_none_of_them_from_running_again
             sealing: a_sealed_key_is_stale_for_ever
             sealing: a_seal_outlives_the_horizon_for_calls_that_say_when_they_were_sent

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::kit::{
-    LEASE, answer, ask, bytes, claimed, completed, given, in_doubt, key, peek, request, request_of,
-    seal,
+    DAY, LEASE, answer, ask, bytes, claimed, completed, given, in_doubt, key, peek, request,
+    request_of, seal, settle, sweep,
 };
 use super::{Harness, IN_DOUBT_MAX};
 use crate::{
@@ -185,6 +185,29 @@ pub async fn what_was_learned_and_is_too_large_changes_nothing(harness: impl Har
     assert!(matches!(refused, Err(SettleError::Store(_))), "{refused:?}");
     assert_eq!(in_doubt(&*store, &key).await, doubt);
     drop(owner);
+}
+
+/// E1: a duplicate that comes from before what is remembered runs nothing, also where its record
+/// was kept because it is in doubt.
+pub async fn a_call_older_than_what_is_remembered_does_not_run_again(harness: impl Harness) {
+    let store = harness.store();
+    let key = key("late");
+    let first_sent = store.now();
+    let claim = claimed(&*store, &key).await;
+    let token = claim.token();
+    let written = store.doubt(claim, DoubtReason::OwnerGone, None).await;
+    assert_eq!(written, Ok(()));
+    settle(&*store, &super::kit::key("other"), "paid").await;
+    harness.clock().advance(DAY * 10);
+    sweep(&*store).await;
+    let mut late = rerun(&key, token);
+    late.first_sent = Some(first_sent);
+    let outcome = ask(&*store, late).await;
+    assert!(matches!(outcome, ClaimOutcome::InDoubt(_)), "{outcome:?}");
+    // Who says nothing, or was first sent now, is no late duplicate.
+    let mut now = rerun(&key, token);
+    now.first_sent = Some(store.now());
+    drop(given(ask(&*store, now).await));
 }
 
 /// E10: a scope that is full of doubts must be able to end them.

@@ -19,7 +19,7 @@ use onlyonce_storage::{Answer, DoubtReason, FencingToken, InDoubt, ScopedKey, Ti
 /// | --- | --- |
 /// | has effects that nobody can be asked about | [`Refuse`](Self::Refuse), and an operator resolves |
 /// | has effects that an outside system can be asked about by key | [`Reconcile`](Self::Reconcile) |
-/// | does the same when it runs twice, also twice at once | [`RerunDeclaredSafe`](Self::RerunDeclaredSafe) |
+/// | does the same when it runs twice, also at once, also late | [`RerunDeclaredSafe`](Self::RerunDeclaredSafe) |
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum InDoubtPolicy {
@@ -31,7 +31,8 @@ pub enum InDoubtPolicy {
     Reconcile(Reconciliation),
     /// The handler runs again, in the duplicate's name, although the first run may have had its
     /// effect and may even be running still. Only for a handler whose effect is the same however
-    /// often and however concurrently it happens: setting a value does, adding to one does not.
+    /// often, however concurrently and however late it happens: adding to a value is not, and setting
+    /// one is only where nobody else sets it.
     RerunDeclaredSafe,
 }
 
