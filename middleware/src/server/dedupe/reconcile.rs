@@ -84,6 +84,7 @@ pub(super) async fn consider<A: Adapter>(
         InDoubtPolicy::RerunDeclaredSafe => return Step::Rerun(in_doubt),
         InDoubtPolicy::Reconcile(reconciliation) => reconciliation,
     };
+    // Before the hook looks: an owner that ends afterwards may have applied it in between.
     let store = shared.store.id();
     let gone = shared.ended.is_owner_known_gone(store, &in_doubt);
     let doubt = Doubt::new(intent.key.clone(), &in_doubt, gone);
