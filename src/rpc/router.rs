@@ -116,6 +116,35 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
     /// ran it is known to have ended. Its errors are logged and mean *still unknown*: see
     /// [`Reconciliation`](onlyonce_middleware::server::Reconciliation).
     ///
+    /// ```
+    /// use onlyonce::rpc::{Caller, Doubt, Failure, Method, Reconciled, Router};
+    ///
+    /// # #[derive(Clone)] struct Provider;
+    /// # impl Provider {
+    /// #     async fn pay(&self, _: &str, _: u64) -> Option<String> { None }
+    /// #     async fn find(&self, _: &str) -> Result<Option<String>, std::io::Error> { Ok(None) }
+    /// # }
+    /// const PAY: Method<u64, String> = Method::new("pay");
+    ///
+    /// let routes = Router::new(Provider).method_reconciled(
+    ///     &PAY,
+    ///     async |caller: Caller, provider: Provider, cents| {
+    ///         // The provider is given the key, so that it can be asked by it.
+    ///         let key = caller.key.ok_or(Failure::NotExecuted("no key".to_owned()))?;
+    ///         let receipt = provider.pay(key.as_str(), cents).await;
+    ///         receipt.ok_or(Failure::InDoubt)
+    ///     },
+    ///     async |doubt: Doubt, provider: Provider, _| {
+    ///         let receipt = provider.find(doubt.key.key().as_str()).await?;
+    ///         Ok::<_, std::io::Error>(match receipt {
+    ///             Some(receipt) => Reconciled::Applied(Ok(receipt)),
+    ///             None => Reconciled::NotApplied,
+    ///         })
+    ///     },
+    /// );
+    /// # let _ = routes.into_routes();
+    /// ```
+    ///
     /// # Panics
     ///
     /// When the method has a handler already.
