@@ -14,7 +14,7 @@ use crate::client::{
     RetryLayer, StampLayer, UniqueKey,
 };
 use crate::observe::{ObserveLayer, ServeSpan, ServeSpanLayer};
-use crate::server::{Dedupe, DedupeLayer, DedupeOptions};
+use crate::server::{Dedupe, DedupeLayer, DedupeOptions, InDoubtPolicy};
 
 /// A client's stack around a transport, boxed once so that its type can be named.
 pub type BoxClient<Req, Res, Err> = BoxCloneSyncService<Req, Res, CallError<Res, Err>>;
@@ -126,6 +126,17 @@ impl<A, K> ClientStack<A, K> {
 // === impl ServerStack ===
 
 impl<A> ServerStack<A> {
+    /// Treats calls in doubt as `policy` says, where the adapter does not say it of the call (that of
+    /// the native RPC says it of every method): see [`DedupeLayer::in_doubt`].
+    pub fn in_doubt(&self, policy: InDoubtPolicy) -> Self
+    where
+        A: Clone,
+    {
+        Self {
+            dedupe: self.dedupe.in_doubt(policy),
+        }
+    }
+
     /// The keys of this server: to peek at them, seal them, and wait for them.
     #[must_use]
     pub fn keys(&self) -> crate::server::Keys {
