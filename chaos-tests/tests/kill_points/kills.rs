@@ -161,7 +161,7 @@ const NOT_PASSED: [(&str, &str); 0] = [];
 
 /// A point that is passed often while calls are served: where a server is killed that is then to
 /// be killed while it opens.
-const WORKING: &str = "syncer: group taken, not flushed";
+const WORKING: &str = "syncer: group taken, not written";
 
 /// A group is at most a claim or an answer of each worker, and every call has both.
 const WORKING_MIN: u64 = 2 * CALLS / WORKERS - 1;

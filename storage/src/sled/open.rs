@@ -165,7 +165,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
             core,
             guard,
             syncer: SledSync::new(Arc::clone(&files), turn + 1),
-            disk: SledDisk::new(loaded, files, turn + 1, checkpoints),
+            disk: SledDisk::new(loaded, files, turn + 1, options.log_bytes, checkpoints),
             id,
         })
     }));

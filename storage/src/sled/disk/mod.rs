@@ -14,16 +14,14 @@ pub(super) use self::opening::{Identity, Loaded, Parts};
 use super::checkpoint::{Checkpoint, Checkpoints, Done};
 use super::frame::{Kind, Whole};
 use super::located::Located;
-use super::log::{self, GroupBytes, LogFiles, Note};
+use super::log::{GroupBytes, LogFiles, Note};
 use super::open_rows::OpenRows;
 use super::page::{PageFile, Pages, Position};
 use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer, Written};
 use crate::commit::{Change, Rows};
 use crate::record::{AnswerKept, CallRecord, Record};
-use crate::{
-    Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, codec, transition,
-};
+use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, codec, transition};
 
 /// An opened store. Only the thread that owns it changes anything; another one writes groups to
 /// the log, a third carries them over to sled.
@@ -37,6 +35,8 @@ pub(super) struct SledDisk {
     /// Where in the log it was.
     turn: u64,
     offset: u64,
+    /// Where a file of it is full. A group of large answers may go beyond.
+    log_bytes: u64,
     checkpoints: Checkpoints,
     /// What a full file holds, until the last group in it is durable.
     next: Option<Checkpoint>,
@@ -82,6 +82,7 @@ impl SledDisk {
         loaded: Loaded,
         log: Arc<LogFiles>,
         turn: u64,
+        log_bytes: u64,
         checkpoints: Checkpoints,
     ) -> Self {
         let Loaded {
@@ -98,6 +99,7 @@ impl SledDisk {
             group,
             turn,
             offset: LogFiles::first_offset(),
+            log_bytes,
             checkpoints,
             next: None,
             db_file,
@@ -164,7 +166,7 @@ impl Disk for SledDisk {
         self.group += 1;
         let bytes = bytes.finish(self.log.salt(self.turn), self.group)?;
         self.offset += bytes.len() as u64;
-        if self.offset >= log::FILE_BYTES {
+        if self.offset >= self.log_bytes {
             self.fill_checkpoint()?;
         }
         Ok(Some(Written { bytes, begins_file }))

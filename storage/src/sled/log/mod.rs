@@ -36,9 +36,6 @@ pub(super) use self::entry::{Entry, GroupBytes, Note};
 pub(super) use self::files::LogFiles;
 pub(super) use self::reading::{Groups, read};
 
-/// How much of a file is filled before it goes to sled. A group of large answers may go beyond it.
-pub(super) const FILE_BYTES: u64 = 8 * 1024 * 1024;
-
 /// A block of the disk, so that no group shares it with the head.
 const HEAD_BLOCK_BYTES: usize = 4_096;
 const VERSION: u8 = 1;
