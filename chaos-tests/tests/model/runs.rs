@@ -1,0 +1,156 @@
+//! Explores the worlds, and shows for each mutant that it is caught.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use stateright::{Checker, HasDiscoveries, Model};
+
+use crate::mutant::Mutant;
+use crate::state::Kind;
+use crate::world::World;
+use crate::worlds::{self, Bounds};
+
+/// Every state of every world. What a run must have met is checked as well: a world in which
+/// nothing happens keeps all promises.
+#[test]
+fn every_promise_holds_in_every_state_of_the_bounded_worlds() {
+    let bounds = match std::env::var("ONLYONCE_MODEL") {
+        Err(_) => Bounds::Short,
+        Ok(mode) if mode == "long" => Bounds::Long,
+        Ok(mode) => panic!("ONLYONCE_MODEL is `{mode}`: say `long`, or nothing"),
+    };
+    let mut states = 0;
+    for world in worlds::all(bounds) {
+        states += explore(world);
+    }
+    println!("{states} states in all");
+}
+
+#[test]
+fn without_fencing_a_zombie_breaks_a_promise() {
+    let world = worlds::takeovers(Bounds::Short);
+    caught(world, Mutant::FencingOff, &["at most once", "same answer"]);
+}
+
+#[test]
+fn without_tombstones_a_late_duplicate_is_executed() {
+    let world = worlds::forgetting_unstamped(Bounds::Short);
+    caught(world, Mutant::TombstoneOff, &["at most once"]);
+}
+
+#[test]
+fn a_doubt_that_is_taken_for_an_absent_key_is_executed_twice() {
+    for world in [worlds::retries, worlds::takeovers] {
+        caught(
+            world(Bounds::Short),
+            Mutant::DoubtIsAbsent,
+            &["at most once"],
+        );
+    }
+}
+
+#[test]
+fn without_the_identity_of_stores_a_retry_meets_another_and_is_executed() {
+    for world in [worlds::stores, worlds::stores_unstamped] {
+        caught(
+            world(Bounds::Short),
+            Mutant::StoreIdentityOff,
+            &["at most once"],
+        );
+    }
+}
+
+#[test]
+fn what_is_told_before_it_is_durable_is_executed_again() {
+    let world = worlds::retries(Bounds::Short);
+    caught(world, Mutant::ToldBeforeDurable, &["at most once"]);
+}
+
+#[test]
+fn a_claim_that_is_not_durable_is_given_twice() {
+    let world = worlds::retries(Bounds::Short);
+    caught(world, Mutant::ClaimNotDurable, &["at most once"]);
+}
+
+#[test]
+fn a_seal_over_a_call_in_progress_is_executed_after_all() {
+    let world = worlds::seals(Bounds::Short);
+    let broken = "never both sealed and executed";
+    caught(world, Mutant::SealTakesWhatIsInProgress, &[broken]);
+}
+
+#[test]
+fn what_is_forgotten_without_a_note_is_executed_again() {
+    let world = worlds::forgetting(Bounds::Short);
+    caught(world, Mutant::ForgottenWithoutNote, &["at most once"]);
+}
+
+#[test]
+fn a_handler_that_panicked_and_freed_its_key_is_executed_again() {
+    let world = worlds::retries(Bounds::Short);
+    caught(world, Mutant::PanicReleases, &["at most once"]);
+}
+
+#[test]
+fn an_owner_that_was_fenced_and_tells_its_own_answer_tells_another() {
+    let world = worlds::takeovers(Bounds::Short);
+    caught(world, Mutant::FencedAnswerTold, &["same answer"]);
+}
+
+#[test]
+fn a_lease_that_never_lapses_leaves_a_key_stuck() {
+    let world = worlds::retries(Bounds::Short);
+    caught(world, Mutant::LeasesNeverLapse, &["no stuck key"]);
+}
+
+/// Visits every state of a world, and answers how many there are.
+fn explore(world: World) -> usize {
+    let (name, meets) = (world.name, world.meets.clone());
+    let met = world.met.clone();
+    let checker = world.checker().threads(THREADS).spawn_bfs().join();
+    println!(
+        "{name}: {} states, {} steps deep",
+        checker.unique_state_count(),
+        checker.max_depth()
+    );
+    checker.assert_properties();
+    assert!(checker.is_done(), "{name}: not every state was visited");
+    let met = Kind::set(met.load(Ordering::Relaxed));
+    let missed: Vec<_> = meets.iter().filter(|kind| !met.contains(kind)).collect();
+    assert!(missed.is_empty(), "{name} never meets {missed:?}");
+    checker.unique_state_count()
+}
+
+/// Shows that a mutant breaks one of these promises, and prints a shortest way to it.
+fn caught(world: World, mutant: Mutant, broken: &[&str]) {
+    let world = World { mutant, ..world };
+    let name = world.name;
+    // One thread, so that what is found first is found in the fewest steps.
+    let checker = world
+        .checker()
+        .threads(1)
+        .finish_when(HasDiscoveries::AnyFailures)
+        .spawn_bfs()
+        .join();
+    let states = checker.unique_state_count();
+    let found = checker.discoveries();
+    let names: BTreeSet<_> = found.keys().copied().collect();
+    for (promise, path) in found {
+        let actions = path.into_actions();
+        println!(
+            "{mutant:?} in {name}, {states} states: breaks `{promise}` in {} steps:",
+            actions.len()
+        );
+        for action in actions {
+            println!("  {action:?}");
+        }
+    }
+    let as_said = !names.is_empty() && names.iter().all(|name| broken.contains(name));
+    assert!(
+        as_said,
+        "{mutant:?} in {name} broke {names:?}, not one of {broken:?}"
+    );
+}
+
+/// The machines of the gate have two cores.
+const THREADS: usize = 2;
