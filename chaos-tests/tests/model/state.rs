@@ -33,7 +33,7 @@ pub struct StoreHalf {
 }
 
 /// One process that serves.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Server {
     /// Which store it is joined to.
     pub store: usize,
@@ -42,7 +42,7 @@ pub struct Server {
 }
 
 /// One execution in a server, and who waits for it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Flight {
     /// The caller who began it, while it waits.
     pub lead: Option<usize>,
@@ -54,7 +54,7 @@ pub struct Flight {
 }
 
 /// Where an execution stands.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Step {
     /// A word to the store is under way. It may take for ever.
     Asking(Word),
@@ -66,7 +66,7 @@ pub enum Step {
 }
 
 /// What a server asks a store.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Word {
     Claim,
     Complete {
@@ -87,7 +87,7 @@ pub enum Word {
 }
 
 /// A process of the client. All callers with the same body share the ticket of one call.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Caller {
     pub body: Body,
     pub phase: Phase,
@@ -97,7 +97,7 @@ pub struct Caller {
 }
 
 /// Where a caller stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {
     /// It has an answer, or gave up.
     Ended,
@@ -108,7 +108,7 @@ pub enum Phase {
 }
 
 /// What every attempt of a call carries, unchanged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket {
     /// The store of the first attempt.
     pub store: u8,
@@ -116,6 +116,45 @@ pub struct Ticket {
     pub first_sent: Option<Timestamp>,
     /// When it was really sent.
     pub sent_at: u8,
+}
+
+impl Moment {
+    /// One name for all states that differ only in how callers and servers are numbered: those that
+    /// ask for the same, and those on the same store, are alike.
+    pub fn canonical(mut self) -> Self {
+        self.servers.sort();
+        let mut best = self;
+        for at in 1..best.callers.len() {
+            if best.callers[at - 1].body != best.callers[at].body {
+                continue;
+            }
+            let swapped = best.swapped(at - 1, at);
+            if (&swapped.callers, &swapped.servers) < (&best.callers, &best.servers) {
+                best = swapped;
+            }
+        }
+        best
+    }
+
+    fn swapped(&self, one: usize, other: usize) -> Self {
+        let renamed = |caller: usize| match caller {
+            caller if caller == one => other,
+            caller if caller == other => one,
+            caller => caller,
+        };
+        let mut swapped = self.clone();
+        swapped.callers.swap(one, other);
+        for flight in swapped
+            .servers
+            .iter_mut()
+            .flat_map(|server| server.flights.values_mut())
+        {
+            flight.lead = flight.lead.map(renamed);
+            flight.waiting = flight.waiting.iter().copied().map(renamed).collect();
+        }
+        swapped.servers.sort();
+        swapped
+    }
 }
 
 /// The system in which handlers have their effects.

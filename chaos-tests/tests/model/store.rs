@@ -89,7 +89,7 @@ impl StoreHalf {
                 "a claim of this incarnation was put in doubt"
             );
         }
-        let group = core.decide(vec![operation], &OneRow(row), self.clock(tick, mutant));
+        let group = core.decide(vec![operation], &OneRow(row), time(tick));
         for Change { after, .. } in group.changes {
             self.applied = after.as_ref().map(Row::of);
         }
@@ -98,6 +98,9 @@ impl StoreHalf {
         }
         if mutant == Mutant::ClaimNotDurable && self.in_progress() {
             self.durable = None;
+        }
+        if mutant == Mutant::LeasesNeverLapse {
+            self.hold_for_ever();
         }
         let mut replies = group.replies;
         replies.pop().expect("one operation has one reply")
@@ -166,7 +169,8 @@ impl StoreHalf {
         }
     }
 
-    fn in_progress(&self) -> bool {
+    /// Whether the row says so, whatever its lease.
+    pub fn in_progress(&self) -> bool {
         let state = match &self.applied {
             Some(Row::Call { state, .. }) => state,
             _ => return false,
@@ -174,11 +178,13 @@ impl StoreHalf {
         matches!(state, RowState::InProgress { .. })
     }
 
-    /// Under a mutant that forgets leases the clock of the store stands still.
-    fn clock(&self, tick: u8, mutant: Mutant) -> Timestamp {
-        match mutant {
-            Mutant::LeasesNeverLapse => Timestamp::default(),
-            _ => time(tick),
+    fn hold_for_ever(&mut self) {
+        for row in [&mut self.applied, &mut self.durable] {
+            if let Some(Row::Call { state, .. }) = row
+                && let RowState::InProgress { until } = state
+            {
+                *until = time(u8::MAX);
+            }
         }
     }
 

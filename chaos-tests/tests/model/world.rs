@@ -121,7 +121,7 @@ pub enum Action {
         store: usize,
     },
     Tick,
-    /// A store is replaced by an empty one.
+    /// A store is replaced by an empty one, and its servers are started again.
     Wipe {
         store: usize,
     },
@@ -183,6 +183,9 @@ impl Model for World {
         let met = std::mem::take(&mut moment.told.kinds);
         if possible {
             self.met.fetch_or(met, Ordering::Relaxed);
+        }
+        if self.mutant == Mutant::None {
+            moment = moment.canonical();
         }
         (possible && moment != *last).then_some(moment)
     }
@@ -274,6 +277,13 @@ impl World {
                     && server::arrive(moment, server, caller, self.mutant);
             }
             Action::Hear { server, body, fate } => {
+                let flight = &moment.servers[server].flights[&body];
+                // A claim that took longer is a late duplicate like any other.
+                if flight.step == Step::Asking(Word::Claim)
+                    && !self.is_promised(moment, flight.ticket)
+                {
+                    return false;
+                }
                 moment.faults.words_lost -= u8::from(fate != Fate::Told);
                 server::ask_store(moment, server, body, fate, self.mutant);
             }
@@ -332,6 +342,12 @@ impl World {
                 moment.faults.wipes -= 1;
                 let id = moment.stores.iter().map(|half| half.id).max().unwrap_or(0) + 1;
                 moment.stores[store] = StoreHalf::new(id, moment.tick);
+                // A server has its store open: whoever replaces it ends the server.
+                for server in &mut moment.servers {
+                    if server.store == store {
+                        server.flights.clear();
+                    }
+                }
             }
         }
         true
@@ -371,12 +387,16 @@ impl World {
         self.in_network(moment, caller)
     }
 
-    /// Whether an attempt may still arrive. Calls that say when they were first sent may come as
-    /// late as they like; others are promised nothing after the horizon.
+    /// Whether an attempt of this caller may still arrive.
     fn in_network(&self, moment: &Moment, caller: usize) -> bool {
-        moment.callers[caller]
-            .ticket
-            .is_some_and(|ticket| self.stamped || moment.tick < ticket.sent_at + HORIZON_TICKS)
+        let ticket = moment.callers[caller].ticket;
+        ticket.is_some_and(|ticket| self.is_promised(moment, ticket))
+    }
+
+    /// Calls that say when they were first sent may come as late as they like; others are promised
+    /// nothing after the horizon.
+    fn is_promised(&self, moment: &Moment, ticket: Ticket) -> bool {
+        self.stamped || moment.tick < ticket.sent_at + HORIZON_TICKS
     }
 
     fn seal(&self, moment: &mut Moment, caller: usize, server: usize, told: bool) -> bool {

@@ -53,8 +53,8 @@ pub fn takeovers(bounds: Bounds) -> World {
     let long = u8::from(bounds == Bounds::Long);
     World {
         name: "takeovers",
-        callers: vec![0],
-        servers: vec![0, 0, 0],
+        callers: vec![0, 0],
+        servers: vec![0, 0],
         ticks: 3 + long,
         attempts: 2,
         faults: Faults {
@@ -102,7 +102,7 @@ pub fn forgetting(bounds: Bounds) -> World {
     let long = u8::from(bounds == Bounds::Long);
     World {
         name: "forgetting",
-        callers: vec![0, 0],
+        callers: vec![0; 1 + usize::from(long)],
         servers: vec![0],
         ticks: 5 + long,
         attempts: 2,
