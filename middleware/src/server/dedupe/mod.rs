@@ -29,6 +29,9 @@ mod flight;
 mod layer;
 mod options;
 mod owner;
+mod scheduled;
+#[cfg(test)]
+mod schedules;
 mod service;
 
 pub use self::executions::Executions;

@@ -16,6 +16,7 @@ use super::executions::Executions;
 use super::flight::{Boarding, Flight, Flights, Landing, Lead};
 use super::options::DedupeOptions;
 use super::owner::{Delivery, Owner, patience};
+use super::scheduled::spawn;
 use crate::observe::server as observe;
 use crate::server::{Adapter, Admission, Intent, Keys, Refusal, Served};
 
@@ -198,7 +199,7 @@ where
         request,
         lead,
     };
-    tokio::spawn(owner.execute(deliver).in_current_span());
+    spawn(owner.execute(deliver).in_current_span());
     onlyonce_storage::kill_point!("dedupe: execution begun, owner not waiting");
 
     let delivery = match deadline {
