@@ -13,9 +13,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use onlyonce_storage::{Answer, Fingerprint, InDoubt, KeyDigest};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
-use super::scheduled::{AtomicU8, AtomicUsize, Mutex};
+use super::scheduled::{AtomicU8, AtomicUsize, Mutex, Notify};
 use crate::observe::server::Waiting;
 use crate::server::{DedupeOptions, Refusal, Served};
 
