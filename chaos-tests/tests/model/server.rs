@@ -8,7 +8,7 @@ use onlyonce_storage::transition::Refusal;
 use onlyonce_storage::{DoubtReason, FencingToken, KeyState, Question, SettleError};
 
 use crate::mutant::Mutant;
-use crate::record::{answer, key, value};
+use crate::record::{Row, answer, key, value};
 use crate::state::{Body, Flight, Kind, Moment, Phase, Step, Ticket, Value, Word};
 use crate::store::{self, Fate, LEASE};
 
@@ -189,7 +189,7 @@ pub fn question(moment: &mut Moment, server: usize, caller: usize, told: bool, m
 pub fn newest_token(moment: &Moment, store: usize) -> Option<FencingToken> {
     let half = &moment.stores[store];
     let rows = [&half.applied, &half.durable];
-    let in_rows = rows.into_iter().flatten().filter_map(|row| row.token());
+    let in_rows = rows.into_iter().flatten().filter_map(Row::token);
     let servers = moment.servers.iter().filter(|server| server.store == store);
     let held = servers.flat_map(|server| server.flights.values().filter_map(token_of));
     in_rows

@@ -42,7 +42,7 @@ pub struct World {
 }
 
 /// One step.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// An attempt that was sent, the last or an earlier one, arrives (again) at a server.
     Arrive {

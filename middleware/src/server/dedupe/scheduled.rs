@@ -4,6 +4,8 @@
 //! In the unit tests of this crate a scheduler takes their place that tries the orders one by one
 //! (`schedules.rs`). Whatever a caller of this crate builds or tests has the real ones.
 
+pub(super) use self::chosen::{AtomicU8, AtomicUsize, Mutex, Notify, spawn};
+
 #[cfg(not(test))]
 mod chosen {
     pub(in super::super) use std::sync::atomic::{AtomicU8, AtomicUsize};
@@ -85,5 +87,3 @@ mod chosen {
         }
     }
 }
-
-pub(super) use self::chosen::{AtomicU8, AtomicUsize, Mutex, Notify, spawn};

@@ -36,7 +36,7 @@ fn in_whatever_order_callers_come_one_executes_and_all_get_its_answer() {
         let callers: Vec<_> = (0..3).map(|_| spawn(call(&server))).collect();
         let told: Vec<_> = callers.into_iter().map(joined).collect();
         assert_eq!(effects.load(Ordering::SeqCst), 1);
-        assert!(told.iter().all(|told| told.answered()), "{told:?}");
+        assert!(told.iter().all(Told::answered), "{told:?}");
         let executed = told
             .iter()
             .filter(|told| **told == Told::Served(Served::Executed));
@@ -162,9 +162,11 @@ fn whoever_waits_for_a_lead_that_is_lost_is_sent_back_to_ask() {
 #[test]
 fn no_order_lets_more_callers_wait_than_may_or_loses_a_place() {
     in_many_orders(|| {
-        let mut options = DedupeOptions::default();
-        options.waiters_max = 2;
-        options.waiters_per_key_max = 1;
+        let options = DedupeOptions {
+            waiters_max: 2,
+            waiters_per_key_max: 1,
+            ..DedupeOptions::default()
+        };
         let flights = flights(&options);
         let lead = lead(&flights, name(1));
         let callers: Vec<_> = (0..2)
