@@ -61,7 +61,6 @@ pub fn takeovers(bounds: Bounds) -> World {
             declined: 1,
             renewals: 1,
             resolutions: 2,
-            store_crashes: long,
             ..Faults::default()
         },
         meets: vec![
