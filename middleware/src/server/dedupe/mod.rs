@@ -58,6 +58,9 @@ mod owner;
 mod patience;
 mod reconcile;
 mod runs;
+mod scheduled;
+#[cfg(test)]
+mod schedules;
 mod service;
 mod settle;
 

@@ -20,6 +20,7 @@ use super::owner::{Delivery, Owner};
 use super::patience::patience;
 use super::reconcile::Reconciler;
 use super::runs::Ended;
+use super::scheduled::spawn;
 use crate::observe::server as observe;
 use crate::server::{Adapter, Admission, Intent, Keys, Refusal, Served};
 
@@ -206,7 +207,7 @@ where
         request,
         lead,
     };
-    tokio::spawn(owner.execute(deliver).in_current_span());
+    spawn(owner.execute(deliver).in_current_span());
     onlyonce_storage::kill_point!("dedupe: execution begun, owner not waiting");
 
     let delivery = match deadline {
