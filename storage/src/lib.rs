@@ -12,7 +12,7 @@
 //!
 //! - `memory` (default): `MemoryStore`, the reference, for tests and for effects that die with
 //!   the process.
-//! - `sled`: `SledStore`, the embedded durable store.
+//! - `sled`: `SledStore`, the embedded durable store, and `SledOutbox`, which keeps a client's calls.
 //! - `conformance`: the suite that every store must pass, as the macro `conformance!`.
 //! - `points`: a test may end the process at any named point of the code.
 
@@ -31,6 +31,7 @@ mod kill_point;
 mod limits;
 #[cfg(feature = "memory")]
 mod memory;
+pub mod outbox;
 #[cfg(feature = "points")]
 pub mod points;
 pub mod record;
@@ -59,5 +60,7 @@ pub use crate::memory::{MemoryOptions, MemoryStore};
 pub use crate::record::KeyState;
 pub use crate::retention::{HorizonTooShort, RetentionOptions};
 #[cfg(feature = "sled")]
-pub use crate::sled::{OpenError, SledOptions, SledStore};
+pub use crate::sled::{
+    OpenError, OutboxOpenError, OutboxOptions, SledOptions, SledOutbox, SledStore,
+};
 pub use crate::store::{Inspect, Question, Resolution, Store, StoreFuture, StoreId, Swept};

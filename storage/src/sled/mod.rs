@@ -39,6 +39,7 @@ mod located;
 mod mark;
 mod open;
 mod options;
+mod outbox;
 mod page;
 mod store;
 mod sync;
@@ -47,5 +48,6 @@ mod tests;
 
 pub use self::open::OpenError;
 pub use self::options::SledOptions;
+pub use self::outbox::{OutboxOpenError, OutboxOptions, SledOutbox};
 pub use self::store::SledStore;
 pub use self::sync::{SyncError, SyncPoint};
