@@ -268,6 +268,27 @@ impl Outbox {
         Ok(self.store.list().await?.into_iter().map(pending).collect())
     }
 
+    /// What a call was made with: to tell what a call of an earlier life was about.
+    ///
+    /// # Errors
+    ///
+    /// [`OutboxFailure::Outbox`] where the call is not there, [`OutboxFailure::Unreadable`] where its
+    /// bytes are not of the method's type.
+    pub async fn arguments<A, R, F>(
+        &self,
+        key: &IdempotencyKey,
+        method: &Method<A, R, F>,
+    ) -> Result<A, OutboxFailure<F>>
+    where
+        A: DeserializeOwned,
+    {
+        let call = self.load(key, method).await?;
+        value::decode(&call.request).map_err(|error| OutboxFailure::Unreadable {
+            key: key.clone(),
+            text: error.to_string(),
+        })
+    }
+
     /// The answer that is kept of a call. Sends nothing; the answer stays.
     ///
     /// # Errors

@@ -49,7 +49,7 @@ pub enum OutboxFailure<F> {
     /// The effect may or may not have happened. Resume the call, unless
     /// [`cannot_tell`](Unfinished::cannot_tell) says that this is of no use.
     OutcomeUnknown(Unfinished),
-    /// The call has an answer, which is kept, but its bytes are not of the method's types.
+    /// The call's answer, or its arguments, are kept, but their bytes are not of the method's types.
     Unreadable {
         /// The call's key.
         key: IdempotencyKey,
@@ -101,7 +101,10 @@ impl<F: fmt::Display> fmt::Display for OutboxFailure<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AnswerNotKept { error, .. } => {
-                write!(f, "answer has come and was not kept, resume the call: {error}")
+                write!(
+                    f,
+                    "answer has come and was not kept, resume the call: {error}"
+                )
             }
             Self::Fault { fault, .. } => write!(f, "call failed: {fault}"),
             Self::InDoubt(unfinished) => write!(f, "call is in doubt: {unfinished}"),
@@ -112,12 +115,20 @@ impl<F: fmt::Display> fmt::Display for OutboxFailure<F> {
             Self::NotWritten(error) => write!(f, "call was neither written nor sent: {error}"),
             Self::Outbox { error, .. } => write!(f, "nothing was sent: {error}"),
             Self::OutcomeUnknown(unfinished) if unfinished.cannot_tell.is_some() => {
-                write!(f, "outcome unknown, and nobody can tell any more: {unfinished}")
+                write!(
+                    f,
+                    "outcome unknown, and nobody can tell any more: {unfinished}"
+                )
             }
             Self::OutcomeUnknown(unfinished) => {
-                write!(f, "outcome unknown, resume it from the outbox: {unfinished}")
+                write!(
+                    f,
+                    "outcome unknown, resume it from the outbox: {unfinished}"
+                )
             }
-            Self::Unreadable { text, .. } => write!(f, "answer cannot be read: {text}"),
+            Self::Unreadable { text, .. } => {
+                write!(f, "what is kept of the call cannot be read: {text}")
+            }
             Self::Unwritable(text) => write!(f, "arguments cannot be written: {text}"),
         }
     }

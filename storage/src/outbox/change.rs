@@ -23,15 +23,15 @@ impl OutboxEntry {
             asked: change.name(),
         };
         Ok(match (change, &self.state) {
-            (OutboxChange::Acknowledge, Is::Answered { .. }) | (OutboxChange::Cancel, Is::Unsent) => {
-                Changed::Gone
-            }
+            (OutboxChange::Acknowledge, Is::Answered { .. })
+            | (OutboxChange::Cancel, Is::Unsent) => Changed::Gone,
             (OutboxChange::Cancel, Is::Sent(_) | Is::InDoubt(_) | Is::Unknown { .. }) => {
                 return Err(OutboxError::MaybeExecuted);
             }
-            (OutboxChange::ForgetMaybeExecuted, Is::Sent(_) | Is::InDoubt(_) | Is::Unknown { .. }) => {
-                Changed::Gone
-            }
+            (
+                OutboxChange::ForgetMaybeExecuted,
+                Is::Sent(_) | Is::InDoubt(_) | Is::Unknown { .. },
+            ) => Changed::Gone,
             (OutboxChange::Answer(bytes), Is::Sent(sent) | Is::InDoubt(sent)) => {
                 Changed::To(Is::Answered {
                     sent: *sent,
@@ -149,7 +149,10 @@ mod tests {
         let gone = |change: OutboxChange| {
             states().map(|state| entry(state).change(&change) == Ok(Changed::Gone))
         };
-        assert_eq!(gone(OutboxChange::Cancel), [true, false, false, false, false]);
+        assert_eq!(
+            gone(OutboxChange::Cancel),
+            [true, false, false, false, false]
+        );
         assert_eq!(
             gone(OutboxChange::Acknowledge),
             [false, false, false, true, false]

@@ -46,9 +46,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<OutboxEntry, OutboxError> {
         });
     }
     let payload = &content[1..];
-    let (stored, length): (EntryV1<'_>, usize) =
-        bincode::borrow_decode_from_slice(payload, CONFIG)
-            .map_err(|error| OutboxError::Corrupt(error.to_string()))?;
+    let (stored, length): (EntryV1<'_>, usize) = bincode::borrow_decode_from_slice(payload, CONFIG)
+        .map_err(|error| OutboxError::Corrupt(error.to_string()))?;
     if length != payload.len() {
         return Err(corrupt("bytes are left over behind it"));
     }

@@ -56,7 +56,11 @@ impl Table {
         for entry in entries {
             table.bytes += entry.bytes();
             table.next = table.next.max(entry.number + 1);
-            if table.numbers.insert(entry.key.clone(), entry.number).is_some() {
+            if table
+                .numbers
+                .insert(entry.key.clone(), entry.number)
+                .is_some()
+            {
                 return Err(format!("call {} has the key of another", entry.number));
             }
             table.calls.insert(entry.number, entry);
@@ -180,7 +184,9 @@ mod tests {
 
     fn write(table: &mut Table, key: &str, bytes: usize) -> Result<Written, OutboxError> {
         let now = Timestamp::from_millis(1);
-        table.write(call(key, bytes), now).map(|(written, _)| written)
+        table
+            .write(call(key, bytes), now)
+            .map(|(written, _)| written)
     }
 
     fn table(limits: OutboxLimits) -> Table {
@@ -210,7 +216,10 @@ mod tests {
         };
         let mut table = table(limits);
         let too_large = write(&mut table, "large", 9);
-        assert_eq!(too_large, Err(OutboxError::RequestTooLarge { size: 9, limit: 8 }));
+        assert_eq!(
+            too_large,
+            Err(OutboxError::RequestTooLarge { size: 9, limit: 8 })
+        );
         write(&mut table, "a", 6).unwrap();
         let full = write(&mut table, "b", 5);
         assert_eq!(full, Err(OutboxError::BytesFull { held: 6, limit: 10 }));
@@ -228,7 +237,10 @@ mod tests {
         table.change(&key, OutboxChange::MarkSent(sent)).unwrap();
         let answer = |bytes: usize| OutboxChange::Answer(vec![1; bytes].into());
         let refused = table.change(&key, answer(5)).map(drop);
-        assert_eq!(refused, Err(OutboxError::AnswerTooLarge { size: 5, limit: 4 }));
+        assert_eq!(
+            refused,
+            Err(OutboxError::AnswerTooLarge { size: 5, limit: 4 })
+        );
         table.change(&key, answer(4)).unwrap();
         assert_eq!(table.bytes, 14);
         // What is removed makes room.

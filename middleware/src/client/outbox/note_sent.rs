@@ -111,16 +111,17 @@ impl NoteSentLayer {
     async fn note<Req>(&self, keyed: &Keyed<Req>, peer: Peer) -> Result<(), NoteSentError> {
         let call = keyed.call();
         let at = call.first_sent_or(peer.now);
-        if policy::is_aged(at, peer.now, self.horizon) {
+        if let Some(store) = peer.store {
+            call.bind(store);
+        }
+        let store = call.store();
+        // The clock of another store says nothing of the age; that server refuses the call.
+        if store == peer.store && policy::is_aged(at, peer.now, self.horizon) {
             return Err(NoteSentError::Aged {
                 age: peer.now.since(at),
                 horizon: self.horizon,
             });
         }
-        if let Some(store) = peer.store {
-            call.bind(store);
-        }
-        let store = call.store();
         kill_point!("outbox: ready to send, not noted");
         let noted = OutboxChange::MarkSent(FirstSent { at, store });
         self.outbox.change(call.key(), noted).await?;
@@ -174,7 +175,9 @@ where
             if let Some(peer) = ready.peer() {
                 layer.note(&keyed, peer).await?;
             }
-            ready.call(keyed).await
+            let response = ready.call(keyed);
+            kill_point!("outbox: handed to the transport, not answered");
+            response.await
         })
     }
 }

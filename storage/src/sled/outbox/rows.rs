@@ -64,18 +64,17 @@ impl Rows {
         let (group, next) = (number(GROUP)?, number(NEXT)?);
         let rows = Self { tree, group };
         let mut entries = Vec::new();
-        let mut seen = 0;
+        let (mut seen, mut expected) = (0, 0);
         for row in rows.tree.range(1_u64.to_be_bytes()..) {
             let (key, value) = row.map_err(|error| damaged(&error))?;
             seen += 1;
             if key.len() == 9 && key[8] == ENTRY {
                 let entry = rows.checked(&key, &value)?;
-                seen -= rows.parts_of(&entry);
+                expected += 1 + rows.parts_of(&entry);
                 entries.push(entry);
             }
         }
-        // Every row but an entry's own is a part of one.
-        if seen != entries.len() as u64 {
+        if seen != expected {
             let text = "there are parts of a call that is not there".to_owned();
             return Err(Unreadable::Damaged(text));
         }
@@ -121,7 +120,9 @@ impl Rows {
     fn checked(&self, key: &[u8], value: &[u8]) -> Result<OutboxEntry, Unreadable> {
         let entry = codec::decode(value).and_then(|entry| {
             if key[..8] != entry.number.to_be_bytes() {
-                return Err(OutboxError::Corrupt("it lies in another's place".to_owned()));
+                return Err(OutboxError::Corrupt(
+                    "it lies in another's place".to_owned(),
+                ));
             }
             self.load(&entry)?;
             Ok(entry)

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::open::open;
 use super::writer::{Caller, Message, Poison, Writer};
 use super::{OutboxOpenError, OutboxOptions};
+use crate::commit::disk::Syncer;
 use crate::outbox::{
     NewCall, OutboxCall, OutboxChange, OutboxEntry, OutboxError, OutboxStore, Written,
 };
@@ -83,13 +84,22 @@ impl SledOutbox {
         scope: Scope,
         options: OutboxOptions,
     ) -> Result<Self, OutboxOpenError> {
-        let path = path.as_ref();
-        let opened = open(path, &scope, &options)?;
+        Self::open_with(path.as_ref(), &scope, &options, |syncer| syncer)
+    }
+
+    pub(super) fn open_with(
+        path: &Path,
+        scope: &Scope,
+        options: &OutboxOptions,
+        seam: impl FnOnce(Box<dyn Syncer>) -> Box<dyn Syncer>,
+    ) -> Result<Self, OutboxOpenError> {
+        let opened = open(path, scope, options)?;
         let id = opened.id;
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let (tell_end, ended) = watch::channel(false);
         let poison = Poison::default();
-        let writer = Writer::new(opened, options.clock, Arc::clone(&poison));
+        let clock = Arc::clone(&options.clock);
+        let writer = Writer::new(opened, clock, Arc::clone(&poison), seam);
         let thread = std::thread::Builder::new()
             .name("onlyonce-outbox".to_owned())
             .spawn(move || {

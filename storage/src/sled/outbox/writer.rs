@@ -45,11 +45,16 @@ type Reply = Box<dyn FnOnce(Result<(), OutboxError>, &Table, &Rows) + Send>;
 // === impl Writer ===
 
 impl Writer {
-    pub(super) fn new(opened: Opened, clock: Arc<dyn Clock>, poison: Poison) -> Self {
+    pub(super) fn new(
+        opened: Opened,
+        clock: Arc<dyn Clock>,
+        poison: Poison,
+        seam: impl FnOnce(Box<dyn Syncer>) -> Box<dyn Syncer>,
+    ) -> Self {
         Self {
             rows: opened.rows,
             table: opened.table,
-            syncer: Some(Box::new(opened.syncer)),
+            syncer: Some(seam(Box::new(opened.syncer))),
             clock,
             poison,
             _lock: opened.lock,
