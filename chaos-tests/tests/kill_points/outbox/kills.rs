@@ -112,8 +112,8 @@ fn schedules(
 /// One client for each kill, and one that is not killed. Panics where the promise is broken.
 async fn run(kills: &[String], habit: Habit) -> Outcome {
     let folder = tempfile::tempdir().unwrap();
-    let (serving, executed) = server::serve().await;
-    let address = serving.local_addr().to_string();
+    let shop = server::serve().await;
+    let address = shop.serving.local_addr().to_string();
     let start = |kill_at: &str| {
         Process::spawn(
             "outbox::child::calls_until_it_is_killed_when_it_is_the_child",
@@ -131,7 +131,9 @@ async fn run(kills: &[String], habit: Habit) -> Outcome {
     }
     let mut last = start("");
     assert_eq!(last.end().await, End::Stopped, "{kills:?}");
-    let executed = executed.lock().clone();
+    let executed = shop.effects.lock().clone();
+    let renewed = shop.renewed.lock().len();
+    assert_eq!(renewed, 0, "{kills:?}: a call came again as a new one");
     if habit == Habit::Outbox {
         judge(kills, folder.path(), &executed);
     }
