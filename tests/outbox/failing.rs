@@ -79,7 +79,7 @@ async fn a_call_that_cannot_be_written_is_not_sent() {
     let serving = shop(Arc::default(), Arc::clone(&paid)).await;
     let opened = Folder::new().open(NOBODY).await;
     let failing = Failing::on(&opened, Fails::Write);
-    let outbox = client(serving.local_addr(), failing);
+    let outbox = client(&serving.local_addr(), failing);
     let failed = outbox.call(&PAY, &5).await.unwrap_err();
     assert!(matches!(failed, OutboxFailure::NotWritten(_)), "{failed:?}");
     assert_eq!(paid.load(Ordering::SeqCst), 0);
@@ -93,7 +93,7 @@ async fn a_call_that_cannot_be_noted_as_sent_is_not_sent() {
     let serving = shop(Arc::default(), Arc::clone(&paid)).await;
     let opened = Folder::new().open(NOBODY).await;
     let failing = Failing::on(&opened, Fails::Sent);
-    let outbox = client(serving.local_addr(), Arc::<Failing>::clone(&failing));
+    let outbox = client(&serving.local_addr(), Arc::<Failing>::clone(&failing));
     let failed = outbox.call(&PAY, &5).await.unwrap_err();
     let OutboxFailure::NotExecuted(unfinished) = &failed else {
         panic!("{failed:?}");
@@ -116,7 +116,7 @@ async fn an_answer_that_cannot_be_kept_is_not_told_and_comes_again() {
     let folder = Folder::new();
     let opened = folder.open(NOBODY).await;
     let failing = Failing::on(&opened, Fails::Answer);
-    let outbox = client(serving.local_addr(), Arc::<Failing>::clone(&failing));
+    let outbox = client(&serving.local_addr(), Arc::<Failing>::clone(&failing));
     let failed = outbox.call(&PAY, &5).await.unwrap_err();
     assert!(
         matches!(failed, OutboxFailure::AnswerNotKept { .. }),

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
@@ -142,20 +143,20 @@ impl Folder {
     }
 
     /// Opens it, towards the server at `address`.
-    pub async fn open(&self, address: impl ToString) -> Opened {
+    pub async fn open(&self, address: impl Display) -> Opened {
         self.open_with(address, OutboxOptions::new()).await
     }
 
-    pub async fn open_with(&self, address: impl ToString, options: OutboxOptions) -> Opened {
+    pub async fn open_with(&self, address: impl Display, options: OutboxOptions) -> Opened {
         let kept = SledOutbox::open_async(self.path(), Scope::global(), options).await;
         let kept = Arc::new(kept.unwrap());
-        let outbox = client(address, Arc::<SledOutbox>::clone(&kept));
+        let outbox = client(&address, Arc::<SledOutbox>::clone(&kept));
         Opened { kept, outbox }
     }
 }
 
 /// Makes one attempt a run, which does not last long.
-pub fn client(address: impl ToString, kept: Arc<dyn OutboxStore>) -> Outbox {
+pub fn client(address: &impl Display, kept: Arc<dyn OutboxStore>) -> Outbox {
     let stack = stack::client(ClientAdapter)
         .with_deadline(EnforceDeadlineLayer::new().with_timeout(Duration::from_secs(20)))
         .with_attempt_timeout(AttemptTimeoutLayer::new().with_timeout(Duration::from_secs(10)))

@@ -100,6 +100,8 @@ pub(super) struct Opened {
     pub(super) table: Table,
     pub(super) syncer: SledSync,
     pub(super) id: StoreId,
+    /// sled's own, on which it holds a lock of its own.
+    pub(super) db_file: PathBuf,
     /// Held for as long as the outbox is open.
     pub(super) lock: File,
 }
@@ -160,6 +162,7 @@ pub(super) fn open(
             table,
             syncer,
             id,
+            db_file: db_path.join("db"),
             lock,
         })
     }));

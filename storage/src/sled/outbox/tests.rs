@@ -106,7 +106,7 @@ async fn a_second_opening_is_refused_until_the_first_is_closed() {
     open(folder.path()).await.unwrap();
 }
 
-// C8
+// C12
 #[tokio::test]
 async fn an_outbox_of_another_principal_is_refused_for_its_keys_are_new_there() {
     let folder = folder();

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -12,7 +13,8 @@ use super::rows::{Group, Rows};
 use crate::commit::disk::Syncer;
 use crate::outbox::table::{Row, Table};
 use crate::outbox::{NewCall, OutboxCall, OutboxChange, OutboxEntry, OutboxError, Written};
-use crate::{Clock, IdempotencyKey};
+use crate::sled::disk::wait_until_free;
+use crate::{Clock, IdempotencyKey, kill_point};
 
 /// What is asked of the thread.
 pub(super) enum Message {
@@ -33,10 +35,11 @@ pub(super) type Poison = Arc<Mutex<Option<String>>>;
 pub(super) struct Writer {
     rows: Rows,
     table: Table,
-    syncer: Option<Box<dyn Syncer>>,
+    syncer: Box<dyn Syncer>,
     clock: Arc<dyn Clock>,
     poison: Poison,
-    _lock: File,
+    db_file: PathBuf,
+    lock: File,
 }
 
 /// What is told once the group is durable.
@@ -54,10 +57,11 @@ impl Writer {
         Self {
             rows: opened.rows,
             table: opened.table,
-            syncer: Some(seam(Box::new(opened.syncer))),
+            syncer: seam(Box::new(opened.syncer)),
             clock,
             poison,
-            _lock: opened.lock,
+            db_file: opened.db_file,
+            lock: opened.lock,
         }
     }
 
@@ -87,11 +91,29 @@ impl Writer {
             }
         }
         // What is still in the queue is told that the outbox is closed: its callers are dropped.
-        if self.poison.lock().is_none()
-            && let Some(syncer) = self.syncer.take()
-        {
-            syncer.close();
+        drop(messages);
+        self.close();
+    }
+
+    /// Frees the directory: when this returns, it can be opened again.
+    fn close(self) {
+        let Self {
+            rows,
+            syncer,
+            poison,
+            db_file,
+            lock,
+            ..
+        } = self;
+        drop(rows);
+        match poison.lock().is_none() {
+            true => syncer.close(),
+            // Nothing more is written.
+            false => drop(syncer),
         }
+        kill_point!("outbox: database closed, lock held");
+        wait_until_free(&db_file);
+        drop(lock);
     }
 
     /// Decides what a message comes to; `None` for the word to close.
@@ -132,13 +154,11 @@ impl Writer {
         }
         let work = || {
             self.rows.apply(group, self.table.next())?;
-            crate::kill_point!("outbox: group applied, not flushed");
-            // OK because it is taken only when the thread ends.
-            let syncer = self.syncer.as_mut().ok_or("outbox is closed")?;
-            syncer.flush()?;
-            crate::kill_point!("outbox: group flushed, not synced");
-            syncer.sync(self.rows.group)?;
-            crate::kill_point!("outbox: group synced, nobody told");
+            kill_point!("outbox: group applied, not flushed");
+            self.syncer.flush()?;
+            kill_point!("outbox: group flushed, not synced");
+            self.syncer.sync(self.rows.group)?;
+            kill_point!("outbox: group synced, nobody told");
             Ok(())
         };
         // OK because nothing is written after a panic.
