@@ -141,6 +141,24 @@ async fn a_server_with_another_store_executes_nothing_and_the_first_one_still_an
     assert_eq!(opened.outbox.resume(&key, &PAY).await.unwrap().reply, 7);
 }
 
+// H4
+#[tokio::test]
+async fn a_call_is_sent_once_to_a_server_that_does_not_dedupe_and_never_again() {
+    let server = scripted(None, [Line::Silence]).await;
+    let folder = Folder::new();
+    let key = sent(&server, &folder).await;
+    let opened = folder.open(server.address()).await;
+    let unknown = opened.outbox.resume(&key, &PAY).await.unwrap_err();
+    assert!(
+        matches!(unknown, OutboxFailure::OutcomeUnknown(_)),
+        "{unknown:?}"
+    );
+    let text = unknown.to_string();
+    assert!(text.contains("does not dedupe"), "{text}");
+    assert!(matches!(opened.state().await, OutboxState::Sent(_)));
+    assert_eq!(server.seen.lock().len(), 1);
+}
+
 #[tokio::test]
 async fn a_call_in_doubt_stays_and_gets_its_answer_once_somebody_knows() {
     let paid = Arc::<AtomicU32>::default();

@@ -84,8 +84,11 @@ pub struct Scripted {
     pub now: Arc<AtomicU64>,
 }
 
-/// After its script it answers 7.
-pub async fn scripted(store: StoreId, script: impl IntoIterator<Item = Line>) -> Scripted {
+/// After its script it answers 7. Without a store it says that it does not dedupe.
+pub async fn scripted(
+    store: impl Into<Option<StoreId>>,
+    script: impl IntoIterator<Item = Line>,
+) -> Scripted {
     let seen = Arc::<Mutex<Vec<Seen>>>::default();
     let script = Arc::new(Mutex::new(script.into_iter().collect::<VecDeque<_>>()));
     let now = Arc::new(AtomicU64::new(START));
@@ -110,9 +113,12 @@ pub async fn scripted(store: StoreId, script: impl IntoIterator<Item = Line>) ->
             })
         }
     });
-    let server = Server::builder().global_scope().store(store, move || {
-        Timestamp::from_millis(clock.load(Ordering::SeqCst))
-    });
+    let mut server = Server::builder().global_scope();
+    if let Some(store) = store.into() {
+        server = server.store(store, move || {
+            Timestamp::from_millis(clock.load(Ordering::SeqCst))
+        });
+    }
     let serving = server.build().unwrap().serve(listener, service).unwrap();
     Scripted {
         serving,

@@ -217,6 +217,38 @@ async fn written(path: &Path, request: &[u8]) {
     outbox.close().await.unwrap();
 }
 
+// F10
+#[tokio::test]
+async fn the_rows_of_an_outbox_never_change() {
+    let folder = folder();
+    written(folder.path(), &[5; 4_000]).await;
+    let format = fs::read_to_string(folder.path().join("FORMAT")).unwrap();
+    assert_eq!(format, "onlyonce outbox, format 1\n");
+    let mut rows = Vec::new();
+    behind(folder.path(), |tree| {
+        let row = |row: Result<(::sled::IVec, ::sled::IVec), _>| {
+            let (key, value) = row.unwrap();
+            (key.to_vec(), value.len())
+        };
+        rows.extend(tree.iter().map(row));
+    });
+    let meta = |name: &[u8]| [&[0; 8], name].concat();
+    let of_first = |rest: &[u8]| [&[0, 0, 0, 0, 0, 0, 0, 1], rest].concat();
+    assert_eq!(
+        rows,
+        [
+            (meta(b"group"), 8),
+            (meta(b"id"), 16),
+            (meta(b"next"), 8),
+            (meta(b"scope"), 32),
+            (of_first(&[0]), rows[4].1),
+            (of_first(&[1, 0, 0, 0, 0]), 3_500),
+            (of_first(&[1, 0, 0, 0, 1]), 500),
+            (of_first(&[2, 0, 0, 0, 0]), 6),
+        ]
+    );
+}
+
 // G5
 #[tokio::test]
 async fn an_outbox_that_ends_before_what_was_acknowledged_is_refused() {
