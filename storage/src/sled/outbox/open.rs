@@ -9,6 +9,7 @@ use super::OutboxOptions;
 use super::rows::{Rows, Told, Unreadable};
 use crate::commit::disk::Syncer as _;
 use crate::outbox::table::Table;
+use crate::sled::disk::wait_until_free;
 use crate::sled::mark::{Mark, MarkFile};
 use crate::sled::open::{
     SEGMENT_BYTES, io_error, lock, mark as name_format, recognise, remove_leftovers, sled_error,
@@ -166,11 +167,18 @@ pub(super) fn open(
             lock,
         })
     }));
-    opened.unwrap_or_else(|panic| {
+    let opened = opened.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
         Err(corrupt(text.unwrap_or_else(|| "sled panicked".to_owned())))
-    })
+    });
+    if let Err(error) = &opened
+        && !matches!(error, OutboxOpenError::Locked { .. })
+    {
+        // Whoever sets right what was wrong and tries again is not to be told that it is open.
+        wait_until_free(&db_path.join("db"));
+    }
+    opened
 }
 
 /// Who it is. Refuses a database that is not the one that was marked, one that ends before its mark,

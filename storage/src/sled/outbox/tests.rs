@@ -164,6 +164,8 @@ fn behind(path: &Path, change: impl FnOnce(&::sled::Tree)) {
         .open()
         .unwrap();
     change(&db.open_tree("onlyonce/outbox").unwrap());
+    drop(db);
+    crate::sled::disk::wait_until_free(&path.join("db").join("db"));
 }
 
 // G5
