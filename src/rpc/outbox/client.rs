@@ -6,26 +6,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use onlyonce_middleware::client::outbox::{NoteSentError, NoteSentLayer, TellPeer, policy};
-use onlyonce_middleware::client::{Last, Outcome, Stopped};
+use onlyonce_middleware::client::Outcome;
+use onlyonce_middleware::client::outbox::{NoteSentLayer, TellPeer, policy};
 use onlyonce_middleware::stack::{self, BoxClient, ClientStack};
 use onlyonce_storage::outbox::{
-    NewCall, OutboxCall, OutboxChange, OutboxError, OutboxState, OutboxStore, Unknown,
+    NewCall, OutboxCall, OutboxChange, OutboxEntry, OutboxError, OutboxState, OutboxStore,
 };
-use onlyonce_storage::{
-    Clock as _, IdempotencyKey, RetentionOptions, SystemClock, Timestamp, kill_point,
-};
+use onlyonce_storage::{Clock as _, IdempotencyKey, RetentionOptions, SystemClock, kill_point};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use tower::{Service, ServiceExt as _};
 
+use super::ended::Ended;
 use super::turns::Turns;
 use super::{Kept, OutboxFailure, Pending, Resumed, Unfinished};
-use crate::rpc::failed::{StackError, last_text, reply_text};
-use crate::rpc::{
-    Channel, ClientAdapter, Method, NotSent, Reply, Request, Status, TransportError, value,
-};
+use crate::rpc::{Channel, ClientAdapter, Method, Reply, Request, Status, TransportError, value};
 
 /// A client whose calls outlive its process.
 ///
@@ -91,13 +87,6 @@ pub struct Outbox {
     store: Arc<dyn OutboxStore>,
     turns: Arc<Turns>,
     timeout: Option<Duration>,
-}
-
-/// How a run ends without an answer that is kept.
-enum Ended {
-    NotKept(OutboxError),
-    Outbox(OutboxError),
-    Unfinished(Outcome, Unfinished),
 }
 
 // === impl Outbox ===
@@ -236,7 +225,7 @@ impl Outbox {
             };
             let unfinished = match ended {
                 Some(Ended::Unfinished(_, unfinished)) => Some(unfinished),
-                Some(Ended::NotKept(error)) => Some(nothing_kept(&call.key, &error)),
+                Some(Ended::NotKept(error)) => Some(Unfinished::not_kept(&call.key, &error)),
                 Some(Ended::Outbox(error)) => return Err(error),
                 None => None,
             };
@@ -260,8 +249,8 @@ impl Outbox {
     ///
     /// When the outbox fails.
     pub async fn pending(&self) -> Result<Vec<Pending>, OutboxError> {
-        let now: Timestamp = SystemClock.now();
-        let pending = |call: onlyonce_storage::outbox::OutboxEntry| Pending {
+        let now = SystemClock.now();
+        let pending = |call: OutboxEntry| Pending {
             age: now.since(call.written_at),
             call,
         };
@@ -464,101 +453,6 @@ impl fmt::Debug for Outbox {
             .field("store", &self.store)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
-    }
-}
-
-// === impl Ended ===
-
-impl Ended {
-    fn given_up(key: &IdempotencyKey, because: Unknown) -> Self {
-        let last = match because {
-            Unknown::Aged => "it is older than what servers remember",
-            _ => "the server remembers nothing of it",
-        };
-        let unfinished = Unfinished {
-            key: key.clone(),
-            cannot_tell: Some(because),
-            status: None,
-            attempts: 0,
-            stopped: Stopped::Final,
-            last: last.to_owned(),
-        };
-        Self::Unfinished(Outcome::Unknown, unfinished)
-    }
-
-    fn into_failure<F>(self, key: &IdempotencyKey) -> OutboxFailure<F> {
-        let key = key.clone();
-        match self {
-            Self::NotKept(error) => OutboxFailure::AnswerNotKept { key, error },
-            Self::Outbox(error) => OutboxFailure::Outbox { key, error },
-            Self::Unfinished(Outcome::InDoubt, unfinished) => OutboxFailure::InDoubt(unfinished),
-            Self::Unfinished(Outcome::NotExecuted, unfinished) => {
-                OutboxFailure::NotExecuted(unfinished)
-            }
-            Self::Unfinished(Outcome::Unknown, unfinished) => {
-                OutboxFailure::OutcomeUnknown(unfinished)
-            }
-        }
-    }
-}
-
-// === impl Unfinished ===
-
-impl Unfinished {
-    fn of(key: &IdempotencyKey, error: &StackError) -> (Outcome, Self) {
-        let (status, cannot_tell) = match &error.last {
-            Last::Response(reply) => {
-                let stale = reply.status == Status::Stale;
-                (Some(reply.status), stale.then_some(Unknown::Forgotten))
-            }
-            Last::Error(TransportError::NotSent(NotSent::NotNoted(NoteSentError::Aged {
-                ..
-            }))) => (None, Some(Unknown::Aged)),
-            Last::Elapsed | Last::Error(_) | Last::Nothing => (None, None),
-        };
-        let unfinished = Self {
-            key: key.clone(),
-            cannot_tell: cannot_tell.filter(|_| error.outcome == Outcome::Unknown),
-            status,
-            attempts: error.attempts,
-            stopped: error.stopped,
-            last: last_text(&error.last),
-        };
-        (error.outcome, unfinished)
-    }
-
-    fn refused(key: &IdempotencyKey, reply: &Reply) -> Self {
-        Self {
-            key: key.clone(),
-            cannot_tell: None,
-            status: Some(reply.status),
-            attempts: 1,
-            stopped: Stopped::Final,
-            last: reply_text(reply),
-        }
-    }
-
-    /// The call's own time is over.
-    fn elapsed(key: &IdempotencyKey) -> Self {
-        Self {
-            key: key.clone(),
-            cannot_tell: None,
-            status: None,
-            attempts: 1,
-            stopped: Stopped::Deadline,
-            last: "it did not end in the time that the call has for a run".to_owned(),
-        }
-    }
-}
-
-fn nothing_kept(key: &IdempotencyKey, error: &OutboxError) -> Unfinished {
-    Unfinished {
-        key: key.clone(),
-        cannot_tell: None,
-        status: None,
-        attempts: 1,
-        stopped: Stopped::Final,
-        last: format!("its answer has come and was not kept: {error}"),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod calls;
 mod client;
+mod ended;
 mod failed;
 mod turns;
 
