@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use onlyonce::rpc::{Channel, ChannelOptions, Client, Known, OutboxFailure, Status};
 use onlyonce::storage::outbox::{OutboxError, OutboxState, Unknown};
-use onlyonce::storage::{IdempotencyKey, MemoryStore, StoreId};
+use onlyonce::storage::{IdempotencyKey, MemoryStore, SledOutbox, StoreId};
 
 use super::shop::{Folder, HORIZON, Line, NOBODY, Opened, PAY, START, Scripted, scripted, shop};
 
@@ -305,7 +305,18 @@ async fn a_call_s_own_time_is_written_with_it_and_holds_when_it_is_resumed() {
         "{unknown:?}"
     );
     let key = unknown.key().unwrap().clone();
-    drop(hasty);
+    // To nobody nothing is sent, and that is known.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mute = super::shop::client(&address, Arc::<SledOutbox>::clone(&opened.kept));
+    let mute = mute.with_timeout(Duration::from_millis(50));
+    let failed = mute.call(&PAY, &5).await.unwrap_err();
+    assert!(
+        matches!(failed, OutboxFailure::NotExecuted(_)),
+        "{failed:?}"
+    );
+    mute.cancel(failed.key().unwrap()).await.unwrap();
+    drop((hasty, mute));
     opened.end().await;
 
     // The one who resumes it has another time of its own.

@@ -395,7 +395,10 @@ impl Outbox {
             (None, _) => {}
         }
         let ticket = policy::ticket(&call.entry);
+        let maybe_executed = ticket.maybe_executed;
         let request = Request::new(call.entry.method.as_str(), call.request).ticket(ticket);
+        let made = request.call();
+        let attempts_made = || made.get().map_or(0, |made| made.attempts());
         let attempts = self.stack.clone().oneshot(request);
         let within = call.entry.timeout.unwrap_or(Duration::MAX);
         match timeout(within, attempts).await {
@@ -407,7 +410,7 @@ impl Outbox {
                     Status::State => Outcome::Unknown,
                     _ => Outcome::NotExecuted,
                 };
-                let unfinished = Unfinished::refused(key, &reply);
+                let unfinished = Unfinished::refused(key, attempts_made(), &reply);
                 self.settle(key, outcome, unfinished).await
             }
             Ok(Err(error)) => {
@@ -415,8 +418,16 @@ impl Outbox {
                 self.settle(key, outcome, unfinished).await
             }
             Err(_) => {
-                let unfinished = Unfinished::elapsed(key);
-                self.settle(key, Outcome::Unknown, unfinished).await
+                // What was never stamped was never handed to the transport.
+                let made = made
+                    .get()
+                    .map_or(maybe_executed, |made| made.maybe_executed());
+                let outcome = match made {
+                    true => Outcome::Unknown,
+                    false => Outcome::NotExecuted,
+                };
+                let unfinished = Unfinished::elapsed(key, attempts_made());
+                self.settle(key, outcome, unfinished).await
             }
         }
     }

@@ -76,24 +76,24 @@ impl Unfinished {
         (error.outcome, unfinished)
     }
 
-    pub(super) fn refused(key: &IdempotencyKey, reply: &Reply) -> Self {
+    pub(super) fn refused(key: &IdempotencyKey, attempts: u32, reply: &Reply) -> Self {
         Self {
             key: key.clone(),
             cannot_tell: None,
             status: Some(reply.status),
-            attempts: 1,
+            attempts,
             stopped: Stopped::Final,
             last: reply_text(reply),
         }
     }
 
     /// The call's own time is over.
-    pub(super) fn elapsed(key: &IdempotencyKey) -> Self {
+    pub(super) fn elapsed(key: &IdempotencyKey, attempts: u32) -> Self {
         Self {
             key: key.clone(),
             cannot_tell: None,
             status: None,
-            attempts: 1,
+            attempts,
             stopped: Stopped::Deadline,
             last: "it did not end in the time that the call has for a run".to_owned(),
         }

@@ -70,7 +70,7 @@ pub struct Unfinished {
     pub cannot_tell: Option<Unknown>,
     /// As what the server refused it last, if it did.
     pub status: Option<Status>,
-    /// How many attempts this run made.
+    /// How many attempts this run made, at least.
     pub attempts: u32,
     /// Why it made no further one.
     pub stopped: Stopped,
