@@ -28,7 +28,7 @@ async fn a_call_that_was_sent_is_sent_again_with_the_same_key_bytes_time_and_sto
     let _ = calling.await;
     opened.end().await;
 
-    // A day later by the clock of the client, a while later by that of the server.
+    // A minute later by the clock of the server.
     server.now.store(START + 60_000, Ordering::SeqCst);
     let opened = folder.open(server.address()).await;
     assert!(matches!(opened.state().await, OutboxState::Sent(_)));
