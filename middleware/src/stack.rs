@@ -9,6 +9,7 @@ use onlyonce_storage::Store;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service};
 
+use crate::client::outbox::{NoteSentError, NoteSentLayer, TellPeer};
 use crate::client::{
     Adapter, AttachKeyLayer, AttemptTimeoutLayer, CallError, ChooseKey, EnforceDeadlineLayer,
     RetryLayer, StampLayer, UniqueKey,
@@ -118,6 +119,32 @@ impl<A, K> ClientStack<A, K> {
         Req: Send + 'static,
     {
         let attempts = self.attempt_timeout.layer(self.stamp.layer(transport));
+        let calls = self.deadline.layer(self.retry.layer(attempts));
+        BoxCloneSyncService::new(ObserveLayer::new().layer(self.attach_key.layer(calls)))
+    }
+
+    /// The stack around `transport`, for calls that are in an outbox: each attempt is noted there
+    /// before the transport gets it. Calls that are not in it are refused.
+    pub fn around_noting<Req, T>(
+        self,
+        transport: T,
+        note_sent: &NoteSentLayer,
+    ) -> BoxClient<Req, A::Response, A::Error>
+    where
+        A: Adapter<Req>,
+        A::Error: From<NoteSentError>,
+        K: ChooseKey<Req>,
+        T: Service<Req, Response = A::Response, Error = A::Error>
+            + TellPeer
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        T::Future: Send + 'static,
+        Req: Send + Sync + 'static,
+    {
+        let noted = note_sent.layer(self.stamp.layer(transport));
+        let attempts = self.attempt_timeout.layer(noted);
         let calls = self.deadline.layer(self.retry.layer(attempts));
         BoxCloneSyncService::new(ObserveLayer::new().layer(self.attach_key.layer(calls)))
     }

@@ -127,7 +127,10 @@ const fn is_final(error: &TransportError) -> bool {
                 }
         ),
         TransportError::NotSent(
-            NotSent::MethodLength { .. } | NotSent::PeerDoesNotDedupe | NotSent::TooLarge { .. },
+            NotSent::MethodLength { .. }
+            | NotSent::NotNoted(_)
+            | NotSent::PeerDoesNotDedupe
+            | NotSent::TooLarge { .. },
         ) => true,
         _ => false,
     }

@@ -50,6 +50,7 @@ mod handshake;
 mod in_doubt;
 mod message;
 mod method;
+mod outbox;
 mod router;
 mod server;
 mod state;
@@ -68,6 +69,7 @@ pub use self::handshake::{CREDENTIAL_BYTES_MAX, Credential, CredentialTooLong, P
 pub use self::in_doubt::Reconciled;
 pub use self::message::{Incoming, METHOD_BYTES_MAX, Reply, Request, Stamp, Verb};
 pub use self::method::{Failure, Method};
+pub use self::outbox::{Kept, Outbox, OutboxFailure, Pending, Resumed, Unfinished};
 pub use self::router::{Caller, RouteFuture, Router, Routes};
 pub use self::server::{BuildError, Server, ServerBuilder, ServerOptions, Serving, ShutdownReport};
 use self::state::Told;

@@ -144,7 +144,7 @@ impl Front {
     }
 }
 
-fn say_passed(when: &str) {
+pub fn say_passed(when: &str) {
     let passed: BTreeMap<_, _> = points::passed();
     for (name, count) in passed {
         say(&format!("{when} {count} {name}"));

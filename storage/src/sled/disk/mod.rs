@@ -418,7 +418,7 @@ fn answer_in(
 
 /// sled gives its file back only when the last of its own threads lets go of it, which may be a
 /// moment after the last handle is dropped.
-fn wait_until_free(db_file: &std::path::Path) {
+pub(in crate::sled) fn wait_until_free(db_file: &std::path::Path) {
     for _ in 0..FREE_ATTEMPTS_MAX {
         let Ok(file) = File::open(db_file) else {
             return;
