@@ -178,6 +178,9 @@ impl Loaded {
         let answered = checkpoint.open.answered();
         self.target.write(checkpoint)?;
         self.rows.written(&answered);
+        // All of it is durable.
+        self.rows.hand_over();
+        self.rows.hand_over();
         Ok(())
     }
 
@@ -256,7 +259,8 @@ impl Loaded {
         })?;
         let pages = Pages::new(file, pages);
         if is_settled {
-            self.rows.settled.insert(bucket, Settled { pages, located });
+            let settled = Settled::new(pages, located);
+            self.rows.settled.insert(bucket, settled);
         } else {
             self.rows.answers.insert(bucket, pages);
         }
