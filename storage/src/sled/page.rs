@@ -117,7 +117,9 @@ impl PageFile {
             memory.resize(pages as usize * PAGE_BYTES, 0);
             read_at(&self.file, &mut memory, offset_of(first)).map_err(|error| {
                 match error.kind() {
-                    io::ErrorKind::UnexpectedEof => damaged(first, "it or one behind it is missing"),
+                    io::ErrorKind::UnexpectedEof => {
+                        damaged(first, "it or one behind it is missing")
+                    }
                     _ => error,
                 }
             })?;
@@ -143,7 +145,9 @@ impl PageFile {
             Ok(content) => content.len(),
             Err(damage) => {
                 let name = &self.name;
-                return Err(StoreError::Corrupt(format!("page {number} of {name}: {damage}")));
+                return Err(StoreError::Corrupt(format!(
+                    "page {number} of {name}: {damage}"
+                )));
             }
         };
         page.copy_within(HEAD_BYTES..HEAD_BYTES + length, 0);

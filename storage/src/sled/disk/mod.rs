@@ -1,6 +1,8 @@
 //! sled and the log behind the writer's seam.
 
 mod opening;
+#[cfg(test)]
+mod tests;
 mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,9 +23,7 @@ use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer, Written};
 use crate::commit::{Change, Rows};
 use crate::record::{AnswerKept, CallRecord, Record};
-use crate::{
-    Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, codec, transition,
-};
+use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, codec, transition};
 
 /// An opened store. Only the thread that owns it changes anything; another one writes groups to
 /// the log, a third carries them over to sled.
@@ -275,16 +275,18 @@ impl Known {
         }
         let time = transition::forgotten_with(&Record::Call(call.clone())).unwrap_or_default();
         let gone = time.as_millis() < self.notes.answers_gone;
-        // More than one where the width of a bucket was changed between openings.
+        // More than one where the width of a bucket was changed between openings, or one was needed
+        // again. In the other one anything may lie at this place.
+        let mut damage = damaged();
         for (_, pages) in self.answers.iter().filter(|(at, _)| at.contains(time)) {
             match answer_in(pages, key, call) {
                 Ok(Some(answer)) => return Ok(Some(answer)),
                 Ok(None) => {}
-                Err(StoreError::Corrupt(_)) if gone => {}
+                Err(corrupt @ StoreError::Corrupt(_)) => damage = corrupt,
                 Err(error) => return Err(error),
             }
         }
-        if gone { Ok(None) } else { Err(damaged()) }
+        if gone { Ok(None) } else { Err(damage) }
     }
 
     fn settled_record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
@@ -425,7 +427,7 @@ pub(super) fn keyed(body: &[u8]) -> Result<(KeyDigest, &[u8]), String> {
     Ok((KeyDigest::from_bytes(*key), rest))
 }
 
-fn bucket_name(kind: &str, bucket: Bucket) -> String {
+pub(super) fn bucket_name(kind: &str, bucket: Bucket) -> String {
     let (start, end) = (bucket.start().as_millis(), bucket.end().as_millis());
     format!("{kind}{start:016x}-{end:016x}")
 }

@@ -97,7 +97,7 @@ impl LogFiles {
 // === impl Head ===
 
 impl Head {
-    fn encode(self) -> [u8; HEAD_BYTES] {
+    pub(super) fn encode(self) -> [u8; HEAD_BYTES] {
         let mut bytes = [0; HEAD_BYTES];
         bytes[0] = VERSION;
         bytes[1..17].copy_from_slice(self.id.as_bytes());
@@ -170,7 +170,7 @@ const fn which(turn: u64) -> usize {
     (turn % 2) as usize
 }
 
-fn path(directory: &Path, which: usize) -> PathBuf {
+pub(super) fn path(directory: &Path, which: usize) -> PathBuf {
     directory.join(name(which))
 }
 

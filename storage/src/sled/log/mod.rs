@@ -30,6 +30,8 @@
 
 mod entry;
 mod files;
+#[cfg(test)]
+mod layout_bytes;
 mod reading;
 
 pub(super) use self::entry::{Entry, GroupBytes, Note};
@@ -38,6 +40,9 @@ pub(super) use self::reading::{Groups, read};
 
 /// How much of a file is filled before it goes to sled. A group of large answers may go beyond it.
 pub(super) const FILE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// The last turn that a new log has begun. The next ones begin when sled knows whose it is.
+pub(super) const NEW_TURNS: u64 = 2;
 
 /// A block of the disk, so that no group shares it with the head.
 const HEAD_BLOCK_BYTES: usize = 4_096;

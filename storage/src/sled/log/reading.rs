@@ -4,9 +4,9 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use super::HEAD_BLOCK_BYTES;
 use super::entry::{ALIGNMENT, GROUP_HEAD_BYTES};
 use super::files::{HEAD_BYTES, Head, bytes, name};
+use super::{HEAD_BLOCK_BYTES, NEW_TURNS};
 use crate::StoreId;
 
 /// What is in the log of a store.
@@ -38,6 +38,7 @@ pub(in crate::sled) fn read(directory: &Path, known: bool) -> io::Result<Option<
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
     let mut found = Vec::new();
+    let mut missing = None;
     for which in [0, 1] {
         let bytes = bytes(directory, which)?;
         // A power cut may have left a new file its length and not its head.
@@ -48,9 +49,18 @@ pub(in crate::sled) fn read(directory: &Path, known: bool) -> io::Result<Option<
                 found.push((which, head, bytes));
             }
             None if known => return Err(damaged(which, "it is missing")),
-            // Heads are written before anything else is made, one after the other.
-            None => return Ok(None),
+            None => missing = Some(which),
         }
+    }
+    if let Some(missing) = missing {
+        // The first heads are written before anything else is made, one after the other.
+        let is_first = |(_, head, bytes): &(usize, Head, Vec<u8>)| {
+            head.turn <= NEW_TURNS && bytes.len() <= HEAD_BYTES
+        };
+        return match found.iter().all(is_first) {
+            true => Ok(None),
+            false => Err(damaged(missing, "it is missing")),
+        };
     }
     found.sort_by_key(|(_, head, _)| head.turn);
     let [(_, older, _), (which, newer, _)] = &found[..] else {
@@ -79,9 +89,9 @@ pub(in crate::sled) fn read(directory: &Path, known: bool) -> io::Result<Option<
 // === impl Groups ===
 
 impl Groups {
-    /// Whether no group was ever written to it.
+    /// Whether it is that of a store whose first opening was not finished.
     pub(in crate::sled) fn is_unused(&self) -> bool {
-        self.checkpoint == 0 && self.files.iter().all(|turn| turn.groups.is_empty())
+        self.turn <= NEW_TURNS && self.files.iter().all(|turn| turn.groups.is_empty())
     }
 
     /// The entries of every group after the one that sled has reached, in order, and the number of
