@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "fuzzing")]
+pub(super) use self::opening::bring;
 pub(super) use self::opening::{Identity, Loaded, Parts};
 use super::checkpoint::{Checkpoint, Checkpoints, Done};
 use super::frame::{Kind, Whole};

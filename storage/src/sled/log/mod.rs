@@ -35,7 +35,11 @@ mod layout_bytes;
 mod reading;
 
 pub(super) use self::entry::{Entry, GroupBytes, Note};
+#[cfg(feature = "fuzzing")]
+pub(super) use self::files::Head;
 pub(super) use self::files::LogFiles;
+#[cfg(feature = "fuzzing")]
+pub(super) use self::reading::understand;
 pub(super) use self::reading::{Groups, read};
 
 /// How much of a file is filled before it goes to sled. A group of large answers may go beyond it.

@@ -33,14 +33,21 @@ struct Turn {
 /// first opening crashed. Whether that can be is for the caller to know, as `known` tells: then
 /// what is missing is an error.
 pub(in crate::sled) fn read(directory: &Path, known: bool) -> io::Result<Option<Groups>> {
+    understand([bytes(directory, 0)?, bytes(directory, 1)?], known)
+}
+
+/// The same of what is in the files; `None` for one that is empty or not there.
+pub(in crate::sled) fn understand(
+    files: [Option<Vec<u8>>; 2],
+    known: bool,
+) -> io::Result<Option<Groups>> {
     let damaged = |which: usize, what: &str| {
         let text = format!("the file {}: {what}", name(which));
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
     let mut found = Vec::new();
     let mut missing = None;
-    for which in [0, 1] {
-        let bytes = bytes(directory, which)?;
+    for (which, bytes) in files.into_iter().enumerate() {
         // A power cut may have left a new file its length and not its head.
         match bytes.filter(|bytes| known || bytes.len() > HEAD_BYTES || Head::decode(bytes).is_ok())
         {
