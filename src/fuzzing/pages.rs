@@ -160,8 +160,8 @@ const fn memory_bytes_max(bytes: usize) -> usize {
     } else {
         PAGES_MAX
     };
-    // A vector that grows has room for twice as much.
-    32 * bytes + 6 * PAGE_BYTES * (pages + 1)
+    // A vector that grows has room for twice as much; and what is read at once has 64 pages.
+    32 * bytes + PAGE_BYTES * (6 * (pages + 1) + 64)
 }
 
 fn seeds() -> Vec<(&'static str, Vec<u8>)> {

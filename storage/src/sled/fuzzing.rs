@@ -107,7 +107,9 @@ pub fn entries(mut group: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         match entry {
             Entry::Note(note, time) => again.note(note, time),
             Entry::Removed(key) => again.removed(key),
-            Entry::Record(key, bytes) => drop(again.record(key, &decode(bytes)?, None)?),
+            Entry::Record(key, bytes) => {
+                again.record(key, &decode(bytes)?, None)?;
+            }
             Entry::RecordAndAnswer(key, bytes, _) => {
                 let record = decode(bytes)?;
                 let mut with_answer = record.clone();

@@ -47,8 +47,11 @@ struct Open {
 pub(super) struct OpenChanges {
     tree: Tree,
     gone: Vec<(KeyDigest, u32)>,
-    put: Vec<(KeyDigest, Vec<u8>, Option<(Whole, Answer)>)>,
+    put: Vec<Put>,
 }
+
+/// A row, and the answer that is put beside it.
+type Put = (KeyDigest, Vec<u8>, Option<(Whole, Answer)>);
 
 // === impl OpenRows ===
 

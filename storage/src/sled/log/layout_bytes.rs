@@ -405,7 +405,7 @@ fn bytes_in_an_answer_that_look_like_a_group_are_never_taken_for_one() {
     let lures: Vec<u8> = [group(6, 14), group(7, 14), group(9, 13), group(10, 14)].concat();
     let key = KeyDigest::from_bytes([0x4b; 32]);
     for shift in 0..8 {
-        let body = [&vec![0; shift][..], &lures, &vec![0; 8]].concat();
+        let body = [&vec![0; shift][..], &lures, &[0; 8]].concat();
         let mut written = GroupBytes::default();
         let record = completed(body.len() as u32);
         written.record(key, &record, Some(&body)).unwrap();
