@@ -9,12 +9,13 @@ use onlyonce_storage::Store;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service};
 
+use crate::client::outbox::{NoteSentError, NoteSentLayer, TellPeer};
 use crate::client::{
     Adapter, AttachKeyLayer, AttemptTimeoutLayer, CallError, ChooseKey, EnforceDeadlineLayer,
     RetryLayer, StampLayer, UniqueKey,
 };
 use crate::observe::{ObserveLayer, ServeSpan, ServeSpanLayer};
-use crate::server::{Dedupe, DedupeLayer, DedupeOptions};
+use crate::server::{Dedupe, DedupeLayer, DedupeOptions, InDoubtPolicy};
 
 /// A client's stack around a transport, boxed once so that its type can be named.
 pub type BoxClient<Req, Res, Err> = BoxCloneSyncService<Req, Res, CallError<Res, Err>>;
@@ -121,11 +122,48 @@ impl<A, K> ClientStack<A, K> {
         let calls = self.deadline.layer(self.retry.layer(attempts));
         BoxCloneSyncService::new(ObserveLayer::new().layer(self.attach_key.layer(calls)))
     }
+
+    /// The stack around `transport`, for calls that are in an outbox: each attempt is noted there
+    /// before the transport gets it. Calls that are not in it are refused.
+    pub fn around_noting<Req, T>(
+        self,
+        transport: T,
+        note_sent: &NoteSentLayer,
+    ) -> BoxClient<Req, A::Response, A::Error>
+    where
+        A: Adapter<Req>,
+        A::Error: From<NoteSentError>,
+        K: ChooseKey<Req>,
+        T: Service<Req, Response = A::Response, Error = A::Error>
+            + TellPeer
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        T::Future: Send + 'static,
+        Req: Send + Sync + 'static,
+    {
+        let noted = note_sent.layer(self.stamp.layer(transport));
+        let attempts = self.attempt_timeout.layer(noted);
+        let calls = self.deadline.layer(self.retry.layer(attempts));
+        BoxCloneSyncService::new(ObserveLayer::new().layer(self.attach_key.layer(calls)))
+    }
 }
 
 // === impl ServerStack ===
 
 impl<A> ServerStack<A> {
+    /// Treats calls in doubt as `policy` says, where the adapter does not say it of the call (that of
+    /// the native RPC says it of every method): see [`DedupeLayer::in_doubt`].
+    pub fn in_doubt(&self, policy: InDoubtPolicy) -> Self
+    where
+        A: Clone,
+    {
+        Self {
+            dedupe: self.dedupe.in_doubt(policy),
+        }
+    }
+
     /// The keys of this server: to peek at them, seal them, and wait for them.
     #[must_use]
     pub fn keys(&self) -> crate::server::Keys {

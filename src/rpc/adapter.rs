@@ -10,7 +10,7 @@ use onlyonce_middleware::client::{
     self, Advice, Call, Cost, Executed, Keyed, Pushback, Ticket, Verdict,
 };
 use onlyonce_middleware::server::{
-    self, Admission, Intent, Outcome, Question, Recording, Refusal, Served,
+    self, Admission, Execution, Intent, Outcome, Question, Recording, Refusal, Served,
 };
 use onlyonce_storage::{
     Answer, AnswerFormat, Fingerprint, FingerprintAlgorithm, Fingerprints, KeyState, ScopedKey,
@@ -127,7 +127,10 @@ const fn is_final(error: &TransportError) -> bool {
                 }
         ),
         TransportError::NotSent(
-            NotSent::MethodLength { .. } | NotSent::PeerDoesNotDedupe | NotSent::TooLarge { .. },
+            NotSent::MethodLength { .. }
+            | NotSent::NotNoted(_)
+            | NotSent::PeerDoesNotDedupe
+            | NotSent::TooLarge { .. },
         ) => true,
         _ => false,
     }
@@ -184,7 +187,13 @@ impl server::Adapter for ServerAdapter {
         intent.first_sent = incoming.first_sent;
         intent.store = incoming.store;
         intent.session = incoming.session;
+        intent.in_doubt = self.routes.in_doubt(&incoming.method, &incoming.arguments);
         Admission::Protected(intent, incoming)
+    }
+
+    fn executing(&self, mut incoming: Incoming, execution: Execution) -> Incoming {
+        incoming.execution = Some(execution);
+        incoming
     }
 
     async fn record(&self, result: Result<Reply, Infallible>) -> Recording<Reply> {
@@ -302,4 +311,4 @@ const fn status(served: Served) -> Status {
 const FINGERPRINT: FingerprintAlgorithm = FingerprintAlgorithm::new(1);
 
 /// The tagged bytes that a handler answered with.
-const ANSWER: AnswerFormat = AnswerFormat::new(1);
+pub(super) const ANSWER: AnswerFormat = AnswerFormat::new(1);

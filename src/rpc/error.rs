@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onlyonce_middleware::client::Executed;
+use onlyonce_middleware::client::outbox::NoteSentError;
 
 /// An attempt got no reply.
 ///
@@ -77,6 +78,9 @@ pub enum NotSent {
         /// How long it is, in bytes.
         length: usize,
     },
+    /// The call is from an outbox, which could not note that it is being sent.
+    #[error(transparent)]
+    NotNoted(NoteSentError),
     /// `call` came without `poll_ready` on the same instance.
     #[error("channel was called before it was ready")]
     NotReady,
@@ -228,6 +232,12 @@ impl TransportError {
             }
             Self::Lost(_) | Self::Protocol(_) => Executed::Unknown,
         }
+    }
+}
+
+impl From<NoteSentError> for TransportError {
+    fn from(error: NoteSentError) -> Self {
+        Self::NotSent(NotSent::NotNoted(error))
     }
 }
 

@@ -206,7 +206,7 @@ impl fmt::Display for Failed {
     }
 }
 
-fn last_text(last: &Last<Reply, TransportError>) -> String {
+pub(super) fn last_text(last: &Last<Reply, TransportError>) -> String {
     match last {
         Last::Elapsed => "it did not end in time".to_owned(),
         Last::Error(error) => error.to_string(),
@@ -216,7 +216,7 @@ fn last_text(last: &Last<Reply, TransportError>) -> String {
 }
 
 /// What a server says in words: never an answer's bytes, and never more than a line.
-fn reply_text(reply: &Reply) -> String {
+pub(super) fn reply_text(reply: &Reply) -> String {
     if reply.status.carries_answer() {
         return reply.status.to_string();
     }

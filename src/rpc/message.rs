@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use onlyonce_middleware::client::{Call, Ticket};
+use onlyonce_middleware::server::Execution;
 use onlyonce_storage::{IdempotencyKey, KeyError, Scope, SessionCall, StoreId, Timestamp};
 use tokio::time::Instant;
 
@@ -86,6 +87,8 @@ pub struct Incoming {
     pub store: Option<StoreId>,
     /// The encoded arguments.
     pub arguments: Bytes,
+    /// Which of the call's runs this is, once the dedupe layer has allowed it to run.
+    pub execution: Option<Execution>,
 }
 
 /// What a server answers.

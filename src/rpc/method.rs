@@ -39,8 +39,8 @@ pub enum Failure<F> {
     /// The handler cannot know whether its effect happened (an outside system did not answer).
     /// The key is in doubt.
     InDoubt,
-    /// Nothing was executed, and another attempt may fare better. The key is free again. The text
-    /// goes to the client.
+    /// Nothing was executed, and another attempt may fare better. The key is free again, or in doubt
+    /// as before where this was a re-run. The text goes to the client.
     NotExecuted(String),
 }
 

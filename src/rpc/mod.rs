@@ -47,8 +47,10 @@ mod frame;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod handshake;
+mod in_doubt;
 mod message;
 mod method;
+mod outbox;
 mod router;
 mod server;
 mod state;
@@ -64,9 +66,12 @@ pub use self::error::{
 };
 pub use self::failed::{CallFailure, Failed, Unanswered};
 pub use self::handshake::{CREDENTIAL_BYTES_MAX, Credential, CredentialTooLong, PROTOCOL_VERSION};
+pub use self::in_doubt::Reconciled;
 pub use self::message::{Incoming, METHOD_BYTES_MAX, Reply, Request, Stamp, Verb};
 pub use self::method::{Failure, Method};
+pub use self::outbox::{Kept, Outbox, OutboxFailure, Pending, Resumed, Unfinished};
 pub use self::router::{Caller, RouteFuture, Router, Routes};
 pub use self::server::{BuildError, Server, ServerBuilder, ServerOptions, Serving, ShutdownReport};
 use self::state::Told;
 pub use self::status::Status;
+pub use onlyonce_middleware::server::{Doubt, Execution};

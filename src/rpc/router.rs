@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::num::NonZeroU32;
@@ -9,13 +10,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use onlyonce_storage::Scope;
+use bytes::Bytes;
+use onlyonce_middleware::server::{Doubt, Execution, InDoubtPolicy};
+use onlyonce_storage::{IdempotencyKey, Scope};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tower::Service;
 
-use super::{Failure, Incoming, Method, Reply, Status, value};
+use super::in_doubt::{Asking, Fenced, WhenInDoubt};
+use super::{Failure, Incoming, Method, Reconciled, Reply, Status, value};
 
 /// Who calls, and what of the call a handler may want to know.
 #[derive(Clone, Debug)]
@@ -27,6 +31,11 @@ pub struct Caller {
     pub deadline: Option<Instant>,
     /// Which attempt of the call this is, from 1.
     pub attempt: NonZeroU32,
+    /// The call's key. An outside system that is given it can be asked by it later.
+    pub key: Option<IdempotencyKey>,
+    /// Which of the call's runs this is: its fencing token, and whether it is a re-run. `None`
+    /// where nothing dedupes: for read-only methods, and without the dedupe layer.
+    pub execution: Option<Execution>,
 }
 
 /// Handlers by method, with the state `S` that they share.
@@ -49,6 +58,7 @@ pub type RouteFuture = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + 
 
 struct Route {
     safety: Safety,
+    in_doubt: WhenInDoubt,
     handle: Handle,
 }
 
@@ -77,6 +87,11 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
 
     /// Handles a method that has effects: a key is required, and the effect happens at most once.
     ///
+    /// A call in doubt (the server died half-way, the handler panicked or says
+    /// [`Failure::InDoubt`]) stays so, and is told to be so, until an operator resolves it. Where
+    /// something can be known of it, say so with [`method_reconciled`](Self::method_reconciled) or
+    /// [`method_safe_to_rerun`](Self::method_safe_to_rerun).
+    ///
     /// # Panics
     ///
     /// When the method has a handler already.
@@ -89,7 +104,127 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
         H: Fn(Caller, S, A) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<R, Failure<F>>> + Send + 'static,
     {
-        self.add(method, Safety::Effects, handler)
+        self.add(method, Safety::Effects, WhenInDoubt::Refuse, handler)
+    }
+
+    /// Handles a method that has effects, like [`method`](Self::method), and asks `reconcile` what
+    /// became of a call in doubt when a duplicate of it comes.
+    ///
+    /// `reconcile` is given the doubt, the state and the arguments; it asks the outside world,
+    /// mostly by the call's key, and has no effects itself. When it says
+    /// [`NotApplied`](Reconciled::NotApplied) the handler runs again, if the task or process that
+    /// ran it is known to have ended. Its errors are logged and mean *still unknown*: see
+    /// [`Reconciliation`](onlyonce_middleware::server::Reconciliation).
+    ///
+    /// ```
+    /// use onlyonce::rpc::{Caller, Doubt, Failure, Method, Reconciled, Router};
+    ///
+    /// # #[derive(Clone)] struct Provider;
+    /// # impl Provider {
+    /// #     async fn pay(&self, _: &str, _: u64) -> Option<String> { None }
+    /// #     async fn find(&self, _: &str) -> Result<Option<String>, std::io::Error> { Ok(None) }
+    /// # }
+    /// const PAY: Method<u64, String> = Method::new("pay");
+    ///
+    /// let routes = Router::new(Provider).method_reconciled(
+    ///     &PAY,
+    ///     async |caller: Caller, provider: Provider, cents| {
+    ///         // The provider is given the key, so that it can be asked by it.
+    ///         let key = caller.key.ok_or(Failure::NotExecuted("no key".to_owned()))?;
+    ///         let receipt = provider.pay(key.as_str(), cents).await;
+    ///         receipt.ok_or(Failure::InDoubt)
+    ///     },
+    ///     async |doubt: Doubt, provider: Provider, _| {
+    ///         let receipt = provider.find(doubt.key.key().as_str()).await?;
+    ///         Ok::<_, std::io::Error>(match receipt {
+    ///             Some(receipt) => Reconciled::Applied(Ok(receipt)),
+    ///             None => Reconciled::NotApplied,
+    ///         })
+    ///     },
+    /// );
+    /// # let _ = routes.into_routes();
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When the method has a handler already.
+    #[must_use]
+    pub fn method_reconciled<A, R, F, H, Fut, C, Asked, E>(
+        self,
+        method: &Method<A, R, F>,
+        handler: H,
+        reconcile: C,
+    ) -> Self
+    where
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + Sync + 'static,
+        F: Serialize + Send + Sync + 'static,
+        H: Fn(Caller, S, A) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, Failure<F>>> + Send + 'static,
+        C: Fn(Doubt, S, A) -> Asked + Send + Sync + 'static,
+        Asked: Future<Output = Result<Reconciled<R, F>, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let in_doubt = self.reconcile(reconcile, Fenced::No);
+        self.add(method, Safety::Effects, in_doubt, handler)
+    }
+
+    /// Like [`method_reconciled`](Self::method_reconciled), for a handler that sends its fencing
+    /// token ([`Execution::token`], in [`Caller::execution`]) with every effect to an outside
+    /// system which refuses whatever comes with a smaller one than it has seen.
+    ///
+    /// *Not applied* then permits a re-run also while an earlier run may still be at work. Said of
+    /// an outside system that does not compare tokens, it lets an effect happen twice.
+    ///
+    /// # Panics
+    ///
+    /// When the method has a handler already.
+    #[must_use]
+    pub fn method_reconciled_and_fenced<A, R, F, H, Fut, C, Asked, E>(
+        self,
+        method: &Method<A, R, F>,
+        handler: H,
+        reconcile: C,
+    ) -> Self
+    where
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + Sync + 'static,
+        F: Serialize + Send + Sync + 'static,
+        H: Fn(Caller, S, A) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, Failure<F>>> + Send + 'static,
+        C: Fn(Doubt, S, A) -> Asked + Send + Sync + 'static,
+        Asked: Future<Output = Result<Reconciled<R, F>, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let in_doubt = self.reconcile(reconcile, Fenced::Yes);
+        self.add(method, Safety::Effects, in_doubt, handler)
+    }
+
+    /// Handles a method that has effects, like [`method`](Self::method), and runs it again for a
+    /// duplicate of a call in doubt.
+    ///
+    /// Only for a handler whose effect is the same however often, however concurrently and however
+    /// late it happens: adding to a value is not, and setting one is only where nobody else sets it.
+    /// While nothing is in doubt its calls are executed once and replayed like any other.
+    ///
+    /// # Panics
+    ///
+    /// When the method has a handler already.
+    #[must_use]
+    pub fn method_safe_to_rerun<A, R, F, H, Fut>(self, method: &Method<A, R, F>, handler: H) -> Self
+    where
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + Sync + 'static,
+        F: Serialize + Send + Sync + 'static,
+        H: Fn(Caller, S, A) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, Failure<F>>> + Send + 'static,
+    {
+        self.add(
+            method,
+            Safety::Effects,
+            WhenInDoubt::RerunDeclaredSafe,
+            handler,
+        )
     }
 
     /// Handles a method without effects: it is executed for every attempt, and nothing is recorded.
@@ -106,7 +241,7 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
         H: Fn(Caller, S, A) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<R, Failure<F>>> + Send + 'static,
     {
-        self.add(method, Safety::ReadOnly, handler)
+        self.add(method, Safety::ReadOnly, WhenInDoubt::Refuse, handler)
     }
 
     /// The routes as a service.
@@ -117,7 +252,34 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
         }
     }
 
-    fn add<A, R, F, H, Fut>(mut self, method: &Method<A, R, F>, safety: Safety, handler: H) -> Self
+    fn reconcile<A, R, F, C, Asked, E>(&self, reconcile: C, fenced: Fenced) -> WhenInDoubt
+    where
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + 'static,
+        F: Serialize + Send + 'static,
+        C: Fn(Doubt, S, A) -> Asked + Send + Sync + 'static,
+        Asked: Future<Output = Result<Reconciled<R, F>, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let state = self.state.clone();
+        let ask = move |doubt: Doubt, arguments: &[u8]| -> Asking {
+            let asked = value::decode::<A>(arguments)
+                .map(|arguments| reconcile(doubt, state.clone(), arguments));
+            Box::pin(async move { asked?.await.map_err(Into::into)?.encode() })
+        };
+        WhenInDoubt::Reconcile {
+            ask: Arc::new(ask),
+            fenced,
+        }
+    }
+
+    fn add<A, R, F, H, Fut>(
+        mut self,
+        method: &Method<A, R, F>,
+        safety: Safety,
+        in_doubt: WhenInDoubt,
+        handler: H,
+    ) -> Self
     where
         A: DeserializeOwned + Send + 'static,
         R: Serialize + Send + Sync + 'static,
@@ -139,6 +301,7 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
         };
         let route = Route {
             safety,
+            in_doubt,
             handle: Box::new(handle),
         };
         let earlier = self.routes.insert(method.name(), route);
@@ -170,6 +333,12 @@ impl Routes {
             .get(method)
             .is_some_and(|route| route.safety == Safety::Effects)
     }
+
+    /// What is done if a call of this method with these arguments is in doubt.
+    pub(super) fn in_doubt(&self, method: &str, arguments: &Bytes) -> Option<InDoubtPolicy> {
+        let route = self.by_method.get(method)?;
+        Some(route.in_doubt.policy(arguments))
+    }
 }
 
 impl fmt::Debug for Routes {
@@ -198,6 +367,8 @@ impl Service<Incoming> for Routes {
             scope: incoming.scope,
             deadline: incoming.deadline,
             attempt: incoming.attempt,
+            key: incoming.key.and_then(Result::ok),
+            execution: incoming.execution,
         };
         let handling = (route.handle)(caller, &incoming.arguments);
         Box::pin(async move { Ok(handling.await) })

@@ -62,6 +62,14 @@ pub struct ClaimRequest {
     pub first_sent: Option<Timestamp>,
     /// The session, for a call in one.
     pub session: Option<SessionCall>,
+    /// The doubt that the claim may supersede: a call in doubt under this very token is claimed
+    /// anew, in one step, for the same request. In every other state the key is claimed, or not,
+    /// as if this were `None`; and so it is for a call that says it was first sent at a time of which
+    /// the store has forgotten calls.
+    ///
+    /// Say it only of a doubt whose call may run again: see
+    /// [`Resolution::NotApplied`](crate::Resolution::NotApplied).
+    pub rerun_of: Option<FencingToken>,
 }
 
 /// The right to execute one call, until it is spent.
@@ -203,6 +211,7 @@ impl ClaimRequest {
             retention: None,
             first_sent: None,
             session: None,
+            rerun_of: None,
         }
     }
 }
@@ -222,6 +231,21 @@ impl Claim {
             token,
             lease,
             on_drop,
+        }
+    }
+
+    /// The claim that a doubt was left under, for whoever learned from outside that the call
+    /// happened. It is for [`Store::complete`](crate::Store::complete) alone: the answer is recorded
+    /// unless somebody else has ended the doubt meanwhile.
+    ///
+    /// Dropping it tells nobody: the doubt stays.
+    pub const fn of_doubt(key: ScopedKey, doubt: &InDoubt) -> Self {
+        Self {
+            key,
+            token: doubt.token,
+            // It has ended: that is what the doubt is about.
+            lease: Lease::until(doubt.since),
+            on_drop: None,
         }
     }
 

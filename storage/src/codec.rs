@@ -51,13 +51,7 @@ pub(crate) fn encode_into(record: &Record, bytes: &mut Vec<u8>) {
 /// that is not what was written. Never treats either as an absent record.
 pub fn decode(bytes: &[u8]) -> Result<Record, StoreError> {
     let corrupt = |what: &str| StoreError::Corrupt(what.to_owned());
-    let (&version, _) = bytes.split_first().ok_or_else(|| corrupt("it is empty"))?;
-    if version == 0 || version > RECORD_FORMAT {
-        return Err(StoreError::UnknownFormat {
-            found: version,
-            supported: RECORD_FORMAT,
-        });
-    }
+    check_version(bytes)?;
     let Some((content, sum)) = bytes.split_last_chunk::<CHECKSUM_BYTES>() else {
         return Err(corrupt("it is shorter than its checksum"));
     };
@@ -73,6 +67,18 @@ pub fn decode(bytes: &[u8]) -> Result<Record, StoreError> {
         return Err(corrupt("bytes are left over behind it"));
     }
     stored.try_into()
+}
+
+/// Whether these bytes are a record in a format that this version reads. Looks at nothing else.
+pub(crate) fn check_version(bytes: &[u8]) -> Result<(), StoreError> {
+    match bytes.first() {
+        None => Err(StoreError::Corrupt("it is empty".to_owned())),
+        Some(1..=RECORD_FORMAT) => Ok(()),
+        Some(&found) => Err(StoreError::UnknownFormat {
+            found,
+            supported: RECORD_FORMAT,
+        }),
+    }
 }
 
 #[derive(bincode::Encode, bincode::BorrowDecode)]

@@ -55,6 +55,22 @@ pub enum DoubtReason {
     Unrecorded,
 }
 
+// === impl DoubtReason ===
+
+impl DoubtReason {
+    /// Whether it says that the owner's task or process is known to have ended. After a lapsed
+    /// lease the owner may only have been slow, and still be at work.
+    #[must_use]
+    pub const fn is_owner_known_gone(self) -> bool {
+        match self {
+            // The owner itself says these, once its handler has ended.
+            Self::Ambiguous | Self::Unrecorded => true,
+            Self::OwnerGone => true,
+            Self::LeaseLapsed => false,
+        }
+    }
+}
+
 // === impl AnswerFormat ===
 
 impl AnswerFormat {

@@ -262,6 +262,16 @@ impl ScopedKey {
     }
 }
 
+// === impl ScopeDigest ===
+
+impl ScopeDigest {
+    /// The digest's bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
 // === impl KeyDigest ===
 
 impl KeyDigest {

@@ -12,7 +12,7 @@
 //!
 //! - `memory` (default): `MemoryStore`, the reference, for tests and for effects that die with
 //!   the process.
-//! - `sled`: `SledStore`, the embedded durable store.
+//! - `sled`: `SledStore`, the embedded durable store, and `SledOutbox`, which keeps a client's calls.
 //! - `conformance`: the suite that every store must pass, as the macro `conformance!`.
 //! - `fuzzing`: what the fuzzer runs, of the parsers that are private; no part of the public API.
 //! - `points`: a test may end the process at any named point of the code.
@@ -32,6 +32,7 @@ mod kill_point;
 mod limits;
 #[cfg(feature = "memory")]
 mod memory;
+pub mod outbox;
 #[cfg(feature = "points")]
 pub mod points;
 pub mod record;
@@ -60,5 +61,7 @@ pub use crate::memory::{MemoryOptions, MemoryStore};
 pub use crate::record::KeyState;
 pub use crate::retention::{HorizonTooShort, RetentionOptions};
 #[cfg(feature = "sled")]
-pub use crate::sled::{OpenError, SledOptions, SledStore};
+pub use crate::sled::{
+    OpenError, OutboxOpenError, OutboxOptions, SledOptions, SledOutbox, SledStore,
+};
 pub use crate::store::{Inspect, Question, Resolution, Store, StoreFuture, StoreId, Swept};

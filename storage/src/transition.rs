@@ -8,6 +8,7 @@
 //!      +--|---------------+   | gone, ambiguous          | fingerprint            | never executed
 //!         | seal              v                          v                        ^
 //!         |               in doubt --resolve--> completed | absent (not applied)  |
+//!         |                   |      --claim of a re-run--> in progress (new token)|
 //!         +-----------------------------------------------------------------------+
 //! ```
 //!
@@ -80,7 +81,8 @@ pub enum Settled {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fenced;
 
-/// absent => in progress; in progress => (in progress | in doubt); completed => (replay | stale).
+/// absent => in progress; in progress => (in progress | in doubt); completed => (replay | stale);
+/// in doubt => (in doubt | in progress, where the request names its token).
 ///
 /// `token` must be larger than every token given before. It is spent even if it is not used.
 ///
@@ -110,7 +112,15 @@ pub fn claim(
         Comparison::Same => {}
     }
     Ok(match &call.state {
-        State::InDoubt { .. } => ClaimStep::Replay(call.clone()),
+        // A call that would be stale if its key were absent is not executed here either.
+        State::InDoubt { .. }
+            if request.rerun_of == Some(call.token) && !is_forgotten(request.first_sent, at) =>
+        {
+            ClaimStep::Claim(claim_anew(call, request, token, at))
+        }
+        State::InDoubt { reason, .. } => {
+            ClaimStep::Replay(with_reason(call, told(*reason, call, at)))
+        }
         State::Completed { .. } if is_past_retention(call, at) => ClaimStep::Refuse(Refusal::Stale),
         State::Completed { .. } => ClaimStep::Replay(call.clone()),
         // The attempt id never leaves the server, so whoever knows it made this very claim and
@@ -257,7 +267,7 @@ pub fn state(
     first_sent: Option<Timestamp>,
     at: &Circumstances,
 ) -> KeyState {
-    let forgotten = first_sent.is_some_and(|first_sent| first_sent <= at.forgotten_until);
+    let forgotten = is_forgotten(first_sent, at);
     let call = match existing {
         // It may have been executed and forgotten, and the key sealed afterwards.
         None | Some(Record::Sealed { .. }) if forgotten => return KeyState::Stale,
@@ -288,7 +298,7 @@ pub fn state(
             KeyState::InDoubt(InDoubt {
                 token: call.token,
                 since: *since,
-                reason: *reason,
+                reason: told(*reason, call, at),
                 answer,
             })
         }
@@ -360,9 +370,9 @@ fn claim_absent(request: &ClaimRequest, token: FencingToken, at: &Circumstances)
         if first_sent > told.plus(CLOCK_DIFFERENCE_MAX) {
             return ClaimStep::Refuse(Refusal::FirstSentAhead);
         }
-        if first_sent <= at.forgotten_until {
-            return ClaimStep::Refuse(Refusal::Stale);
-        }
+    }
+    if is_forgotten(request.first_sent, at) {
+        return ClaimStep::Refuse(Refusal::Stale);
     }
     ClaimStep::Claim(CallRecord {
         key: request.key.clone(),
@@ -377,6 +387,51 @@ fn claim_absent(request: &ClaimRequest, token: FencingToken, at: &Circumstances)
             lease: Lease::until(at.now.plus(request.lease)),
         },
     })
+}
+
+/// The claim of a re-run. The key is never absent between the two: an absent key could be used for
+/// another request, or sealed, as if nothing had happened under it.
+fn claim_anew(
+    doubted: &CallRecord,
+    request: &ClaimRequest,
+    token: FencingToken,
+    at: &Circumstances,
+) -> CallRecord {
+    CallRecord {
+        token,
+        attempt: request.attempt,
+        // Not earlier than before, so that nothing is forgotten sooner where a clock was set back.
+        claimed_at: at.now.max(doubted.claimed_at),
+        state: State::InProgress {
+            lease: Lease::until(at.now.plus(request.lease)),
+        },
+        ..doubted.clone()
+    }
+}
+
+/// The reason that is told: of a lapsed lease one can say more once its process is gone.
+fn told(reason: DoubtReason, call: &CallRecord, at: &Circumstances) -> DoubtReason {
+    match at.sole_incarnation {
+        Some(incarnation)
+            if reason == DoubtReason::LeaseLapsed && call.token.incarnation() != incarnation =>
+        {
+            DoubtReason::OwnerGone
+        }
+        _ => reason,
+    }
+}
+
+fn with_reason(call: &CallRecord, told: DoubtReason) -> CallRecord {
+    let mut call = call.clone();
+    if let State::InDoubt { reason, .. } = &mut call.state {
+        *reason = told;
+    }
+    call
+}
+
+/// Whether a call that was first sent at this time may have been forgotten.
+fn is_forgotten(first_sent: Option<Timestamp>, at: &Circumstances) -> bool {
+    first_sent.is_some_and(|first_sent| first_sent <= at.forgotten_until)
 }
 
 /// Why the claim of a record in progress no longer holds, if it does not.

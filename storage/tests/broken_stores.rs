@@ -9,7 +9,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use onlyonce_storage::conformance::{self, Harness, claims, doubt, fencing, forgetting, sealing};
+use onlyonce_storage::conformance::{
+    self, Harness, claims, doubt, fencing, forgetting, reruns, sealing,
+};
 use onlyonce_storage::{
     Answer, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason, FencingToken,
     IdempotencyKey, Inspect, KeyState, Lease, ManualClock, MemoryOptions, MemoryStore, Question,
@@ -41,6 +43,8 @@ enum Fault {
     IgnoresCase,
     /// A key is as long as some column is.
     CutsKeys,
+    /// Who names a doubt is given a claim, whichever it names.
+    RerunsAnyDoubt,
     /// A seal looks first and writes then.
     SealsInTwoSteps,
     /// A look at an absent key seals it.
@@ -125,6 +129,9 @@ impl Broken {
             (Fault::ForgetsDroppedClaims, ClaimOutcome::InDoubt(doubt))
                 if doubt.reason == DoubtReason::OwnerGone =>
             {
+                ClaimOutcome::Claimed(forged())
+            }
+            (Fault::RerunsAnyDoubt, ClaimOutcome::InDoubt(_)) if request.rerun_of.is_some() => {
                 ClaimOutcome::Claimed(forged())
             }
             (_, outcome) => outcome,
@@ -313,6 +320,14 @@ fn a_store_that_forgets_dropped_claims_fails() {
     catches(
         Fault::ForgetsDroppedClaims,
         doubt::a_claim_that_nobody_took_is_in_doubt,
+    );
+}
+
+#[test]
+fn a_store_that_runs_again_what_nobody_has_looked_at_fails() {
+    catches(
+        Fault::RerunsAnyDoubt,
+        reruns::only_the_doubt_that_was_seen_can_be_claimed_anew,
     );
 }
 

@@ -49,7 +49,8 @@ fn serves_until_it_is_killed_when_it_is_the_child() {
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let store = SledStore::open_async(directory, SledOptions::new()).await;
+        let options = SledOptions::new().log_bytes(64 * 1024);
+        let store = SledStore::open_async(directory, options).await;
         let store = Arc::new(store.unwrap());
         for task in 0..TASKS {
             let (store, round) = (Arc::clone(&store), round.clone());

@@ -23,6 +23,7 @@ enum Event {
     Lapse,
     Release(usize),
     Renew(usize),
+    Rerun(usize, bool),
     Resolve(usize, bool),
     Restart,
 }
@@ -40,6 +41,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => claim().prop_map(Event::Release),
         2 => claim().prop_map(Event::Renew),
         3 => (claim(), any::<bool>()).prop_map(|(claim, applied)| Event::Resolve(claim, applied)),
+        3 => (claim(), prop::bool::weighted(0.9))
+            .prop_map(|(claim, body)| Event::Rerun(claim, body)),
         1 => Just(Event::Restart),
     ]
 }
@@ -90,7 +93,12 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Advance(millis) => self.now = self.now.plus(Duration::from_millis(millis)),
-            Event::Claim { attempt, body } => self.claim(attempt, body),
+            Event::Claim { attempt, body } => self.claim(&request(attempt, body), body),
+            Event::Rerun(number, body) => {
+                let mut request = request(4, body);
+                request.rerun_of = self.token(number);
+                self.claim(&request, body);
+            }
             Event::Lapse => {
                 if let Some(call) = transition::lapse(self.record.as_ref(), &self.at()) {
                     self.holders.remove(&call.token);
@@ -117,11 +125,10 @@ impl World {
         }
     }
 
-    fn claim(&mut self, attempt: u8, body: bool) {
+    fn claim(&mut self, request: &ClaimRequest, body: bool) {
         self.sequence += 1;
         let token = FencingToken::new(self.incarnation, self.sequence);
-        let request = request(attempt, body);
-        let step = transition::claim(self.record.as_ref(), &request, token, &self.at()).unwrap();
+        let step = transition::claim(self.record.as_ref(), request, token, &self.at()).unwrap();
         match step {
             ClaimStep::Claim(call) => {
                 assert!(
@@ -131,6 +138,11 @@ impl World {
                 );
                 assert_eq!(self.answered, None, "an answered call is executed again");
                 assert!(self.tokens.iter().all(|earlier| *earlier < token));
+                if let Some(superseded) = self.record.as_ref().and_then(Record::call) {
+                    assert!(body, "another request superseded a doubt");
+                    assert!(matches!(superseded.state, State::InDoubt { .. }));
+                    assert_eq!(request.rerun_of, Some(superseded.token));
+                }
                 self.tokens.push(token);
                 self.holders.insert(token);
                 self.write(Record::Call(call));
@@ -326,6 +338,7 @@ proptest! {
             // A key that is absent again may be used with any request; here it is the right one.
             let event = match (&world.record, event) {
                 (None, Event::Claim { attempt, .. }) => Event::Claim { attempt, body: true },
+                (None, Event::Rerun(claim, _)) => Event::Rerun(claim, true),
                 (_, event) => event,
             };
             world.happen(event);

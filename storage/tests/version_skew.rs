@@ -91,7 +91,7 @@ async fn an_open_record_of_a_newer_version_keeps_the_store_shut() {
     std::mem::forget(claimed);
     store.close().await.unwrap();
 
-    assert!(make_newer(folder.path()) > 0);
+    assert!(make_open_newer(folder.path()) > 0);
     assert_shut(folder.path());
 }
 
@@ -133,20 +133,24 @@ fn a_folder_of_a_newer_version_is_refused_in_words_that_name_both() {
 }
 
 #[test]
-fn a_mark_of_a_newer_version_is_refused_in_words_that_name_both() {
-    let folder = tempfile::tempdir().unwrap();
-    drop(SledStore::open(folder.path(), SledOptions::new()).unwrap());
-    let path = folder.path().join("MARK");
-    let mut mark = fs::read(&path).unwrap();
-    let ours = mark[0];
-    mark[0] = ours + 1;
-    fs::write(&path, reseal(&mark)).unwrap();
-    let refused = SledStore::open(folder.path(), SledOptions::new()).unwrap_err();
-    let both = format!(
-        "MARK has format {}, this version reads up to {ours}",
-        ours + 1
-    );
-    assert!(refused.to_string().contains(&both), "{refused}");
+fn a_log_of_a_newer_version_is_refused_in_words_that_name_both() {
+    for name in ["LOG-0", "LOG-1"] {
+        let folder = tempfile::tempdir().unwrap();
+        drop(SledStore::open(folder.path(), SledOptions::new()).unwrap());
+        let path = folder.path().join(name);
+        let mut log = fs::read(&path).unwrap();
+        let ours = log[0];
+        log[0] = ours + 1;
+        let head = reseal(&log[..LOG_HEAD_BYTES]);
+        log[..LOG_HEAD_BYTES].copy_from_slice(&head);
+        fs::write(&path, log).unwrap();
+        let refused = SledStore::open(folder.path(), SledOptions::new()).unwrap_err();
+        let both = format!(
+            "{name}: it has format {}, this version reads up to {ours}",
+            ours + 1
+        );
+        assert!(refused.to_string().contains(&both), "{refused}");
+    }
 }
 
 fn key() -> ScopedKey {
@@ -161,43 +165,53 @@ fn request() -> ClaimRequest {
     ClaimRequest::new(key(), Fingerprints::new(print), Duration::from_secs(30))
 }
 
-/// Makes every record one of the next format, checksums and all, as a newer version would have
+/// Makes every settled record one of the next format, checksums and all, as a newer version would have
 /// written it; how many there were.
 fn make_newer(store: &Path) -> usize {
-    let db = sled::Config::new()
-        .path(store.join("db"))
-        .flush_every_ms(None)
-        .segment_size(16 * 1024 * 1024)
-        .open()
-        .unwrap();
     let mut changed = 0;
-    for name in db.tree_names() {
-        let pages = [&b"onlyonce/recent/"[..], b"onlyonce/settled/"];
-        if !pages.iter().any(|kind| name.starts_with(kind)) {
-            continue;
-        }
-        let tree = db.open_tree(&name).unwrap();
-        for row in tree.iter() {
-            let (number, page) = row.unwrap();
-            let mut page = page.to_vec();
-            let found = records_in(&page);
+    for entry in fs::read_dir(store.join("pages")).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let mut pages = fs::read(entry.path()).unwrap();
+        for (number, page) in (0_u32..).zip(pages.chunks_exact_mut(PAGE_BYTES)) {
+            let found = records_in(page);
             for (start, end) in &found {
                 let mut record = page[*start..*end].to_vec();
                 record[0] = RECORD_FORMAT + 1;
                 page[*start..*end].copy_from_slice(&reseal(&record));
             }
-            // A page begins with the checksum of its number and of what follows.
+            // A page begins with the checksum of its file, its number and what follows.
             let mut sum = crc32fast::Hasher::new();
-            sum.update(&number);
+            sum.update(name.as_bytes());
+            sum.update(&number.to_le_bytes());
             sum.update(&page[4..]);
             page[..4].copy_from_slice(&sum.finalize().to_le_bytes());
-            tree.insert(&number, page).unwrap();
             changed += found.len();
         }
+        fs::write(entry.path(), pages).unwrap();
     }
-    drop(db);
+    changed
+}
+
+/// The same with the rows of calls that are open.
+fn make_open_newer(store: &Path) -> usize {
+    let db = sled::Config::new()
+        .path(store.join("db"))
+        .flush_every_ms(None)
+        .segment_size(2 * 1024 * 1024)
+        .open()
+        .unwrap();
+    let rows = db.open_tree("onlyonce/open").unwrap();
+    for row in rows.iter() {
+        let (key, record) = row.unwrap();
+        let mut record = record.to_vec();
+        record[0] = RECORD_FORMAT + 1;
+        rows.insert(key, reseal(&record)).unwrap();
+    }
+    let changed = rows.len();
+    drop((rows, db));
     // sled gives its file back a moment after the last handle is dropped.
-    let file = std::fs::File::open(store.join("db").join("db")).unwrap();
+    let file = fs::File::open(store.join("db").join("db")).unwrap();
     file.lock().unwrap();
     changed
 }
@@ -223,3 +237,6 @@ fn bytes(hex: &str) -> Vec<u8> {
         .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
         .collect()
 }
+
+const LOG_HEAD_BYTES: usize = 64;
+const PAGE_BYTES: usize = 4_096;

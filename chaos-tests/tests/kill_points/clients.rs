@@ -116,7 +116,7 @@ fn key(order: Order) -> IdempotencyKey {
 }
 
 /// A receipt in few words.
-fn text(Receipt { entry, paper }: &Receipt) -> String {
+pub fn text(Receipt { entry, paper }: &Receipt) -> String {
     format!("entry {entry}, paper {:016x}", digest(paper.as_bytes()))
 }
 
@@ -144,7 +144,7 @@ fn client(address: impl Display) -> Client {
 // === impl Told ===
 
 impl Told {
-    fn note(&self, order: Order, ending: Ending) {
+    pub fn note(&self, order: Order, ending: Ending) {
         self.endings
             .lock()
             .entry(order.operation)

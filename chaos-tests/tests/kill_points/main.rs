@@ -2,7 +2,8 @@
 //! left, and judged by what its clients were told and what is on its disk.
 //!
 //! The points are read from the sources (`sources.rs`), so that one that is added is killed at
-//! without anybody thinking of it; one that the workload does not reach fails the test. Seeds and
+//! without anybody thinking of it; one that the workload does not reach fails the test. Those of the
+//! client's outbox are killed at in a client (`outbox/`), all others in a server. Seeds and
 //! schedules are printed; `ONLYONCE_KILL_SEED` repeats one.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
@@ -17,6 +18,8 @@ mod folder;
 mod kills;
 #[cfg(test)]
 mod orders;
+#[cfg(test)]
+mod outbox;
 #[cfg(test)]
 mod process;
 #[cfg(test)]

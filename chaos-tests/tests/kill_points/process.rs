@@ -1,4 +1,4 @@
-//! Starts the child, and hears what it says.
+//! Starts a child, and hears what it says.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use super::child::{FOLDER, FRONT, Front};
 /// How often each point was passed.
 pub type Passed = BTreeMap<String, u64>;
 
-/// A server that runs. Dropping it kills it.
+/// A child that runs: a server, or a client with an outbox. Dropping it kills it.
 pub struct Process {
     child: Child,
     input: Option<ChildStdin>,
@@ -38,15 +38,17 @@ pub enum End {
 impl Process {
     /// Starts a server over what is in `folder`, which shall kill itself at `kill_at`.
     pub fn start(folder: &Path, front: Front, kill_at: &str) -> Self {
+        let test = "child::serves_until_it_is_killed_when_it_is_the_child";
+        let folder = folder.to_str().unwrap();
+        let told = [(FOLDER, folder), (FRONT, front.name()), (KILL_AT, kill_at)];
+        Self::spawn(test, &told)
+    }
+
+    /// Starts the test of this name, with these variables.
+    pub fn spawn(test: &str, variables: &[(&str, &str)]) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "child::serves_until_it_is_killed_when_it_is_the_child",
-            ])
-            .args(["--nocapture", "--test-threads=1"])
-            .env(FOLDER, folder)
-            .env(FRONT, front.name())
-            .env(KILL_AT, kill_at)
+            .args(["--exact", test, "--nocapture", "--test-threads=1"])
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

@@ -22,6 +22,11 @@ pub fn mentions() -> Vec<(String, PathBuf)> {
     found
 }
 
+/// Whether a client passes it, and not a server.
+pub fn is_the_outbox_s(name: &str) -> bool {
+    name.starts_with("outbox")
+}
+
 /// The names in a source text, without those in comments.
 fn names(text: &str) -> Vec<String> {
     let code: Vec<_> = text

@@ -1,7 +1,8 @@
 //! The client's side: every attempt of a call carries one key, and ends at one deadline.
 //!
 //! Outer to inner: [`ObserveLayer`], [`AttachKeyLayer`], [`EnforceDeadlineLayer`], [`RetryLayer`],
-//! [`AttemptTimeoutLayer`], [`StampLayer`], transport. Each says on its page what breaks elsewhere.
+//! [`AttemptTimeoutLayer`], [`outbox::NoteSentLayer`] where calls are to outlive the process,
+//! [`StampLayer`], transport. Each says on its page what breaks elsewhere.
 //!
 //! [`ObserveLayer`]: crate::observe::ObserveLayer
 
@@ -11,6 +12,7 @@ mod attempt_timeout;
 mod call;
 mod enforce_deadline;
 mod error;
+pub mod outbox;
 mod retry;
 mod stamp;
 mod verdict;

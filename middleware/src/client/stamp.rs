@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::outbox::{Peer, TellPeer};
 use super::{Adapter, Keyed};
 
 /// Writes the key, the attempt's number, the time left and the store onto the request, as the
@@ -64,5 +65,11 @@ where
 
     fn call(&mut self, keyed: Keyed<Req>) -> Self::Future {
         self.inner.call(self.adapter.stamp(keyed))
+    }
+}
+
+impl<S: TellPeer, A> TellPeer for Stamp<S, A> {
+    fn peer(&self) -> Option<Peer> {
+        self.inner.peer()
     }
 }

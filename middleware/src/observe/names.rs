@@ -41,7 +41,9 @@ pub const TABLE: &[Metric] = &[
     SERVER_CALLS_TOTAL,
     SERVER_HANDLER_SECONDS,
     SERVER_IN_FLIGHT,
+    SERVER_RECONCILED_TOTAL,
     SERVER_REPLAYS_TOTAL,
+    SERVER_RERUNS_TOTAL,
     SERVER_UNRECORDED_TOTAL,
     SERVER_WAITERS,
 ];
@@ -136,6 +138,19 @@ pub const SERVER_IN_FLIGHT: Metric = Metric {
     description: "Handlers that are running",
 };
 
+/// Calls in doubt that the outside world was asked about, by what came of it: `applied`,
+/// `not_applied` (the call may run again), `owner_not_known_gone` (it was not applied, and its
+/// owner may still apply it), `still_unknown`; `failed`, `panicked` and `timed_out` of the hook;
+/// `crowded` (its turn did not come), `superseded` (somebody else was faster) and `unrecorded` (the
+/// store did not take the answer).
+pub const SERVER_RECONCILED_TOTAL: Metric = Metric {
+    name: "onlyonce_server_reconciled_total",
+    kind: Kind::Counter,
+    unit: Unit::Count,
+    labels: &["result"],
+    description: "Calls in doubt that the outside world was asked about, by result",
+};
+
 /// Answers given from the record, without the handler.
 pub const SERVER_REPLAYS_TOTAL: Metric = Metric {
     name: "onlyonce_server_replays_total",
@@ -143,6 +158,15 @@ pub const SERVER_REPLAYS_TOTAL: Metric = Metric {
     unit: Unit::Count,
     labels: &[],
     description: "Answers given from the record",
+};
+
+/// Handlers that ran again for a call in doubt.
+pub const SERVER_RERUNS_TOTAL: Metric = Metric {
+    name: "onlyonce_server_reruns_total",
+    kind: Kind::Counter,
+    unit: Unit::Count,
+    labels: &[],
+    description: "Handlers that ran again for a call in doubt",
 };
 
 /// Answers that were delivered and could not be recorded.

@@ -102,6 +102,14 @@ pub(crate) fn answered(outcome: &'static str) {
     Span::current().record("outcome", outcome);
 }
 
+pub(crate) fn reconciled(result: &'static str) {
+    counter!(names::SERVER_RECONCILED_TOTAL.name, "result" => result).increment(1);
+}
+
+pub(crate) fn rerun() {
+    counter!(names::SERVER_RERUNS_TOTAL.name).increment(1);
+}
+
 pub(crate) fn replayed() {
     counter!(names::SERVER_REPLAYS_TOTAL.name).increment(1);
 }

@@ -7,7 +7,7 @@ use onlyonce_storage::{
 };
 use tokio::time::Instant;
 
-use super::Refusal;
+use super::{Execution, InDoubtPolicy, Refusal};
 
 /// What the server layers need to know of a protocol.
 ///
@@ -28,6 +28,13 @@ pub trait Adapter: Clone + Send + Sync + 'static {
         &self,
         request: Self::Request,
     ) -> impl Future<Output = Admission<Self::Request>> + Send;
+
+    /// Tells the handler, in the request that it gets, which of the call's runs this is. Adapters
+    /// that have no place for it leave the request as it is.
+    fn executing(&self, request: Self::Request, execution: Execution) -> Self::Request {
+        let _ = execution;
+        request
+    }
 
     /// Encodes what the handler came to, and says what it means for the key.
     fn record(
@@ -92,6 +99,9 @@ pub struct Intent {
     pub store: Option<StoreId>,
     /// The session, for a call in one.
     pub session: Option<SessionCall>,
+    /// What is done if the call is in doubt, where the handler's author said so of it. Otherwise
+    /// the layer says.
+    pub in_doubt: Option<InDoubtPolicy>,
 }
 
 /// What the handler came to.
@@ -109,7 +119,8 @@ pub struct Recording<Res> {
 pub enum Outcome {
     /// It leaves open whether the effect happened; the answer, if any, is kept for duplicates.
     InDoubt(Option<Answer>),
-    /// Nothing was executed: the key is free again.
+    /// Nothing was executed: the key is free again. That of a re-run is in doubt as before, since
+    /// the run before may have executed something.
     NotExecuted,
     /// It is the call's answer, success or not, from now on.
     Record(Answer),
@@ -136,7 +147,7 @@ pub enum Served {
 }
 
 impl Intent {
-    /// A call with this key and these fingerprints, without deadline, session or history.
+    /// A call with this key and these fingerprints, without deadline, session, history or policy.
     #[must_use]
     pub const fn new(key: ScopedKey, fingerprints: Fingerprints) -> Self {
         Self {
@@ -146,6 +157,7 @@ impl Intent {
             first_sent: None,
             store: None,
             session: None,
+            in_doubt: None,
         }
     }
 }

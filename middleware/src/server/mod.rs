@@ -9,7 +9,10 @@ mod keys;
 mod refusal;
 
 pub use self::adapter::{Adapter, Admission, Intent, Outcome, Recording, Served};
-pub use self::dedupe::{Dedupe, DedupeLayer, DedupeOptions, Executions, Wait};
+pub use self::dedupe::{
+    Dedupe, DedupeLayer, DedupeOptions, Doubt, Execution, Executions, InDoubtPolicy, Reconciled,
+    Reconciliation, Wait,
+};
 pub use self::keys::Keys;
 pub use self::refusal::Refusal;
 pub use onlyonce_storage::Question;

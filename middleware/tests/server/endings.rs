@@ -177,6 +177,7 @@ async fn who_waits_for_a_call_whose_runtime_shuts_down_is_sent_back_to_ask_at_on
     assert_eq!(effects.of("pay"), 1);
 }
 
+// B14
 #[tokio::test]
 async fn an_answer_that_cannot_be_recorded_is_delivered_once_and_says_so() {
     let effects = Effects::default();
@@ -229,6 +230,7 @@ async fn a_lease_without_end_can_be_said() {
     assert_eq!(told, Told::Done("pay #1".to_owned(), Served::Executed));
 }
 
+// B11
 #[tokio::test(start_paused = true)]
 async fn an_owner_that_cannot_renew_stops_its_handler_before_its_lease_ends() {
     let effects = Effects::default();

@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod doubts;
 mod protocol;
 mod watched;
 
 mod concurrency;
 mod endings;
 mod identity;
+mod leases;
 mod observe;
 mod outcomes;
 mod readiness;
+mod reconciling;
+mod reruns;

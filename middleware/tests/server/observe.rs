@@ -7,9 +7,11 @@ use std::sync::atomic::Ordering;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use onlyonce_middleware::observe::ServeSpanLayer;
 use onlyonce_middleware::observe::names;
+use onlyonce_middleware::server::{InDoubtPolicy, Reconciled};
 use onlyonce_storage::MemoryStore;
 use tower::{Layer, ServiceExt};
 
+use crate::doubts::{Frozen, Outside, after_a_panic, answer, finding, reconcile};
 use crate::protocol::{Ask, Effects, Handler, send};
 use crate::watched::Watched;
 
@@ -17,30 +19,59 @@ type Seen = Vec<(String, Vec<(String, String)>, DebugValue)>;
 
 /// One call of each kind, and what a recorder has seen of them.
 fn record() -> Seen {
+    record_of(async {
+        let effects = Effects::default();
+        let store = Watched::new(Arc::new(MemoryStore::default()));
+        let server = Handler::applying(&effects).over(store.clone());
+        let (a, b) = (
+            send(&server, Ask::new("k", "pay")),
+            send(&server, Ask::new("k", "pay")),
+        );
+        tokio::join!(a, b);
+        send(&server, Ask::new("k", "pay")).await;
+        send(&server, Ask::new("k", "other")).await;
+        store.refuse_completions.store(true, Ordering::SeqCst);
+        send(&server, Ask::new("u", "pay")).await;
+        let observed = ServeSpanLayer.layer(server);
+        observed.oneshot(Ask::new("k", "pay")).await.unwrap();
+    })
+}
+
+/// Calls in doubt that are reconciled, with every result that needs no trouble of the store's.
+fn record_reconciling() -> Seen {
+    record_of(async {
+        tokio::time::pause();
+        let outside = Outside::new();
+        let frozen = Frozen::applying(&outside).await;
+        frozen.lapses();
+        let mut hooks = vec![
+            finding(Reconciled::StillUnknown).0,
+            finding(Reconciled::NotApplied).0,
+            InDoubtPolicy::Reconcile(reconcile(|_| async { Err("no route".to_owned()) })),
+            InDoubtPolicy::Reconcile(reconcile(|_| async { panic!("in the hook") })),
+            InDoubtPolicy::Reconcile(reconcile(|_| std::future::pending())),
+            finding(Reconciled::Applied(answer(&"x".repeat(2 * 1024 * 1024)))).0,
+            finding(Reconciled::Applied(answer("paid"))).0,
+        ];
+        for policy in hooks.drain(..) {
+            let server = outside.handler().over_policy(frozen.store.clone(), policy);
+            send(&server, Ask::new("k", "pay")).await;
+        }
+        let store = after_a_panic(&Effects::default(), false).await;
+        let policy = finding(Reconciled::NotApplied).0;
+        let server = outside.handler().over_policy(store, policy);
+        send(&server, Ask::new("k", "pay")).await;
+    })
+}
+
+fn record_of(calls: impl Future<Output = ()>) -> Seen {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .unwrap();
-    metrics::with_local_recorder(&recorder, || {
-        runtime.block_on(async {
-            let effects = Effects::default();
-            let store = Watched::new(Arc::new(MemoryStore::default()));
-            let server = Handler::applying(&effects).over(store.clone());
-            let (a, b) = (
-                send(&server, Ask::new("k", "pay")),
-                send(&server, Ask::new("k", "pay")),
-            );
-            tokio::join!(a, b);
-            send(&server, Ask::new("k", "pay")).await;
-            send(&server, Ask::new("k", "other")).await;
-            store.refuse_completions.store(true, Ordering::SeqCst);
-            send(&server, Ask::new("u", "pay")).await;
-            let observed = ServeSpanLayer.layer(server);
-            observed.oneshot(Ask::new("k", "pay")).await.unwrap();
-        });
-    });
+    metrics::with_local_recorder(&recorder, || runtime.block_on(calls));
     let seen = snapshotter.snapshot().into_vec().into_iter();
     seen.map(|(key, _, _, value)| {
         let key = key.key();
@@ -55,9 +86,13 @@ fn record() -> Seen {
 }
 
 fn calls(seen: &Seen, outcome: &str) -> u64 {
-    let label = ("outcome".to_owned(), outcome.to_owned());
+    count(seen, names::SERVER_CALLS_TOTAL, Some(outcome))
+}
+
+fn count(seen: &Seen, metric: names::Metric, label: Option<&str>) -> u64 {
     let counted = seen.iter().find(|(name, labels, _)| {
-        name == names::SERVER_CALLS_TOTAL.name && labels.contains(&label)
+        let labelled = |wanted| labels.iter().any(|(_, value)| value == wanted);
+        name == metric.name && label.is_none_or(labelled)
     });
     match counted {
         Some((_, _, DebugValue::Counter(count))) => *count,
@@ -67,7 +102,8 @@ fn calls(seen: &Seen, outcome: &str) -> u64 {
 
 #[test]
 fn every_metric_that_the_server_emits_stands_in_the_table_and_every_one_there_is_emitted() {
-    let seen: BTreeSet<String> = record().into_iter().map(|(name, ..)| name).collect();
+    let both = record().into_iter().chain(record_reconciling());
+    let seen: BTreeSet<String> = both.map(|(name, ..)| name).collect();
     let table: BTreeSet<String> = names::TABLE
         .iter()
         .map(|metric| metric.name.to_owned())
@@ -105,6 +141,25 @@ fn a_replay_is_never_counted_as_executed_and_runs_no_handler() {
 }
 
 #[test]
+fn what_came_of_asking_the_outside_world_is_counted_by_result() {
+    let seen = record_reconciling();
+    for result in [
+        "still_unknown",
+        "owner_not_known_gone",
+        "failed",
+        "panicked",
+        "timed_out",
+        "unrecorded",
+        "applied",
+        "not_applied",
+    ] {
+        let counted = count(&seen, names::SERVER_RECONCILED_TOTAL, Some(result));
+        assert_eq!(counted, 1, "{result}");
+    }
+    assert_eq!(count(&seen, names::SERVER_RERUNS_TOTAL, None), 1);
+}
+
+#[test]
 fn gauges_return_to_zero() {
     for gauge in [names::SERVER_IN_FLIGHT, names::SERVER_WAITERS] {
         let seen = record();
@@ -119,9 +174,11 @@ fn gauges_return_to_zero() {
 // I3
 #[test]
 fn no_label_shows_a_key_or_a_body() {
-    for (name, labels, _) in record() {
+    for (name, labels, _) in record().into_iter().chain(record_reconciling()) {
+        let known = names::TABLE.iter().find(|metric| metric.name == name);
+        let known = known.unwrap().labels;
         for (label, value) in labels {
-            assert_eq!(label, "outcome", "{name}");
+            assert!(known.contains(&&*label), "{name}: {label}");
             assert!(
                 value.chars().all(|c| c.is_ascii_lowercase() || c == '_'),
                 "{name}: {value}"

@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use onlyonce_middleware::server::{
-    Adapter, Admission, Dedupe, DedupeLayer, DedupeOptions, Intent, Outcome, Question, Recording,
-    Refusal, Served,
+    Adapter, Admission, Dedupe, DedupeLayer, DedupeOptions, Execution, InDoubtPolicy, Intent,
+    Outcome, Question, Recording, Refusal, Served,
 };
 use onlyonce_storage::{
     Answer, AnswerFormat, Fingerprint, FingerprintAlgorithm, Fingerprints, IdempotencyKey,
@@ -31,6 +31,8 @@ pub struct Ask {
     pub question: Option<Question>,
     /// The algorithm with which the server digests, as if it had been deployed anew.
     pub algorithm: u16,
+    /// What the handler is told of its run.
+    pub execution: Option<Execution>,
 }
 
 /// What a caller gets.
@@ -66,6 +68,16 @@ pub struct Handler(Handle);
 
 pub type Server = Dedupe<Handler, Plain>;
 
+// === impl NoAnswer ===
+
+impl std::fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("no answer")
+    }
+}
+
+impl std::error::Error for NoAnswer {}
+
 // === impl Ask ===
 
 impl Ask {
@@ -78,6 +90,7 @@ impl Ask {
             store: None,
             question: None,
             algorithm: 1,
+            execution: None,
         }
     }
 
@@ -145,6 +158,11 @@ impl Adapter for Plain {
         intent.deadline = ask.deadline.map(|left| Instant::now() + left);
         intent.store = ask.store;
         Admission::Protected(intent, ask)
+    }
+
+    fn executing(&self, mut ask: Ask, execution: Execution) -> Ask {
+        ask.execution = Some(execution);
+        ask
     }
 
     async fn record(&self, result: Result<Told, NoAnswer>) -> Recording<Told> {
@@ -247,6 +265,10 @@ impl Handler {
 
     pub fn over(self, store: Arc<dyn Store>) -> Server {
         self.over_with(store, DedupeOptions::default())
+    }
+
+    pub fn over_policy(self, store: Arc<dyn Store>, policy: InDoubtPolicy) -> Server {
+        DedupeLayer::new(store, Plain).in_doubt(policy).layer(self)
     }
 
     pub fn over_with(self, store: Arc<dyn Store>, options: DedupeOptions) -> Server {

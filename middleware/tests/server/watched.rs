@@ -17,6 +17,9 @@ pub struct Watched {
     pub refuse_claims: AtomicBool,
     pub slow_claims: AtomicBool,
     pub refuse_completions: AtomicBool,
+    pub hang_settlements: AtomicBool,
+    /// Everything takes a few polls before it reaches the store, and after.
+    pub dawdle: AtomicBool,
     pub refuse_renewals: AtomicBool,
 }
 
@@ -29,8 +32,34 @@ impl Watched {
             refuse_claims: AtomicBool::new(false),
             slow_claims: AtomicBool::new(false),
             refuse_completions: AtomicBool::new(false),
+            hang_settlements: AtomicBool::new(false),
+            dawdle: AtomicBool::new(false),
             refuse_renewals: AtomicBool::new(false),
         })
+    }
+}
+
+impl Watched {
+    fn answering<'a, T, E>(&self, answer: StoreFuture<'a, T, E>) -> StoreFuture<'a, T, E>
+    where
+        T: Send + 'a,
+        E: Send + 'a,
+    {
+        if !self.dawdle.load(Ordering::SeqCst) {
+            return answer;
+        }
+        Box::pin(async move {
+            yield_twice().await;
+            let answer = answer.await;
+            yield_twice().await;
+            answer
+        })
+    }
+}
+
+pub async fn yield_twice() {
+    for _ in 0..2 {
+        tokio::task::yield_now().await;
     }
 }
 
@@ -61,7 +90,7 @@ impl Store for Watched {
                 self.inner.claim(request).await
             });
         }
-        self.inner.claim(request)
+        self.answering(self.inner.claim(request))
     }
 
     fn renew<'a>(
@@ -77,18 +106,24 @@ impl Store for Watched {
 
     fn complete(&self, claim: Claim, answer: Answer) -> StoreFuture<'_, (), SettleError> {
         self.settlements.fetch_add(1, Ordering::SeqCst);
+        if self.hang_settlements.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
         if self.refuse_completions.load(Ordering::SeqCst) {
             return Box::pin(async move {
                 drop(claim);
                 Err(unreachable_store().into())
             });
         }
-        self.inner.complete(claim, answer)
+        self.answering(self.inner.complete(claim, answer))
     }
 
     fn release(&self, claim: Claim) -> StoreFuture<'_, (), SettleError> {
         self.settlements.fetch_add(1, Ordering::SeqCst);
-        self.inner.release(claim)
+        if self.hang_settlements.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
+        self.answering(self.inner.release(claim))
     }
 
     fn doubt(
@@ -98,7 +133,10 @@ impl Store for Watched {
         answer: Option<Answer>,
     ) -> StoreFuture<'_, (), SettleError> {
         self.settlements.fetch_add(1, Ordering::SeqCst);
-        self.inner.doubt(claim, reason, answer)
+        if self.hang_settlements.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
+        self.answering(self.inner.doubt(claim, reason, answer))
     }
 
     fn ask(
@@ -107,6 +145,6 @@ impl Store for Watched {
         key: ScopedKey,
         first_sent: Option<Timestamp>,
     ) -> StoreFuture<'_, KeyState> {
-        self.inner.ask(question, key, first_sent)
+        self.answering(self.inner.ask(question, key, first_sent))
     }
 }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use onlyonce_middleware::client::Ticket;
+use onlyonce_middleware::client::outbox::{Peer, TellPeer};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
@@ -228,6 +229,18 @@ impl tower_service::Service<Request> for Channel {
             Readiness::Failed(error) => Response::Failed(error),
             Readiness::Acquiring(_) | Readiness::Idle => Response::Failed(NotSent::NotReady.into()),
         })
+    }
+}
+
+impl TellPeer for Channel {
+    fn peer(&self) -> Option<Peer> {
+        match &self.readiness {
+            Readiness::Ready(place) => Some(Peer {
+                now: place.connection.server_now(),
+                store: place.connection.welcome().store,
+            }),
+            Readiness::Acquiring(_) | Readiness::Failed(_) | Readiness::Idle => None,
+        }
     }
 }
 

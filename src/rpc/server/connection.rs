@@ -294,6 +294,7 @@ fn incoming(client: &Client, call: Call) -> Incoming {
         session: call.session,
         store: call.store,
         arguments: call.arguments,
+        execution: None,
     }
 }
 

@@ -68,6 +68,12 @@ impl GroupCore {
         self.forgotten_until
     }
 
+    /// The number of this opening.
+    #[must_use]
+    pub const fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
     /// How long settled calls are remembered.
     #[must_use]
     pub const fn retention(&self) -> RetentionOptions {
@@ -149,10 +155,13 @@ impl GroupCore {
         let token = FencingToken::new(self.incarnation, self.sequence);
         match transition::claim(existing.as_ref(), request, token, at)? {
             ClaimStep::Claim(call) => {
-                if !self.open.has_room(request.key.scope(), &self.limits) {
-                    return Ok(ClaimReply::OverQuota);
+                // The re-run of a doubt is counted already, and must not be kept from ending it.
+                if existing.is_none() {
+                    if !self.open.has_room(request.key.scope(), &self.limits) {
+                        return Ok(ClaimReply::OverQuota);
+                    }
+                    overlay.rows.room()?;
                 }
-                overlay.rows.room()?;
                 let reply = claimed(&call);
                 self.write(overlay, key, existing, Some(Record::Call(call)));
                 reply
@@ -178,7 +187,7 @@ impl GroupCore {
     ) -> Result<(), SettleError> {
         if let Err(too_large) = self.fits(&answer) {
             // The effect happened and its answer will not be known: that is a doubt.
-            self.doubt(overlay, (key, token), DoubtReason::Unrecorded, None, at)?;
+            self.doubt_in_progress(overlay, key, token, DoubtReason::Unrecorded, at)?;
             return Err(too_large.into());
         }
         self.settle(overlay, key, |existing| {
@@ -210,15 +219,27 @@ impl GroupCore {
         token: FencingToken,
         at: &Circumstances,
     ) -> Result<(), SettleError> {
+        self.doubt_in_progress(overlay, key, token, DoubtReason::OwnerGone, at)
+    }
+
+    /// A doubt that is already written stays as it is: it says more than "it was dropped", and who
+    /// completes it may have learned the answer from outside and know nothing of the owner.
+    fn doubt_in_progress(
+        &mut self,
+        overlay: &mut Overlay<'_>,
+        key: KeyDigest,
+        token: FencingToken,
+        reason: DoubtReason,
+        at: &Circumstances,
+    ) -> Result<(), SettleError> {
         self.settle(overlay, key, |existing| {
-            // A doubt that is already written says more than "it was dropped".
-            let in_progress = existing
-                .and_then(Record::call)
-                .is_some_and(|call| matches!(call.state, State::InProgress { .. }));
-            if !in_progress {
-                return Err(Fenced);
+            let doubted = transition::doubt(existing, token, reason, None, at)?;
+            match existing.and_then(Record::call) {
+                Some(call) if matches!(call.state, State::InDoubt { .. }) => {
+                    Ok(Settled::Write(call.clone()))
+                }
+                _ => Ok(Settled::Write(doubted)),
             }
-            transition::doubt(existing, token, DoubtReason::OwnerGone, None, at).map(Settled::Write)
         })
     }
 

@@ -21,6 +21,7 @@ pub mod fencing;
 pub mod forgetting;
 mod kit;
 pub mod quota;
+pub mod reruns;
 pub mod sealing;
 
 use std::future::Future;
@@ -120,6 +121,15 @@ macro_rules! conformance {
             quota: a_scope_with_too_much_in_progress_is_refused
             quota: a_scope_with_too_much_in_doubt_is_refused
             quota: quotas_count_what_an_earlier_opening_left
+            reruns: a_rerun_is_claimed_under_a_larger_token_and_fences_the_run_before
+            reruns: only_the_doubt_that_was_seen_can_be_claimed_anew
+            reruns: of_many_reruns_of_one_doubt_one_is_given
+            reruns: a_rerun_that_crashes_is_in_doubt_under_its_own_token
+            reruns: after_reopening_the_owner_of_a_lapsed_lease_is_known_to_be_gone
+            reruns: of_a_doubts_owner_and_those_who_ask_outside_one_says_what_happened
+            reruns: what_was_learned_and_is_too_large_changes_nothing
+            reruns: a_call_older_than_what_is_remembered_does_not_run_again
+            reruns: a_full_quota_of_doubts_keeps_none_of_them_from_running_again
             sealing: a_sealed_key_is_stale_for_ever
             sealing: a_seal_outlives_the_horizon_for_calls_that_say_when_they_were_sent
             sealing: sealing_a_used_key_reports_its_state

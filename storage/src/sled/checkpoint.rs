@@ -129,6 +129,7 @@ impl Target {
             pages,
             open,
             numbers,
+            drops,
             ..
         } = checkpoint;
         let mut unsynced = 0;
@@ -155,6 +156,9 @@ impl Target {
         for run in &pages {
             batch.insert(&*length_row(run.file.name()), &run.end().to_le_bytes());
         }
+        for name in &drops {
+            batch.remove(&*length_row(name));
+        }
         for (name, number) in numbers {
             batch.insert(name, &number.to_le_bytes());
         }
@@ -165,18 +169,21 @@ impl Target {
     }
 
     /// Removes files that are no longer needed, and what sled says of them before.
-    pub(super) fn drop_files(&self, names: &[String]) -> Result<(), String> {
+    pub(super) fn drop_files(&self, names: &[String]) -> Result<(), Cause> {
+        if names.is_empty() {
+            return Ok(());
+        }
         let mut batch = ::sled::Batch::default();
         names
             .iter()
             .for_each(|name| batch.remove(&*length_row(name)));
-        self.meta.apply_batch(batch).map_err(words)?;
+        self.meta.apply_batch(batch)?;
         crate::kill_point!("checkpoint: files not said to be there, still there");
-        self.point.commit(&self.db).map_err(words)?;
+        self.point.commit(&self.db)?;
         for name in names {
             match fs::remove_file(self.folder.join(name)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other.map_err(words)?,
+                other => other?,
             }
             crate::kill_point!("checkpoint: one file removed, the next not");
         }
@@ -215,16 +222,16 @@ fn run(
 
 fn work(target: &Target, log: &LogFiles, job: Job) -> Result<Option<Done>, String> {
     match job {
-        Job::Drop(names) => target.drop_files(&names).map(|()| None),
-        Job::Checkpoint(mut checkpoint) => {
-            let drops = std::mem::take(&mut checkpoint.drops);
+        Job::Drop(names) => target.drop_files(&names).map(|()| None).map_err(words),
+        Job::Checkpoint(checkpoint) => {
+            let drops = checkpoint.drops.clone();
             let answered = checkpoint.open.answered();
             let (group, next_turn) = (checkpoint.group, checkpoint.next_turn);
             target.write(checkpoint).map_err(words)?;
             crate::kill_point!("checkpoint: durable, its file not free");
             log.begin_turn(next_turn, group).map_err(words)?;
             crate::kill_point!("checkpoint: its file free, nobody told");
-            target.drop_files(&drops)?;
+            target.drop_files(&drops).map_err(words)?;
             Ok(Some(Done { answered }))
         }
     }

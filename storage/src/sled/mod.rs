@@ -45,6 +45,7 @@ mod log;
 mod open;
 mod open_rows;
 mod options;
+mod outbox;
 mod page;
 mod store;
 mod sync;
@@ -53,5 +54,6 @@ mod tests;
 
 pub use self::open::OpenError;
 pub use self::options::SledOptions;
+pub use self::outbox::{OutboxOpenError, OutboxOptions, SledOutbox};
 pub use self::store::SledStore;
 pub use self::sync::{SyncError, SyncPoint};

@@ -91,14 +91,14 @@ pub(super) struct Opened {
 
 /// Opens the store in `path`, or makes one in a directory that is absent or empty. Blocks.
 pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenError> {
-    let known = recognise(path)?;
+    let known = recognise(path, FORMAT_PREFIX)?;
     let failed = |source| io_error(path, source);
     fs::create_dir_all(path).map_err(failed)?;
     crate::kill_point!("opening: directory there, not locked");
     let lock = lock(path)?;
     crate::kill_point!("opening: locked, format not named");
     if !known {
-        mark(path).map_err(failed)?;
+        mark(path, FORMAT_PREFIX).map_err(failed)?;
     }
     let db_path = path.join("db");
     // Before the first write, so that no error of a later write-back is missed.
@@ -168,7 +168,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
             core,
             guard,
             syncer: SledSync::new(Arc::clone(&files), turn + 1),
-            disk: SledDisk::new(loaded, files, turn + 1, checkpoints),
+            disk: SledDisk::new(loaded, files, turn + 1, options.log_bytes, checkpoints),
             id,
         })
     }));
@@ -179,8 +179,8 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
     })
 }
 
-/// Whether the directory is a store already. Touches nothing.
-fn recognise(path: &Path) -> Result<bool, OpenError> {
+/// Whether the directory is already what `prefix` says. Touches nothing.
+pub(super) fn recognise(path: &Path, prefix: &str) -> Result<bool, OpenError> {
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(io_error(path, error)),
@@ -197,7 +197,7 @@ fn recognise(path: &Path) -> Result<bool, OpenError> {
     };
     match read_format(path) {
         Ok(text) => {
-            let number = text.trim_end().strip_prefix(FORMAT_PREFIX);
+            let number = text.trim_end().strip_prefix(prefix);
             let number = number.and_then(|number| number.parse::<u32>().ok());
             match number {
                 Some(FORMAT) => return Ok(true),
@@ -236,7 +236,7 @@ fn read_format(path: &Path) -> io::Result<String> {
 }
 
 /// At once or not at all: who waits here would start serving at an unforeseen time.
-fn lock(path: &Path) -> Result<File, OpenError> {
+pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let lock = fs::OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -253,10 +253,10 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 }
 
 /// Says what the directory is, before anything else is put there.
-fn mark(path: &Path) -> io::Result<()> {
+pub(super) fn mark(path: &Path, prefix: &str) -> io::Result<()> {
     let draft = path.join(FORMAT_DRAFT);
     let mut file = File::create(&draft)?;
-    writeln!(file, "{FORMAT_PREFIX}{FORMAT}")?;
+    writeln!(file, "{prefix}{FORMAT}")?;
     file.sync_all()?;
     crate::kill_point!("opening: format drafted, not named");
     fs::rename(&draft, path.join(FORMAT_FILE))?;
@@ -268,7 +268,7 @@ fn mark(path: &Path) -> io::Result<()> {
 
 /// A crash while sled recovers leaves a half-written snapshot, which makes every later opening
 /// fail; the whole ones beside it are complete without it.
-fn remove_leftovers(db_path: &Path) -> io::Result<()> {
+pub(super) fn remove_leftovers(db_path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(db_path)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -355,7 +355,7 @@ fn adopt(
     Ok((core, guard))
 }
 
-fn io_error(path: &Path, source: io::Error) -> OpenError {
+pub(super) fn io_error(path: &Path, source: io::Error) -> OpenError {
     let path = path.to_owned();
     match source.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => OpenError::Corrupt {
@@ -370,7 +370,7 @@ fn io_error(path: &Path, source: io::Error) -> OpenError {
     }
 }
 
-fn sled_error(path: &Path, error: ::sled::Error) -> OpenError {
+pub(super) fn sled_error(path: &Path, error: ::sled::Error) -> OpenError {
     // Our own lock is held, so whoever has sled's opened its files behind our back, or is a store
     // of this process that is still being dropped. sled has no error of its own for it.
     let db_file = File::open(path.join("db").join("db"));

@@ -11,18 +11,21 @@ pub struct SledOptions {
     pub(super) cache_bytes: u64,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: StoreLimits,
+    pub(super) log_bytes: u64,
     pub(super) retention: RetentionOptions,
 }
 
 // === impl SledOptions ===
 
 impl SledOptions {
-    /// The wall clock, the default limits and retention, 128 MiB of pages in memory.
+    /// The wall clock, the default limits and retention, 16 MiB of sled's pages in memory, 8 MiB in
+    /// each file of the log.
     pub fn new() -> Self {
         Self {
             cache_bytes: CACHE_BYTES,
             clock: Arc::new(SystemClock),
             limits: StoreLimits::default(),
+            log_bytes: LOG_BYTES,
             retention: RetentionOptions::default(),
         }
     }
@@ -46,6 +49,20 @@ impl SledOptions {
         self
     }
 
+    /// How many bytes are written to a file of the log before it is carried over, in bytes; at least
+    /// 64 KiB, at most 64 MiB. There are two files, and what is in them is in memory as well. A small
+    /// one is carried over more often; a large one takes longer to be read after a crash.
+    pub const fn log_bytes(mut self, bytes: u64) -> Self {
+        self.log_bytes = if bytes < LOG_BYTES_MIN {
+            LOG_BYTES_MIN
+        } else if bytes > LOG_BYTES_MAX {
+            LOG_BYTES_MAX
+        } else {
+            bytes
+        };
+        self
+    }
+
     /// Remembers settled calls for as long as `retention` says, and up to a bucket longer.
     pub const fn retention(mut self, retention: RetentionOptions) -> Self {
         self.retention = retention;
@@ -59,6 +76,13 @@ impl Default for SledOptions {
     }
 }
 
-/// sled's own default is 1 GiB, which a guest in somebody's server must not take. A day of a
-/// hundred thousand records with small answers fits into this.
-const CACHE_BYTES: u64 = 128 * 1024 * 1024;
+/// sled's own default is 1 GiB, which a guest in somebody's server must not take. In sled is only
+/// what is open: some ten thousand calls fit into this.
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A fifth of a second of calls where there are very many.
+const LOG_BYTES: u64 = 8 * 1024 * 1024;
+/// Some dozen calls.
+const LOG_BYTES_MIN: u64 = 64 * 1024;
+/// Half a second of reading at an opening.
+const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;

@@ -100,7 +100,7 @@ fn a_disk_that_fills_up_in_the_middle_of_an_answer_leaves_its_call_in_doubt() {
 }
 
 /// Room for the store, and soon for nothing else.
-fn disk(rig: &Rig) -> Mount {
+pub fn disk(rig: &Rig) -> Mount {
     let image = Image::sparse(&rig.path("disk.img"), 32, &["-m", "0", "-J", "size=4"]).unwrap();
     Mount::image(&image, &rig.path("disk"), &[]).unwrap()
 }
@@ -130,7 +130,7 @@ fn length_of(number: usize) -> usize {
 }
 
 /// Takes all room but `room` bytes.
-fn fill(disk: &Path, room: usize) -> PathBuf {
+pub fn fill(disk: &Path, room: usize) -> PathBuf {
     let spare = disk.join("spare");
     fs::write(&spare, vec![1; room]).unwrap();
     File::open(&spare).unwrap().sync_all().unwrap();

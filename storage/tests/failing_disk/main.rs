@@ -9,6 +9,7 @@
 mod calls;
 mod failed_sync;
 mod full_disk;
+mod full_outbox;
 mod read_only;
 mod unreadable;
 

@@ -252,7 +252,10 @@ fn serves_until_its_power_is_cut_when_it_is_the_child() {
         neighbour(path, run);
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
-            let store = SledStore::open_async(path, SledOptions::new()).await;
+            // Carried over while it serves: all the time, now and then, once.
+            let log_bytes = 64 * 1024 << (3 * draw(&format!("log of {run}"), 3));
+            let options = SledOptions::new().log_bytes(log_bytes);
+            let store = SledStore::open_async(path, options).await;
             let store = Arc::new(store.unwrap());
             let written = Arc::new(AtomicUsize::new(0));
             let tasks: Vec<_> = (0..TASKS)

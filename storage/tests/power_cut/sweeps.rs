@@ -285,7 +285,10 @@ fn answer(name: &str) -> onlyonce_storage::Answer {
 
 fn options(clock: &Arc<ManualClock>) -> SledOptions {
     let retention = RetentionOptions::new(ANSWER, HORIZON).unwrap();
-    SledOptions::new().clock(clock.clone()).retention(retention)
+    SledOptions::new()
+        .clock(clock.clone())
+        .retention(retention)
+        .log_bytes(64 * 1024)
 }
 
 const SWEEP: &str = "sweeps::sweeps_until_its_power_is_cut_when_it_is_the_child";

@@ -9,6 +9,7 @@ mod clients;
 mod endings;
 mod inspection;
 mod operations;
+mod outbox;
 mod runtimes;
 mod server;
 mod services;

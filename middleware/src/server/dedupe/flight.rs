@@ -9,13 +9,13 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use onlyonce_storage::{Answer, Fingerprint, InDoubt, KeyDigest};
-use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
+use super::scheduled::{AtomicU8, AtomicUsize, Mutex, Notify};
 use crate::observe::server::Waiting;
 use crate::server::{DedupeOptions, Refusal, Served};
 
@@ -70,6 +70,7 @@ pub(super) struct Lead {
     flights: Arc<Flights>,
     name: FlightName,
     flight: Arc<Flight>,
+    landing: Option<Landing>,
 }
 
 /// One who waits.
@@ -111,6 +112,7 @@ impl Flights {
                     flights: Arc::clone(self),
                     name,
                     flight,
+                    landing: None,
                 })
             }
             Entry::Occupied(place) => {
@@ -201,13 +203,15 @@ impl Lead {
     /// Ends the flight: tells those who wait, and lets the next caller ask the store.
     ///
     /// What is told must already be durable.
-    pub(super) fn land(self, landing: Landing) {
-        self.flight.landed.send_replace(Some(landing));
+    pub(super) fn land(mut self, landing: Landing) {
+        self.landing = Some(landing);
     }
 }
 
 impl Drop for Lead {
     fn drop(&mut self) {
+        // Gone before anybody is told: whoever hears that nothing was executed boards anew, and
+        // must not find this flight again.
         let mut table = self.flights.table.lock();
         table.remove(&self.name);
         if table.is_empty() {
@@ -217,15 +221,13 @@ impl Drop for Lead {
         // A lead that was dropped before it landed (its runtime is shutting down) leaves its
         // waiters without an answer; without this they would wait for a sender that they
         // themselves keep alive.
-        self.flight.landed.send_if_modified(|landed| {
-            let lost = landed.is_none();
-            if lost {
-                *landed = Some(Landing::Refused(Refusal::InProgress {
-                    retry_after: LOST_LEAD,
-                }));
-            }
-            lost
+        let landing = self.landing.take();
+        let lost = Landing::Refused(Refusal::InProgress {
+            retry_after: LOST_LEAD,
         });
+        self.flight
+            .landed
+            .send_replace(Some(landing.unwrap_or(lost)));
     }
 }
 

@@ -7,7 +7,9 @@ use onlyonce_storage::Store;
 use tower_layer::Layer;
 
 use super::flight::Flights;
-use super::options::LEASE_MAX;
+use super::in_doubt::InDoubtPolicy;
+use super::options::{LEASE_MAX, LEASE_MIN};
+use super::reconcile::Reconciler;
 use super::service::{Dedupe, Shared};
 use super::{DedupeOptions, Executions};
 use crate::server::Keys;
@@ -30,14 +32,42 @@ impl<A> DedupeLayer<A> {
     /// Dedupes against `store` what `adapter` admits.
     #[must_use]
     pub fn with_options(store: Arc<dyn Store>, adapter: A, mut options: DedupeOptions) -> Self {
-        options.lease = options.lease.min(LEASE_MAX);
+        options.lease = options.lease.clamp(LEASE_MIN, LEASE_MAX);
         let flights = Flights::new(&options);
+        let reconciler = Reconciler::new(&options);
         Self {
             shared: Arc::new(Shared {
                 adapter,
                 store,
                 options,
+                in_doubt: InDoubtPolicy::Refuse,
                 flights,
+                ended: Arc::default(),
+                reconciler,
+            }),
+        }
+    }
+
+    /// A layer over the same table of executions that treats calls in doubt as `policy` says,
+    /// where the adapter does not say it of the call. The default is [`InDoubtPolicy::Refuse`].
+    ///
+    /// It is the author of the handler who can say: wrap each handler with the layer that has its
+    /// policy.
+    #[must_use = "the layer that it is called on stays as it is"]
+    pub fn in_doubt(&self, policy: InDoubtPolicy) -> Self
+    where
+        A: Clone,
+    {
+        let shared = &self.shared;
+        Self {
+            shared: Arc::new(Shared {
+                adapter: shared.adapter.clone(),
+                store: Arc::clone(&shared.store),
+                options: shared.options,
+                in_doubt: policy,
+                flights: Arc::clone(&shared.flights),
+                ended: Arc::clone(&shared.ended),
+                reconciler: Arc::clone(&shared.reconciler),
             }),
         }
     }
@@ -67,6 +97,7 @@ impl<A> fmt::Debug for DedupeLayer<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DedupeLayer")
             .field("options", &self.shared.options)
+            .field("in_doubt", &self.shared.in_doubt)
             .finish_non_exhaustive()
     }
 }

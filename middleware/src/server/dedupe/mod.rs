@@ -11,6 +11,30 @@
 //! refuses the call before the handler runs. It does not free a key because a handler failed: a
 //! panic, an error without an answer or a lost lease leaves the call in doubt, and says so.
 //!
+//! # When something fails
+//!
+//! | what | the key | the caller | later attempts |
+//! | --- | --- | --- | --- |
+//! | the store cannot claim | as it was | not executed, ask again | the same, or executed |
+//! | the handler answers, says "not executed", or says nothing that settles it | completed, free, in doubt | that | replayed, executed, in doubt |
+//! | the handler panics | in doubt | in doubt | in doubt |
+//! | the handler's caller goes away or its deadline passes | as if it had stayed | in progress | wait, then get the answer |
+//! | renewing the lease fails | in doubt; the handler is dropped before the lease ends | in doubt | in doubt |
+//! | the process is frozen past the lease | in doubt; the handler is not polled again | in doubt | in doubt |
+//! | the answer cannot be recorded, or the store does not say so before the lease ends | in doubt, or completed after all | the answer, marked unrecorded | in doubt, or replayed |
+//! | the process dies | in doubt | a lost connection | in doubt |
+//! | an owner comes back after somebody else has ended its doubt | untouched: its token is too old | what became of its own run | what was recorded |
+//!
+//! # In doubt
+//!
+//! What is done about a call in doubt when a duplicate comes is the choice of the handler's author:
+//! [`InDoubtPolicy`]. Refusing is the default; a hook may ask the outside world
+//! ([`Reconciliation`]); a handler that is declared safe runs again. The doubt ends by
+//! compare-and-set on its token, so that of any number of hooks, operators and owners who come back
+//! one has the last word. A re-run is claimed from the doubt itself: its key is never free between.
+//! What a re-run says of itself ("not executed") does not free it either, since it says nothing of
+//! the run before.
+//!
 //! # Place in the order
 //!
 //! Inside authentication (which gives the scope) and load shedding (what that refuses must not be
@@ -24,15 +48,25 @@
 //! executed. A runtime that shuts down leaves what was running in doubt; [`Executions::idle`] says
 //! when nothing is.
 
+mod begin;
 mod executions;
 mod flight;
+mod in_doubt;
 mod layer;
 mod options;
 mod owner;
+mod patience;
+mod reconcile;
+mod runs;
+mod scheduled;
+#[cfg(test)]
+mod schedules;
 mod service;
+mod settle;
 
 pub use self::executions::Executions;
+pub use self::in_doubt::{Doubt, Execution, InDoubtPolicy, Reconciled, Reconciliation};
 pub use self::layer::DedupeLayer;
 pub use self::options::{DedupeOptions, Wait};
-pub(crate) use self::owner::far;
+pub(crate) use self::patience::far;
 pub use self::service::{Dedupe, ResponseFuture};

@@ -10,7 +10,7 @@ use onlyonce_storage::KeyPolicy;
 pub struct DedupeOptions {
     /// How long a claim holds without renewal; it is renewed every third of it. Default 30 s: a
     /// crashed owner of a shared store is noticed within it, and a pause of the process (a VM that
-    /// migrates) does not end it. At most a year.
+    /// migrates) does not end it. At least 100 ms, at most a year.
     pub lease: Duration,
     /// What a duplicate does while the call is being executed. Default: wait up to 5 s.
     pub wait: Wait,
@@ -28,6 +28,14 @@ pub struct DedupeOptions {
     /// Calls being executed at once. Default 65,536: far above what one process can serve. One
     /// more is refused as not executed.
     pub flights_max: usize,
+    /// How long the outside world is asked about one call in doubt, and how long a call waits for
+    /// its turn to be asked about; writing down what it said may take as long again. Default 5 s:
+    /// half of a client's attempt, which then still hears the result.
+    pub reconcile_timeout: Duration,
+    /// Calls in doubt that the outside world is asked about at once. Default 64: after a crash
+    /// many are in doubt and all their clients come back, and the outside world is somebody's
+    /// server. One more waits for its turn.
+    pub reconciles_max: usize,
 }
 
 /// What a duplicate does while the call is being executed.
@@ -51,9 +59,14 @@ impl Default for DedupeOptions {
             waiters_per_key_max: 1_024,
             waiters_max: 16_384,
             flights_max: 65_536,
+            reconcile_timeout: Duration::from_secs(5),
+            reconciles_max: 64,
         }
     }
 }
+
+/// A shorter one could end while a store syncs its first renewal.
+pub(super) const LEASE_MIN: Duration = Duration::from_millis(100);
 
 /// Clocks can reckon with it everywhere; who asks for more means that a lease shall not end.
 pub(super) const LEASE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -14,8 +14,13 @@ use tracing::Instrument;
 
 use super::executions::Executions;
 use super::flight::{Boarding, Flight, Flights, Landing, Lead};
+use super::in_doubt::InDoubtPolicy;
 use super::options::DedupeOptions;
-use super::owner::{Delivery, Owner, patience};
+use super::owner::{Delivery, Owner};
+use super::patience::patience;
+use super::reconcile::Reconciler;
+use super::runs::Ended;
+use super::scheduled::spawn;
 use crate::observe::server as observe;
 use crate::server::{Adapter, Admission, Intent, Keys, Refusal, Served};
 
@@ -30,7 +35,11 @@ pub(super) struct Shared<A> {
     pub(super) adapter: A,
     pub(super) store: Arc<dyn Store>,
     pub(super) options: DedupeOptions,
+    /// For calls of which the adapter says nothing.
+    pub(super) in_doubt: InDoubtPolicy,
     pub(super) flights: Arc<Flights>,
+    pub(super) ended: Arc<Ended>,
+    pub(super) reconciler: Arc<Reconciler>,
 }
 
 /// What [`Dedupe`] answers with, later.
@@ -198,7 +207,7 @@ where
         request,
         lead,
     };
-    tokio::spawn(owner.execute(deliver).in_current_span());
+    spawn(owner.execute(deliver).in_current_span());
     onlyonce_storage::kill_point!("dedupe: execution begun, owner not waiting");
 
     let delivery = match deadline {

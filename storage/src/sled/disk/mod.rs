@@ -1,6 +1,7 @@
 //! sled and the log behind the writer's seam.
 
 mod opening;
+mod replaying;
 #[cfg(test)]
 mod tests;
 mod writing;
@@ -12,15 +13,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
+
 #[cfg(feature = "fuzzing")]
 pub(super) use self::opening::bring;
 pub(super) use self::opening::{Identity, Loaded, Parts};
+pub(super) use self::replaying::SettledReader;
 use super::checkpoint::{Checkpoint, Checkpoints, Done};
 use super::frame::{Kind, Whole};
 use super::located::Located;
-use super::log::{self, GroupBytes, LogFiles, Note};
+use super::log::{GroupBytes, LogFiles, Note};
 use super::open_rows::OpenRows;
-use super::page::{PageFile, Pages, Position};
+use super::page::{PageFile, Pages, Position, Wait};
 use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer, Written};
 use crate::commit::{Change, Rows};
@@ -30,7 +34,8 @@ use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, c
 /// An opened store. Only the thread that owns it changes anything; another one writes groups to
 /// the log, a third carries them over to sled.
 pub(super) struct SledDisk {
-    rows: Known,
+    /// Only this thread writes to it, and holds it locked for a moment then.
+    rows: Arc<RwLock<Known>>,
     log: Arc<LogFiles>,
     /// What was applied since the last group.
     group_bytes: GroupBytes,
@@ -39,6 +44,8 @@ pub(super) struct SledDisk {
     /// Where in the log it was.
     turn: u64,
     offset: u64,
+    /// Where a file of it is full. A group of large answers may go beyond.
+    log_bytes: u64,
     checkpoints: Checkpoints,
     /// What a full file holds, until the last group in it is durable.
     next: Option<Checkpoint>,
@@ -64,6 +71,10 @@ pub(super) struct Known {
 struct Settled {
     pages: Pages,
     located: Located,
+    /// What lies before is durable.
+    durable: Position,
+    /// What lies before is in a group that was handed over.
+    handed_over: Position,
 }
 
 /// Times, in milliseconds, that only grow.
@@ -84,6 +95,7 @@ impl SledDisk {
         loaded: Loaded,
         log: Arc<LogFiles>,
         turn: u64,
+        log_bytes: u64,
         checkpoints: Checkpoints,
     ) -> Self {
         let Loaded {
@@ -94,12 +106,13 @@ impl SledDisk {
             ..
         } = loaded;
         Self {
-            rows,
+            rows: Arc::new(RwLock::new(rows)),
             log,
             group_bytes: GroupBytes::default(),
             group,
             turn,
             offset: LogFiles::first_offset(),
+            log_bytes,
             checkpoints,
             next: None,
             db_file,
@@ -107,10 +120,15 @@ impl SledDisk {
         }
     }
 
+    /// Reads what is settled and durable, from any thread, until this is closed.
+    pub(super) fn reader(&self) -> SettledReader {
+        SettledReader::new(Arc::downgrade(&self.rows))
+    }
+
     /// Takes note of a checkpoint that was done.
     fn checkpointed(&mut self, done: Option<Done>) {
         if let Some(Done { answered }) = done {
-            self.rows.written(&answered);
+            self.rows.write().written(&answered);
         }
     }
 
@@ -128,25 +146,27 @@ impl SledDisk {
         let done = self.checkpoints.wait()?;
         self.checkpointed(done);
         // The file that is full now is free for the turn after the next.
-        self.next = Some(self.rows.cut(self.group, self.turn + 2)?);
+        let cut = self.rows.write().cut(self.group, self.turn + 2)?;
+        self.next = Some(cut);
         Ok(())
     }
 }
 
 impl Rows for SledDisk {
     fn record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
-        self.rows.record(key)
+        self.rows.read().record(key)
     }
 
     fn answer(&self, key: KeyDigest, call: &CallRecord) -> Result<Option<Answer>, StoreError> {
-        self.rows.answer(key, call)
+        self.rows.read().answer(key, call)
     }
 }
 
 impl Disk for SledDisk {
     fn apply(&mut self, changes: Vec<Change>, _now: Timestamp) -> Result<(), String> {
+        let mut rows = self.rows.write();
         for change in changes {
-            self.rows.apply(change, &mut self.group_bytes)?;
+            rows.apply(change, &mut self.group_bytes)?;
         }
         Ok(())
     }
@@ -154,6 +174,7 @@ impl Disk for SledDisk {
     fn hand_over(&mut self, memory: Vec<u8>) -> Result<Option<Written>, String> {
         let done = self.checkpoints.poll()?;
         self.checkpointed(done);
+        self.rows.write().hand_over();
         if self.group_bytes.is_empty() {
             return Ok(None);
         }
@@ -166,7 +187,7 @@ impl Disk for SledDisk {
         self.group += 1;
         let bytes = bytes.finish(self.log.salt(self.turn), self.group)?;
         self.offset += bytes.len() as u64;
-        if self.offset >= log::FILE_BYTES {
+        if self.offset >= self.log_bytes {
             self.fill_checkpoint()?;
         }
         Ok(Some(Written { bytes, begins_file }))
@@ -174,13 +195,15 @@ impl Disk for SledDisk {
 
     fn note_used(&mut self, now: Timestamp) -> Result<(), String> {
         self.rows
+            .write()
             .note(Note::Used, now.as_millis(), &mut self.group_bytes);
         Ok(())
     }
 
     fn due(&self, retention: &RetentionOptions, now: Timestamp) -> Due {
         let past = |kept| move |bucket: &&Bucket| bucket.is_past(kept, now);
-        let (answers, settled) = (self.rows.answers.keys(), self.rows.settled.keys());
+        let rows = self.rows.read();
+        let (answers, settled) = (rows.answers.keys(), rows.settled.keys());
         Due {
             answers: answers.filter(past(retention.answer)).copied().collect(),
             indexes: settled.filter(past(retention.horizon)).copied().collect(),
@@ -191,11 +214,13 @@ impl Disk for SledDisk {
         if let Some(until) = due.forgotten_until() {
             let until = until.as_millis();
             self.rows
+                .write()
                 .note(Note::Forgotten, until, &mut self.group_bytes);
         }
         if let Some(until) = due.answers_until() {
             let until = until.as_millis();
             self.rows
+                .write()
                 .note(Note::AnswersGone, until, &mut self.group_bytes);
         }
         Ok(())
@@ -203,14 +228,15 @@ impl Disk for SledDisk {
 
     fn remove(&mut self, due: &Due) -> Result<Swept, String> {
         let mut drops = Vec::new();
+        let mut rows = self.rows.write();
         let due_buckets = due.answers.iter().chain(&due.indexes);
-        self.rows.removed.extend(due_buckets.copied());
+        rows.removed.extend(due_buckets.copied());
         for bucket in &due.answers {
-            self.rows.answers.remove(bucket);
+            rows.answers.remove(bucket);
             drops.push(bucket_name(ANSWERS, *bucket));
         }
         for bucket in &due.indexes {
-            self.rows.settled.remove(bucket);
+            rows.settled.remove(bucket);
             drops.push(bucket_name(SETTLED, *bucket));
         }
         let swept = Swept {
@@ -281,7 +307,7 @@ impl Known {
         // again. In the other one anything may lie at this place.
         let mut damage = damaged();
         for (_, pages) in self.answers.iter().filter(|(at, _)| at.contains(time)) {
-            match answer_in(pages, key, call) {
+            match answer_in(pages, key, call, Wait::ForTheDisk) {
                 Ok(Some(answer)) => return Ok(Some(answer)),
                 Ok(None) => {}
                 Err(corrupt @ StoreError::Corrupt(_)) => damage = corrupt,
@@ -293,9 +319,9 @@ impl Known {
 
     fn settled_record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
         // Newest first: duplicates are mostly young.
-        for Settled { pages, located } in self.settled.values().rev() {
+        for Settled { pages, located, .. } in self.settled.values().rev() {
             for at in located.candidates(key) {
-                if let Some(record) = read_settled_record(key, pages, at)? {
+                if let Some(record) = read_settled_record(key, pages, at, Wait::ForTheDisk)? {
                     return Ok(Some(record));
                 }
             }
@@ -306,6 +332,14 @@ impl Known {
     fn file(&self, kind: &str, bucket: Bucket) -> Result<Arc<PageFile>, String> {
         let file = PageFile::open(&self.folder, bucket_name(kind, bucket));
         file.map(Arc::new).map_err(words)
+    }
+
+    /// Everything that was handed over before is durable, and everything else is handed over now.
+    fn hand_over(&mut self) {
+        for settled in self.settled.values_mut() {
+            settled.durable = settled.handed_over;
+            settled.handed_over = settled.pages.end();
+        }
     }
 
     /// The names of the files in use.
@@ -343,6 +377,40 @@ impl Known {
         self.notes.raise(note, time);
         group.note(note, time);
     }
+
+    /// Takes in a note of an earlier opening: what was to go after it is gone.
+    fn noted(&mut self, note: Note, time: u64) {
+        // Their files count until they are removed: what comes later must not be written over them.
+        let removed = &mut self.removed;
+        let mut stays = |bucket: &Bucket| {
+            let stays = bucket.end().as_millis() > time;
+            if !stays {
+                removed.insert(*bucket);
+            }
+            stays
+        };
+        match note {
+            Note::Used => {}
+            Note::Forgotten => self.settled.retain(|bucket, _| stays(bucket)),
+            Note::AnswersGone => self.answers.retain(|bucket, _| stays(bucket)),
+        }
+        self.notes.raise(note, time);
+    }
+}
+
+// === impl Settled ===
+
+impl Settled {
+    /// Of which nothing is known to be durable.
+    const fn new(pages: Pages, located: Located) -> Self {
+        let begin = Position { page: 0, offset: 0 };
+        Self {
+            pages,
+            located,
+            durable: begin,
+            handed_over: begin,
+        }
+    }
 }
 
 // === impl Notes ===
@@ -372,9 +440,10 @@ fn read_settled_record(
     key: KeyDigest,
     pages: &Pages,
     at: Position,
+    wait: Wait,
 ) -> Result<Option<Record>, StoreError> {
     let missing = || StoreError::Corrupt("a page of settled records is missing".to_owned());
-    let mut reader = pages.read(at)?.ok_or_else(missing)?;
+    let mut reader = pages.read(at, wait)?.ok_or_else(missing)?;
     let length = Kind::Settled.expect(&mut reader)?;
     let body = reader.take(length)?;
     let (found, record) = keyed(&body).map_err(StoreError::Corrupt)?;
@@ -388,6 +457,7 @@ fn answer_in(
     pages: &Pages,
     key: KeyDigest,
     call: &CallRecord,
+    wait: Wait,
 ) -> Result<Option<Answer>, StoreError> {
     let Some(&AnswerKept::Beside { format, length, at }) = call.kept() else {
         return Ok(None);
@@ -401,7 +471,7 @@ fn answer_in(
     let Some(at) = Position::from_number(at) else {
         return Ok(None);
     };
-    match pages.read(at)? {
+    match pages.read(at, wait)? {
         None => Ok(None),
         Some(mut reader) => whole.read(&mut reader),
     }
@@ -409,7 +479,7 @@ fn answer_in(
 
 /// sled gives its file back only when the last of its own threads lets go of it, which may be a
 /// moment after the last handle is dropped.
-fn wait_until_free(db_file: &std::path::Path) {
+pub(in crate::sled) fn wait_until_free(db_file: &std::path::Path) {
     for _ in 0..FREE_ATTEMPTS_MAX {
         let Ok(file) = File::open(db_file) else {
             return;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -179,23 +178,28 @@ impl Loaded {
         let answered = checkpoint.open.answered();
         self.target.write(checkpoint)?;
         self.rows.written(&answered);
+        // All of it is durable.
+        self.rows.hand_over();
+        self.rows.hand_over();
         Ok(())
     }
 
     /// Removes what a checkpoint that was not finished has left, and files that were to go.
-    fn remove_unfinished(&self) -> io::Result<()> {
+    fn remove_unfinished(&self) -> Result<(), Cause> {
         for (file, pages) in &self.files {
             file.end_at(*pages)?;
         }
-        let known: BTreeSet<&str> = self.files.iter().map(|(file, _)| file.name()).collect();
-        let rows = &self.rows;
-        let used: BTreeSet<&str> = rows.names().collect();
+        let used: BTreeSet<&str> = self.rows.names().collect();
+        let files = self.files.iter().map(|(file, _)| file.name());
+        let unused = files.filter(|name| !used.contains(name));
+        let unused: Vec<_> = unused.map(ToOwned::to_owned).collect();
+        self.target.drop_files(&unused)?;
         for entry in fs::read_dir(&self.target.folder)? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_str().unwrap_or_default();
             let is_ours = name.starts_with(ANSWERS) || name.starts_with(SETTLED);
-            if is_ours && !known.contains(name) && !used.contains(name) {
+            if is_ours && !used.contains(name) {
                 fs::remove_file(entry.path())?;
             }
         }
@@ -245,7 +249,8 @@ impl Loaded {
         let mut located = Located::new();
         frame::scan(&file, pages, |frame| match frame.kind {
             Kind::Settled if is_settled => {
-                let (key, _) = keyed(frame.body)?;
+                let (key, record) = keyed(frame.body)?;
+                codec::check_version(record).map_err(words)?;
                 located.insert(key, frame.at);
                 Ok(())
             }
@@ -254,7 +259,8 @@ impl Loaded {
         })?;
         let pages = Pages::new(file, pages);
         if is_settled {
-            self.rows.settled.insert(bucket, Settled { pages, located });
+            let settled = Settled::new(pages, located);
+            self.rows.settled.insert(bucket, settled);
         } else {
             self.rows.answers.insert(bucket, pages);
         }
@@ -269,7 +275,7 @@ impl Loaded {
     ) -> Result<&'a [u8], String> {
         let (entry, rest) = Entry::first(entries)?;
         match entry {
-            Entry::Note(note, time) => self.rows.notes.raise(note, time),
+            Entry::Note(note, time) => self.rows.noted(note, time),
             Entry::Removed(key) => self.rows.open.remove(key),
             Entry::Record(key, bytes) => {
                 let record = codec::decode(bytes).map_err(words)?;

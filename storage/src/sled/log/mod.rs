@@ -42,9 +42,6 @@ pub(super) use self::files::LogFiles;
 pub(super) use self::reading::understand;
 pub(super) use self::reading::{Groups, read};
 
-/// How much of a file is filled before it goes to sled. A group of large answers may go beyond it.
-pub(super) const FILE_BYTES: u64 = 8 * 1024 * 1024;
-
 /// The last turn that a new log has begun. The next ones begin when sled knows whose it is.
 pub(super) const NEW_TURNS: u64 = 2;
 

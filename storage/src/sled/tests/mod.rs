@@ -38,6 +38,7 @@ fn open(path: &Path, options: &SledOptions) -> (Arc<SledStore>, Arc<Script>) {
             inner: engine.syncer,
             script: in_syncer,
         }),
+        replays: engine.replays,
     });
     (Arc::new(store.unwrap()), script)
 }

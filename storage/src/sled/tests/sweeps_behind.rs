@@ -152,4 +152,55 @@ async fn a_bucket_that_is_needed_again_after_it_was_removed_works_and_survives_r
     assert_eq!(page_files(path).len(), 0);
 }
 
+// B21, F4: the note is durable, the files are still there, and the day is needed again. They count
+// until sled says otherwise, so that an opening that crashes must find them as they were.
+#[tokio::test]
+async fn a_bucket_that_is_needed_again_is_never_written_over_one_that_still_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let clock = Arc::new(ManualClock::default());
+    let begin = crate::Clock::now(&*clock);
+    let options = SledOptions::new().clock(clock.clone());
+    let store = SledStore::open(path, options.clone()).unwrap();
+    for number in 0..20 {
+        let claim = claimed(&store, &key(&format!("first-{number}"))).await;
+        store.complete(claim, answer(&[1; 3_000])).await.unwrap();
+    }
+    store.close().await.unwrap();
+    let store = SledStore::open(path, options.clone()).unwrap();
+    let crashed = super::copied(path);
+    clock.advance(DAY * 10);
+    let swept = store.sweep().await.unwrap();
+    assert_eq!((swept.answers, swept.tombstones), (1, 1));
+    clock.set(begin);
+    store.confirm_clock().await.unwrap();
+    for number in 0..20 {
+        let claim = claimed(&store, &key(&format!("again-{number}"))).await;
+        store.complete(claim, answer(&[2; 2_000])).await.unwrap();
+    }
+    // As it is before the thread that removes files has come to it.
+    for name in ["LOG-0", "LOG-1"] {
+        std::fs::copy(path.join(name), crashed.path().join(name)).unwrap();
+    }
+    store.close().await.unwrap();
+    let counted: Vec<_> = page_files(crashed.path());
+    assert_eq!(counted.len(), 2);
+    for opening in 0..2 {
+        let store = SledStore::open(crashed.path(), options.clone()).unwrap();
+        for number in 0..20 {
+            let told = store.claim(request(&key(&format!("again-{number}")))).await;
+            let Ok(ClaimOutcome::Completed(completion)) = told else {
+                panic!("{number}, opening {opening}: {told:?}");
+            };
+            assert_eq!(completion.answer, answer(&[2; 2_000]));
+            let forgotten = store.peek(key(&format!("first-{number}"))).await;
+            assert_eq!(forgotten, Ok(KeyState::Absent));
+        }
+        store.close().await.unwrap();
+        let files = page_files(crashed.path());
+        assert_eq!(files.len(), 2, "{files:?}");
+        assert!(files.iter().all(|file| !counted.contains(file)), "{files:?}");
+    }
+}
+
 type Lengths = std::collections::BTreeMap<String, usize>;

@@ -1,0 +1,252 @@
+//! How an execution begins: room in the handler, and the claim.
+
+use std::time::Duration;
+
+use onlyonce_storage::{
+    Claim, ClaimOutcome, ClaimRequest, Completion, InDoubt, KeyState, StoreError,
+};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+use tower::{Service, ServiceExt};
+
+use super::flight::Landing;
+use super::owner::Delivery;
+use super::patience::{far, patience};
+use super::reconcile::{self, Step};
+use super::service::Shared;
+use super::settle::{give_back, land_in_doubt, unable};
+use crate::server::{Adapter, Intent, Refusal, Served};
+
+/// What asking for the claim came to.
+enum Asked {
+    Claimed(Claim, Instant),
+    InDoubt(InDoubt),
+    /// Its holder is in another process, or gone.
+    InProgress {
+        retry_after: Duration,
+    },
+    Landed(Landing),
+}
+
+/// What an execution needs before it runs, or why it does not.
+pub(super) enum Begun<S, Err> {
+    Granted(S, Grant),
+    Landed(Landing),
+    NeverReady(Err),
+}
+
+/// The right to run the handler once.
+pub(super) struct Grant {
+    pub(super) claim: Claim,
+    /// When the lease ends, on this process' clock.
+    pub(super) held_until: Instant,
+    /// The doubt that it supersedes, for a re-run.
+    pub(super) rerun_of: Option<InDoubt>,
+}
+
+/// Whether to look at the store while the handler has no room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// It is known that the handler is needed.
+    Never,
+    Once,
+}
+
+/// What waiting for room in the handler came to.
+enum Room<S, Err> {
+    /// The handler will never have room.
+    Never(Err),
+    /// Nobody waits for the call any more.
+    NobodyWaits,
+    /// The handler has none yet, and the call may need none: something is known of its key.
+    NotNeeded,
+    /// This instance is ready.
+    Ready(S),
+    /// The store cannot tell.
+    Unable(StoreError),
+}
+
+/// Waits for room in the handler, then for the claim, for as long as somebody elsewhere executes
+/// the call and waiting is worth it.
+///
+/// Room comes first: a handler that has none has executed nothing, and a claim would be written
+/// for nothing. But only what is executed needs room. So while there is none, one look at the
+/// store finds the calls that are answered without the handler; and while somebody elsewhere
+/// executes, or the outside world is asked, the room (a permit, perhaps, that others wait for) is
+/// given back.
+///
+/// A call in doubt is considered once: whoever finds it in doubt again is told so.
+pub(super) async fn begin<S, A, Res>(
+    shared: &Shared<A>,
+    intent: &Intent,
+    inner: S,
+    deliver: &mut oneshot::Sender<Delivery<Res, S::Error>>,
+) -> Begun<S, S::Error>
+where
+    A: Adapter,
+    S: Service<A::Request> + Clone,
+{
+    let mut request = ClaimRequest::new(
+        intent.key.clone(),
+        intent.fingerprints.clone(),
+        shared.options.lease,
+    );
+    request.retention = shared.options.retention;
+    request.first_sent = intent.first_sent;
+    request.session = intent.session;
+    let give_up_at = far(patience(shared.options.wait, intent.deadline));
+    let mut considered = false;
+    let mut rerun_of: Option<InDoubt> = None;
+    loop {
+        let look = if rerun_of.is_none() {
+            Look::Once
+        } else {
+            Look::Never
+        };
+        let ready = match room(shared, intent, inner.clone(), deliver, look).await {
+            Room::Never(error) => return Begun::NeverReady(error),
+            Room::NobodyWaits => return Begun::Landed(Landing::NotExecuted),
+            Room::NotNeeded => None,
+            Room::Ready(handler) => Some(handler),
+            Room::Unable(error) => return Begun::Landed(Landing::Refused(unable(&error))),
+        };
+        onlyonce_storage::kill_point!("dedupe: handler ready, key not claimed");
+        match (claim(shared, &request).await, ready) {
+            (Asked::Claimed(claim, held_until), Some(handler)) => {
+                let grant = Grant {
+                    claim,
+                    held_until,
+                    rerun_of,
+                };
+                return Begun::Granted(handler, grant);
+            }
+            // The key became free between the look and the claim.
+            (Asked::Claimed(claim, held_until), None) => {
+                let grant = Grant {
+                    claim,
+                    held_until,
+                    rerun_of: rerun_of.clone(),
+                };
+                match give_back(shared, grant).await {
+                    Landing::NotExecuted => {}
+                    landing => return Begun::Landed(landing),
+                }
+            }
+            (Asked::InDoubt(in_doubt), _) if considered => {
+                return Begun::Landed(land_in_doubt(in_doubt));
+            }
+            (Asked::InDoubt(in_doubt), ready) => {
+                drop(ready);
+                considered = true;
+                match reconcile::consider(shared, intent, in_doubt).await {
+                    Step::AskAgain => {}
+                    Step::Land(landing) => return Begun::Landed(landing),
+                    Step::Rerun(in_doubt) => {
+                        request.rerun_of = Some(in_doubt.token);
+                        rerun_of = Some(in_doubt);
+                    }
+                }
+            }
+            (Asked::InProgress { retry_after }, ready) => {
+                drop(ready);
+                let over = until_over(shared, intent, give_up_at, retry_after);
+                tokio::select! {
+                    () = deliver.closed() => return Begun::Landed(Landing::NotExecuted),
+                    over = over => match over {
+                        Ok(()) => {}
+                        Err(refusal) => return Begun::Landed(Landing::Refused(refusal)),
+                    },
+                }
+            }
+            (Asked::Landed(landing), _) => return Begun::Landed(landing),
+        }
+    }
+}
+
+/// Waits until `inner` is ready, unless the call may be answered without it or nobody waits.
+async fn room<S, A, Res>(
+    shared: &Shared<A>,
+    intent: &Intent,
+    inner: S,
+    deliver: &mut oneshot::Sender<Delivery<Res, S::Error>>,
+    look: Look,
+) -> Room<S, S::Error>
+where
+    A: Adapter,
+    S: Service<A::Request>,
+{
+    // What a peek finds may belong to another request, which only the claim can tell.
+    let known = async {
+        if look == Look::Never {
+            return std::future::pending().await;
+        }
+        match shared.store.peek(intent.key.clone()).await {
+            Ok(KeyState::Absent) => std::future::pending().await,
+            Ok(_) => Room::NotNeeded,
+            Err(error) => Room::Unable(error),
+        }
+    };
+    tokio::select! {
+        // A handler that has room costs no look at the store, and runs though its caller is gone.
+        biased;
+        ready = inner.ready_oneshot() => ready.map_or_else(Room::Never, Room::Ready),
+        () = deliver.closed() => Room::NobodyWaits,
+        known = known => known,
+    }
+}
+
+/// Asks the store for the claim, once.
+async fn claim<A>(shared: &Shared<A>, request: &ClaimRequest) -> Asked {
+    // Before the store is asked, so that our idea of the lease ends before the store's does.
+    let asked_at = Instant::now();
+    let outcome = match shared.store.claim(request.clone()).await {
+        Ok(outcome) => outcome,
+        Err(error) => return Asked::Landed(Landing::Refused(unable(&error))),
+    };
+    Asked::Landed(match outcome {
+        ClaimOutcome::Claimed(claim) => {
+            return Asked::Claimed(claim, asked_at + request.lease);
+        }
+        ClaimOutcome::InProgress { retry_after } => return Asked::InProgress { retry_after },
+        ClaimOutcome::Completed(Completion { answer, .. }) => {
+            Landing::Answer(answer, Served::Replayed)
+        }
+        ClaimOutcome::InDoubt(in_doubt) => return Asked::InDoubt(in_doubt),
+        ClaimOutcome::FirstSentAhead => Landing::Refused(Refusal::FirstSentAhead),
+        ClaimOutcome::Mismatch => Landing::Refused(Refusal::Mismatch),
+        ClaimOutcome::OverQuota => Landing::Refused(Refusal::OverQuota {
+            retry_after: RETRY_AFTER_MAX,
+        }),
+        ClaimOutcome::Stale => Landing::Refused(Refusal::Stale),
+    })
+}
+
+/// Looks until the execution elsewhere is over: the answer, or the lapse of the lease, is the
+/// store's to tell.
+async fn until_over<A>(
+    shared: &Shared<A>,
+    intent: &Intent,
+    give_up_at: Instant,
+    retry_after: Duration,
+) -> Result<(), Refusal> {
+    let mut pause = POLL_PAUSE_MIN;
+    while Instant::now() + pause <= give_up_at {
+        sleep(pause).await;
+        pause = (pause * 2).min(POLL_PAUSE_MAX);
+        match shared.store.peek(intent.key.clone()).await {
+            Ok(KeyState::InProgress { .. }) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(unable(&error)),
+        }
+    }
+    let retry_after = retry_after.clamp(POLL_PAUSE_MIN, RETRY_AFTER_MAX);
+    Err(Refusal::InProgress { retry_after })
+}
+
+/// The first look comes soon, since most calls take milliseconds; later ones rarely, since each
+/// costs the store a read.
+const POLL_PAUSE_MIN: Duration = Duration::from_millis(10);
+const POLL_PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// A claim in progress elsewhere may end long before its lease does.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);

@@ -1,0 +1,30 @@
+//! How long somebody waits.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::options::Wait;
+
+/// How long a duplicate waits for the execution of another.
+pub(super) fn patience(wait: Wait, deadline: Option<Instant>) -> Duration {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    match wait {
+        Wait::No => Duration::ZERO,
+        Wait::UntilDeadline => left.unwrap_or(WAIT_WITHOUT_DEADLINE),
+        Wait::UpTo(limit) => left.map_or(limit, |left| left.min(limit)),
+    }
+}
+
+/// When `duration` has passed; a time that nobody lives to see where it is longer.
+pub(crate) fn far(duration: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(duration)
+        .unwrap_or_else(|| now + A_LIFETIME)
+}
+
+/// Clocks reach this far everywhere.
+const A_LIFETIME: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// A duplicate without deadline does not wait for ever: a call's default deadline is 30 s.
+const WAIT_WITHOUT_DEADLINE: Duration = Duration::from_secs(30);

@@ -1,0 +1,257 @@
+//! How an execution ends: its outcome is durable before anybody hears of it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use onlyonce_storage::{
+    Answer, Claim, DoubtReason, FencingToken, InDoubt, KeyState, ScopedKey, SettleError, StoreError,
+};
+use tokio::time::{Instant, timeout_at};
+
+use super::begin::Grant;
+use super::flight::Landing;
+use super::service::Shared;
+use crate::server::{Adapter, Outcome, Recording, Refusal, Served};
+
+/// What an execution came to.
+pub(super) struct Flown<Res> {
+    /// For those who waited.
+    pub(super) landing: Landing,
+    /// For the caller who began it, where that differs.
+    pub(super) response: Option<Res>,
+}
+
+/// A run of the handler that has ended.
+pub(super) struct Run {
+    pub(super) claim: Claim,
+    /// The doubt that it superseded, for a re-run.
+    pub(super) rerun_of: Option<InDoubt>,
+    /// When the store is no longer waited for: what it has not acknowledged by then is not known
+    /// to be recorded.
+    pub(super) settle_by: Instant,
+}
+
+/// Makes the outcome durable.
+pub(super) async fn settle<A: Adapter>(
+    shared: &Shared<A>,
+    run: Run,
+    recording: Recording<A::Response>,
+) -> Flown<A::Response> {
+    let Recording { outcome, response } = recording;
+    match outcome {
+        Outcome::Record(answer) => complete(shared, run, answer, response).await,
+        Outcome::NotExecuted => not_executed(shared, run, response).await,
+        Outcome::InDoubt(answer) => {
+            doubt(shared, run, DoubtReason::Ambiguous, answer, response).await
+        }
+    }
+}
+
+/// Spends a claim under which nothing was executed.
+///
+/// Whether or not this is written, that stays true: a claim that is left lapses into doubt. The
+/// claim of a re-run goes back to the doubt that it superseded: the run before may have executed
+/// something.
+pub(super) async fn give_back<A: Adapter>(shared: &Shared<A>, grant: Grant) -> Landing {
+    let Grant {
+        claim,
+        held_until,
+        rerun_of,
+    } = grant;
+    shared.ended.note(claim.token());
+    let settle_by = settle_by(held_until, shared.options.lease);
+    let given_back = match rerun_of {
+        None => within(settle_by, shared.store.release(claim)).await,
+        Some(InDoubt { reason, answer, .. }) => {
+            within(settle_by, shared.store.doubt(claim, reason, answer)).await
+        }
+    };
+    onlyonce_storage::kill_point!("dedupe: released, nobody told");
+    match given_back {
+        Ok(()) => Landing::NotExecuted,
+        Err(error) => not_given_back(error),
+    }
+}
+
+/// At the end of the lease, or a little later where that is near: until then the record waits for
+/// its owner, and the store takes an answer also afterwards.
+pub(super) fn settle_by(held_until: Instant, lease: Duration) -> Instant {
+    held_until.max(Instant::now() + lease / 10)
+}
+
+async fn complete<A: Adapter>(
+    shared: &Shared<A>,
+    run: Run,
+    answer: Answer,
+    response: Option<A::Response>,
+) -> Flown<A::Response> {
+    let Run {
+        claim, settle_by, ..
+    } = run;
+    let key = claim.key().clone();
+    let token = claim.token();
+    let completed = within(settle_by, shared.store.complete(claim, answer.clone())).await;
+    match completed {
+        Ok(()) => {
+            onlyonce_storage::kill_point!("dedupe: answer recorded, nobody told");
+            Flown {
+                landing: Landing::Answer(answer, Served::Attached),
+                response: response.map(|response| shared.mark(response, Served::Executed)),
+            }
+        }
+        // Somebody settled the doubt that our claim had fallen into.
+        Err(SettleError::Fenced) => Flown {
+            landing: settled_by_another(shared, key, token, DoubtReason::Unrecorded).await,
+            response: None,
+        },
+        // The answer exists and is not known to be kept: it is delivered this once, and says so.
+        Err(_) => {
+            shared.ended.note(token);
+            Flown {
+                landing: Landing::InDoubt(InDoubt {
+                    token,
+                    since: shared.store.now(),
+                    reason: DoubtReason::Unrecorded,
+                    answer: None,
+                }),
+                response: response
+                    .map(|response| shared.mark(response, Served::ExecutedUnrecorded)),
+            }
+        }
+    }
+}
+
+/// The handler says that it executed nothing. A first run's key is free again. A re-run speaks for
+/// itself alone: what is known of its key is what was known before.
+async fn not_executed<A: Adapter>(
+    shared: &Shared<A>,
+    run: Run,
+    response: Option<A::Response>,
+) -> Flown<A::Response> {
+    let rerun = run.rerun_of.clone();
+    let token = run.claim.token();
+    let grant = Grant {
+        claim: run.claim,
+        held_until: run.settle_by,
+        rerun_of: run.rerun_of,
+    };
+    let landing = give_back(shared, grant).await;
+    let landing = match (rerun, landing) {
+        (Some(before), Landing::NotExecuted) => land_in_doubt(InDoubt { token, ..before }),
+        (_, landing) => landing,
+    };
+    let response = response.map(|response| shared.mark(response, Served::NotExecuted));
+    Flown { landing, response }
+}
+
+/// A claim that is not given back lapses into doubt. This attempt was not executed all the same.
+fn not_given_back(error: SettleError) -> Landing {
+    match error {
+        SettleError::Store(error) => Landing::Refused(unable(&error)),
+        _ => Landing::NotExecuted,
+    }
+}
+
+/// Spends a claim whose handler has ended without saying what became of the call.
+pub(super) async fn doubt<A: Adapter>(
+    shared: &Shared<A>,
+    run: Run,
+    reason: DoubtReason,
+    answer: Option<Answer>,
+    response: Option<A::Response>,
+) -> Flown<A::Response> {
+    let Run {
+        claim,
+        rerun_of,
+        settle_by,
+    } = run;
+    shared.ended.note(claim.token());
+    let key = claim.key().clone();
+    let in_doubt = InDoubt {
+        token: claim.token(),
+        since: shared.store.now(),
+        reason,
+        answer: None,
+    };
+    let own = answer.is_some();
+    // A re-run that says nothing takes nothing from what the run before it had said.
+    let answer = answer.or(rerun_of.and_then(|before| before.answer));
+    let written = within(settle_by, shared.store.doubt(claim, reason, answer.clone())).await;
+    onlyonce_storage::kill_point!("dedupe: doubt recorded, nobody told");
+    match written {
+        // What the handler answered is said to be kept, so it is given only where it is: otherwise
+        // the next duplicate would hear something else.
+        Ok(()) => Flown {
+            response: response
+                .filter(|_| own)
+                .map(|response| shared.mark(response, Served::InDoubt)),
+            landing: land_in_doubt(InDoubt { answer, ..in_doubt }),
+        },
+        Err(SettleError::Fenced) => Flown {
+            landing: settled_by_another(shared, key, in_doubt.token, reason).await,
+            response: None,
+        },
+        // What could not be written is a claim in progress, which lapses into the same doubt.
+        Err(_) => Flown {
+            landing: land_in_doubt(in_doubt),
+            response: None,
+        },
+    }
+}
+
+/// What is known of a call whose claim is no longer the record's.
+///
+/// A completion under our own token was made for our own execution: by whoever resolved its doubt,
+/// or by ourselves, and only the store's word of it got lost. One under another token belongs to a
+/// later claim, perhaps of another request: it says nothing about what our handler did.
+async fn settled_by_another<A>(
+    shared: &Shared<A>,
+    key: ScopedKey,
+    token: FencingToken,
+    reason: DoubtReason,
+) -> Landing {
+    match shared.store.peek(key).await {
+        Ok(KeyState::Completed(completion)) if completion.token == token => {
+            Landing::Answer(completion.answer, Served::Replayed)
+        }
+        Ok(_) | Err(_) => Landing::InDoubt(InDoubt {
+            token,
+            since: shared.store.now(),
+            reason,
+            answer: None,
+        }),
+    }
+}
+
+pub(super) fn land_in_doubt(in_doubt: InDoubt) -> Landing {
+    match in_doubt.answer {
+        Some(answer) => Landing::Answer(answer, Served::InDoubt),
+        None => Landing::InDoubt(in_doubt),
+    }
+}
+
+pub(super) fn unable(error: &StoreError) -> Refusal {
+    Refusal::Unavailable {
+        reason: error.to_string(),
+        retry_after: error.retry_after(),
+    }
+}
+
+/// What the store says of a claim that is spent. A store that does not answer in time may still
+/// write it.
+async fn within(
+    settle_by: Instant,
+    settled: impl Future<Output = Result<(), SettleError>>,
+) -> Result<(), SettleError> {
+    timeout_at(settle_by, settled)
+        .await
+        .unwrap_or_else(|_elapsed| {
+            Err(SettleError::Store(StoreError::Unavailable {
+                reason: "the store did not answer before the lease ended".to_owned(),
+                retry_after: RETRY_AFTER,
+            }))
+        })
+}
+
+/// A store that has not answered for a whole lease will not do so at once.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
