@@ -44,7 +44,7 @@ fn run(bytes: &[u8]) {
     let Some((&[known, reached], pieces)) = bytes.split_first_chunk::<2>() else {
         return;
     };
-    let (known, reached) = (known != 0, u64::from(reached));
+    let (known, reached) = (known != 0, number_of(reached));
     let files = files(pieces);
     let expected = understand(&files, known, reached);
     let given = [0, 1].map(|which: usize| (!files[which].is_empty()).then(|| files[which].clone()));
@@ -134,16 +134,16 @@ fn understand(
     }
     let mut next = reached;
     for number in order.into_iter().filter(|number| *number > reached) {
-        if number != next + 1 {
+        if next.checked_add(1) != Some(number) {
             return Err("a group is missing");
         }
         next = number;
     }
-    let taken = numbered.split_off(&(reached + 1));
+    let taken = numbered.into_iter().filter(|(number, _)| *number > reached);
     Ok(Some(FoundLog {
         id: newer.id,
         last: next,
-        groups: taken.into_values().collect(),
+        groups: taken.map(|(_, entries)| entries).collect(),
     }))
 }
 
@@ -203,12 +203,20 @@ fn files(mut pieces: &[u8]) -> [Vec<u8>; 2] {
             let (number, entries) = piece.split_first().unwrap_or((&0, &[]));
             let mut salt: [u8; 8] = file[33..41].try_into().expect("eight");
             salt[0] ^= u8::from(says(STALE));
-            file.extend_from_slice(&group(salt, u64::from(*number), entries));
+            file.extend_from_slice(&group(salt, number_of(*number), entries));
         } else {
             file.extend_from_slice(piece);
         }
     }
     files
+}
+
+/// The number of a group: a small one, or one of the highest.
+const fn number_of(byte: u8) -> u64 {
+    match byte {
+        0xf0.. => u64::MAX - 0xff + byte as u64,
+        small => small as u64,
+    }
 }
 
 fn group(salt: [u8; 8], number: u64, entries: &[u8]) -> Vec<u8> {
@@ -311,6 +319,24 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         (
             "raw-head",
             all(1, 12, &[&piece(0, &head(8, 12)), &piece(1, &head(7, 12))]),
+        ),
+        (
+            "highest",
+            all(
+                1,
+                0xfc,
+                &[
+                    &heads,
+                    &written(7, 0xfd, &removed),
+                    &written(7, 0xfe, &removed),
+                    &written(8, 0xff, &removed),
+                    &written(8, 0, &removed),
+                ],
+            ),
+        ),
+        (
+            "highest-turn",
+            all(1, 12, &[&begun(u64::MAX - 1, 10), &begun(u64::MAX, 12)]),
         ),
         ("newer-version", all(1, 12, &[&heads, &piece(HEAD, &[2])])),
     ]

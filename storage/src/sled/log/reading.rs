@@ -76,7 +76,7 @@ pub(in crate::sled) fn understand(
     if older.id != newer.id {
         return Err(damaged(*which, "it belongs to another store"));
     }
-    if older.turn + 1 != newer.turn {
+    if older.turn.checked_add(1) != Some(newer.turn) {
         return Err(damaged(*which, "its turn does not follow the other's"));
     }
     let (id, turn, checkpoint) = (newer.id, newer.turn, newer.checkpoint);
@@ -114,14 +114,15 @@ impl Groups {
         let mut last = reached;
         let mut entries = Vec::new();
         for turn in &self.files {
-            for (number, range) in (turn.first..).zip(&turn.groups) {
+            for (at, range) in turn.groups.iter().enumerate() {
+                let number = turn.first + at as u64;
                 if number <= reached {
                     continue;
                 }
-                if number != last + 1 {
+                if last.checked_add(1) != Some(number) {
                     return Err(format!(
-                        "group {} is missing before {}: what was acknowledged is damaged",
-                        last + 1,
+                        "what follows on group {last} is missing before {}: what was acknowledged \
+                         is damaged",
                         turn.name
                     ));
                 }
@@ -150,7 +151,7 @@ impl Turn {
         while let Some((number, entries)) = group_at(&bytes, at, head.salt) {
             if groups.is_empty() {
                 first = number;
-            } else if number != first + groups.len() as u64 {
+            } else if first.checked_add(groups.len() as u64) != Some(number) {
                 break;
             }
             at = entries.end.next_multiple_of(ALIGNMENT);
@@ -176,7 +177,7 @@ impl Turn {
 
     fn last(&self) -> Option<u64> {
         let count = self.groups.len() as u64;
-        (count > 0).then(|| self.first + count - 1)
+        (count > 0).then(|| self.first + (count - 1))
     }
 }
 
