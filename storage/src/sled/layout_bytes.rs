@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::frame::{self, Found, Kind, Whole};
 use super::open_rows::OpenRows;
-use super::page::{PageFile, Pages, Position};
+use super::page::{PageFile, Pages, Position, Wait};
 use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::{
     Answer, AnswerFormat, AttemptId, DoubtReason, FencingToken, Fingerprint, FingerprintAlgorithm,
@@ -365,7 +365,9 @@ fn reading_at_a_wrong_place_is_an_error_never_an_absent_record() {
     scratch.put(&[scratch.bytes(), long].concat());
     let pages = scratch.pages(2);
     let read = |page, offset, kind: Kind| {
-        let mut reader = pages.read(Position { page, offset })?.unwrap();
+        let mut reader = pages
+            .read(Position { page, offset }, Wait::ForTheDisk)?
+            .unwrap();
         let length = kind.expect(&mut reader)?;
         reader.take(length).map(std::borrow::Cow::into_owned)
     };
@@ -464,7 +466,7 @@ const fn earlier(count: usize) -> usize {
 }
 
 fn read(pages: &Pages, frame: &Frame) -> Vec<u8> {
-    let mut reader = pages.read(frame.at).unwrap().unwrap();
+    let mut reader = pages.read(frame.at, Wait::ForTheDisk).unwrap().unwrap();
     let length = frame.kind.expect(&mut reader).unwrap();
     reader.take(length).unwrap().into_owned()
 }

@@ -199,7 +199,10 @@ async fn a_bucket_that_is_needed_again_is_never_written_over_one_that_still_coun
         store.close().await.unwrap();
         let files = page_files(crashed.path());
         assert_eq!(files.len(), 2, "{files:?}");
-        assert!(files.iter().all(|file| !counted.contains(file)), "{files:?}");
+        assert!(
+            files.iter().all(|file| !counted.contains(file)),
+            "{files:?}"
+        );
     }
 }
 
