@@ -101,6 +101,12 @@ impl PageFile {
         Ok(Self { name, file })
     }
 
+    /// A file of this name that lies elsewhere.
+    #[cfg(feature = "fuzzing")]
+    pub(super) const fn of(name: String, file: File) -> Self {
+        Self { name, file }
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }

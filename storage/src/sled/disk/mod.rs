@@ -2,6 +2,8 @@
 
 mod opening;
 mod replaying;
+#[cfg(test)]
+mod tests;
 mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +15,8 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 
+#[cfg(feature = "fuzzing")]
+pub(super) use self::opening::bring;
 pub(super) use self::opening::{Identity, Loaded, Parts};
 pub(super) use self::replaying::SettledReader;
 use super::checkpoint::{Checkpoint, Checkpoints, Done};
@@ -299,16 +303,18 @@ impl Known {
         }
         let time = transition::forgotten_with(&Record::Call(call.clone())).unwrap_or_default();
         let gone = time.as_millis() < self.notes.answers_gone;
-        // More than one where the width of a bucket was changed between openings.
+        // More than one where the width of a bucket was changed between openings, or one was needed
+        // again. In the other one anything may lie at this place.
+        let mut damage = damaged();
         for (_, pages) in self.answers.iter().filter(|(at, _)| at.contains(time)) {
             match answer_in(pages, key, call, Wait::ForTheDisk) {
                 Ok(Some(answer)) => return Ok(Some(answer)),
                 Ok(None) => {}
-                Err(StoreError::Corrupt(_)) if gone => {}
+                Err(corrupt @ StoreError::Corrupt(_)) => damage = corrupt,
                 Err(error) => return Err(error),
             }
         }
-        if gone { Ok(None) } else { Err(damaged()) }
+        if gone { Ok(None) } else { Err(damage) }
     }
 
     fn settled_record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
@@ -374,7 +380,15 @@ impl Known {
 
     /// Takes in a note of an earlier opening: what was to go after it is gone.
     fn noted(&mut self, note: Note, time: u64) {
-        let stays = |bucket: &Bucket| bucket.end().as_millis() > time;
+        // Their files count until they are removed: what comes later must not be written over them.
+        let removed = &mut self.removed;
+        let mut stays = |bucket: &Bucket| {
+            let stays = bucket.end().as_millis() > time;
+            if !stays {
+                removed.insert(*bucket);
+            }
+            stays
+        };
         match note {
             Note::Used => {}
             Note::Forgotten => self.settled.retain(|bucket, _| stays(bucket)),
@@ -485,7 +499,7 @@ pub(super) fn keyed(body: &[u8]) -> Result<(KeyDigest, &[u8]), String> {
     Ok((KeyDigest::from_bytes(*key), rest))
 }
 
-fn bucket_name(kind: &str, bucket: Bucket) -> String {
+pub(super) fn bucket_name(kind: &str, bucket: Bucket) -> String {
     let (start, end) = (bucket.start().as_millis(), bucket.end().as_millis());
     format!("{kind}{start:016x}-{end:016x}")
 }

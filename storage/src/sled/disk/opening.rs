@@ -293,7 +293,7 @@ impl Loaded {
 }
 
 /// Puts the answer that follows a record into it; what follows the answer.
-fn bring<'a>(record: &mut Record, rest: &'a [u8]) -> Result<&'a [u8], String> {
+pub(in crate::sled) fn bring<'a>(record: &mut Record, rest: &'a [u8]) -> Result<&'a [u8], String> {
     let kept = match record {
         Record::Call(call) => call.kept_mut(),
         Record::Sealed { .. } => None,
