@@ -36,10 +36,13 @@
 //!
 //! An opening reads everything, takes in what the log has and no checkpoint has reached, puts in
 //! doubt what was in progress, carries all of it over and begins the log anew. What a checkpoint
-//! that was not finished has left behind is said again by the log. What is missing or damaged where
+//! that was not finished has left behind is said again by the log, or by the next opening. What is missing or damaged where
 //! something is known to have been acknowledged keeps the store shut.
 //!
 //! Why not all of it in sled: `src/manual/decisions/0003_sled.md`.
+
+#[cfg(not(unix))]
+compile_error!("the embedded store reads and writes files as a Unix does");
 
 mod cause;
 mod checkpoint;

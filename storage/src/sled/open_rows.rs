@@ -11,7 +11,7 @@
 //!
 //! The parts together are a checksum (8) and the answer.
 
-use ::sled::{Batch, IVec, Tree};
+use ::sled::{IVec, Tree};
 use hashbrown::HashMap;
 
 use super::cause::Cause;
@@ -186,10 +186,10 @@ impl OpenRows {
                 None if is_kept => open.stored.unwrap_or(0),
                 None => 0,
             };
-            if let Some(stored) = open.stored
+            if let Some(stored) = open.stored.filter(|stored| *stored > 0)
                 && (answer.is_some() || !is_kept)
             {
-                // Those of an earlier answer; what stays is put there again.
+                // The parts of an earlier answer. The row itself is overwritten.
                 self.gone.push((key, stored));
             }
             open.stored = Some(parts);
@@ -227,25 +227,31 @@ impl OpenChanges {
         answered.map(|put| put.key).collect()
     }
 
-    /// Writes it, with `sync` after every few rows and how many bytes they have. A crash in between
-    /// leaves a part of it, which the log says again.
+    /// Writes it, with `sync` after every row and what it may have made sled write. A crash in
+    /// between leaves a part of it. Of a key that is put its row is never absent: what an opening
+    /// puts in doubt is in no log.
     pub(super) fn write(
         self,
-        mut sync: impl FnMut(usize) -> Result<(), String>,
-    ) -> Result<(), String> {
-        let Self { tree, gone, put } = self;
-        let applied = |batch| {
-            tree.apply_batch(batch)
-                .map_err(|error: ::sled::Error| error.to_string())
-        };
-        for gone in gone.chunks(ROWS_AT_ONCE) {
-            let mut batch = Batch::default();
-            for (key, parts) in gone {
-                batch.remove(row(*key, None));
-                (0..*parts).for_each(|part| batch.remove(row(*key, Some(part))));
+        mut sync: impl FnMut(usize) -> Result<(), Cause>,
+    ) -> Result<(), Cause> {
+        let Self {
+            tree,
+            mut gone,
+            mut put,
+        } = self;
+        // In the order of the tree, so that sled writes a node again for many rows and not for each.
+        gone.sort_unstable_by_key(|(key, _)| *key);
+        put.sort_unstable_by_key(|put| put.key);
+        for (key, parts) in gone {
+            // The last first, and the row itself behind them: no part is ever without the others.
+            for part in (0..parts).rev() {
+                tree.remove(row(key, Some(part)))?;
+                sync(PART_COST)?;
             }
-            applied(batch)?;
-            sync(gone.len() * ROW_BYTES)?;
+            if put.binary_search_by_key(&key, |put| put.key).is_err() {
+                tree.remove(row(key, None))?;
+                sync(ROW_COST)?;
+            }
         }
         for put in put {
             let Put {
@@ -253,19 +259,18 @@ impl OpenChanges {
                 record,
                 answer,
             } = put;
-            let bytes = record.len() + ROW_BYTES;
-            let inserted = tree.insert(row(key, None), record);
-            inserted.map_err(|error| error.to_string())?;
-            sync(bytes)?;
+            let cost = record.len() + ROW_COST;
+            tree.insert(row(key, None), record)?;
+            crate::kill_point!("checkpoint: one row written, the next not");
+            sync(cost)?;
             let Some((whole, answer)) = answer else {
                 continue;
             };
             let mut content = whole.sum(answer.body()).to_vec();
             content.extend_from_slice(answer.body());
             for (part, content) in (0..).zip(content.chunks(PART_BYTES)) {
-                let inserted = tree.insert(row(key, Some(part)), content);
-                inserted.map_err(|error| error.to_string())?;
-                sync(content.len() + ROW_BYTES)?;
+                tree.insert(row(key, Some(part)), content)?;
+                sync(PART_COST)?;
             }
         }
         Ok(())
@@ -299,6 +304,7 @@ fn row_of(row: &[u8]) -> Result<(KeyDigest, Option<u32>), String> {
 
 /// With key and head below 4 KiB.
 const PART_BYTES: usize = 4_000;
-const ROWS_AT_ONCE: usize = 16;
-/// About what sled needs for the row itself.
-const ROW_BYTES: usize = 64;
+/// What sled writes for a row: some of its node again, by trace 1.2 KB.
+const ROW_COST: usize = 1024;
+/// The same for a part: large values make large nodes, by trace 140 KB for one in random order.
+const PART_COST: usize = 64 * 1024;

@@ -316,6 +316,11 @@ impl Pages {
 // === impl Run ===
 
 impl Run {
+    /// Whether its file may be new.
+    pub(super) const fn begins_file(&self) -> bool {
+        self.first == 0
+    }
+
     /// How many pages its file has with it.
     pub(super) fn end(&self) -> u32 {
         self.first + self.contents.len() as u32
@@ -386,16 +391,8 @@ const fn offset_of(page: u32) -> u64 {
     page as u64 * PAGE_BYTES as u64
 }
 
-#[cfg(unix)]
 fn read_at(file: &File, memory: &mut [u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, memory, offset)
-}
-
-#[cfg(not(unix))]
-fn read_at(mut file: &File, memory: &mut [u8], offset: u64) -> io::Result<()> {
-    use std::io::{Read as _, Seek as _, SeekFrom};
-    file.seek(SeekFrom::Start(offset))?;
-    file.read_exact(memory)
 }
 
 /// Reads what is in memory, or fails.

@@ -20,8 +20,9 @@ use crate::{
 /// What it acknowledges survives a crash of the process, of the machine and a power cut. Use it
 /// where one server owns its effects; servers that share them need a shared store.
 ///
-/// All reads and writes happen on one thread of its own, in groups that share one sync, so no
-/// method blocks a runtime. Callers wait for their turn when 1,024 operations are queued. After
+/// Changes are decided and written by threads of its own, in groups that share one sync. A duplicate
+/// of a call that is settled is answered where it is asked, from memory alone; so no method blocks a
+/// runtime. Callers wait for their turn when 1,024 operations are queued. After
 /// the first failed write it answers [`StoreError::Poisoned`] until it is opened again.
 ///
 /// Drop the last handle or, to know when the directory is free, [`close`](Self::close) it.

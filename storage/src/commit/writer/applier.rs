@@ -12,7 +12,7 @@ use crate::clock::ClockGuard;
 use crate::commit::core::GroupCore;
 use crate::commit::disk::{Disk, Engine};
 use crate::commit::operation::{Operation, Reply};
-use crate::{Answer, StoreError, Swept};
+use crate::{Answer, Resolution, StoreError, Swept};
 
 pub(super) struct Applier {
     core: GroupCore,
@@ -326,6 +326,10 @@ impl Operation {
         match self {
             Self::Complete { answer, .. } => Some(answer),
             Self::Doubt { answer, .. } => answer.as_ref(),
+            Self::Resolve {
+                resolution: Resolution::Applied(answer),
+                ..
+            } => Some(answer),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! The thread that waits for the disk.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
@@ -82,7 +82,12 @@ impl Syncing {
     /// Waits for the group before it, if that is not yet done.
     pub(super) fn begin(&mut self, handed: Handed) {
         self.wait();
-        self.busy = self.groups.send(handed).is_ok();
+        self.busy = true;
+        if let Err(SendError(handed)) = self.groups.send(handed) {
+            self.busy = false;
+            let gone = || Err("the thread that syncs is gone".to_owned());
+            answer(handed.replies, &self.shared.guarded(gone), &self.shared);
+        }
     }
 
     /// The same on this thread, which waits for the disk: for a caller who is alone, that is one

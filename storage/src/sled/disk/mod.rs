@@ -166,7 +166,8 @@ impl Disk for SledDisk {
     fn apply(&mut self, changes: Vec<Change>, _now: Timestamp) -> Result<(), String> {
         let mut rows = self.rows.write();
         for change in changes {
-            rows.apply(change, &mut self.group_bytes)?;
+            let applied = rows.apply(change, &mut self.group_bytes);
+            applied.map_err(words)?;
         }
         Ok(())
     }
@@ -329,9 +330,8 @@ impl Known {
         Ok(None)
     }
 
-    fn file(&self, kind: &str, bucket: Bucket) -> Result<Arc<PageFile>, String> {
-        let file = PageFile::open(&self.folder, bucket_name(kind, bucket));
-        file.map(Arc::new).map_err(words)
+    fn file(&self, kind: &str, bucket: Bucket) -> io::Result<Arc<PageFile>> {
+        PageFile::open(&self.folder, bucket_name(kind, bucket)).map(Arc::new)
     }
 
     /// Everything that was handed over before is durable, and everything else is handed over now.
@@ -517,16 +517,8 @@ pub(super) fn words(error: impl ToString) -> String {
     error.to_string()
 }
 
-#[cfg(unix)]
 pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-#[cfg(not(unix))]
-pub(super) fn write_at(mut file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    use std::io::{Seek as _, SeekFrom, Write as _};
-    file.seek(SeekFrom::Start(offset))?;
-    file.write_all(bytes)
 }
 
 /// A read that fails says nothing about whether the key is there.

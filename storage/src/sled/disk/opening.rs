@@ -40,10 +40,11 @@ pub(in crate::sled) struct Loaded {
     /// The last group that there is.
     pub(super) group: u64,
     pub(super) db_file: PathBuf,
-    pub(super) lock: File,
     target: Target,
     /// The files of pages, and how many pages of each count.
     files: Vec<(Arc<PageFile>, u32)>,
+    /// The last to go: who opens it next must not find sled's own lock held.
+    pub(super) lock: File,
 }
 
 /// What a store knows of itself.
@@ -272,7 +273,7 @@ impl Loaded {
         &mut self,
         entries: &'a [u8],
         nowhere: &mut GroupBytes,
-    ) -> Result<&'a [u8], String> {
+    ) -> Result<&'a [u8], Cause> {
         let (entry, rest) = Entry::first(entries)?;
         match entry {
             Entry::Note(note, time) => self.rows.noted(note, time),

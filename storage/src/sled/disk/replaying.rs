@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 use super::{Known, Settled, answer_in, read_settled_record};
 use crate::commit::ClaimReply;
 use crate::commit::disk::Replays;
-use crate::record::{CallRecord, Record, State};
+use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::sled::page::Wait;
 use crate::transition::{self, Circumstances, ClaimStep};
 use crate::{Answer, ClaimRequest, Completion, FencingToken, KeyDigest};
@@ -75,6 +75,11 @@ impl Known {
     }
 
     fn answer_in_memory(&self, key: KeyDigest, call: &CallRecord) -> Option<Answer> {
+        if let Some(AnswerKept::Beside { length, .. }) = call.kept()
+            && *length > LENGTH_MAX
+        {
+            return None;
+        }
         let time = transition::forgotten_with(&Record::Call(call.clone()))?;
         let mut pages = self.answers.iter().filter(|(at, _)| at.contains(time));
         pages.find_map(|(_, pages)| answer_in(pages, key, call, Wait::ForNothing).ok()?)
@@ -83,3 +88,7 @@ impl Known {
 
 /// A settled record is never claimed again.
 const NO_TOKEN: FencingToken = FencingToken::new(0, 0);
+
+/// Longer answers are read by the writer: copying and checking them would hold up whoever else runs
+/// on this thread of a runtime, and the writer with it.
+const LENGTH_MAX: u32 = 64 * 1024;

@@ -1,9 +1,10 @@
 //! Applying changes: to memory, to pages in memory, and to the group that goes to the log.
 
-use super::{ANSWERS, Known, SETTLED, Settled, words};
+use super::{ANSWERS, Known, SETTLED, Settled};
 use crate::commit::Change;
 use crate::commit::bucket::Bucket;
 use crate::record::{AnswerKept, Record};
+use crate::sled::cause::Cause;
 use crate::sled::frame::{Kind, Whole};
 use crate::sled::located::Located;
 use crate::sled::log::GroupBytes;
@@ -14,10 +15,10 @@ use crate::{Answer, KeyDigest};
 
 impl Known {
     /// Applies a change, and says so in the group.
-    pub(super) fn apply(&mut self, change: Change, group: &mut GroupBytes) -> Result<(), String> {
+    pub(super) fn apply(&mut self, change: Change, group: &mut GroupBytes) -> Result<(), Cause> {
         let Change { key, before, after } = change;
         if before.as_ref().is_some_and(Record::is_settled) {
-            return Err("a settled record never changes".to_owned());
+            return Err("a settled record never changes".into());
         }
         let Some(mut record) = after else {
             self.open.remove(key);
@@ -37,7 +38,7 @@ impl Known {
         key: KeyDigest,
         mut record: Record,
         group: &mut GroupBytes,
-    ) -> Result<(), String> {
+    ) -> Result<(), Cause> {
         let answer = answer_here(&record);
         let body = answer.as_ref().map(|answer| &answer.body()[..]);
         if record.is_settled() {
@@ -61,14 +62,14 @@ impl Known {
     }
 
     /// Puts the answer of a call that was open into its record.
-    pub(super) fn bring_answer(&self, key: KeyDigest, record: &mut Record) -> Result<(), String> {
+    pub(super) fn bring_answer(&self, key: KeyDigest, record: &mut Record) -> Result<(), Cause> {
         let Record::Call(call) = record else {
             return Ok(());
         };
         if !matches!(call.kept(), Some(AnswerKept::Beside { .. })) {
             return Ok(());
         }
-        let answer = self.open.answer(key, call).map_err(words)?;
+        let answer = self.open.answer(key, call)?;
         let answer = answer.ok_or("the answer that is kept with a doubt is missing")?;
         if let Some(kept) = call.kept_mut() {
             *kept = AnswerKept::Here(answer);
@@ -83,7 +84,7 @@ impl Known {
         record: &mut Record,
         answer: &Answer,
         bucket: Bucket,
-    ) -> Result<(), String> {
+    ) -> Result<(), Cause> {
         let whole = whole(key, record, answer)?;
         let sum = whole.sum(answer.body());
         let head = Kind::Answer.head(sum.len() + answer.body().len())?;
@@ -94,7 +95,7 @@ impl Known {
     }
 
     /// Puts a settled record on the pages of its bucket.
-    fn put_settled(&mut self, key: KeyDigest, record: &[u8], bucket: Bucket) -> Result<(), String> {
+    fn put_settled(&mut self, key: KeyDigest, record: &[u8], bucket: Bucket) -> Result<(), Cause> {
         let head = Kind::Settled.head(32 + record.len())?;
         let settled = self.settled_in(bucket)?;
         let at = settled.pages.append(&[&head, key.as_bytes(), record])?;
@@ -111,7 +112,7 @@ impl Known {
         bucket
     }
 
-    fn answers_in(&mut self, bucket: Bucket) -> Result<&mut Pages, String> {
+    fn answers_in(&mut self, bucket: Bucket) -> Result<&mut Pages, Cause> {
         if !self.answers.contains_key(&bucket) {
             let pages = Pages::new(self.file(ANSWERS, bucket)?, 0);
             crate::kill_point!("disk: bucket of answers made, nothing in it");
@@ -119,10 +120,10 @@ impl Known {
         }
         self.answers
             .get_mut(&bucket)
-            .ok_or_else(|| "a bucket that was just made is gone".to_owned())
+            .ok_or_else(|| "a bucket that was just made is gone".into())
     }
 
-    fn settled_in(&mut self, bucket: Bucket) -> Result<&mut Settled, String> {
+    fn settled_in(&mut self, bucket: Bucket) -> Result<&mut Settled, Cause> {
         if !self.settled.contains_key(&bucket) {
             let pages = Pages::new(self.file(SETTLED, bucket)?, 0);
             crate::kill_point!("disk: settled bucket made, nothing in it");
@@ -131,7 +132,7 @@ impl Known {
         }
         self.settled
             .get_mut(&bucket)
-            .ok_or_else(|| "a bucket that was just made is gone".to_owned())
+            .ok_or_else(|| "a bucket that was just made is gone".into())
     }
 }
 
@@ -143,9 +144,9 @@ fn answer_here(record: &Record) -> Option<Answer> {
     }
 }
 
-fn whole(key: KeyDigest, record: &Record, answer: &Answer) -> Result<Whole, String> {
+fn whole(key: KeyDigest, record: &Record, answer: &Answer) -> Result<Whole, Cause> {
     let call = record.call().ok_or("only a call has an answer")?;
-    Whole::of(key, call, answer).ok_or_else(|| "an answer has less than 4 GiB".to_owned())
+    Whole::of(key, call, answer).ok_or_else(|| "an answer has less than 4 GiB".into())
 }
 
 fn set_beside(record: &mut Record, whole: &Whole, at: Position) {

@@ -41,7 +41,6 @@ impl LogFiles {
         };
         let files = [file(0)?, file(1)?];
         crate::kill_point!("log: files made, nothing in them");
-        #[cfg(unix)]
         File::open(directory)?.sync_all()?;
         Ok(Self {
             id,
@@ -62,10 +61,14 @@ impl LogFiles {
             salt: u64::from_le_bytes(salt),
         };
         let file = &self.files[which(turn)];
+        if file.metadata()?.len() > LENGTH_KEPT_MAX {
+            // What one group of many large answers needed.
+            file.set_len(HEAD_BLOCK_BYTES as u64)?;
+        }
         // Within one sector, so that it is there whole or not at all.
         write_at(file, &head.encode(), 0)?;
         crate::kill_point!("log: turn written, not synced");
-        file.sync_data()?;
+        file.sync_all()?;
         self.salts[which(turn)].store(head.salt, Ordering::Release);
         Ok(())
     }
@@ -180,3 +183,6 @@ const SUMMED_BYTES: usize = HEAD_BYTES - 8;
 
 /// Far beyond what a full file and one group of the largest answers have.
 const READ_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// A full file of the largest size, and a group beyond it.
+const LENGTH_KEPT_MAX: u64 = 96 * 1024 * 1024;

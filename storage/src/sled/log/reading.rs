@@ -159,7 +159,13 @@ impl Turn {
         }
         // A group is written when all before it are durable: behind a torn one there is none.
         let mut behind = at;
+        // Bytes that somebody has made for it could have a sum to be made at every step.
+        let mut summed = 0;
         while behind + GROUP_HEAD_BYTES <= bytes.len() {
+            summed += length_at(&bytes, behind, head.salt);
+            if summed > SUMMED_FACTOR * bytes.len() {
+                return Err(format!("no writer leaves what lies behind byte {at}"));
+            }
             if let Some((number, _)) = group_at(&bytes, behind, head.salt) {
                 return Err(format!(
                     "what lies before group {number}, at byte {at}, is damaged"
@@ -181,6 +187,17 @@ impl Turn {
     }
 }
 
+/// How many bytes have to be summed to see whether a group begins here.
+fn length_at(bytes: &[u8], at: usize, salt: u64) -> usize {
+    let head = bytes.get(at..at + GROUP_HEAD_BYTES).unwrap_or_default();
+    if head.get(8..16) != Some(&salt.to_le_bytes()[..]) {
+        return 0;
+    }
+    let length = head.get(4..8).and_then(|length| length.try_into().ok());
+    let length = length.map_or(0, u32::from_le_bytes) as usize;
+    length.min(bytes.len())
+}
+
 /// The number and the entries of the group that begins here, if a whole one of this turn does.
 fn group_at(bytes: &[u8], at: usize, salt: u64) -> Option<(u64, Range<usize>)> {
     let head = bytes.get(at..at + GROUP_HEAD_BYTES)?;
@@ -195,3 +212,7 @@ fn group_at(bytes: &[u8], at: usize, salt: u64) -> Option<(u64, Range<usize>)> {
     let sum = u32::from_le_bytes(head[..4].try_into().ok()?);
     (crc32fast::hash(summed) == sum).then_some((number, begin..end))
 }
+
+/// How much is summed behind the end, as a multiple of the file. Of what our writer leaves there no
+/// byte is summed twice.
+const SUMMED_FACTOR: usize = 4;
