@@ -183,7 +183,7 @@ fn the_files_of_a_day_have_these_names() {
 #[test]
 fn an_open_call_with_an_answer_in_parts_has_these_rows() {
     let db = database();
-    let mut rows = OpenRows::open(db.open_tree("open").unwrap()).unwrap();
+    let mut rows = OpenRows::open(db.open_tree("open").unwrap(), || Ok(())).unwrap();
     let body: Vec<u8> = (0..9_000_usize).map(|at| (at % 251) as u8).collect();
     let (key, record, answer) = doubted(&body);
     rows.put(key, record.clone(), Some(answer.clone()));
@@ -222,7 +222,7 @@ fn an_open_call_with_an_answer_in_parts_has_these_rows() {
     assert_eq!(tree.len(), 3);
     let call = record.call().unwrap();
     assert_eq!(rows.answer(key, call), Ok(Some(short.clone())));
-    let rows = OpenRows::open(tree.clone()).unwrap();
+    let rows = OpenRows::open(tree.clone(), || Ok(())).unwrap();
     assert_eq!(rows.answer(key, call), Ok(Some(short)));
 }
 

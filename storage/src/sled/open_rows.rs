@@ -61,12 +61,22 @@ struct Put {
 // === impl OpenRows ===
 
 impl OpenRows {
-    /// Reads what the tree holds.
-    pub(super) fn open(tree: Tree) -> Result<Self, Cause> {
+    /// Reads what the tree holds, with `sync` now and then: reading makes sled write nodes again that
+    /// were changed often.
+    pub(super) fn open(
+        tree: Tree,
+        mut sync: impl FnMut() -> Result<(), Cause>,
+    ) -> Result<Self, Cause> {
+        let mut read = 0;
         let mut calls: HashMap<KeyDigest, Open> = HashMap::new();
         for row in &tree {
             let (row, value) = row?;
             let (key, part) = row_of(&row)?;
+            read += row.len() + value.len();
+            if read >= READ_BYTES_MAX {
+                read = 0;
+                sync()?;
+            }
             if part.is_none() {
                 let record = codec::decode(&value)
                     .map_err(|damage| format!("the row of an open call: {damage}"))?;
@@ -308,3 +318,6 @@ const PART_BYTES: usize = 4_000;
 const ROW_COST: usize = 1024;
 /// The same for a part: large values make large nodes, by trace 140 KB for one in random order.
 const PART_COST: usize = 64 * 1024;
+
+/// What is read between two syncs; what sled writes for that is about twice as much.
+const READ_BYTES_MAX: usize = 256 * 1024;

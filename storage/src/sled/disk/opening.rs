@@ -78,7 +78,7 @@ impl Loaded {
             lock,
         } = parts;
         let meta = db.open_tree(META)?;
-        let open = OpenRows::open(db.open_tree(OPEN)?)?;
+        let open = OpenRows::open(db.open_tree(OPEN)?, || Ok(point.commit(&db)?))?;
         let rows = Known {
             folder: folder.clone(),
             answers: BTreeMap::new(),
