@@ -12,7 +12,7 @@ use onlyonce_storage::record::{AnswerKept, Record, State};
 use onlyonce_storage::sled::{OpenError, SledOptions, SledStore};
 use onlyonce_storage::{
     Answer, AnswerFormat, ClaimOutcome, ClaimRequest, Fingerprint, FingerprintAlgorithm,
-    Fingerprints, IdempotencyKey, Scope, ScopedKey, Store, StoreError, Timestamp,
+    Fingerprints, IdempotencyKey, Operator, Scope, ScopedKey, Store, StoreError, Timestamp,
 };
 
 /// A completed call and a seal in format 1, as bytes. They are never made anew: whatever format is
@@ -25,6 +25,16 @@ const CALL_1: &str = concat!(
     "00fd0a68e5cf8b010000fd1468e5cf8b01000002050470616964f6b8134e7313e8ae",
 );
 const SEAL_1: &str = "0101fd0168e5cf8b010000f932686e6d95b546";
+
+/// A resolved call whose answer is gone, and a seal, in format 2.
+const RESOLVED_2: &str = concat!(
+    "02000105616c69636501087472616e736665720a6f726465722d34373131",
+    "01abababababababababababababababababababababababababababababababab",
+    "03fb2c01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
+    "fd0068e5cf8b01000001fd1864e5cf8b0100000109080701fc80ee3600",
+    "00fd0a68e5cf8b010000fd1468e5cf8b0100000101056361726f6c47a01787305e7006",
+);
+const SEAL_2: &str = "0201fd0168e5cf8b01000000b5529fc274650219";
 
 #[test]
 fn records_of_format_1_are_read_by_every_version() {
@@ -46,8 +56,50 @@ fn records_of_format_1_are_read_by_every_version() {
         at: at(10),
         answer_until: at(20),
         answer: AnswerKept::Here(Answer::new(AnswerFormat::new(5), &b"paid"[..])),
+        resolved_by: None,
     };
     assert_eq!(call.state, completed);
+}
+
+#[test]
+fn records_of_format_2_are_read_by_every_version_with_who_resolved_them() {
+    let sealed = Record::Sealed {
+        at: Timestamp::from_millis(1_700_000_000_001),
+    };
+    assert_eq!(decode(&bytes(SEAL_2)), Ok(sealed));
+    let Ok(Record::Call(call)) = decode(&bytes(RESOLVED_2)) else {
+        panic!("{:?}", decode(&bytes(RESOLVED_2)));
+    };
+    let Ok(Record::Call(mut before)) = decode(&bytes(CALL_1)) else {
+        panic!("format 1 is read");
+    };
+    if let State::Completed {
+        answer,
+        resolved_by,
+        ..
+    } = &mut before.state
+    {
+        *answer = AnswerKept::Gone;
+        *resolved_by = Some(Operator::parse("carol").unwrap());
+    }
+    assert_eq!(call, before);
+}
+
+/// What format 1 cannot say is not read into it.
+#[test]
+fn format_1_has_nothing_behind_it() {
+    let mut record = bytes(SEAL_2);
+    record[0] = 1;
+    assert!(matches!(
+        decode(&reseal(&record)),
+        Err(StoreError::Corrupt(_))
+    ));
+    let mut record = bytes(SEAL_1);
+    record[0] = 2;
+    assert!(matches!(
+        decode(&reseal(&record)),
+        Err(StoreError::Corrupt(_))
+    ));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::bucket::Bucket;
 use super::operation::Change;
 use super::overlay::Rows;
+use crate::inspect::BucketStats;
 use crate::{RetentionOptions, Swept, Timestamp};
 
 /// An engine, seen by the one thread that writes to it. Any error poisons the store, so it is told
@@ -28,6 +29,12 @@ pub(crate) trait Disk: Rows + Send {
 
     /// Lets go of what is due. It may leave the disk later.
     fn remove(&mut self, due: &Due) -> Result<Swept, String>;
+
+    /// What is settled, by the stretch of time in which it is forgotten; oldest first. Counted, not
+    /// walked.
+    fn buckets(&self) -> Vec<BucketStats> {
+        Vec::new()
+    }
 
     /// Frees the directory: when this returns, it can be opened again. After a failure nothing
     /// more is written.

@@ -46,6 +46,7 @@ mod open;
 mod open_rows;
 mod options;
 mod page;
+mod size;
 mod store;
 mod sync;
 #[cfg(test)]

@@ -117,7 +117,9 @@ impl PageFile {
             memory.resize(pages as usize * PAGE_BYTES, 0);
             read_at(&self.file, &mut memory, offset_of(first)).map_err(|error| {
                 match error.kind() {
-                    io::ErrorKind::UnexpectedEof => damaged(first, "it or one behind it is missing"),
+                    io::ErrorKind::UnexpectedEof => {
+                        damaged(first, "it or one behind it is missing")
+                    }
                     _ => error,
                 }
             })?;
@@ -143,7 +145,9 @@ impl PageFile {
             Ok(content) => content.len(),
             Err(damage) => {
                 let name = &self.name;
-                return Err(StoreError::Corrupt(format!("page {number} of {name}: {damage}")));
+                return Err(StoreError::Corrupt(format!(
+                    "page {number} of {name}: {damage}"
+                )));
             }
         };
         page.copy_within(HEAD_BYTES..HEAD_BYTES + length, 0);
@@ -187,6 +191,12 @@ impl Pages {
 
     pub(super) fn name(&self) -> &str {
         self.file.name()
+    }
+
+    /// What they take in the file, once everything is in it.
+    pub(super) fn bytes(&self) -> u64 {
+        let filling = u64::from(!self.filling.is_empty());
+        (u64::from(self.number) + filling) * PAGE_BYTES as u64
     }
 
     /// Puts bytes behind those that are there. They are in memory until a checkpoint.

@@ -1,18 +1,19 @@
 //! The store itself: a handle on the writer thread.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::open::{Opened, open};
+use super::size::disk_bytes;
 use super::{OpenError, SledOptions};
 use crate::commit::Operation;
 use crate::commit::disk::Engine;
 use crate::commit::writer::Writer;
 use crate::{
-    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect, KeyState,
-    Question, Resolution, ScopedKey, SettleError, Store, StoreError, StoreFuture, StoreId, Swept,
-    Timestamp,
+    Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect,
+    KeyState, KeyView, ListPage, ListRequest, Operator, Question, Resolution, ScopedKey,
+    SettleError, Store, StoreError, StoreFuture, StoreId, StoreStats, Swept, Timestamp,
 };
 
 /// A durable [`Store`] in a directory, for one process at a time.
@@ -46,6 +47,7 @@ use crate::{
 #[derive(Debug)]
 pub struct SledStore {
     id: StoreId,
+    folder: PathBuf,
     writer: Writer,
 }
 
@@ -114,7 +116,11 @@ impl SledStore {
                 path: path.to_owned(),
                 source,
             })?;
-        Ok(Self { id, writer })
+        Ok(Self {
+            id,
+            folder: path.to_owned(),
+            writer,
+        })
     }
 
     /// Finishes what was asked so far and frees the directory: afterwards it can be opened again.
@@ -209,17 +215,56 @@ impl Store for SledStore {
 }
 
 impl Inspect for SledStore {
+    fn list(&self, request: ListRequest) -> StoreFuture<'_, ListPage> {
+        Box::pin(async move {
+            let operation = Operation::List(request);
+            self.writer.ask(operation).await?.into_page()
+        })
+    }
+
+    fn show(&self, key: ScopedKey, answer: AnswerBytes) -> StoreFuture<'_, KeyView> {
+        Box::pin(async move {
+            let operation = Operation::Show { key, answer };
+            self.writer.ask(operation).await?.into_view()
+        })
+    }
+
+    fn stats(&self) -> StoreFuture<'_, StoreStats> {
+        Box::pin(async move {
+            let figures = self.writer.figures().await?;
+            let folder = self.folder.clone();
+            // Not by the writer: a disk that hangs must not hold up what needs no disk.
+            let measured = tokio::task::spawn_blocking(move || disk_bytes(&folder));
+            Ok(StoreStats {
+                id: self.id,
+                incarnation: figures.incarnation,
+                now: self.now(),
+                forgotten_until: figures.forgotten_until,
+                retention: figures.retention.answer,
+                horizon: figures.retention.horizon,
+                poisoned: figures.poisoned,
+                clock: figures.clock,
+                open: figures.open,
+                settled: figures.buckets.iter().map(|bucket| bucket.settled).sum(),
+                buckets: figures.buckets,
+                disk_bytes: measured.await.ok().flatten(),
+            })
+        })
+    }
+
     fn resolve(
         &self,
         key: ScopedKey,
         token: FencingToken,
         resolution: Resolution,
+        by: Operator,
     ) -> StoreFuture<'_, (), SettleError> {
         Box::pin(async move {
             let operation = Operation::Resolve {
                 key,
                 token,
                 resolution,
+                by,
             };
             self.writer.ask(operation).await?.into_settled()
         })

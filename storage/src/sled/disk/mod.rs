@@ -1,5 +1,6 @@
 //! sled and the log behind the writer's seam.
 
+mod inspecting;
 mod opening;
 mod writing;
 
@@ -20,10 +21,9 @@ use super::page::{PageFile, Pages, Position};
 use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer, Written};
 use crate::commit::{Change, Rows};
+use crate::inspect::BucketStats;
 use crate::record::{AnswerKept, CallRecord, Record};
-use crate::{
-    Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, codec, transition,
-};
+use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, codec, transition};
 
 /// An opened store. Only the thread that owns it changes anything; another one writes groups to
 /// the log, a third carries them over to sled.
@@ -222,6 +222,10 @@ impl Disk for SledDisk {
             None => self.checkpoints.drop_files(drops)?,
         }
         Ok(swept)
+    }
+
+    fn buckets(&self) -> Vec<BucketStats> {
+        self.rows.buckets()
     }
 
     fn close(self: Box<Self>, syncer: Box<dyn Syncer>, failed: bool) {
