@@ -77,6 +77,10 @@ pub async fn ask(
     let path = folder.as_ref().join(SOCKET_NAME);
     let unsendable = |error: ValueError| AdminError::Unsendable(error.to_string());
     let payload = value::encode(request).map_err(unsendable)?;
+    if payload.len() > wire::FRAME_BYTES_MAX as usize {
+        let words = format!("it has {} bytes", payload.len());
+        return Err(AdminError::Unsendable(words));
+    }
     let not_serving = |source| AdminError::NotServing {
         path: path.clone(),
         source,
@@ -112,9 +116,6 @@ pub async fn ask(
     });
     let payload = match answered {
         Ok(payload) => payload,
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(AdminError::Unsendable(error.to_string()));
-        }
         Err(source) => return Err(AdminError::Lost { path, source }),
     };
     let answered: Result<AdminReply, AdminFailure> =

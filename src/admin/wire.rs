@@ -110,4 +110,4 @@ const MAGIC: [u8; 8] = *b"\x801xadmin";
 pub(super) const VERSION: u16 = 1;
 
 /// The largest answer, and room for what is around it.
-const FRAME_BYTES_MAX: u32 = onlyonce_storage::ANSWER_BYTES_LIMIT as u32 + 64 * 1024;
+pub(super) const FRAME_BYTES_MAX: u32 = onlyonce_storage::ANSWER_BYTES_LIMIT as u32 + 64 * 1024;
