@@ -31,6 +31,7 @@ async fn token_of(folder: &TempDir, key: &str) -> String {
     view["record"]["token"].as_str().unwrap().to_owned()
 }
 
+/// I3, I6: nor anything that would move a terminal's cursor.
 #[tokio::test]
 async fn an_operator_sees_what_a_running_server_has_in_doubt_and_no_answer() {
     let (folder, server) = served().await;
@@ -88,6 +89,9 @@ async fn an_operator_sees_what_a_running_server_has_in_doubt_and_no_answer() {
 #[tokio::test]
 async fn an_answer_is_given_to_who_asks_for_it_in_a_file_of_their_own() {
     let (folder, server) = served().await;
+    let unasked = records(&folder, &show("doubted")).await.json();
+    let answer = json!({ "format": 1, "bytes": 18, "content": null });
+    assert_eq!(unasked["record"]["answer"], answer);
     let file = folder.path().join("answer");
     let path = file.to_str().unwrap();
     let shown = records(

@@ -104,13 +104,14 @@ async fn another_version_is_refused_before_anything_is_read() {
 #[tokio::test]
 async fn frames_that_are_too_long_or_cut_off_end_the_conversation() {
     let rig = Rig::start().await;
-    for frame in [
-        &u32::MAX.to_le_bytes()[..],
-        &(17_u32 * 1024 * 1024).to_le_bytes(),
-        &[16, 0, 0, 0, 1],
-        &[16, 0],
-        &[],
-    ] {
+    for length in [u32::MAX, 17 * 1024 * 1024] {
+        let mut stream = rig.greeted().await;
+        stream.write_all(&length.to_le_bytes()).await.unwrap();
+        // At once, not when what was announced has not come.
+        let closed = timeout(Duration::from_secs(5), rest(&mut stream)).await;
+        assert_eq!(closed, Ok(Vec::new()), "{length}");
+    }
+    for frame in [&[16, 0, 0, 0, 1][..], &[16, 0], &[]] {
         let mut stream = rig.greeted().await;
         stream.write_all(frame).await.unwrap();
         stream.shutdown().await.unwrap();
@@ -154,6 +155,34 @@ async fn questions_that_cannot_be_read_are_refused_in_words_and_change_nothing()
     assert!(matches!(state, KeyState::InDoubt(_)), "{state:?}");
 }
 
+/// B8: also for whoever asks without having looked.
+#[tokio::test]
+async fn a_resolution_of_another_token_changes_nothing_and_is_told_how_the_key_is() {
+    let rig = Rig::start().await;
+    let resolve = |token: &str| AdminRequest::Resolve {
+        key: admin::KeyName {
+            principal: Some("alice".to_owned()),
+            operation: None,
+            key: "doubted".to_owned(),
+        },
+        token: token.to_owned(),
+        outcome: admin::Outcome::NotApplied,
+        by: "mallory".to_owned(),
+    };
+    for token in ["0.0", "1.0", "1.2", "2.1"] {
+        let reply = admin::ask(rig.folder.path(), &resolve(token)).await;
+        let Ok(AdminReply::Superseded(view)) = reply else {
+            panic!("{reply:?}");
+        };
+        assert_eq!(view.state, admin::StateView::InDoubt);
+        assert_eq!(view.record.unwrap().token, "1.1");
+    }
+    rig.assert_well().await;
+    let reply = admin::ask(rig.folder.path(), &resolve("1.1")).await;
+    assert!(matches!(reply, Ok(AdminReply::Key(_))), "{reply:?}");
+}
+
+/// I3.
 #[tokio::test]
 async fn a_question_is_refused_with_a_reason_that_repeats_no_key() {
     let rig = Rig::start().await;
@@ -174,7 +203,7 @@ async fn a_question_is_refused_with_a_reason_that_repeats_no_key() {
 }
 
 #[tokio::test]
-async fn those_who_hold_connections_open_keep_others_out_with_a_reason_and_only_for_a_while() {
+async fn those_who_hold_all_places_keep_others_out_with_a_reason_until_one_is_free() {
     let rig = Rig::start().await;
     let mut held = Vec::new();
     for _ in 0..8 {
@@ -191,6 +220,20 @@ async fn those_who_hold_connections_open_keep_others_out_with_a_reason_and_only_
         }
     }
     panic!("a place that is free is not given");
+}
+
+/// Before the greeting and after it. Time is paused: it passes when nothing else happens.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_says_nothing_is_let_go() {
+    let rig = Rig::start().await;
+    let begin = tokio::time::Instant::now();
+    let mut silent = rig.connect().await;
+    assert_eq!(rest(&mut silent).await, b"");
+    let mut greeted = rig.connect().await;
+    let greeting = [MAGIC, &[1, 0]].concat();
+    greeted.write_all(&greeting).await.unwrap();
+    assert_eq!(rest(&mut greeted).await, [MAGIC, &[1, 0, 0]].concat());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{begin:?}");
 }
 
 #[tokio::test]
@@ -222,7 +265,8 @@ async fn another_user_is_refused_by_name_whatever_the_mode_of_the_socket() {
     };
     open(rig.folder.path(), 0o755);
     open(&rig.folder.path().join("ADMIN"), 0o666);
-    std::fs::write(rig.folder.path().join("FORMAT"), "").unwrap();
+    let format = "onlyonce sled store, format 1\n";
+    std::fs::write(rig.folder.path().join("FORMAT"), format).unwrap();
     // A copy that the other user may run.
     let program = rig.folder.path().join("onlyonce");
     std::fs::copy(env!("CARGO_BIN_EXE_onlyonce"), &program).unwrap();

@@ -177,7 +177,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
 }
 
 /// Whether the directory is a store already. Touches nothing.
-fn recognise(path: &Path) -> Result<bool, OpenError> {
+pub(super) fn recognise(path: &Path) -> Result<bool, OpenError> {
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(io_error(path, error)),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::open::{Opened, open};
+use super::open::{Opened, open, recognise};
 use super::size::disk_bytes;
 use super::{OpenError, SledOptions};
 use crate::commit::Operation;
@@ -70,6 +70,16 @@ impl SledStore {
     )]
     pub fn open(path: impl AsRef<Path>, options: SledOptions) -> Result<Self, OpenError> {
         Self::open_with(path.as_ref(), &options, |engine| engine)
+    }
+
+    /// Whether the directory holds a store that this version can open. Opens nothing, changes
+    /// nothing, and looks at no record. Blocks for a look at one small file.
+    ///
+    /// # Errors
+    ///
+    /// What is there is no store, one of a newer format, or cannot be looked at.
+    pub fn is_in(path: impl AsRef<Path>) -> Result<bool, OpenError> {
+        recognise(path.as_ref())
     }
 
     /// [`open`](Self::open) on a thread that may block. Dropping the future does not stop it; the
@@ -234,7 +244,14 @@ impl Inspect for SledStore {
             let figures = self.writer.figures().await?;
             let folder = self.folder.clone();
             // Not by the writer: a disk that hangs must not hold up what needs no disk.
-            let measured = tokio::task::spawn_blocking(move || disk_bytes(&folder));
+            let disk_bytes = match tokio::runtime::Handle::try_current() {
+                Ok(runtime) => {
+                    let measured = runtime.spawn_blocking(move || disk_bytes(&folder));
+                    measured.await.ok().flatten()
+                }
+                // Another runtime has no threads to wait on.
+                Err(_) => None,
+            };
             Ok(StoreStats {
                 id: self.id,
                 incarnation: figures.incarnation,
@@ -247,7 +264,7 @@ impl Inspect for SledStore {
                 open: figures.open,
                 settled: figures.buckets.iter().map(|bucket| bucket.settled).sum(),
                 buckets: figures.buckets,
-                disk_bytes: measured.await.ok().flatten(),
+                disk_bytes,
             })
         })
     }

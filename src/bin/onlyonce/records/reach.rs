@@ -87,18 +87,18 @@ fn folder_of(url: &str) -> Result<PathBuf, Failed> {
 
 /// Opening a folder that is no store would make one there.
 fn look_for_store(folder: &Path) -> Result<(), Failed> {
-    match std::fs::metadata(folder.join("FORMAT")) {
-        Ok(_) => Ok(()),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Err(misused(format!(
-                "there is no store in {}",
-                folder.display()
-            )))
-        }
-        Err(error) => Err(misused(format!(
-            "the store in {} cannot be looked at: {error}; ask as the user of its server",
+    match SledStore::is_in(folder) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(misused(format!(
+            "there is no store in {}",
             folder.display()
         ))),
+        Err(OpenError::NotWritable { source, .. }) => Err(misused(format!(
+            "the store in {} cannot be looked at: {source}; ask as the user of its server",
+            folder.display()
+        ))),
+        Err(error @ OpenError::Io { .. }) => Err(Failed::new(exit::UNKNOWN, error)),
+        Err(error) => Err(misused(error.to_string())),
     }
 }
 
