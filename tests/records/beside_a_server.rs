@@ -6,7 +6,7 @@ use onlyonce::storage::{ClaimOutcome, Store};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::program::{Server, records};
+use super::program::{Server, on_terminal, records};
 use super::store::{self, key, open, request};
 
 const OF_ALICE: &[&str] = &["--principal", "alice", "--key"];
@@ -18,7 +18,7 @@ async fn served() -> (TempDir, Server) {
     (folder, server)
 }
 
-fn show<'a>(key: &'a str) -> Vec<&'a str> {
+fn show(key: &str) -> Vec<&str> {
     [&["show", "--json"], OF_ALICE, &[key]].concat()
 }
 
@@ -283,6 +283,34 @@ async fn the_socket_is_its_users_alone_goes_with_the_server_and_survives_a_dead_
     assert_eq!(records(&folder, &["list"]).await.code, 0);
     assert!(server.stop().await.success());
     assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn on_a_terminal_a_change_is_asked_back_and_only_yes_makes_it() {
+    let (folder, server) = served().await;
+    let token = token_of(&folder, "lost").await;
+    let resolve = [
+        &["resolve", "--not-applied", "--token", &token],
+        OF_ALICE,
+        &["lost"],
+    ]
+    .concat();
+    for (answer, code) in [("no\n", 2), ("y\n", 2), ("\n", 2), ("yes\n", 0)] {
+        assert_eq!(
+            token_of(&folder, "lost").await,
+            token,
+            "nothing was changed yet"
+        );
+        let (ended, shown) = on_terminal(&folder, &resolve, answer).await;
+        assert_eq!(ended, code, "{answer:?}: {shown}");
+        assert!(shown.contains("Type yes to go on"), "{shown}");
+        assert!(shown.contains("the owner is gone"), "{shown}");
+    }
+    assert_eq!(
+        records(&folder, &show("lost")).await.json()["state"],
+        "absent"
+    );
+    drop(server);
 }
 
 #[tokio::test]

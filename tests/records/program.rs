@@ -1,8 +1,11 @@
 //! The processes: the program, and a server that owns a store.
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -84,4 +87,35 @@ pub async fn run(arguments: &[&str]) -> Ended {
         printed: String::from_utf8(output.stdout).unwrap(),
         words: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// The same on a terminal, where somebody types `answer`: the code, and what the terminal showed.
+pub async fn on_terminal(folder: &TempDir, arguments: &[&str], answer: &str) -> (i32, String) {
+    let far = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&far).unwrap();
+    unlockpt(&far).unwrap();
+    let name = ptsname(&far, Vec::new()).unwrap().into_string().unwrap();
+    let near = File::options().read(true).write(true).open(name).unwrap();
+    let url = format!("sled:{}", folder.path().join("store").display());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onlyonce"));
+    command
+        .arg("records")
+        .args(arguments)
+        .args(["--store", &url])
+        .stdin(near.try_clone().unwrap())
+        .stdout(Stdio::null())
+        .stderr(near);
+    let mut child = command.spawn().unwrap();
+    // Its copies of the near end go, so that the far one ends with the program.
+    drop(command);
+    let mut far = File::from(far);
+    far.write_all(answer.as_bytes()).unwrap();
+    let shown = tokio::task::spawn_blocking(move || {
+        let mut shown = Vec::new();
+        // A terminal whose near end is closed ends with an error.
+        let _ = far.read_to_end(&mut shown);
+        String::from_utf8_lossy(&shown).into_owned()
+    });
+    let code = child.wait().await.unwrap().code().unwrap();
+    (code, shown.await.unwrap())
 }
