@@ -118,7 +118,7 @@ pub trait Inspect: Store {
     /// time however much is open: see [`ListRequest`]. Settled records are not listed.
     ///
     /// A call that was in doubt from before the first page until the last was asked for is on one
-    /// of them. One that is renewed meanwhile may be on two.
+    /// of them. One that is renewed, or gets in doubt, meanwhile may be on two.
     fn list(&self, request: ListRequest) -> StoreFuture<'_, ListPage>;
 
     /// What is known of one key, and of its answer only the size unless `answer` wants the bytes.

@@ -2,31 +2,42 @@
 #![cfg(feature = "memory")]
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use onlyonce_storage::inspect::{PAGE_RECORDS_MAX, PAGE_SEEN_MAX, SCOPES_SHOWN_MAX};
 use onlyonce_storage::{
-    ClaimOutcome, ClaimRequest, DoubtReason, Fingerprint, FingerprintAlgorithm, Fingerprints,
-    IdempotencyKey, Inspect, ListRequest, MemoryStore, OpenState, Scope, ScopedKey, Store,
+    Claim, ClaimOutcome, ClaimRequest, DoubtReason, Fingerprint, FingerprintAlgorithm,
+    Fingerprints, IdempotencyKey, Inspect, ListRequest, ManualClock, MemoryOptions, MemoryStore,
+    OpenState, Scope, ScopedKey, StateView, Store,
 };
 
 /// Puts `count` calls in doubt, each of a principal of its own.
 async fn doubts(count: usize) -> MemoryStore {
     let store = MemoryStore::new();
     for at in 0..count {
-        let scope = Scope::principal(&format!("tenant-{at}")).unwrap();
-        let key = ScopedKey::new(scope, IdempotencyKey::parse("order-1").unwrap());
-        let print = Fingerprint::builder(FingerprintAlgorithm::new(1)).finish();
-        let lease = Duration::from_secs(30);
-        let request = ClaimRequest::new(key, Fingerprints::new(print), lease);
-        let ClaimOutcome::Claimed(claim) = store.claim(request).await.unwrap() else {
-            panic!("a new key is claimed");
-        };
+        let claim = claim(&store, at).await;
         let doubted = store.doubt(claim, DoubtReason::Ambiguous, None).await;
         doubted.unwrap();
     }
     store
 }
+
+async fn claim(store: &MemoryStore, at: usize) -> Claim {
+    let scope = Scope::principal(&format!("tenant-{at}")).unwrap();
+    let key = ScopedKey::new(scope, IdempotencyKey::parse("order-1").unwrap());
+    let print = Fingerprint::builder(FingerprintAlgorithm::new(1)).finish();
+    let lease = Duration::from_secs(30);
+    let request = ClaimRequest::new(key, Fingerprints::new(print), lease);
+    match store.claim(request).await.unwrap() {
+        ClaimOutcome::Claimed(claim) => claim,
+        other => panic!("a new key is claimed, and this one is {other:?}"),
+    }
+}
+
+/// More than twice as many as one group puts in doubt.
+const CROWD: usize = 600;
 
 #[tokio::test]
 async fn a_page_has_a_bound_whatever_is_asked_for() {
@@ -63,6 +74,32 @@ async fn what_is_in_progress_alone_does_not_go_through_the_doubts() {
     request.state = Some(OpenState::InProgress);
     let page = store.list(request).await.unwrap();
     assert_eq!((page.records, page.next), (vec![], None));
+}
+
+/// A store writes the lapses of many leases down some at a time.
+#[tokio::test]
+async fn a_crowd_of_lapsed_leases_is_listed_as_in_doubt_before_all_are_written_down() {
+    let clock = Arc::new(ManualClock::default());
+    let store = MemoryStore::with_options(MemoryOptions::new().clock(clock.clone()));
+    for at in 0..CROWD {
+        std::mem::forget(claim(&store, at).await);
+    }
+    clock.advance(Duration::from_secs(31));
+    let mut request = ListRequest::new();
+    request.state = Some(OpenState::InDoubt);
+    let mut seen = BTreeSet::new();
+    loop {
+        let page = store.list(request.clone()).await.unwrap();
+        for view in page.records {
+            assert!(matches!(view.state, StateView::InDoubt { .. }), "{view:?}");
+            seen.insert(view.token);
+        }
+        request.after = page.next;
+        if page.next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), CROWD);
 }
 
 #[tokio::test]

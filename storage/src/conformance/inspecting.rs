@@ -296,6 +296,17 @@ pub async fn the_figures_count_what_is_open_and_what_is_settled(mut harness: imp
     assert_eq!(most.scope.principal_name(), Some("bob"));
     assert_eq!((most.in_progress, most.in_doubt), (0, 2));
     assert_eq!(stats.forgotten_until, made.forgotten_until);
+    // What ends is not open any more, whichever way it ends.
+    let token = put_in_doubt(&*store, &key_of("bob", "e")).await;
+    let claim_of_f = claimed(&*store, &key_of("carol", "f")).await;
+    let applied = Resolution::Applied(answer("paid"));
+    let by = operator_named("suite");
+    let resolved = store.resolve(key_of("bob", "e"), token, applied, by).await;
+    assert_eq!(resolved, Ok(()));
+    assert_eq!(store.release(claim_of_f).await, Ok(()));
+    let stats = store.stats().await.expect("figures");
+    assert_eq!((stats.open.in_progress, stats.open.in_doubt), (1, 3));
+    assert_eq!((stats.settled, stats.open.scopes), (7, 3));
     // A crash does not drop its guards.
     std::mem::forget(claim);
     drop(store);
@@ -305,7 +316,7 @@ pub async fn the_figures_count_what_is_open_and_what_is_settled(mut harness: imp
     let stats = harness.store().stats().await.expect("figures");
     assert_eq!(stats.id, id);
     assert!(stats.incarnation > made.incarnation);
-    assert_eq!(stats.settled, 6);
+    assert_eq!(stats.settled, 7);
     assert_eq!((stats.open.in_progress, stats.open.in_doubt), (0, 4));
     assert_eq!(stats.open.oldest_doubt, Some(since));
 }

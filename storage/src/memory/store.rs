@@ -223,7 +223,7 @@ impl Inspect for MemoryStore {
                 horizon: retention.horizon,
                 poisoned: None,
                 clock: state.guard.suspicion(&*self.shared.clock),
-                settled: records - open.in_progress - open.in_doubt,
+                settled: records.saturating_sub(open.in_progress + open.in_doubt),
                 open,
                 buckets: Vec::new(),
                 disk_bytes: None,
