@@ -11,8 +11,9 @@ use onlyonce_storage::codec::{RECORD_FORMAT, decode};
 use onlyonce_storage::record::{AnswerKept, Record, State};
 use onlyonce_storage::sled::{OpenError, SledOptions, SledStore};
 use onlyonce_storage::{
-    Answer, AnswerFormat, ClaimOutcome, ClaimRequest, Fingerprint, FingerprintAlgorithm,
-    Fingerprints, IdempotencyKey, Operator, Scope, ScopedKey, Store, StoreError, Timestamp,
+    Answer, AnswerBytes, AnswerFormat, ClaimOutcome, ClaimRequest, Fingerprint,
+    FingerprintAlgorithm, Fingerprints, IdempotencyKey, Inspect, KeyView, Operator, Resolution,
+    Scope, ScopedKey, StateView, Store, StoreError, Timestamp,
 };
 
 /// A completed call and a seal in format 1, as bytes. They are never made anew: whatever format is
@@ -147,6 +148,40 @@ async fn an_open_record_of_a_newer_version_keeps_the_store_shut() {
     assert_shut(folder.path());
 }
 
+#[tokio::test]
+async fn a_call_that_an_older_version_left_open_is_in_doubt_and_can_be_resolved_with_a_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
+    let claimed = store.claim(request()).await.unwrap();
+    assert!(matches!(claimed, ClaimOutcome::Claimed(_)), "{claimed:?}");
+    std::mem::forget(claimed);
+    store.close().await.unwrap();
+    assert_eq!(make_open_older(folder.path()), 1);
+
+    let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
+    let ClaimOutcome::InDoubt(doubt) = store.claim(request()).await.unwrap() else {
+        panic!("its owner is gone");
+    };
+    let answer = Answer::new(AnswerFormat::new(1), &b"paid"[..]);
+    let (applied, by) = (
+        Resolution::Applied(answer),
+        Operator::parse("carol").unwrap(),
+    );
+    let resolved = store.resolve(key(), doubt.token, applied, by.clone()).await;
+    assert_eq!(resolved, Ok(()));
+    store.close().await.unwrap();
+
+    let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
+    let shown = store.show(key(), AnswerBytes::LeaveOut).await.unwrap();
+    let KeyView::Call(view) = shown else {
+        panic!("{shown:?}");
+    };
+    let StateView::Completed { resolved_by, .. } = view.state else {
+        panic!("{view:?}");
+    };
+    assert_eq!(resolved_by, Some(by));
+}
+
 /// Nobody knows what a record says that cannot be read, so no key of the store is safe to claim.
 fn assert_shut(store: &Path) {
     let refused = SledStore::open(store, SledOptions::new()).unwrap_err();
@@ -247,6 +282,23 @@ fn make_newer(store: &Path) -> usize {
 
 /// The same with the rows of calls that are open.
 fn make_open_newer(store: &Path) -> usize {
+    change_open(store, |mut record| {
+        record[0] = RECORD_FORMAT + 1;
+        reseal(&record)
+    })
+}
+
+/// The rows of calls that are open, as the version before would have written them.
+fn make_open_older(store: &Path) -> usize {
+    change_open(store, |mut record| {
+        record[0] = 1;
+        // Nobody has resolved it, which takes one byte before the checksum.
+        assert_eq!(record.remove(record.len() - 9), 0);
+        reseal(&record)
+    })
+}
+
+fn change_open(store: &Path, change: impl Fn(Vec<u8>) -> Vec<u8>) -> usize {
     let db = sled::Config::new()
         .path(store.join("db"))
         .flush_every_ms(None)
@@ -256,9 +308,7 @@ fn make_open_newer(store: &Path) -> usize {
     let rows = db.open_tree("onlyonce/open").unwrap();
     for row in rows.iter() {
         let (key, record) = row.unwrap();
-        let mut record = record.to_vec();
-        record[0] = RECORD_FORMAT + 1;
-        rows.insert(key, reseal(&record)).unwrap();
+        rows.insert(key, change(record.to_vec())).unwrap();
     }
     let changed = rows.len();
     drop((rows, db));
