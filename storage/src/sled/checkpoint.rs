@@ -78,6 +78,7 @@ impl Checkpoints {
         })
     }
 
+
     /// Begins one. None is under way.
     pub(super) fn begin(&mut self, checkpoint: Checkpoint) -> Result<(), String> {
         self.under_way = true;

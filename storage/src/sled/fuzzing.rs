@@ -69,11 +69,7 @@ pub fn reseal_page(name: &str, number: u32, page: &mut [u8]) {
 /// # Errors
 ///
 /// In words, when the log is damaged or ends too early.
-pub fn log(
-    folder: &Path,
-    known: bool,
-    reached: u64,
-) -> Result<Option<(StoreId, u64, u64)>, String> {
+pub fn log(folder: &Path, known: bool, reached: u64) -> Result<Option<(StoreId, u64, u64)>, String> {
     let Some(groups) = log::read(folder, known).map_err(|error| error.to_string())? else {
         return Ok(None);
     };

@@ -135,7 +135,11 @@ fn make_durable(
     synced
 }
 
-fn answer(replies: Vec<(Waiting, Reply)>, synced: &Result<(), StoreError>, shared: &Arc<Shared>) {
+fn answer(
+    replies: Vec<(Waiting, Reply)>,
+    synced: &Result<(), StoreError>,
+    shared: &Arc<Shared>,
+) {
     for (waiting, reply) in replies {
         match synced {
             Ok(()) => waiting.reply(reply, shared),

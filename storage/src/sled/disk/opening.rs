@@ -8,8 +8,8 @@ use std::sync::Arc;
 use ::sled::Db;
 
 use super::{
-    ANSWERS, Known, META_ANSWERS_GONE, META_FORGOTTEN, META_GROUP, META_LAST_USED, Notes, SETTLED,
-    Settled, bucket_of, keyed, words,
+    ANSWERS, Known, META_ANSWERS_GONE, META_FORGOTTEN, META_GROUP, META_LAST_USED, Notes, SETTLED, Settled,
+    bucket_of, keyed, words,
 };
 use crate::commit::Change;
 use crate::commit::bucket::Bucket;
@@ -63,12 +63,16 @@ impl Loaded {
         let Some(bytes) = meta.get(META_ID)? else {
             return Ok(None);
         };
-        let bytes = <[u8; 16]>::try_from(&*bytes).map_err(|_| "the store's id has not 16 bytes")?;
+        let bytes =
+            <[u8; 16]>::try_from(&*bytes).map_err(|_| "the store's id has not 16 bytes")?;
         Ok(Some(StoreId::from_bytes(bytes)))
     }
 
     /// Reads what is in sled.
-    pub(in crate::sled) fn read(parts: Parts, retention: &RetentionOptions) -> Result<Self, Cause> {
+    pub(in crate::sled) fn read(
+        parts: Parts,
+        retention: &RetentionOptions,
+    ) -> Result<Self, Cause> {
         let Parts {
             db,
             db_file,

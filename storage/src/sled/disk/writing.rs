@@ -94,7 +94,12 @@ impl Known {
     }
 
     /// Puts a settled record on the pages of its bucket.
-    fn put_settled(&mut self, key: KeyDigest, record: &[u8], bucket: Bucket) -> Result<(), String> {
+    fn put_settled(
+        &mut self,
+        key: KeyDigest,
+        record: &[u8],
+        bucket: Bucket,
+    ) -> Result<(), String> {
         let head = Kind::Settled.head(32 + record.len())?;
         let settled = self.settled_in(bucket)?;
         let at = settled.pages.append(&[&head, key.as_bytes(), record])?;
