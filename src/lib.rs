@@ -6,12 +6,14 @@
 //!
 //! - [`rpc`]: a native RPC of typed methods over one multiplexed TCP connection, with the promise
 //!   built in.
+//! - [`admin`]: what operators do with the records of a running server.
 //! - [`middleware`]: the tower layers behind it, for any protocol through an adapter.
 //! - [`storage`]: keys, claims, records, and the stores that keep them.
 
 pub use onlyonce_middleware as middleware;
 pub use onlyonce_storage as storage;
 
+pub mod admin;
 #[cfg(feature = "cli")]
 pub mod demo;
 #[cfg(feature = "fuzzing")]

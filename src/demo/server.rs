@@ -57,6 +57,13 @@ pub async fn serve(options: DemoServerOptions) -> Result<(), Box<dyn std::error:
     }
     let store = SledStore::open_async(options.folder.join("store"), SledOptions::new()).await?;
     let store = Arc::new(store);
+    // The bank works without; a path may be too long for a socket.
+    #[cfg(unix)]
+    let admin = crate::admin::AdminSocket::serve(store.clone(), options.folder.join("store"));
+    #[cfg(unix)]
+    if let Err(error) = &admin {
+        tracing::warn!(%error, "operators cannot ask this server");
+    }
     let layers = stack::server(store.clone(), ServerAdapter::new(routes.clone()));
     let serving = Server::builder()
         .global_scope()
@@ -66,6 +73,8 @@ pub async fn serve(options: DemoServerOptions) -> Result<(), Box<dyn std::error:
     announce(&serving.local_addr().to_string())?;
     until_parent_is_gone().await;
     serving.shutdown(PATIENCE).await;
+    #[cfg(unix)]
+    drop(admin);
     store.close().await?;
     Ok(())
 }

@@ -13,16 +13,17 @@
 
 use std::time::Duration;
 
+use bincode::BorrowDecode;
 use bincode::config::{self, Configuration, Limit, LittleEndian, Varint};
 
 use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::{
     Answer, AnswerFormat, AttemptId, DoubtReason, FencingToken, Fingerprint, FingerprintAlgorithm,
-    IdempotencyKey, Lease, Scope, ScopedKey, SessionCall, StoreError, Timestamp,
+    IdempotencyKey, Lease, Operator, Scope, ScopedKey, SessionCall, StoreError, Timestamp,
 };
 
 /// The newest record format, which is also the one that is written.
-pub const RECORD_FORMAT: u8 = 1;
+pub const RECORD_FORMAT: u8 = 2;
 
 /// A record in bytes, in the newest format.
 #[must_use]
@@ -37,7 +38,7 @@ pub(crate) fn encode_into(record: &Record, bytes: &mut Vec<u8>) {
     let begin = bytes.len();
     bytes.push(RECORD_FORMAT);
     // OK because encoding into a `Vec` fails only for types that ours are not (no unsized maps).
-    bincode::encode_into_std_write(RecordV1::from(record), bytes, CONFIG)
+    bincode::encode_into_std_write(RecordV2::from(record), bytes, CONFIG)
         .expect("a record encodes into memory");
     let checksum = checksum(&bytes[begin..]);
     bytes.extend_from_slice(&checksum);
@@ -60,13 +61,21 @@ pub fn decode(bytes: &[u8]) -> Result<Record, StoreError> {
     }
     let payload = &content[1..];
     // Borrowed: a length that lies takes no memory before its bytes are found missing.
-    let (stored, length): (RecordV1<'_>, usize) =
-        bincode::borrow_decode_from_slice(payload, CONFIG)
-            .map_err(|error| StoreError::Corrupt(error.to_string()))?;
-    if length != payload.len() {
-        return Err(corrupt("bytes are left over behind it"));
+    match content[0] {
+        1 => payload_in::<RecordV1<'_>>(payload)?.try_into(),
+        _ => payload_in::<RecordV2<'_>>(payload)?.try_into(),
     }
-    stored.try_into()
+}
+
+/// The struct that these bytes are, all of them.
+fn payload_in<'a, T: BorrowDecode<'a, ()>>(payload: &'a [u8]) -> Result<T, StoreError> {
+    let (stored, length) = bincode::borrow_decode_from_slice(payload, CONFIG)
+        .map_err(|error| StoreError::Corrupt(error.to_string()))?;
+    if length != payload.len() {
+        let what = "bytes are left over behind it".to_owned();
+        return Err(StoreError::Corrupt(what));
+    }
+    Ok(stored)
 }
 
 /// Whether these bytes are a record in a format that this version reads. Looks at nothing else.
@@ -79,6 +88,13 @@ pub(crate) fn check_version(bytes: &[u8]) -> Result<(), StoreError> {
             supported: RECORD_FORMAT,
         }),
     }
+}
+
+/// Format 2: what format 1 has, and behind it who ended the doubt of a completed call.
+#[derive(bincode::Encode, bincode::BorrowDecode)]
+struct RecordV2<'a> {
+    record: RecordV1<'a>,
+    resolved_by: Option<&'a str>,
 }
 
 #[derive(bincode::Encode, bincode::BorrowDecode)]
@@ -128,6 +144,40 @@ enum AnswerV1<'a> {
     Here { format: u16, body: &'a [u8] },
 }
 
+impl<'a> From<&'a Record> for RecordV2<'a> {
+    fn from(record: &'a Record) -> Self {
+        let resolved_by = match record.call().map(|call| &call.state) {
+            Some(State::Completed { resolved_by, .. }) => resolved_by.as_ref(),
+            _ => None,
+        };
+        Self {
+            record: record.into(),
+            resolved_by: resolved_by.map(Operator::as_str),
+        }
+    }
+}
+
+impl TryFrom<RecordV2<'_>> for Record {
+    type Error = StoreError;
+
+    fn try_from(stored: RecordV2<'_>) -> Result<Self, StoreError> {
+        let mut record = stored.record.try_into()?;
+        let Some(name) = stored.resolved_by else {
+            return Ok(record);
+        };
+        let corrupt = |what: String| StoreError::Corrupt(what);
+        let by = Operator::parse(name).map_err(|error| corrupt(error.to_string()))?;
+        match &mut record {
+            Self::Call(CallRecord {
+                state: State::Completed { resolved_by, .. },
+                ..
+            }) => *resolved_by = Some(by),
+            _ => return Err(corrupt("it is resolved and not completed".to_owned())),
+        }
+        Ok(record)
+    }
+}
+
 impl<'a> From<&'a Record> for RecordV1<'a> {
     fn from(record: &'a Record) -> Self {
         match record {
@@ -162,6 +212,8 @@ impl<'a> From<&'a State> for StateV1<'a> {
                 at,
                 answer_until,
                 answer,
+                // Behind the record.
+                resolved_by: _,
             } => Self::Completed {
                 at: at.as_millis(),
                 answer_until: answer_until.as_millis(),
@@ -259,6 +311,7 @@ impl TryFrom<StateV1<'_>> for State {
                 at: Timestamp::from_millis(at),
                 answer_until: Timestamp::from_millis(answer_until),
                 answer: answer.into(),
+                resolved_by: None,
             },
             StateV1::InDoubt {
                 since,

@@ -27,11 +27,13 @@ mod completion;
 pub mod conformance;
 mod error;
 mod fingerprint;
+pub mod inspect;
 mod key;
 mod kill_point;
 mod limits;
 #[cfg(feature = "memory")]
 mod memory;
+mod operator;
 pub mod outbox;
 #[cfg(feature = "points")]
 pub mod points;
@@ -51,6 +53,10 @@ pub use crate::error::{SettleError, StoreError};
 pub use crate::fingerprint::{
     Comparison, Fingerprint, FingerprintAlgorithm, FingerprintBuilder, Fingerprints,
 };
+pub use crate::inspect::{
+    AnswerBytes, Cursor, KeyView, ListPage, ListRequest, OpenState, RecordView, StateView,
+    StoreStats,
+};
 pub use crate::key::{
     IdempotencyKey, KEY_BYTES_MAX, KeyDigest, KeyError, KeyPolicy, SCOPE_PART_BYTES_MAX, Scope,
     ScopeDigest, ScopeError, ScopedKey,
@@ -58,6 +64,7 @@ pub use crate::key::{
 pub use crate::limits::{ANSWER_BYTES_LIMIT, StoreLimits};
 #[cfg(feature = "memory")]
 pub use crate::memory::{MemoryOptions, MemoryStore};
+pub use crate::operator::{OPERATOR_BYTES_MAX, Operator, OperatorError};
 pub use crate::record::KeyState;
 pub use crate::retention::{HorizonTooShort, RetentionOptions};
 #[cfg(feature = "sled")]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     Answer, AttemptId, Completion, DoubtReason, FencingToken, Fingerprint, InDoubt, Lease,
-    ScopedKey, SessionCall, Timestamp,
+    Operator, ScopedKey, SessionCall, Timestamp,
 };
 
 /// Everything that is kept of one key. The legal changes are in [`transition`](crate::transition).
@@ -53,6 +53,8 @@ pub enum State {
         answer_until: Timestamp,
         /// The answer, or what is left of it.
         answer: AnswerKept,
+        /// Who ended its doubt, where somebody did who was not its owner.
+        resolved_by: Option<Operator>,
     },
     /// Its outcome is unknown.
     InDoubt {

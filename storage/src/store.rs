@@ -7,8 +7,9 @@ use std::pin::Pin;
 use uuid::Uuid;
 
 use crate::{
-    Answer, Claim, ClaimOutcome, ClaimRequest, ClockSuspicion, DoubtReason, FencingToken, KeyState,
-    ScopedKey, SettleError, StoreError, Timestamp,
+    Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, ClockSuspicion, DoubtReason,
+    FencingToken, KeyState, KeyView, ListPage, ListRequest, Operator, ScopedKey, SettleError,
+    StoreError, StoreStats, Timestamp,
 };
 
 /// The random identity of a store, made once, when the store is created.
@@ -110,9 +111,28 @@ pub enum Question {
 }
 
 /// What operators do with the records of a store.
+///
+/// Whoever can call these sees every key and every principal: keep them from strangers.
 pub trait Inspect: Store {
+    /// A page of the calls that are in progress or in doubt. Changes nothing, and takes a bounded
+    /// time however much is open: see [`ListRequest`]. Settled records are not listed.
+    ///
+    /// A call that was in doubt from before the first page until the last was asked for is on one
+    /// of them. One that is renewed, or gets in doubt, meanwhile may be on two.
+    fn list(&self, request: ListRequest) -> StoreFuture<'_, ListPage>;
+
+    /// What is known of one key, and of its answer only the size unless `answer` wants the bytes.
+    fn show(&self, key: ScopedKey, answer: AnswerBytes) -> StoreFuture<'_, KeyView>;
+
+    /// The figures of the store. A store that acknowledges nothing more still says so here.
+    fn stats(&self) -> StoreFuture<'_, StoreStats>;
+
     /// Ends a doubt: with the answer that is now known, or by saying that nothing was applied
-    /// (the key is then absent again). `token` must be the one that is in doubt.
+    /// (the key is then absent again). `token` must be the one that is in doubt: of two who resolve
+    /// it at once, one is told [`SettleError::Fenced`].
+    ///
+    /// Who resolved is kept with the answer, and when is when it was completed. Of what was not
+    /// applied nothing is kept.
     ///
     /// Say [`Resolution::NotApplied`] only when the owner is known dead or the outside system
     /// refuses its fencing token: a living one may still apply the effect.
@@ -121,6 +141,7 @@ pub trait Inspect: Store {
         key: ScopedKey,
         token: FencingToken,
         resolution: Resolution,
+        by: Operator,
     ) -> StoreFuture<'_, (), SettleError>;
 
     /// Removes what is past its retention or horizon. What is in progress or in doubt stays.

@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::record::{AnswerKept, CallRecord, KeyState, Record, State};
 use crate::{
     Answer, ClaimRequest, Comparison, Completion, DoubtReason, FencingToken, InDoubt, Lease,
-    RetentionOptions, StoreError, Timestamp,
+    Operator, RetentionOptions, StoreError, Timestamp,
 };
 
 /// What a store knows at the moment of a change.
@@ -191,6 +191,7 @@ pub fn complete(
         at: at.now,
         answer_until: at.now.plus(kept),
         answer: AnswerKept::Here(answer),
+        resolved_by: None,
     };
     Ok(CallRecord {
         state,
@@ -223,7 +224,8 @@ pub fn doubt(
     Ok(into_doubt(call, reason, answer, at))
 }
 
-/// in doubt => (completed | absent), by somebody who is not the owner.
+/// in doubt => (completed | absent), by somebody who is not the owner. A completed record says by
+/// whom; of an absent one nothing is kept.
 ///
 /// # Errors
 ///
@@ -232,6 +234,7 @@ pub fn resolve(
     existing: Option<&Record>,
     token: FencingToken,
     resolution: crate::Resolution,
+    by: Operator,
     at: &Circumstances,
 ) -> Result<Settled, Fenced> {
     let call = owned(existing, token)?;
@@ -242,7 +245,11 @@ pub fn resolve(
     match resolution {
         crate::Resolution::NotApplied => Ok(Settled::Remove),
         crate::Resolution::Applied(answer) => {
-            complete(existing, token, answer, at).map(Settled::Write)
+            let mut call = complete(existing, token, answer, at)?;
+            if let State::Completed { resolved_by, .. } = &mut call.state {
+                *resolved_by = Some(by);
+            }
+            Ok(Settled::Write(call))
         }
     }
 }

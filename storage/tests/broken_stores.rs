@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onlyonce_storage::conformance::{
-    self, Harness, claims, doubt, fencing, forgetting, reruns, sealing,
+    self, Harness, claims, doubt, fencing, forgetting, inspecting, reruns, sealing,
 };
 use onlyonce_storage::{
-    Answer, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason, FencingToken,
-    IdempotencyKey, Inspect, KeyState, Lease, ManualClock, MemoryOptions, MemoryStore, Question,
-    Resolution, Scope, ScopedKey, SettleError, Store, StoreError, StoreFuture, StoreId, Swept,
-    Timestamp,
+    Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason, FencingToken,
+    IdempotencyKey, Inspect, KeyState, KeyView, Lease, ListPage, ListRequest, ManualClock,
+    MemoryOptions, MemoryStore, Operator, Question, Resolution, Scope, ScopedKey, SettleError,
+    StateView, Store, StoreError, StoreFuture, StoreId, StoreStats, Swept, Timestamp,
 };
 use parking_lot::Mutex;
 
@@ -39,6 +39,22 @@ enum Fault {
     IgnoresTokens,
     /// Who finds a call in progress is given the claim as well.
     GrantsTwo,
+    /// What is in doubt is counted with what is settled.
+    CountsWrongly,
+    /// Every resolution is somebody's.
+    ForgetsWhoResolved,
+    /// Whatever is asked for, everything is listed.
+    IgnoresFilters,
+    /// What is in doubt is on no list.
+    ListsNoDoubts,
+    /// A list ends with its first page.
+    ListsOnePage,
+    /// A full page is followed by itself.
+    ListsSomeTwice,
+    /// Whoever looks at a key gets its answer as well.
+    ShowsAnswersUnasked,
+    /// Nobody who resolves is told that another was first.
+    TellsEveryResolverYes,
     /// Keys are compared as some databases do.
     IgnoresCase,
     /// A key is as long as some column is.
@@ -210,13 +226,68 @@ impl Store for Broken {
 }
 
 impl Inspect for Broken {
+    fn list(&self, mut request: ListRequest) -> StoreFuture<'_, ListPage> {
+        let after = request.after;
+        if self.fault == Fault::IgnoresFilters {
+            request = ListRequest::new();
+            request.after = after;
+        }
+        Box::pin(async move {
+            let wanted = request.records_max;
+            let mut page = self.inner.list(request).await?;
+            match self.fault {
+                Fault::ListsOnePage => page.next = None,
+                Fault::ListsSomeTwice if page.records.len() == wanted => page.next = after,
+                Fault::ListsNoDoubts => page
+                    .records
+                    .retain(|view| matches!(view.state, StateView::InProgress { .. })),
+                _ => {}
+            }
+            Ok(page)
+        })
+    }
+
+    fn show(&self, key: ScopedKey, answer: AnswerBytes) -> StoreFuture<'_, KeyView> {
+        Box::pin(async move {
+            match self.fault {
+                Fault::SealsWhenPeeking => drop(self.inner.seal(key.clone()).await?),
+                Fault::ShowsAnswersUnasked => {
+                    return self.inner.show(key, AnswerBytes::Show).await;
+                }
+                _ => {}
+            }
+            self.inner.show(key, answer).await
+        })
+    }
+
+    fn stats(&self) -> StoreFuture<'_, StoreStats> {
+        Box::pin(async move {
+            let mut stats = self.inner.stats().await?;
+            if self.fault == Fault::CountsWrongly {
+                stats.open.in_doubt += stats.settled;
+            }
+            Ok(stats)
+        })
+    }
+
     fn resolve(
         &self,
         key: ScopedKey,
         token: FencingToken,
         resolution: Resolution,
+        by: Operator,
     ) -> StoreFuture<'_, (), SettleError> {
-        self.inner.resolve(key, token, resolution)
+        let by = match self.fault {
+            Fault::ForgetsWhoResolved => Operator::parse("somebody").unwrap(),
+            _ => by,
+        };
+        if self.fault != Fault::TellsEveryResolverYes {
+            return self.inner.resolve(key, token, resolution, by);
+        }
+        Box::pin(async move {
+            let _ = self.inner.resolve(key, token, resolution, by).await;
+            Ok(())
+        })
     }
 
     fn sweep(&self) -> StoreFuture<'_, Swept> {
@@ -362,4 +433,59 @@ fn a_store_that_forgets_that_it_forgot_fails() {
 #[test]
 fn a_store_that_seals_when_peeking_fails() {
     catches(Fault::SealsWhenPeeking, sealing::a_peek_changes_nothing);
+}
+
+#[test]
+fn a_store_whose_lists_miss_or_repeat_something_fails() {
+    catches(
+        Fault::ListsNoDoubts,
+        inspecting::what_is_open_is_listed_and_what_is_settled_is_not,
+    );
+    for fault in [Fault::ListsOnePage, Fault::ListsSomeTwice] {
+        catches(
+            fault,
+            inspecting::a_list_in_small_pages_shows_every_doubt_once_while_calls_come_and_go,
+        );
+    }
+    catches(
+        Fault::IgnoresFilters,
+        inspecting::a_list_leaves_out_other_states_scopes_and_ages,
+    );
+}
+
+#[test]
+fn a_store_that_shows_answers_unasked_fails() {
+    catches(
+        Fault::ShowsAnswersUnasked,
+        inspecting::an_answer_is_shown_only_to_who_asks_for_it,
+    );
+}
+
+#[test]
+fn a_store_that_forgets_who_resolved_fails() {
+    catches(
+        Fault::ForgetsWhoResolved,
+        inspecting::who_resolved_and_when_is_kept,
+    );
+}
+
+#[test]
+fn a_store_that_tells_both_of_two_operators_yes_fails() {
+    catches(
+        Fault::TellsEveryResolverYes,
+        inspecting::of_two_operators_at_once_one_resolves_and_the_other_is_told,
+    );
+}
+
+#[test]
+fn a_store_that_counts_wrongly_fails() {
+    catches(
+        Fault::CountsWrongly,
+        inspecting::the_figures_count_what_is_open_and_what_is_settled,
+    );
+}
+
+#[test]
+fn a_store_that_changes_what_it_shows_fails() {
+    catches(Fault::SealsWhenPeeking, inspecting::looking_changes_nothing);
 }

@@ -7,7 +7,7 @@ use onlyonce_storage::codec::{RECORD_FORMAT, decode, encode};
 use onlyonce_storage::record::{AnswerKept, CallRecord, Record, State};
 use onlyonce_storage::{
     Answer, AnswerFormat, AttemptId, DoubtReason, FencingToken, Fingerprint, FingerprintAlgorithm,
-    IdempotencyKey, Lease, Scope, ScopedKey, SessionCall, StoreError, Timestamp,
+    IdempotencyKey, Lease, Operator, Scope, ScopedKey, SessionCall, StoreError, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -49,6 +49,13 @@ fn variants() -> Vec<(&'static str, Record)> {
         at: time(10),
         answer_until: time(20),
         answer,
+        resolved_by: None,
+    };
+    let resolved = State::Completed {
+        at: time(10),
+        answer_until: time(20),
+        answer: AnswerKept::Gone,
+        resolved_by: Some(Operator::parse("carol").unwrap()),
     };
     let in_doubt = |reason, answer| State::InDoubt {
         since: time(10),
@@ -60,6 +67,7 @@ fn variants() -> Vec<(&'static str, Record)> {
         ("completed here", call(completed(here.clone()))),
         ("completed beside", call(completed(beside.clone()))),
         ("completed gone", call(completed(AnswerKept::Gone))),
+        ("resolved", call(resolved)),
         (
             "ambiguous",
             call(in_doubt(DoubtReason::Ambiguous, Some(here))),
@@ -166,6 +174,30 @@ fn a_length_that_lies_does_not_take_the_memory_it_claims() {
     ));
 }
 
+/// Whoever wrote that forged it: only a completed call can have been resolved.
+#[test]
+fn a_record_that_is_resolved_and_not_completed_is_corrupt() {
+    for (name, record) in variants() {
+        let completed = record
+            .call()
+            .is_some_and(|call| matches!(call.state, State::Completed { .. }));
+        let bytes = encode(&record);
+        let Some(0) = bytes.get(bytes.len() - 9) else {
+            continue; // It has a name already.
+        };
+        let mut payload = bytes[1..bytes.len() - 9].to_vec();
+        payload.extend_from_slice(b"\x01\x03eve");
+        let read = decode(&forged(&payload));
+        assert_eq!(read.is_ok(), completed, "{name}: {read:?}");
+        for operator in [&b"\x01\x00"[..], b"\x01\x03e e", b"\x01\x02\x1b["] {
+            let mut payload = bytes[1..bytes.len() - 9].to_vec();
+            payload.extend_from_slice(operator);
+            let read = decode(&forged(&payload));
+            assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
+        }
+    }
+}
+
 fn any_answer() -> impl Strategy<Value = AnswerKept> {
     prop_oneof![
         Just(AnswerKept::Gone),
@@ -181,6 +213,7 @@ fn any_answer() -> impl Strategy<Value = AnswerKept> {
 }
 
 fn any_state() -> impl Strategy<Value = State> {
+    let by = prop::option::of("[!-~]{1,64}");
     let reason = prop_oneof![
         Just(DoubtReason::Ambiguous),
         Just(DoubtReason::LeaseLapsed),
@@ -188,11 +221,12 @@ fn any_state() -> impl Strategy<Value = State> {
         Just(DoubtReason::Unrecorded),
     ];
     prop_oneof![
-        (any::<u64>(), any::<u64>(), any_answer()).prop_map(|(at, until, answer)| {
+        (any::<u64>(), any::<u64>(), any_answer(), by).prop_map(|(at, until, answer, by)| {
             State::Completed {
                 at: Timestamp::from_millis(at),
                 answer_until: Timestamp::from_millis(until),
                 answer,
+                resolved_by: by.map(|name| Operator::parse(&name).unwrap()),
             }
         }),
         (any::<u64>(), reason, prop::option::of(any_answer())).prop_map(
@@ -286,21 +320,22 @@ proptest! {
 }
 
 /// The seal, then the bytes of every call behind those that are the same in all.
-const GOLDEN: [&str; 9] = [
-    "0101fd0168e5cf8b010000f932686e6d95b546",
-    "00fd0a68e5cf8b010000fd1468e5cf8b01000002050470616964f6b8134e7313e8ae",
-    "00fd0a68e5cf8b010000fd1468e5cf8b0100000005fc70110100fb2c01e20dae8714df97c7",
-    "00fd0a68e5cf8b010000fd1468e5cf8b010000016aab00b91d49ed63",
-    "01fd0a68e5cf8b0100000101020504706169647bf7a20b9e373db3",
-    "01fd0a68e5cf8b01000002005f91b34a3b7d3c27",
-    "01fd0a68e5cf8b0100000300453820cde49b76ec",
-    "01fd0a68e5cf8b01000004010005fc70110100fb2c015ff9f60394bfc346",
-    "02fd1e68e5cf8b010000b0162da860e8c8af",
+const GOLDEN: [&str; 10] = [
+    "0201fd0168e5cf8b01000000b5529fc274650219",
+    "00fd0a68e5cf8b010000fd1468e5cf8b0100000205047061696400c55d36d06a7f8d2c",
+    "00fd0a68e5cf8b010000fd1468e5cf8b0100000005fc70110100fb2c0100f975e1f8b81b4069",
+    "00fd0a68e5cf8b010000fd1468e5cf8b0100000100122c41d3acfd1b8a",
+    "00fd0a68e5cf8b010000fd1468e5cf8b0100000101056361726f6c47a01787305e7006",
+    "01fd0a68e5cf8b01000001010205047061696400b06c55f54350b711",
+    "01fd0a68e5cf8b0100000200002e0b76190b1472fb",
+    "01fd0a68e5cf8b010000030000575794c2eb892c2c",
+    "01fd0a68e5cf8b01000004010005fc70110100fb2c0100ce3c6e741e7baa09",
+    "02fd1e68e5cf8b0100000098a7d70589da66da",
 ];
 
 /// Version, key, fingerprint, token, attempt, times and session of every call above.
 const GOLDEN_CALL: &str = concat!(
-    "01000105616c69636501087472616e736665720a6f726465722d34373131",
+    "02000105616c69636501087472616e736665720a6f726465722d34373131",
     "01abababababababababababababababababababababababababababababababab",
     "03fb2c01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
     "fd0068e5cf8b01000001fd1864e5cf8b0100000109080701fc80ee3600",

@@ -12,7 +12,7 @@ use onlyonce_storage::sled::{SledOptions, SledStore};
 use onlyonce_storage::{
     Answer, AnswerFormat, Claim, ClaimOutcome, ClaimRequest, Clock as _, DoubtReason, Fingerprint,
     FingerprintAlgorithm, Fingerprints, IdempotencyKey, Inspect as _, KeyState, ManualClock,
-    Resolution, RetentionOptions, Scope, ScopedKey, Store as _, StoreLimits,
+    Operator, Resolution, RetentionOptions, Scope, ScopedKey, Store as _, StoreLimits,
 };
 use tokio::runtime::Runtime;
 
@@ -170,7 +170,10 @@ fn resolves_many_at_once_when_it_is_the_child() {
             .map(|(number, token)| {
                 let (store, applied) = (Arc::clone(&store), applied.clone());
                 let key = key(&format!("large-{number}"));
-                tokio::spawn(async move { store.resolve(key, token, applied).await.unwrap() })
+                tokio::spawn(async move {
+                    let resolved = store.resolve(key, token, applied, operator());
+                    resolved.await.unwrap();
+                })
             })
             .collect();
         for resolving in resolving {
@@ -242,6 +245,10 @@ async fn claimed(store: &SledStore, key: &ScopedKey) -> Claim {
         ClaimOutcome::Claimed(claim) => claim,
         other => panic!("{other:?}"),
     }
+}
+
+fn operator() -> Operator {
+    Operator::parse("alice").unwrap()
 }
 
 fn answer(length: usize) -> Answer {

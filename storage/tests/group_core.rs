@@ -9,7 +9,7 @@ use onlyonce_storage::commit::{Change, ClaimReply, GroupCore, Operation, Reply, 
 use onlyonce_storage::record::{CallRecord, Record};
 use onlyonce_storage::{
     Answer, AnswerFormat, AttemptId, ClaimRequest, DoubtReason, FencingToken, Fingerprint,
-    FingerprintAlgorithm, Fingerprints, IdempotencyKey, KeyDigest, Question, Resolution,
+    FingerprintAlgorithm, Fingerprints, IdempotencyKey, KeyDigest, Operator, Question, Resolution,
     RetentionOptions, Scope, ScopedKey, SettleError, StoreError, StoreLimits, Timestamp,
 };
 use proptest::prelude::*;
@@ -110,6 +110,7 @@ fn operation((kind, number, sequence, choice): Plan) -> Operation {
             } else {
                 Resolution::Applied(answer)
             },
+            by: Operator::parse("test").unwrap(),
         },
         10 => asked(Question::Seal, number),
         11 => Operation::Abandon { key: digest, token },

@@ -8,8 +8,8 @@ use onlyonce_storage::record::{AnswerKept, KeyState, Record, State};
 use onlyonce_storage::transition::{self, Circumstances, ClaimStep, Settled};
 use onlyonce_storage::{
     Answer, AnswerFormat, AttemptId, ClaimRequest, DoubtReason, FencingToken, Fingerprint,
-    FingerprintAlgorithm, Fingerprints, IdempotencyKey, Resolution, RetentionOptions, Scope,
-    ScopedKey, Timestamp,
+    FingerprintAlgorithm, Fingerprints, IdempotencyKey, Operator, Resolution, RetentionOptions,
+    Scope, ScopedKey, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -191,9 +191,9 @@ impl World {
             }
             Event::Resolve(_, true) => {
                 let resolution = Resolution::Applied(answer(token));
-                transition::resolve(existing, token, resolution, &at)
+                transition::resolve(existing, token, resolution, operator(), &at)
             }
-            _ => transition::resolve(existing, token, Resolution::NotApplied, &at),
+            _ => transition::resolve(existing, token, Resolution::NotApplied, operator(), &at),
         };
         let Ok(done) = done else {
             return;
@@ -345,4 +345,8 @@ proptest! {
             world.check();
         }
     }
+}
+
+fn operator() -> Operator {
+    Operator::parse("test").unwrap()
 }

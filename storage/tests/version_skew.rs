@@ -11,8 +11,9 @@ use onlyonce_storage::codec::{RECORD_FORMAT, decode};
 use onlyonce_storage::record::{AnswerKept, Record, State};
 use onlyonce_storage::sled::{OpenError, SledOptions, SledStore};
 use onlyonce_storage::{
-    Answer, AnswerFormat, ClaimOutcome, ClaimRequest, Fingerprint, FingerprintAlgorithm,
-    Fingerprints, IdempotencyKey, Scope, ScopedKey, Store, StoreError, Timestamp,
+    Answer, AnswerBytes, AnswerFormat, ClaimOutcome, ClaimRequest, Fingerprint,
+    FingerprintAlgorithm, Fingerprints, IdempotencyKey, Inspect, KeyView, Operator, Resolution,
+    Scope, ScopedKey, StateView, Store, StoreError, Timestamp,
 };
 
 /// A completed call and a seal in format 1, as bytes. They are never made anew: whatever format is
@@ -25,6 +26,16 @@ const CALL_1: &str = concat!(
     "00fd0a68e5cf8b010000fd1468e5cf8b01000002050470616964f6b8134e7313e8ae",
 );
 const SEAL_1: &str = "0101fd0168e5cf8b010000f932686e6d95b546";
+
+/// A resolved call whose answer is gone, and a seal, in format 2.
+const RESOLVED_2: &str = concat!(
+    "02000105616c69636501087472616e736665720a6f726465722d34373131",
+    "01abababababababababababababababababababababababababababababababab",
+    "03fb2c01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
+    "fd0068e5cf8b01000001fd1864e5cf8b0100000109080701fc80ee3600",
+    "00fd0a68e5cf8b010000fd1468e5cf8b0100000101056361726f6c47a01787305e7006",
+);
+const SEAL_2: &str = "0201fd0168e5cf8b01000000b5529fc274650219";
 
 #[test]
 fn records_of_format_1_are_read_by_every_version() {
@@ -46,8 +57,50 @@ fn records_of_format_1_are_read_by_every_version() {
         at: at(10),
         answer_until: at(20),
         answer: AnswerKept::Here(Answer::new(AnswerFormat::new(5), &b"paid"[..])),
+        resolved_by: None,
     };
     assert_eq!(call.state, completed);
+}
+
+#[test]
+fn records_of_format_2_are_read_by_every_version_with_who_resolved_them() {
+    let sealed = Record::Sealed {
+        at: Timestamp::from_millis(1_700_000_000_001),
+    };
+    assert_eq!(decode(&bytes(SEAL_2)), Ok(sealed));
+    let Ok(Record::Call(call)) = decode(&bytes(RESOLVED_2)) else {
+        panic!("{:?}", decode(&bytes(RESOLVED_2)));
+    };
+    let Ok(Record::Call(mut before)) = decode(&bytes(CALL_1)) else {
+        panic!("format 1 is read");
+    };
+    if let State::Completed {
+        answer,
+        resolved_by,
+        ..
+    } = &mut before.state
+    {
+        *answer = AnswerKept::Gone;
+        *resolved_by = Some(Operator::parse("carol").unwrap());
+    }
+    assert_eq!(call, before);
+}
+
+/// What format 1 cannot say is not read into it.
+#[test]
+fn format_1_has_nothing_behind_it() {
+    let mut record = bytes(SEAL_2);
+    record[0] = 1;
+    assert!(matches!(
+        decode(&reseal(&record)),
+        Err(StoreError::Corrupt(_))
+    ));
+    let mut record = bytes(SEAL_1);
+    record[0] = 2;
+    assert!(matches!(
+        decode(&reseal(&record)),
+        Err(StoreError::Corrupt(_))
+    ));
 }
 
 #[test]
@@ -93,6 +146,40 @@ async fn an_open_record_of_a_newer_version_keeps_the_store_shut() {
 
     assert!(make_open_newer(folder.path()) > 0);
     assert_shut(folder.path());
+}
+
+#[tokio::test]
+async fn a_call_that_an_older_version_left_open_is_in_doubt_and_can_be_resolved_with_a_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
+    let claimed = store.claim(request()).await.unwrap();
+    assert!(matches!(claimed, ClaimOutcome::Claimed(_)), "{claimed:?}");
+    std::mem::forget(claimed);
+    store.close().await.unwrap();
+    assert_eq!(make_open_older(folder.path()), 1);
+
+    let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
+    let ClaimOutcome::InDoubt(doubt) = store.claim(request()).await.unwrap() else {
+        panic!("its owner is gone");
+    };
+    let answer = Answer::new(AnswerFormat::new(1), &b"paid"[..]);
+    let (applied, by) = (
+        Resolution::Applied(answer),
+        Operator::parse("carol").unwrap(),
+    );
+    let resolved = store.resolve(key(), doubt.token, applied, by.clone()).await;
+    assert_eq!(resolved, Ok(()));
+    store.close().await.unwrap();
+
+    let store = SledStore::open(folder.path(), SledOptions::new()).unwrap();
+    let shown = store.show(key(), AnswerBytes::LeaveOut).await.unwrap();
+    let KeyView::Call(view) = shown else {
+        panic!("{shown:?}");
+    };
+    let StateView::Completed { resolved_by, .. } = view.state else {
+        panic!("{view:?}");
+    };
+    assert_eq!(resolved_by, Some(by));
 }
 
 /// Nobody knows what a record says that cannot be read, so no key of the store is safe to claim.
@@ -195,6 +282,23 @@ fn make_newer(store: &Path) -> usize {
 
 /// The same with the rows of calls that are open.
 fn make_open_newer(store: &Path) -> usize {
+    change_open(store, |mut record| {
+        record[0] = RECORD_FORMAT + 1;
+        reseal(&record)
+    })
+}
+
+/// The rows of calls that are open, as the version before would have written them.
+fn make_open_older(store: &Path) -> usize {
+    change_open(store, |mut record| {
+        record[0] = 1;
+        // Nobody has resolved it, which takes one byte before the checksum.
+        assert_eq!(record.remove(record.len() - 9), 0);
+        reseal(&record)
+    })
+}
+
+fn change_open(store: &Path, change: impl Fn(Vec<u8>) -> Vec<u8>) -> usize {
     let db = sled::Config::new()
         .path(store.join("db"))
         .flush_every_ms(None)
@@ -204,9 +308,7 @@ fn make_open_newer(store: &Path) -> usize {
     let rows = db.open_tree("onlyonce/open").unwrap();
     for row in rows.iter() {
         let (key, record) = row.unwrap();
-        let mut record = record.to_vec();
-        record[0] = RECORD_FORMAT + 1;
-        rows.insert(key, reseal(&record)).unwrap();
+        rows.insert(key, change(record.to_vec())).unwrap();
     }
     let changed = rows.len();
     drop((rows, db));

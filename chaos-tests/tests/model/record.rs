@@ -64,6 +64,8 @@ impl Row {
         };
         let state = match state {
             RowState::Completed { at, until, value } => State::Completed {
+                // Who resolved a call decides nothing.
+                resolved_by: None,
                 at: *at,
                 answer_until: *until,
                 answer: value.map_or(AnswerKept::Gone, |value| AnswerKept::Here(answer(value))),
@@ -101,6 +103,7 @@ impl Row {
                 at,
                 answer_until,
                 answer,
+                ..
             } => RowState::Completed {
                 at: *at,
                 until: *answer_until,

@@ -508,6 +508,7 @@ fn resolve(moment: &mut Moment, store: usize, mutant: Mutant) -> bool {
     moment.faults.resolutions -= 1;
     moment.told.kinds |= Kind::Resolved.bit();
     let operation = Operation::Resolve {
+        by: onlyonce_storage::Operator::parse("operator").unwrap(),
         key: key().clone(),
         token: doubt.token,
         resolution,

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use onlyonce_middleware::server::{DedupeOptions, Question, Refusal, Served};
 use onlyonce_storage::{
     Answer, AnswerFormat, DoubtReason, FencingToken, IdempotencyKey, Inspect, KeyState,
-    ManualClock, MemoryOptions, MemoryStore, Resolution, Scope, ScopedKey, Store,
+    ManualClock, MemoryOptions, MemoryStore, Operator, Resolution, Scope, ScopedKey, Store,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -326,7 +326,10 @@ impl Frozen {
     }
 
     async fn resolve(&self, token: FencingToken, resolution: Resolution) {
-        let resolved = self.store.resolve(key("k"), token, resolution).await;
+        let resolved = {
+            let by = Operator::parse("test").unwrap();
+            self.store.resolve(key("k"), token, resolution, by).await
+        };
         resolved.unwrap();
     }
 
@@ -419,7 +422,12 @@ async fn what_became_known_of_a_doubt_is_what_everybody_gets() {
     };
     let answer = Answer::new(AnswerFormat::new(1), "+it happened");
     store
-        .resolve(key("k"), doubt.token, Resolution::Applied(answer))
+        .resolve(
+            key("k"),
+            doubt.token,
+            Resolution::Applied(answer),
+            Operator::parse("test").unwrap(),
+        )
         .await
         .unwrap();
     let told = send(&server, Ask::new("k", "pay")).await;

@@ -13,3 +13,9 @@ pub(crate) const UNKNOWN: u8 = 3;
 pub(crate) const CODES: &str = "Exit codes: 0 every promise held; 1 one was broken; \
 2 bad usage or configuration; 3 the run failed, or met too little to prove anything; \
 130 or 143 interrupted or terminated";
+
+/// The same for whoever looks at records.
+pub(crate) const RECORDS_CODES: &str = "Exit codes: 0 done; 1 refused by what the store holds \
+(a doubt that somebody else has ended, a key that was used, a clock that is not trusted), or the \
+store has failed; 2 bad usage, or a store that cannot be reached so; 3 the store or its server \
+failed on the way, and whether something was changed is unknown";

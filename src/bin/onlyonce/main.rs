@@ -4,6 +4,7 @@ mod demo;
 mod exit;
 mod output;
 mod progress;
+mod records;
 mod stop;
 
 use std::path::PathBuf;
@@ -39,6 +40,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What a store holds: lists and resolves calls in doubt, seals keys, sweeps, counts
+    #[command(subcommand, after_help = exit::RECORDS_CODES)]
+    Records(records::RecordsCommand),
     /// The server of the demo, in a process of its own
     #[command(hide = true)]
     DemoServer {
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
             kills,
             json,
         } => runtime.block_on(demo::run(DemoOptions { seed, calls, kills }, json)),
+        Command::Records(command) => runtime.block_on(records::run(command)),
         Command::DemoServer { folder, naive } => {
             let serving = onlyonce::demo::serve(DemoServerOptions { folder, naive });
             match runtime.block_on(serving) {

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use super::inspecting;
 use super::open_calls::OpenCalls;
 use super::operation::{ClaimReply, Group, Operation, Reply};
 use super::overlay::{Overlay, Rows};
+use crate::inspect::OpenStats;
 use crate::record::{CallRecord, KeyState, Record, State};
 use crate::transition::{self, Circumstances, ClaimStep, Fenced, Settled};
 use crate::{
-    Answer, ClaimRequest, DoubtReason, FencingToken, KeyDigest, Lease, Question, Resolution,
-    RetentionOptions, ScopedKey, SettleError, StoreError, StoreLimits, Timestamp,
+    Answer, ClaimRequest, DoubtReason, FencingToken, KeyDigest, Lease, Operator, Question,
+    Resolution, RetentionOptions, ScopedKey, SettleError, StoreError, StoreLimits, Timestamp,
 };
 
 /// Decides groups of operations for a store that one process owns alone.
@@ -72,6 +74,12 @@ impl GroupCore {
     #[must_use]
     pub const fn incarnation(&self) -> u64 {
         self.incarnation
+    }
+
+    /// How much is open.
+    #[must_use]
+    pub fn open_stats(&self) -> OpenStats {
+        self.open.stats()
     }
 
     /// How long settled calls are remembered.
@@ -139,7 +147,14 @@ impl GroupCore {
                 key,
                 token,
                 resolution,
-            } => Reply::Settle(self.resolve(overlay, &key, token, resolution, &at)),
+                by,
+            } => Reply::Settle(self.resolve(overlay, (&key, token), resolution, by, &at)),
+            Operation::List(request) => {
+                Reply::Page(inspecting::list(&self.open, overlay, &request, &at))
+            }
+            Operation::Show { key, answer } => {
+                Reply::View(inspecting::show(overlay, key.digest(), answer, &at))
+            }
         }
     }
 
@@ -264,16 +279,16 @@ impl GroupCore {
     fn resolve(
         &mut self,
         overlay: &mut Overlay<'_>,
-        key: &ScopedKey,
-        token: FencingToken,
+        (key, token): (&ScopedKey, FencingToken),
         resolution: Resolution,
+        by: Operator,
         at: &Circumstances,
     ) -> Result<(), SettleError> {
         if let Resolution::Applied(answer) = &resolution {
             self.fits(answer)?;
         }
         self.settle(overlay, key.digest(), |existing| {
-            transition::resolve(existing, token, resolution, at)
+            transition::resolve(existing, token, resolution, by, at)
         })
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::bucket::Bucket;
 use super::operation::{Change, ClaimReply};
 use super::overlay::Rows;
+use crate::inspect::BucketStats;
 use crate::transition::Circumstances;
 use crate::{ClaimRequest, RetentionOptions, Swept, Timestamp};
 
@@ -31,6 +32,12 @@ pub(crate) trait Disk: Rows + Send {
 
     /// Lets go of what is due. It may leave the disk later.
     fn remove(&mut self, due: &Due) -> Result<Swept, String>;
+
+    /// What is settled, by the stretch of time in which it is forgotten; oldest first. Counted, not
+    /// walked.
+    fn buckets(&self) -> Vec<BucketStats> {
+        Vec::new()
+    }
 
     /// Frees the directory: when this returns, it can be opened again. After a failure nothing
     /// more is written.

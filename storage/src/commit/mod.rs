@@ -19,6 +19,7 @@ pub(crate) mod bucket;
 mod core;
 #[cfg(feature = "sled")]
 pub(crate) mod disk;
+mod inspecting;
 mod open_calls;
 mod operation;
 mod overlay;

@@ -1,9 +1,13 @@
-//! What is in progress and in doubt: counted by scope, and in the order in which leases lapse.
+//! What is in progress and in doubt: counted by scope, and in the order in which leases lapse and
+//! doubts began.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 
+use crate::inspect::{OpenStats, SCOPES_SEEN_MAX, SCOPES_SHOWN_MAX, ScopeStats};
 use crate::record::{Record, State};
-use crate::{KeyDigest, Scope, StoreLimits, Timestamp};
+use crate::{Cursor, KeyDigest, ListRequest, OpenState, Scope, StoreLimits, Timestamp};
 
 /// The open calls of a store, kept in memory and rebuilt when it is opened. Its size is bounded by
 /// the limits of each scope.
@@ -11,6 +15,7 @@ use crate::{KeyDigest, Scope, StoreLimits, Timestamp};
 pub(super) struct OpenCalls {
     by_scope: HashMap<Scope, Counts>,
     leases: BTreeSet<(Timestamp, KeyDigest)>,
+    doubts: BTreeSet<(Timestamp, KeyDigest)>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,6 +54,69 @@ impl OpenCalls {
             .collect()
     }
 
+    /// The places that a list looks at, in its order, behind the one that it has reached: of what is
+    /// in progress, where only doubts are wanted, those whose lapse nobody has written down yet.
+    pub(super) fn listed(
+        &self,
+        request: &ListRequest,
+        now: Timestamp,
+    ) -> impl Iterator<Item = Cursor> {
+        let after = request.after;
+        let begin = move |state| match after {
+            Some(after) if after.state > state => None,
+            Some(after) if after.state == state => Some(Bound::Excluded((after.time, after.key))),
+            _ => Some(Bound::Unbounded),
+        };
+        let in_progress = request.wants(OpenState::InProgress);
+        let leases = begin(OpenState::InProgress)
+            .map(|begin| self.leases.range((begin, Bound::Unbounded)))
+            .into_iter()
+            .flatten()
+            .take_while(move |(expires_at, _)| in_progress || *expires_at <= now)
+            .map(|&(time, key)| Cursor {
+                state: OpenState::InProgress,
+                time,
+                key,
+            });
+        let doubts = begin(OpenState::InDoubt)
+            .filter(|_| request.wants(OpenState::InDoubt))
+            .map(|begin| self.doubts.range((begin, Bound::Unbounded)))
+            .into_iter()
+            .flatten()
+            .map(|&(time, key)| Cursor {
+                state: OpenState::InDoubt,
+                time,
+                key,
+            });
+        leases.chain(doubts)
+    }
+
+    pub(super) fn stats(&self) -> OpenStats {
+        let seen = self.by_scope.iter().take(SCOPES_SEEN_MAX);
+        let mut most: Vec<_> = seen
+            .map(|(scope, counts)| ((counts.in_doubt, counts.in_progress), scope))
+            .collect();
+        if most.len() > SCOPES_SHOWN_MAX {
+            most.select_nth_unstable_by_key(SCOPES_SHOWN_MAX, |(counts, _)| Reverse(*counts));
+            most.truncate(SCOPES_SHOWN_MAX);
+        }
+        most.sort_by_key(|(counts, _)| Reverse(*counts));
+        let most = most.into_iter();
+        OpenStats {
+            in_progress: self.leases.len() as u64,
+            in_doubt: self.doubts.len() as u64,
+            oldest_doubt: self.doubts.first().map(|(since, _)| *since),
+            scopes: self.by_scope.len() as u64,
+            most: most
+                .map(|((in_doubt, in_progress), scope)| ScopeStats {
+                    scope: scope.clone(),
+                    in_progress: in_progress as u64,
+                    in_doubt: in_doubt as u64,
+                })
+                .collect(),
+        }
+    }
+
     fn counts(&mut self, scope: &Scope) -> &mut Counts {
         self.by_scope.entry(scope.clone()).or_default()
     }
@@ -59,8 +127,9 @@ impl OpenCalls {
         };
         match call.state {
             State::Completed { .. } => {}
-            State::InDoubt { .. } => {
+            State::InDoubt { since, .. } => {
                 self.counts(call.key.scope()).in_doubt += 1;
+                self.doubts.insert((since, key));
             }
             State::InProgress { lease } => {
                 self.counts(call.key.scope()).in_progress += 1;
@@ -80,11 +149,16 @@ impl OpenCalls {
         let Some(counts) = self.by_scope.get_mut(scope) else {
             return;
         };
-        if let State::InProgress { lease } = call.state {
-            counts.in_progress = counts.in_progress.saturating_sub(1);
-            self.leases.remove(&(lease.expires_at(), key));
-        } else {
-            counts.in_doubt = counts.in_doubt.saturating_sub(1);
+        match call.state {
+            State::Completed { .. } => {}
+            State::InDoubt { since, .. } => {
+                counts.in_doubt = counts.in_doubt.saturating_sub(1);
+                self.doubts.remove(&(since, key));
+            }
+            State::InProgress { lease } => {
+                counts.in_progress = counts.in_progress.saturating_sub(1);
+                self.leases.remove(&(lease.expires_at(), key));
+            }
         }
         // Scopes come and go; only those with something open cost memory.
         if counts.in_progress == 0 && counts.in_doubt == 0 {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::record::{KeyState, Record};
 use crate::transition::Refusal;
 use crate::{
-    Abandoned, Answer, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason, FencingToken,
-    InDoubt, KeyDigest, Lease, Question, Resolution, ScopedKey, SettleError, StoreError, Timestamp,
+    Abandoned, Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason,
+    FencingToken, InDoubt, KeyDigest, KeyView, Lease, ListPage, ListRequest, Operator, Question,
+    Resolution, ScopedKey, SettleError, StoreError, Timestamp,
 };
 
 /// One thing that is asked of a store.
@@ -76,6 +77,17 @@ pub enum Operation {
         token: FencingToken,
         /// What became known.
         resolution: Resolution,
+        /// Who says so.
+        by: Operator,
+    },
+    /// See [`Inspect::list`](crate::Inspect::list).
+    List(ListRequest),
+    /// See [`Inspect::show`](crate::Inspect::show).
+    Show {
+        /// The key.
+        key: ScopedKey,
+        /// Whether the bytes of its answer are wanted.
+        answer: AnswerBytes,
     },
 }
 
@@ -91,6 +103,10 @@ pub enum Reply {
     Settle(Result<(), SettleError>),
     /// To a question.
     State(Result<KeyState, StoreError>),
+    /// To whoever lists.
+    Page(Result<ListPage, StoreError>),
+    /// To whoever wants to see a key.
+    View(Result<KeyView, StoreError>),
 }
 
 /// What a claim is answered.
@@ -208,6 +224,30 @@ impl Reply {
     pub fn into_state(self) -> Result<KeyState, StoreError> {
         match self {
             Self::State(reply) => reply,
+            other => Err(other.mixed_up()),
+        }
+    }
+
+    /// The reply to whoever lists.
+    ///
+    /// # Errors
+    ///
+    /// What the reply says.
+    pub fn into_page(self) -> Result<ListPage, StoreError> {
+        match self {
+            Self::Page(reply) => reply,
+            other => Err(other.mixed_up()),
+        }
+    }
+
+    /// The reply to whoever wants to see a key.
+    ///
+    /// # Errors
+    ///
+    /// What the reply says.
+    pub fn into_view(self) -> Result<KeyView, StoreError> {
+        match self {
+            Self::View(reply) => reply,
             other => Err(other.mixed_up()),
         }
     }

@@ -119,6 +119,24 @@ impl<'a> Overlay<'a> {
         })
     }
 
+    /// The answer that is kept of a key, wherever it is.
+    pub(super) fn answer(&self, key: KeyDigest) -> Result<Option<Answer>, StoreError> {
+        let Some(Record::Call(call)) = self.record(key)? else {
+            return Ok(None);
+        };
+        Ok(match self.with_answer(key, &call)?.state {
+            State::Completed {
+                answer: AnswerKept::Here(answer),
+                ..
+            }
+            | State::InDoubt {
+                answer: Some(AnswerKept::Here(answer)),
+                ..
+            } => Some(answer),
+            _ => None,
+        })
+    }
+
     fn with_answer(&self, key: KeyDigest, call: &CallRecord) -> Result<CallRecord, StoreError> {
         let mut call = call.clone();
         let beside = match &call.state {

@@ -1,7 +1,7 @@
 //! Answers: byte for byte, or said to be lost.
 
 use super::Harness;
-use super::kit::{answer, bytes, claimed, completed, in_doubt, key, peek};
+use super::kit::{answer, bytes, claimed, completed, in_doubt, key, operator, peek};
 use crate::{DoubtReason, KeyState, Resolution, SettleError, StoreError};
 
 /// From nothing to a megabyte, around the size at which stores begin to cut, also after reopening.
@@ -78,7 +78,7 @@ pub async fn a_too_large_resolution_changes_nothing(harness: impl Harness) {
     let before = peek(&*store, &key).await;
     assert!(matches!(before, KeyState::InDoubt(_)), "{before:?}");
     let huge = Resolution::Applied(answer(bytes(super::limits().answer_bytes_max + 1)));
-    let resolved = store.resolve(key.clone(), token, huge).await;
+    let resolved = store.resolve(key.clone(), token, huge, operator()).await;
     assert!(
         matches!(
             &resolved,

@@ -6,8 +6,8 @@ use std::task::{Context, Waker};
 
 use super::Harness;
 use super::kit::{
-    DAY, LEASE, answer, ask, claimed, completed, gets_in_doubt, given, in_doubt, key, peek,
-    request, settle,
+    DAY, LEASE, answer, ask, claimed, completed, gets_in_doubt, given, in_doubt, key, operator,
+    peek, request, settle,
 };
 use crate::{ClaimOutcome, DoubtReason, KeyState, Resolution, SettleError};
 
@@ -137,7 +137,9 @@ pub async fn a_doubt_keeps_its_answer(mut harness: impl Harness) {
     let store = harness.store();
     let token = in_doubt(&*store, &large).await.token;
     let applied = Resolution::Applied(answer("paid"));
-    let resolved = store.resolve(large.clone(), token, applied).await;
+    let resolved = store
+        .resolve(large.clone(), token, applied, operator())
+        .await;
     assert_eq!(resolved, Ok(()));
     assert_eq!(completed(&*store, &large).await.answer, answer("paid"));
 }
@@ -153,7 +155,9 @@ pub async fn a_doubt_resolved_as_applied_is_replayed(harness: impl Harness) {
         panic!("a lapsed claim is peeked at as a doubt");
     };
     let applied = Resolution::Applied(answer("paid"));
-    let resolved = store.resolve(key.clone(), doubt.token, applied).await;
+    let resolved = store
+        .resolve(key.clone(), doubt.token, applied, operator())
+        .await;
     assert_eq!(resolved, Ok(()));
     assert_eq!(completed(&*store, &key).await.answer, answer("paid"));
     // The owner comes late.
@@ -171,7 +175,9 @@ pub async fn a_doubt_resolved_as_not_applied_can_be_claimed_again(harness: impl 
     let doubted = store.doubt(claim, DoubtReason::Ambiguous, None).await;
     assert_eq!(doubted, Ok(()));
     let not_applied = Resolution::NotApplied;
-    let resolved = store.resolve(key.clone(), token, not_applied).await;
+    let resolved = store
+        .resolve(key.clone(), token, not_applied, operator())
+        .await;
     assert_eq!(resolved, Ok(()));
     assert_eq!(peek(&*store, &key).await, KeyState::Absent);
     let next = given(ask(&*store, request(&key)).await);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::Harness;
-use super::kit::{LEASE, answer, ask, claimed, completed, given, in_doubt, key, peek, request};
+use super::kit::{
+    LEASE, answer, ask, claimed, completed, given, in_doubt, key, operator, peek, request,
+};
 use crate::{
     Claim, ClaimOutcome, DoubtReason, Inspect, KeyState, Resolution, ScopedKey, SettleError,
 };
@@ -76,7 +78,7 @@ pub async fn a_resolution_needs_the_token_that_was_seen(harness: impl Harness) {
     drop(claimed(&*store, &key).await);
     assert!(super::kit::gets_in_doubt(&*store, &key).await);
     let first = in_doubt(&*store, &key).await.token;
-    let resolve = |token, resolution| store.resolve(key.clone(), token, resolution);
+    let resolve = |token, resolution| store.resolve(key.clone(), token, resolution, operator());
     assert_eq!(resolve(first, Resolution::NotApplied).await, Ok(()));
     drop(claimed(&*store, &key).await);
     assert!(super::kit::gets_in_doubt(&*store, &key).await);
@@ -101,7 +103,9 @@ pub async fn a_resolution_after_the_owner_completed_is_refused(harness: impl Har
         Resolution::NotApplied,
         Resolution::Applied(answer("guessed")),
     ] {
-        let late = store.resolve(key.clone(), token, resolution).await;
+        let late = store
+            .resolve(key.clone(), token, resolution, operator())
+            .await;
         assert_eq!(late, Err(SettleError::Fenced));
     }
     assert_eq!(completed(&*store, &key).await.answer, answer("paid"));
@@ -119,7 +123,9 @@ pub async fn of_many_resolvers_one_wins_and_one_claim_is_given(harness: impl Har
             let (store, key) = (Arc::clone(&store), key.clone());
             tokio::spawn(async move {
                 let not_applied = Resolution::NotApplied;
-                let resolved = store.resolve(key.clone(), token, not_applied).await;
+                let resolved = store
+                    .resolve(key.clone(), token, not_applied, operator())
+                    .await;
                 (resolved, ask(&*store, request(&key)).await)
             })
         })
@@ -145,7 +151,9 @@ pub async fn a_claim_in_progress_cannot_be_resolved(harness: impl Harness) {
         Resolution::NotApplied,
         Resolution::Applied(answer("guessed")),
     ] {
-        let early = store.resolve(key.clone(), claim.token(), resolution).await;
+        let early = store
+            .resolve(key.clone(), claim.token(), resolution, operator())
+            .await;
         assert_eq!(early, Err(SettleError::Fenced));
     }
     assert!(matches!(
@@ -184,7 +192,9 @@ async fn take_over(harness: &impl Harness, key: &ScopedKey) -> Claim {
     harness.clock().advance(LEASE);
     let token = in_doubt(&*store, key).await.token;
     let not_applied = Resolution::NotApplied;
-    let resolved = store.resolve(key.clone(), token, not_applied).await;
+    let resolved = store
+        .resolve(key.clone(), token, not_applied, operator())
+        .await;
     assert_eq!(resolved, Ok(()));
     given(ask(&*store, request(key)).await)
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::{
     Answer, AnswerFormat, Claim, ClaimOutcome, ClaimRequest, Completion, Fingerprint,
-    FingerprintAlgorithm, Fingerprints, IdempotencyKey, InDoubt, Inspect, KeyState, Scope,
-    ScopedKey,
+    FingerprintAlgorithm, Fingerprints, IdempotencyKey, InDoubt, Inspect, KeyState, Operator,
+    Scope, ScopedKey,
 };
 
 pub(super) const LEASE: Duration = Duration::from_secs(30);
@@ -36,6 +36,15 @@ pub(super) fn request_of(key: &ScopedKey, body: &str) -> ClaimRequest {
 
 pub(super) fn answer(body: impl Into<bytes::Bytes>) -> Answer {
     Answer::new(AnswerFormat::new(7), body)
+}
+
+/// Who resolves in the suite.
+pub(super) fn operator() -> Operator {
+    operator_named("suite")
+}
+
+pub(super) fn operator_named(name: &str) -> Operator {
+    Operator::parse(name).expect("the suite's operators are valid")
 }
 
 /// `length` bytes that do not repeat after a round number.

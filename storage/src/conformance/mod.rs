@@ -19,6 +19,7 @@ pub mod claims;
 pub mod doubt;
 pub mod fencing;
 pub mod forgetting;
+pub mod inspecting;
 mod kit;
 pub mod quota;
 pub mod reruns;
@@ -118,6 +119,14 @@ macro_rules! conformance {
             forgetting: a_call_first_sent_before_the_store_was_made_is_stale
             forgetting: a_call_first_sent_too_far_ahead_is_refused
             forgetting: a_call_first_sent_at_the_time_the_store_tells_is_never_refused
+            inspecting: what_is_open_is_listed_and_what_is_settled_is_not
+            inspecting: a_list_in_small_pages_shows_every_doubt_once_while_calls_come_and_go
+            inspecting: a_list_leaves_out_other_states_scopes_and_ages
+            inspecting: an_answer_is_shown_only_to_who_asks_for_it
+            inspecting: who_resolved_and_when_is_kept
+            inspecting: of_two_operators_at_once_one_resolves_and_the_other_is_told
+            inspecting: the_figures_count_what_is_open_and_what_is_settled
+            inspecting: looking_changes_nothing
             quota: a_scope_with_too_much_in_progress_is_refused
             quota: a_scope_with_too_much_in_doubt_is_refused
             quota: quotas_count_what_an_earlier_opening_left

@@ -12,9 +12,10 @@ use crate::commit::{Change, GroupCore, Operation, Reply, Rows};
 use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::transition::{self, Circumstances};
 use crate::{
-    Abandoned, Answer, Claim, ClaimOutcome, ClaimRequest, Clock, DoubtReason, FencingToken,
-    Inspect, KeyDigest, KeyState, Question, Resolution, ScopedKey, SettleError, Store, StoreError,
-    StoreFuture, StoreId, Swept, Timestamp,
+    Abandoned, Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, Clock, DoubtReason,
+    FencingToken, Inspect, KeyDigest, KeyState, KeyView, ListPage, ListRequest, Operator, Question,
+    Resolution, ScopedKey, SettleError, Store, StoreError, StoreFuture, StoreId, StoreStats, Swept,
+    Timestamp,
 };
 
 /// A [`Store`] in memory.
@@ -198,11 +199,44 @@ impl Store for MemoryStore {
 }
 
 impl Inspect for MemoryStore {
+    fn list(&self, request: ListRequest) -> StoreFuture<'_, ListPage> {
+        Box::pin(async move { self.shared.ask(Operation::List(request)).into_page() })
+    }
+
+    fn show(&self, key: ScopedKey, answer: AnswerBytes) -> StoreFuture<'_, KeyView> {
+        Box::pin(async move { self.shared.ask(Operation::Show { key, answer }).into_view() })
+    }
+
+    fn stats(&self) -> StoreFuture<'_, StoreStats> {
+        Box::pin(async move {
+            let now = self.now();
+            let state = self.shared.state.lock();
+            let open = state.core.open_stats();
+            let records = state.rows.records.len() as u64;
+            let retention = state.core.retention();
+            Ok(StoreStats {
+                id: self.shared.id,
+                incarnation: state.core.incarnation(),
+                now,
+                forgotten_until: state.core.forgotten_until(),
+                retention: retention.answer,
+                horizon: retention.horizon,
+                poisoned: None,
+                clock: state.guard.suspicion(&*self.shared.clock),
+                settled: records.saturating_sub(open.in_progress + open.in_doubt),
+                open,
+                buckets: Vec::new(),
+                disk_bytes: None,
+            })
+        })
+    }
+
     fn resolve(
         &self,
         key: ScopedKey,
         token: FencingToken,
         resolution: Resolution,
+        by: Operator,
     ) -> StoreFuture<'_, (), SettleError> {
         Box::pin(async move {
             self.shared
@@ -210,6 +244,7 @@ impl Inspect for MemoryStore {
                     key,
                     token,
                     resolution,
+                    by,
                 })
                 .into_settled()
         })

@@ -36,6 +36,11 @@ impl Located {
         self.shards[shard].insert_unique(tag, Entry { tag, at }, |entry| entry.tag);
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(HashTable::len).sum()
+    }
+
     /// Where the record of this key may be: nearly always one place or none.
     pub(super) fn candidates(&self, key: KeyDigest) -> impl Iterator<Item = Position> {
         let (shard, tag) = place(key);

@@ -60,6 +60,7 @@ mod open_rows;
 mod options;
 mod outbox;
 mod page;
+mod size;
 mod store;
 mod sync;
 #[cfg(test)]

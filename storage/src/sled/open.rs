@@ -397,7 +397,7 @@ const FORMAT: u32 = 1;
 const FORMAT_BYTES_MAX: u64 = 128;
 const FORMAT_DRAFT: &str = "FORMAT.new";
 const FORMAT_FILE: &str = "FORMAT";
-const FORMAT_PREFIX: &str = "onlyonce sled store, format ";
+pub(super) const FORMAT_PREFIX: &str = "onlyonce sled store, format ";
 const LOCK_FILE: &str = "LOCK";
 
 const PAGES_FOLDER: &str = "pages";

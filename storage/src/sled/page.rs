@@ -213,6 +213,12 @@ impl Pages {
         self.file.name()
     }
 
+    /// What they take in the file, once everything is in it.
+    pub(super) fn bytes(&self) -> u64 {
+        let filling = u64::from(!self.filling.is_empty());
+        (u64::from(self.number) + filling) * PAGE_BYTES as u64
+    }
+
     /// Puts bytes behind those that are there. They are in memory until a checkpoint.
     pub(super) fn append(&mut self, parts: &[&[u8]]) -> Result<Position, String> {
         self.turn_if_full()?;

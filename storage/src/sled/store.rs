@@ -1,18 +1,19 @@
 //! The store itself: a handle on the writer thread.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::open::{Opened, open};
+use super::open::{FORMAT_PREFIX, Opened, open, recognise};
+use super::size::disk_bytes;
 use super::{OpenError, SledOptions};
 use crate::commit::Operation;
 use crate::commit::disk::Engine;
 use crate::commit::writer::Writer;
 use crate::{
-    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect, KeyState,
-    Question, Resolution, ScopedKey, SettleError, Store, StoreError, StoreFuture, StoreId, Swept,
-    Timestamp,
+    Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect,
+    KeyState, KeyView, ListPage, ListRequest, Operator, Question, Resolution, ScopedKey,
+    SettleError, Store, StoreError, StoreFuture, StoreId, StoreStats, Swept, Timestamp,
 };
 
 /// A durable [`Store`] in a directory, for one process at a time.
@@ -47,6 +48,7 @@ use crate::{
 #[derive(Debug)]
 pub struct SledStore {
     id: StoreId,
+    folder: PathBuf,
     writer: Writer,
 }
 
@@ -69,6 +71,16 @@ impl SledStore {
     )]
     pub fn open(path: impl AsRef<Path>, options: SledOptions) -> Result<Self, OpenError> {
         Self::open_with(path.as_ref(), &options, |engine| engine)
+    }
+
+    /// Whether the directory holds a store that this version can open. Opens nothing, changes
+    /// nothing, and looks at no record. Blocks for a look at one small file.
+    ///
+    /// # Errors
+    ///
+    /// What is there is no store, one of a newer format, or cannot be looked at.
+    pub fn is_in(path: impl AsRef<Path>) -> Result<bool, OpenError> {
+        recognise(path.as_ref(), FORMAT_PREFIX)
     }
 
     /// [`open`](Self::open) on a thread that may block. Dropping the future does not stop it; the
@@ -116,7 +128,11 @@ impl SledStore {
                 path: path.to_owned(),
                 source,
             })?;
-        Ok(Self { id, writer })
+        Ok(Self {
+            id,
+            folder: path.to_owned(),
+            writer,
+        })
     }
 
     /// Finishes what was asked so far and frees the directory: afterwards it can be opened again.
@@ -211,17 +227,63 @@ impl Store for SledStore {
 }
 
 impl Inspect for SledStore {
+    fn list(&self, request: ListRequest) -> StoreFuture<'_, ListPage> {
+        Box::pin(async move {
+            let operation = Operation::List(request);
+            self.writer.ask(operation).await?.into_page()
+        })
+    }
+
+    fn show(&self, key: ScopedKey, answer: AnswerBytes) -> StoreFuture<'_, KeyView> {
+        Box::pin(async move {
+            let operation = Operation::Show { key, answer };
+            self.writer.ask(operation).await?.into_view()
+        })
+    }
+
+    fn stats(&self) -> StoreFuture<'_, StoreStats> {
+        Box::pin(async move {
+            let figures = self.writer.figures().await?;
+            let folder = self.folder.clone();
+            // Not by the writer: a disk that hangs must not hold up what needs no disk.
+            let disk_bytes = match tokio::runtime::Handle::try_current() {
+                Ok(runtime) => {
+                    let measured = runtime.spawn_blocking(move || disk_bytes(&folder));
+                    measured.await.ok().flatten()
+                }
+                // Another runtime has no threads to wait on.
+                Err(_) => None,
+            };
+            Ok(StoreStats {
+                id: self.id,
+                incarnation: figures.incarnation,
+                now: self.now(),
+                forgotten_until: figures.forgotten_until,
+                retention: figures.retention.answer,
+                horizon: figures.retention.horizon,
+                poisoned: figures.poisoned,
+                clock: figures.clock,
+                open: figures.open,
+                settled: figures.buckets.iter().map(|bucket| bucket.settled).sum(),
+                buckets: figures.buckets,
+                disk_bytes,
+            })
+        })
+    }
+
     fn resolve(
         &self,
         key: ScopedKey,
         token: FencingToken,
         resolution: Resolution,
+        by: Operator,
     ) -> StoreFuture<'_, (), SettleError> {
         Box::pin(async move {
             let operation = Operation::Resolve {
                 key,
                 token,
                 resolution,
+                by,
             };
             self.writer.ask(operation).await?.into_settled()
         })

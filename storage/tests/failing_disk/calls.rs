@@ -6,8 +6,8 @@ use std::time::Duration;
 use onlyonce_storage::sled::{OpenError, SledOptions, SledStore};
 use onlyonce_storage::{
     Answer, AnswerFormat, Claim, ClaimOutcome, ClaimRequest, DoubtReason, Fingerprint,
-    FingerprintAlgorithm, Fingerprints, IdempotencyKey, Inspect as _, Scope, ScopedKey,
-    SettleError, Store as _, StoreError,
+    FingerprintAlgorithm, Fingerprints, IdempotencyKey, Inspect as _, ListRequest, Scope,
+    ScopedKey, SettleError, Store as _, StoreError,
 };
 
 pub fn key(name: &str) -> ScopedKey {
@@ -60,6 +60,11 @@ pub async fn acknowledges_nothing_more(store: &SledStore, reason: &str) {
         assert_eq!(store.peek(key("another")).await, Err(poisoned.clone()));
         assert_eq!(store.seal(key("another")).await, Err(poisoned.clone()));
         assert_eq!(store.sweep().await, Err(poisoned.clone()));
+        let listed = store.list(ListRequest::new()).await;
+        assert_eq!(listed, Err(poisoned.clone()));
+        // But of its own state it tells: whoever looks for the cause has nothing else to ask.
+        let stats = store.stats().await.unwrap();
+        assert_eq!(stats.poisoned.as_deref(), Some(reason));
     }
     assert_eq!(store.close().await, Err(poisoned), "closing says so");
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use onlyonce::storage::{DoubtReason, Inspect, KeyState, Resolution};
+use onlyonce::storage::{DoubtReason, Inspect, KeyState, Operator, Resolution};
 use onlyonce_chaos::cancel::CancelAt;
 
 use super::operations::{answer, claimed, is_claimed_where_absent, key_of};
@@ -21,7 +21,10 @@ async fn a_cancelled_resolution_is_made_or_not(store: Arc<dyn Inspect>) {
         let reason = DoubtReason::Ambiguous;
         store.doubt(claim, reason, None).await.unwrap();
         let applied = Resolution::Applied(answer());
-        let ended = cancel.run(store.resolve(key.clone(), token, applied)).await;
+        let by = Operator::parse("test").unwrap();
+        let ended = cancel
+            .run(store.resolve(key.clone(), token, applied, by))
+            .await;
         match settled(&*store, &key).await {
             KeyState::Completed(completion) => assert!(completion.answer == answer()),
             KeyState::InDoubt(doubt) => assert_eq!(doubt.token, token),

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onlyonce::storage::{
-    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect, KeyState,
-    MemoryStore, Question, Resolution, ScopedKey, SettleError, Store, StoreFuture, StoreId, Swept,
-    Timestamp,
+    Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect,
+    KeyState, KeyView, ListPage, ListRequest, MemoryStore, Operator, Question, Resolution,
+    ScopedKey, SettleError, Store, StoreFuture, StoreId, StoreStats, Swept, Timestamp,
 };
 use tokio::task::yield_now;
 
@@ -82,13 +82,26 @@ impl Store for Waiting {
 }
 
 impl Inspect for Waiting {
+    fn list(&self, request: ListRequest) -> StoreFuture<'_, ListPage> {
+        around(self.0.list(request))
+    }
+
+    fn show(&self, key: ScopedKey, answer: AnswerBytes) -> StoreFuture<'_, KeyView> {
+        around(self.0.show(key, answer))
+    }
+
+    fn stats(&self) -> StoreFuture<'_, StoreStats> {
+        around(self.0.stats())
+    }
+
     fn resolve(
         &self,
         key: ScopedKey,
         token: FencingToken,
         resolution: Resolution,
+        by: Operator,
     ) -> StoreFuture<'_, (), SettleError> {
-        around(self.0.resolve(key, token, resolution))
+        around(self.0.resolve(key, token, resolution, by))
     }
 
     fn sweep(&self) -> StoreFuture<'_, Swept> {

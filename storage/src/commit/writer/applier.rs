@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::{mpsc, oneshot};
 
 use super::syncing::{Handed, Syncing};
-use super::{Message, QUEUE_MAX, Shared, Waiting};
+use super::{Figures, Message, QUEUE_MAX, Shared, Waiting};
 use crate::clock::ClockGuard;
 use crate::commit::core::GroupCore;
 use crate::commit::disk::{Disk, Engine};
@@ -38,6 +38,7 @@ struct Batch {
     waiting: Vec<Waiting>,
     sweeps: Vec<oneshot::Sender<Result<Swept, StoreError>>>,
     confirmations: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    figures: Vec<oneshot::Sender<Figures>>,
     closing: bool,
     bytes: usize,
 }
@@ -100,12 +101,16 @@ impl Applier {
             waiting,
             sweeps,
             confirmations,
+            figures,
             closing,
             bytes,
         } = batch;
         if !operations.is_empty() {
             self.pending.bytes += bytes;
             self.decide(operations, waiting);
+        }
+        for caller in figures {
+            let _ = caller.send(self.figures());
         }
         for caller in confirmations {
             let _ = caller.send(self.confirm_clock());
@@ -195,6 +200,18 @@ impl Applier {
         self.hand_over(false);
         self.syncing.wait();
         self.shared.poisoned().map_or(Ok(()), Err)
+    }
+
+    fn figures(&self) -> Figures {
+        Figures {
+            incarnation: self.core.incarnation(),
+            forgotten_until: self.core.forgotten_until(),
+            retention: self.core.retention(),
+            poisoned: self.shared.poison.lock().clone(),
+            clock: self.guard.suspicion(&*self.shared.clock),
+            open: self.core.open_stats(),
+            buckets: self.disk.buckets(),
+        }
     }
 
     fn confirm_clock(&mut self) -> Result<(), StoreError> {
@@ -303,6 +320,7 @@ impl Batch {
             }
             Message::Close => self.closing = true,
             Message::ConfirmClock(caller) => self.confirmations.push(caller),
+            Message::Stats(caller) => self.figures.push(caller),
             Message::Sweep(caller) => self.sweeps.push(caller),
             Message::Wake => {}
         }

@@ -26,10 +26,11 @@ use super::core::GroupCore;
 use super::disk::{Engine, Replays};
 use super::operation::{ClaimReply, Operation, Reply};
 use crate::clock::ClockGuard;
+use crate::inspect::{BucketStats, OpenStats};
 use crate::transition::Circumstances;
 use crate::{
-    Abandoned, Claim, ClaimOutcome, ClaimRequest, Clock, FencingToken, KeyDigest, RetentionOptions,
-    SettleError, StoreError, Swept, Timestamp, transition,
+    Abandoned, Claim, ClaimOutcome, ClaimRequest, Clock, ClockSuspicion, FencingToken, KeyDigest,
+    RetentionOptions, SettleError, StoreError, Swept, Timestamp, transition,
 };
 
 /// Asks the writer. Callers wait for a place in the queue when 1,024 are in it.
@@ -62,10 +63,24 @@ struct Shared {
 enum Message {
     Ask(Operation, Waiting),
     Close,
+    /// Answered also by a store that is poisoned.
+    Stats(oneshot::Sender<Figures>),
     ConfirmClock(oneshot::Sender<Result<(), StoreError>>),
     Sweep(oneshot::Sender<Result<Swept, StoreError>>),
     /// A claim was abandoned, or the syncer is free.
     Wake,
+}
+
+/// What the writer knows of its store.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    pub(crate) incarnation: u64,
+    pub(crate) forgotten_until: Timestamp,
+    pub(crate) retention: RetentionOptions,
+    pub(crate) poisoned: Option<String>,
+    pub(crate) clock: Option<ClockSuspicion>,
+    pub(crate) open: OpenStats,
+    pub(crate) buckets: Vec<BucketStats>,
 }
 
 /// Who waits for a reply.
@@ -163,6 +178,14 @@ impl Writer {
         let (reply, waiting) = oneshot::channel();
         place.send(Message::ConfirmClock(reply));
         waiting.await.map_err(|_| self.shared.failure())?
+    }
+
+    /// The figures, without what lies beside the writer.
+    pub(crate) async fn figures(&self) -> Result<Figures, StoreError> {
+        let place = self.place().await?;
+        let (reply, waiting) = oneshot::channel();
+        place.send(Message::Stats(reply));
+        waiting.await.map_err(|_| self.shared.failure())
     }
 
     /// Finishes what is queued and frees the directory.
@@ -308,7 +331,8 @@ impl Message {
     fn fail(self, error: &StoreError) {
         match self {
             Self::Ask(_, waiting) => waiting.fail(error.clone()),
-            Self::Close | Self::Wake => {}
+            // Dropped: its caller learns why from the failure that all share.
+            Self::Close | Self::Stats(_) | Self::Wake => {}
             Self::ConfirmClock(caller) => drop(caller.send(Err(error.clone()))),
             Self::Sweep(caller) => drop(caller.send(Err(error.clone()))),
         }

@@ -1,5 +1,6 @@
 //! sled and the log behind the writer's seam.
 
+mod inspecting;
 mod opening;
 mod replaying;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use super::page::{PageFile, Pages, Position, Wait};
 use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer, Written};
 use crate::commit::{Change, Rows};
+use crate::inspect::BucketStats;
 use crate::record::{AnswerKept, CallRecord, Record};
 use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, codec, transition};
 
@@ -251,6 +253,10 @@ impl Disk for SledDisk {
             None => self.checkpoints.drop_files(drops)?,
         }
         Ok(swept)
+    }
+
+    fn buckets(&self) -> Vec<BucketStats> {
+        self.rows.read().buckets()
     }
 
     fn close(self: Box<Self>, syncer: Box<dyn Syncer>, failed: bool) {

@@ -136,7 +136,7 @@ fn a_group_with_each_kind_of_entry_has_these_bytes() {
     let entries_length = entries.len() as u32 / 2;
     let head = [
         // Checksum; length; salt; number.
-        "0f19ef9c",
+        "af872f5b",
         &hex(&entries_length.to_le_bytes()),
         "8877665544332211",
         "0b0a000000000000",
@@ -165,6 +165,7 @@ fn completed(length: u32) -> Record {
         session: None,
         retention: None,
         state: State::Completed {
+            resolved_by: None,
             at: Timestamp::from_millis(1_700_000_000_001),
             answer_until: Timestamp::from_millis(1_700_000_000_002),
             answer: AnswerKept::Beside {

@@ -43,6 +43,10 @@ fn open(path: &Path, options: &SledOptions) -> (Arc<SledStore>, Arc<Script>) {
     (Arc::new(store.unwrap()), script)
 }
 
+fn operator() -> crate::Operator {
+    crate::Operator::parse("alice").unwrap()
+}
+
 fn key(text: &str) -> ScopedKey {
     ScopedKey::new(Scope::global(), IdempotencyKey::parse(text).unwrap())
 }

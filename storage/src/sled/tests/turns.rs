@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use super::{MIB, answer, claimed, draws, fill_log_file, key, request, turn};
+use super::{MIB, answer, claimed, draws, fill_log_file, key, operator, request, turn};
 use crate::sled::{SledOptions, SledStore};
 use crate::{ClaimOutcome, DoubtReason, Inspect as _, KeyState, Resolution, Store as _};
 
@@ -77,7 +77,7 @@ async fn serve(store: &SledStore, name: &str, number: u32) {
             let doubted = store.doubt(claim, DoubtReason::Ambiguous, Some(answer.clone()));
             doubted.await.unwrap();
             say("doubted", name);
-            let resolved = store.resolve(key(name), token, Resolution::Applied(answer));
+            let resolved = store.resolve(key(name), token, Resolution::Applied(answer), operator());
             resolved.await.unwrap();
             "completed"
         }
@@ -217,7 +217,7 @@ async fn the_answer_of_a_call_in_doubt_is_the_same_wherever_it_lies() {
             };
             let applied = Resolution::Applied(doubt.answer.unwrap());
             store
-                .resolve(name(length), doubt.token, applied)
+                .resolve(name(length), doubt.token, applied, operator())
                 .await
                 .unwrap();
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ::sled::{Db, IVec};
 
-use super::{answer, claimed, copied, draws, file_name, key, page_files, raw, wait_for};
+use super::{answer, claimed, copied, draws, file_name, key, operator, page_files, raw, wait_for};
 use crate::sled::{SledOptions, SledStore, SyncPoint};
 use crate::{DoubtReason, Inspect as _, KeyState, Resolution, ScopedKey, Store as _};
 
@@ -60,7 +60,7 @@ async fn crash() -> Crash {
                 "resolved" => Resolution::Applied(answer(&body)),
                 _ => Resolution::NotApplied,
             };
-            let resolved = store.resolve(key.clone(), doubt.token, resolution);
+            let resolved = store.resolve(key.clone(), doubt.token, resolution, operator());
             resolved.await.unwrap();
             if what == "again" {
                 // With another answer, of another length.
@@ -111,7 +111,7 @@ async fn whole(path: &Path, crash: &Crash, what: &str) {
     for (key, state) in &crash.expected {
         if let KeyState::InDoubt(doubt) = state {
             let resolution = Resolution::Applied(answer(b"settled"));
-            let resolved = store.resolve(key.clone(), doubt.token, resolution);
+            let resolved = store.resolve(key.clone(), doubt.token, resolution, operator());
             resolved.await.unwrap();
             let now = store.peek(key.clone()).await.unwrap();
             assert!(matches!(now, KeyState::Completed(_)), "{what}: {now:?}");
