@@ -37,6 +37,7 @@ pub mod outbox;
 pub mod points;
 pub mod record;
 mod retention;
+mod session;
 #[cfg(feature = "sled")]
 pub mod sled;
 mod store;
@@ -64,4 +65,5 @@ pub use crate::retention::{HorizonTooShort, RetentionOptions};
 pub use crate::sled::{
     OpenError, OutboxOpenError, OutboxOptions, SledOptions, SledOutbox, SledStore,
 };
+pub use crate::session::{SESSION_WINDOW, SessionRequest, SessionState};
 pub use crate::store::{Inspect, Question, Resolution, Store, StoreFuture, StoreId, Swept};

@@ -3,6 +3,7 @@
 use super::bucket::Bucket;
 use super::operation::Change;
 use super::overlay::Rows;
+use super::sessions::SessionChange;
 use crate::{RetentionOptions, Swept, Timestamp};
 
 /// An engine, seen by the one thread that writes to it. Any error poisons the store, so it is told
@@ -10,6 +11,9 @@ use crate::{RetentionOptions, Swept, Timestamp};
 pub(crate) trait Disk: Rows + Send {
     /// Applies changes, which are seen by later reads at once. Nothing is durable yet.
     fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<(), String>;
+
+    /// Applies what changes of sessions, with the next group.
+    fn apply_sessions(&mut self, changes: Vec<SessionChange>) -> Result<(), String>;
 
     /// Makes everything that was applied and noted since the last time one group, for the other
     /// half to write. `None` when there is nothing. Call it only when all groups before are

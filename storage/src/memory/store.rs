@@ -13,8 +13,8 @@ use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::transition::{self, Circumstances};
 use crate::{
     Abandoned, Answer, Claim, ClaimOutcome, ClaimRequest, Clock, DoubtReason, FencingToken,
-    Inspect, KeyDigest, KeyState, Question, Resolution, ScopedKey, SettleError, Store, StoreError,
-    StoreFuture, StoreId, Swept, Timestamp,
+    Inspect, KeyDigest, KeyState, Question, Resolution, Scope, ScopedKey, SessionRequest,
+    SessionState, SettleError, Store, StoreError, StoreFuture, StoreId, Swept, Timestamp,
 };
 
 /// A [`Store`] in memory.
@@ -195,6 +195,13 @@ impl Store for MemoryStore {
                 .into_state()
         })
     }
+
+    fn session(&self, scope: Scope, request: SessionRequest) -> StoreFuture<'_, SessionState> {
+        Box::pin(async move {
+            let operation = Operation::Session { scope, request };
+            self.shared.ask(operation).into_session()
+        })
+    }
 }
 
 impl Inspect for MemoryStore {
@@ -265,7 +272,7 @@ impl Memory {
         // A group puts some of the lapsed calls in doubt; empty ones do the rest.
         loop {
             let group = self.core.decide(Vec::new(), &self.rows, now);
-            if group.changes.is_empty() {
+            if !group.changes_anything() {
                 break;
             }
             self.rows.apply(group.changes);
@@ -279,6 +286,9 @@ impl Memory {
         let mut swept = Swept::default();
         let Self { core, rows, .. } = self;
         rows.records.retain(|_, record| {
+            if record.is_held() {
+                return true;
+            }
             let forgotten = transition::forgotten_with(record);
             if transition::is_past_horizon(record, &at) && forgotten.is_some() {
                 // Nobody sees the record gone before this is raised: both are under the mutex.

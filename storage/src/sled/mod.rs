@@ -47,6 +47,7 @@ mod open_rows;
 mod options;
 mod outbox;
 mod page;
+mod session_rows;
 mod store;
 mod sync;
 #[cfg(test)]

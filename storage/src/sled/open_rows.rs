@@ -1,4 +1,4 @@
-//! What is in progress or in doubt: all of it in memory, and what a checkpoint found open in a tree.
+//! What is in progress, in doubt or held for a session: all of it in memory, and what a checkpoint found open in a tree.
 //!
 //! Most calls are claimed and answered between two checkpoints and never come here. What is open
 //! for longer has one row, which is overwritten and removed:

@@ -11,8 +11,8 @@ use crate::commit::disk::Engine;
 use crate::commit::writer::Writer;
 use crate::{
     Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect, KeyState,
-    Question, Resolution, ScopedKey, SettleError, Store, StoreError, StoreFuture, StoreId, Swept,
-    Timestamp,
+    Question, Resolution, Scope, ScopedKey, SessionRequest, SessionState, SettleError, Store,
+    StoreError, StoreFuture, StoreId, Swept, Timestamp,
 };
 
 /// A durable [`Store`] in a directory, for one process at a time.
@@ -204,6 +204,13 @@ impl Store for SledStore {
                 first_sent,
             };
             self.writer.ask(operation).await?.into_state()
+        })
+    }
+
+    fn session(&self, scope: Scope, request: SessionRequest) -> StoreFuture<'_, SessionState> {
+        Box::pin(async move {
+            let operation = Operation::Session { scope, request };
+            self.writer.ask(operation).await?.into_session()
         })
     }
 }
