@@ -61,9 +61,9 @@ pub use crate::limits::{ANSWER_BYTES_LIMIT, StoreLimits};
 pub use crate::memory::{MemoryOptions, MemoryStore};
 pub use crate::record::KeyState;
 pub use crate::retention::{HorizonTooShort, RetentionOptions};
+pub use crate::session::{SESSION_WINDOW, SessionRequest, SessionState};
 #[cfg(feature = "sled")]
 pub use crate::sled::{
     OpenError, OutboxOpenError, OutboxOptions, SledOptions, SledOutbox, SledStore,
 };
-pub use crate::session::{SESSION_WINDOW, SessionRequest, SessionState};
 pub use crate::store::{Inspect, Question, Resolution, Store, StoreFuture, StoreId, Swept};

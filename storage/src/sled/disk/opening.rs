@@ -11,8 +11,8 @@ use super::{
     ANSWERS, Known, META_ANSWERS_GONE, META_FORGOTTEN, META_GROUP, META_LAST_SESSION,
     META_LAST_USED, Notes, SETTLED, Settled, bucket_of, keyed, words,
 };
-use crate::commit::{Change, SessionRow};
 use crate::commit::bucket::Bucket;
+use crate::commit::{Change, SessionRow};
 use crate::record::{AnswerKept, Record};
 use crate::sled::cause::Cause;
 use crate::sled::checkpoint::{LENGTH_ROW, Target};
