@@ -15,7 +15,7 @@
 
 mod first_sent;
 mod key;
-mod mark;
+mod log;
 mod mutation;
 mod pages;
 mod record;
@@ -43,7 +43,7 @@ pub const TARGETS: [Target; 10] = [
     rpc::frame::TARGET,
     rpc::handshake::TARGET,
     key::TARGET,
-    mark::TARGET,
+    log::TARGET,
     rpc::message::FROM_CLIENT,
     rpc::message::FROM_SERVER,
     pages::TARGET,

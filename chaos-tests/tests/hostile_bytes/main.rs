@@ -77,7 +77,7 @@ one_test_a_target![
     frame
     handshake
     key
-    mark
+    log
     message_from_client
     message_from_server
     pages

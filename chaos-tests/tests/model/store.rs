@@ -218,6 +218,7 @@ pub fn claim(body: Body, ticket: Ticket) -> Operation {
         attempt: AttemptId::from_bytes([0; 16]),
         lease: LEASE,
         retention: None,
+        rerun_of: None,
         first_sent: ticket.first_sent,
         session: None,
     })

@@ -87,6 +87,12 @@ impl GroupCore {
         self.forgotten_until
     }
 
+    /// The number of this opening.
+    #[must_use]
+    pub const fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
     /// How long settled calls are remembered.
     #[must_use]
     pub const fn retention(&self) -> RetentionOptions {

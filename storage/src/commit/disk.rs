@@ -1,10 +1,13 @@
 //! What the shell needs of an engine. Tests put faults between the two.
 
+use std::sync::Arc;
+
 use super::bucket::Bucket;
-use super::operation::Change;
+use super::operation::{Change, ClaimReply};
 use super::overlay::Rows;
 use super::sessions::SessionChange;
-use crate::{RetentionOptions, Swept, Timestamp};
+use crate::transition::Circumstances;
+use crate::{ClaimRequest, RetentionOptions, Swept, Timestamp};
 
 /// An engine, seen by the one thread that writes to it. Any error poisons the store, so it is told
 /// in words for whoever opens it again.
@@ -48,10 +51,18 @@ pub(crate) trait Syncer: Send {
     fn sync(&mut self) -> Result<(), String>;
 }
 
-/// Both halves.
+/// Reads what is settled and durable beside the writer, on the thread of whoever asks.
+pub(crate) trait Replays: Send + Sync {
+    /// What a claim comes to, if its call is settled and durable and can be read without waiting
+    /// for the disk or the writer. Otherwise the writer is to be asked.
+    fn replay(&self, request: &ClaimRequest, at: &Circumstances) -> Option<ClaimReply>;
+}
+
+/// Both halves, and who reads beside them.
 pub(crate) struct Engine {
     pub(crate) disk: Box<dyn Disk>,
     pub(crate) syncer: Box<dyn Syncer>,
+    pub(crate) replays: Arc<dyn Replays>,
 }
 
 /// A group as it is written.

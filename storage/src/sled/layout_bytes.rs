@@ -1,28 +1,73 @@
-//! The layout on disk: its exact bytes, what is made of damaged ones, and that whatever is written
-//! is found again where it was written.
+//! The layout of pages and of open calls on disk: exact bytes, what is made of damaged ones, and
+//! that whatever is written is found again where it was written.
 
-use ::sled::{Db, Tree};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ::sled::Db;
 use proptest::prelude::*;
 
-use super::disk::token_bytes;
-use super::frame::{self, Extent, Found, Kind, Whole};
-use super::page::{Pages, Position};
-use crate::{FencingToken, KeyDigest, StoreError};
+use super::frame::{self, Found, Kind, Whole};
+use super::open_rows::OpenRows;
+use super::page::{PageFile, Pages, Position, Wait};
+use crate::record::{AnswerKept, CallRecord, Record, State};
+use crate::{
+    Answer, AnswerFormat, AttemptId, DoubtReason, FencingToken, Fingerprint, FingerprintAlgorithm,
+    IdempotencyKey, KeyDigest, Scope, ScopedKey, StoreError, Timestamp, codec,
+};
 
 /// A frame as it was written or found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Frame {
     kind: Kind,
     at: Position,
-    group: u64,
     body: Vec<u8>,
 }
 
-fn database() -> (Db, Tree) {
-    let config = ::sled::Config::new().temporary(true).flush_every_ms(None);
-    let db = config.open().unwrap();
-    let tree = db.open_tree("pages").unwrap();
-    (db, tree)
+/// A file of pages in a folder of its own.
+struct Scratch {
+    folder: tempfile::TempDir,
+    file: Arc<PageFile>,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = PageFile::open(folder.path(), NAME.to_owned()).unwrap();
+        let file = Arc::new(file);
+        Self { folder, file }
+    }
+
+    fn pages(&self, number: u32) -> Pages {
+        Pages::new(Arc::clone(&self.file), number)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join(NAME)
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        fs::read(self.path()).unwrap()
+    }
+
+    fn put(&self, bytes: &[u8]) {
+        fs::write(self.path(), bytes).unwrap();
+    }
+
+    fn scan(&self, pages: u32) -> Result<Vec<Frame>, String> {
+        let mut frames = Vec::new();
+        let scanned = frame::scan(&self.file, pages, |found| {
+            let Found { kind, at, body } = found;
+            frames.push(Frame {
+                kind,
+                at,
+                body: body.to_vec(),
+            });
+            Ok(())
+        });
+        scanned.map(|()| frames).map_err(|error| error.to_string())
+    }
 }
 
 fn append(pages: &mut Pages, kind: Kind, body: &[u8]) -> Position {
@@ -30,42 +75,30 @@ fn append(pages: &mut Pages, kind: Kind, body: &[u8]) -> Position {
     pages.append(&[&head, body]).unwrap()
 }
 
-fn scan(tree: &Tree) -> Result<(Vec<Frame>, Extent), String> {
-    let mut frames = Vec::new();
-    let extent = frame::scan(tree, |found| {
-        let Found {
-            kind,
-            at,
-            group,
-            body,
-        } = found;
-        frames.push(Frame {
-            kind,
-            at,
-            group,
-            body: body.to_vec(),
-        });
-        Ok(())
-    })
-    .map_err(|cause| cause.to_string())?;
-    Ok((frames, extent))
+/// What a checkpoint does; how many pages the file has then.
+fn checkpoint(pages: &mut Pages) -> Option<u32> {
+    let run = pages.cut().unwrap()?;
+    run.write(&mut Vec::new()).unwrap();
+    pages.written();
+    Some(run.end())
 }
 
-fn page(tree: &Tree, number: u32) -> Vec<u8> {
-    tree.get(number.to_be_bytes()).unwrap().unwrap().to_vec()
+/// A page whose checksum is right.
+fn page(number: u32, content: &[u8]) -> Vec<u8> {
+    page_of_length(number, content.len() as u16, content)
 }
 
-/// Puts a page there whose checksum is right.
-fn put(tree: &Tree, number: u32, flags: u8, content: &[u8]) {
-    let mut value = vec![flags];
-    value.extend_from_slice(&7_u64.to_le_bytes());
-    value.extend_from_slice(content);
+fn page_of_length(number: u32, length: u16, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 4];
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(content);
+    bytes.resize(PAGE_BYTES, 0);
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&number.to_be_bytes());
-    hasher.update(&value);
-    let mut whole = hasher.finalize().to_le_bytes().to_vec();
-    whole.extend_from_slice(&value);
-    tree.insert(number.to_be_bytes(), whole).unwrap();
+    hasher.update(NAME.as_bytes());
+    hasher.update(&number.to_le_bytes());
+    hasher.update(&bytes[4..]);
+    bytes[..4].copy_from_slice(&hasher.finalize().to_le_bytes());
+    bytes
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -74,171 +107,273 @@ fn hex(bytes: &[u8]) -> String {
 
 #[test]
 fn a_page_with_each_kind_of_frame_has_these_bytes() {
-    let (_db, tree) = database();
-    let mut pages = Pages::new(tree.clone(), 0);
+    let scratch = Scratch::new();
+    let mut pages = scratch.pages(0);
     let key = KeyDigest::from_bytes([0x4b; 32]);
-    let token = FencingToken::new(2, 0x0102_0304);
     let whole = Whole {
         key,
-        token,
+        token: FencingToken::new(2, 0x0102_0304),
         format: 7,
         length: 4,
     };
     let answer = [&whole.sum(b"paid")[..], b"paid"].concat();
-    let claim = [&key.as_bytes()[..], &token_bytes(token)].concat();
     append(&mut pages, Kind::Answer, &answer);
-    append(&mut pages, Kind::Open, &[&claim[..], b"record"].concat());
-    append(&mut pages, Kind::Closed, &claim);
     let settled = [&key.as_bytes()[..], b"record"].concat();
     append(&mut pages, Kind::Settled, &settled);
-    pages.finish(0x0a0b, true).unwrap();
+    assert_eq!(checkpoint(&mut pages), Some(1));
 
-    let (digest, token) = ("4b".repeat(32), "02000000000000000403020100000000");
-    let record = "7265636f7264";
+    let digest = "4b".repeat(32);
     let expected = [
-        // Checksum; begins a run and ends its group; group.
-        "d0cc31c4",
-        "03",
-        "0b0a000000000000",
+        // Checksum; length.
+        "03252189",
+        "3c00",
         // Kind, length, body.
         "010c000000",
         "74fe5d652393f52f",
         "70616964",
-        "0236000000",
-        &digest,
-        token,
-        record,
-        "0330000000",
-        &digest,
-        token,
         "0426000000",
         &digest,
-        record,
+        "7265636f7264",
     ];
-    assert_eq!(hex(&page(&tree, 0)), expected.concat());
-    assert_eq!(tree.len(), 1);
+    let bytes = scratch.bytes();
+    assert_eq!(hex(&bytes[..66]), expected.concat());
+    assert_eq!(bytes.len(), PAGE_BYTES);
+    assert!(bytes[66..].iter().all(|byte| *byte == 0));
 }
 
 #[test]
 fn a_run_over_two_pages_has_these_bytes() {
-    let (_db, tree) = database();
-    let mut pages = Pages::new(tree.clone(), 0);
+    let scratch = Scratch::new();
+    let mut pages = scratch.pages(0);
     append(&mut pages, Kind::Settled, &[0xab; 4_500]);
-    pages.finish(9, true).unwrap();
-    let first = page(&tree, 0);
-    assert_eq!(first.len(), 4_013);
-    assert_eq!(hex(&first[..18]), "ee980cf50109000000000000000494110000");
-    assert!(first[18..].iter().all(|byte| *byte == 0xab));
-    let second = page(&tree, 1);
-    assert_eq!(second.len(), 13 + 5 + 4_500 - 4_000);
-    assert_eq!(hex(&second[..13]), "a9c87f7a020900000000000000");
-    assert!(second[13..].iter().all(|byte| *byte == 0xab));
-    assert_eq!(tree.len(), 2);
+    assert_eq!(checkpoint(&mut pages), Some(2));
+    let bytes = scratch.bytes();
+    let (first, second) = bytes.split_at(PAGE_BYTES);
+    assert_eq!(hex(&first[..11]), "daec448ffa0f0494110000");
+    assert!(first[11..].iter().all(|byte| *byte == 0xab));
+    assert_eq!(second.len(), PAGE_BYTES);
+    assert_eq!(hex(&second[..6]), "d38cdbde9f01");
+    let rest = 5 + 4_500 - 4_090;
+    assert!(second[6..6 + rest].iter().all(|byte| *byte == 0xab));
+    assert!(second[6 + rest..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn the_files_of_a_day_have_these_names() {
+    let day = crate::commit::bucket::Bucket::at(
+        Timestamp::from_millis(1_700_000_000_000),
+        std::time::Duration::from_secs(24 * 60 * 60),
+    );
+    let name = super::disk::bucket_name;
+    assert_eq!(
+        name("answers-", day),
+        "answers-0000018bcb20b400-0000018bd0471000"
+    );
+    assert_eq!(
+        name("settled-", day),
+        "settled-0000018bcb20b400-0000018bd0471000"
+    );
+    // One that is needed again while the first is being removed.
+    assert_eq!(
+        name("answers-", day.again()),
+        "answers-0000018bcb20b400-0000018bd0471001"
+    );
+}
+
+#[test]
+fn an_open_call_with_an_answer_in_parts_has_these_rows() {
+    let db = database();
+    let mut rows = OpenRows::open(db.open_tree("open").unwrap()).unwrap();
+    let body: Vec<u8> = (0..9_000_usize).map(|at| (at % 251) as u8).collect();
+    let (key, record, answer) = doubted(&body);
+    rows.put(key, record.clone(), Some(answer.clone()));
+    rows.put(KeyDigest::from_bytes([1; 32]), record.clone(), None);
+    rows.cut().write(|_| Ok(())).unwrap();
+
+    let tree = db.open_tree("open").unwrap();
+    let found: Vec<_> = tree.iter().map(Result::unwrap).collect();
+    let places: Vec<_> = found.iter().map(|(place, _)| hex(place)).collect();
+    let digest = "4b".repeat(32);
+    assert_eq!(
+        places,
+        [
+            "01".repeat(32),
+            digest.clone(),
+            format!("{digest}00000000"),
+            format!("{digest}00000001"),
+            format!("{digest}00000002"),
+        ]
+    );
+    assert_eq!(found[0].1, codec::encode(&record));
+    assert_eq!(found[1].1, codec::encode(&record));
+    let whole = [&hex(&found[2].1), &hex(&found[3].1), &hex(&found[4].1)];
+    assert_eq!(whole.map(|part| part.len() / 2), [4_000, 4_000, 1_008]);
+    let sum = "5ef7809f9cf358f9";
+    assert_eq!(
+        whole.map(String::as_str).concat(),
+        format!("{sum}{}", hex(&body))
+    );
+
+    // A shorter answer leaves nothing of the longer one.
+    let (_, record, short) = doubted(b"paid");
+    rows.put(key, record.clone(), Some(short.clone()));
+    rows.cut().write(|_| Ok(())).unwrap();
+    rows.written(&[key]);
+    assert_eq!(tree.len(), 3);
+    let call = record.call().unwrap();
+    assert_eq!(rows.answer(key, call), Ok(Some(short.clone())));
+    let rows = OpenRows::open(tree.clone()).unwrap();
+    assert_eq!(rows.answer(key, call), Ok(Some(short)));
+}
+
+fn database() -> Db {
+    let config = ::sled::Config::new().temporary(true).flush_every_ms(None);
+    config.open().unwrap()
+}
+
+/// The record as it lies beside its answer.
+fn doubted(body: &[u8]) -> (KeyDigest, Record, Answer) {
+    let answer = Answer::new(AnswerFormat::new(7), body.to_vec());
+    let record = Record::Call(CallRecord {
+        key: ScopedKey::new(
+            Scope::global(),
+            IdempotencyKey::parse("order-4711").unwrap(),
+        ),
+        fingerprint: Fingerprint::builder(FingerprintAlgorithm::new(1)).finish(),
+        token: FencingToken::new(2, 0x0102_0304),
+        attempt: AttemptId::from_bytes([3; 16]),
+        claimed_at: Timestamp::from_millis(1_700_000_000_000),
+        first_sent: None,
+        session: None,
+        retention: None,
+        state: State::InDoubt {
+            since: Timestamp::from_millis(1_700_000_000_001),
+            reason: DoubtReason::Ambiguous,
+            answer: Some(AnswerKept::Beside {
+                format: 7,
+                length: body.len() as u32,
+                at: 0,
+            }),
+        },
+    });
+    (KeyDigest::from_bytes([0x4b; 32]), record, answer)
 }
 
 #[test]
 fn a_page_with_any_bit_changed_is_an_error_never_fewer_frames() {
-    let (_db, tree) = database();
-    let mut pages = Pages::new(tree.clone(), 0);
+    let scratch = Scratch::new();
+    let mut pages = scratch.pages(0);
     append(&mut pages, Kind::Settled, b"first");
-    append(&mut pages, Kind::Closed, b"second");
-    pages.finish(1, true).unwrap();
-    let whole = page(&tree, 0);
-    let place = 0_u32.to_be_bytes();
+    append(&mut pages, Kind::Answer, b"second");
+    checkpoint(&mut pages);
+    let whole = scratch.bytes();
     for bit in 0..whole.len() * 8 {
         let mut damaged = whole.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);
-        tree.insert(place, damaged).unwrap();
-        let found = scan(&tree);
+        scratch.put(&damaged);
+        let found = scratch.scan(1);
         assert!(found.is_err(), "bit {bit}: {found:?}");
     }
     for length in 0..whole.len() {
-        tree.insert(place, &whole[..length]).unwrap();
-        let found = scan(&tree);
+        scratch.put(&whole[..length]);
+        let found = scratch.scan(1);
         assert!(found.is_err(), "{length} bytes: {found:?}");
     }
 }
 
-/// A page in another page's place has a checksum that matches nowhere else.
+/// A page in another page's place, or in another file, has a checksum that matches nowhere else.
 #[test]
 fn a_page_that_lies_elsewhere_or_is_missing_is_an_error() {
-    let (_db, tree) = database();
-    let mut pages = Pages::new(tree.clone(), 0);
-    for group in 1..=3 {
-        append(&mut pages, Kind::Settled, &[group; 10]);
-        pages.finish(u64::from(group), true).unwrap();
+    let scratch = Scratch::new();
+    let mut pages = scratch.pages(0);
+    for number in 1..=3 {
+        append(&mut pages, Kind::Settled, &[number; 10]);
+        assert_eq!(checkpoint(&mut pages), Some(u32::from(number)));
     }
-    let (first, second) = (page(&tree, 0), page(&tree, 1));
-    tree.insert(1_u32.to_be_bytes(), first).unwrap();
-    assert!(scan(&tree).unwrap_err().contains("checksum"));
-    tree.remove(1_u32.to_be_bytes()).unwrap();
-    assert!(scan(&tree).unwrap_err().contains("page 1 is missing"));
-    tree.insert(1_u32.to_be_bytes(), second).unwrap();
-    assert_eq!(scan(&tree).unwrap().0.len(), 3);
-    tree.insert("page", "of somebody else").unwrap();
-    assert!(scan(&tree).is_err());
+    let whole = scratch.bytes();
+    let page = |number: usize| &whole[number * PAGE_BYTES..][..PAGE_BYTES];
+    scratch.put(&[page(0), page(0), page(2)].concat());
+    assert!(
+        scratch
+            .scan(3)
+            .unwrap_err()
+            .contains("page 1: its checksum")
+    );
+    scratch.put(&[page(0), page(2)].concat());
+    assert!(
+        scratch
+            .scan(2)
+            .unwrap_err()
+            .contains("page 1: its checksum")
+    );
+    scratch.put(&[page(0), page(1)].concat());
+    assert!(scratch.scan(3).unwrap_err().contains("missing"));
+    scratch.put(&whole);
+    assert_eq!(scratch.scan(3).unwrap().len(), 3);
+    // What lies behind the pages that count is not looked at.
+    scratch.put(&[&whole[..], b"torn"].concat());
+    assert_eq!(scratch.scan(2).unwrap().len(), 2);
+    let other = PageFile::open(scratch.folder.path(), format!("{NAME}1")).unwrap();
+    fs::write(scratch.folder.path().join(other.name()), &whole).unwrap();
+    assert!(frame::scan(&other, 3, |_| Ok(())).is_err());
 }
 
 #[test]
 fn what_no_writer_writes_is_an_error_also_where_its_checksum_is_right() {
     let frame = |kind: Kind, body: &[u8]| [&kind.head(body.len()).unwrap()[..], body].concat();
     let settled = frame(Kind::Settled, b"body");
-    let (begins, ends) = (1, 2);
     let cut = &settled[..settled.len() - 1];
     let long = [&[4][..], &u32::MAX.to_le_bytes(), b"body"].concat();
     let unknown = [&[9][..], &settled[1..]].concat();
-    let cases: [(&str, u8, &[u8], &str); 9] = [
-        ("unknown flags", 4, &settled, "flags"),
-        ("all flags", 255, &settled, "flags"),
-        ("kind 9", begins | ends, &unknown, "kind 9"),
-        ("kind 0", begins | ends, &[0; 40], "kind 0"),
-        ("a cut body in a whole group", begins | ends, cut, "cut off"),
+    let full = page_of_length(0, 4_090, &settled);
+    let cases: [(&str, Vec<u8>, &str); 9] = [
+        ("kind 9", page(0, &unknown), "kind 9"),
+        ("kind 2, which is no more", page(0, &frame_of(2)), "kind 2"),
+        ("kind 3, which is no more", page(0, &frame_of(3)), "kind 3"),
+        ("kind 0", page(0, &[0; 40]), "kind 0"),
+        ("a cut body", page(0, cut), "cut off"),
+        ("a cut head", page(0, &settled[..3]), "cut off"),
+        ("a length beyond everything", page(0, &long), "cut off"),
+        ("zeros that count", full, "kind 0"),
         (
-            "a cut head in a whole group",
-            begins | ends,
-            &settled[..3],
-            "cut off",
+            "a page too long",
+            page_of_length(0, 4_091, &settled),
+            "length",
         ),
-        (
-            "a length beyond everything",
-            begins | ends,
-            &long,
-            "cut off",
-        ),
-        ("a middle without its beginning", 0, &settled, "begin"),
-        ("an end without its beginning", ends, &settled, "begin"),
     ];
-    for (name, flags, content, reason) in cases {
-        let (_db, tree) = database();
-        put(&tree, 0, flags, content);
-        let refused = scan(&tree);
+    for (name, bytes, reason) in cases {
+        let scratch = Scratch::new();
+        scratch.put(&bytes);
+        let refused = scratch.scan(1);
         let says = refused.as_ref().is_err_and(|text| text.contains(reason));
         assert!(says, "{name}: {refused:?}");
     }
-    // Behind the end of a group.
-    let (_db, tree) = database();
-    put(&tree, 0, begins | ends, &settled);
-    put(&tree, 1, 0, &settled);
-    assert!(scan(&tree).unwrap_err().contains("begin"));
+}
+
+fn frame_of(kind: u8) -> Vec<u8> {
+    [&[kind][..], &4_u32.to_le_bytes(), b"body"].concat()
 }
 
 /// A reader that is led astray says so.
 #[test]
 fn reading_at_a_wrong_place_is_an_error_never_an_absent_record() {
-    let (_db, tree) = database();
-    let mut pages = Pages::new(tree.clone(), 0);
+    let scratch = Scratch::new();
+    let mut pages = scratch.pages(0);
     append(&mut pages, Kind::Settled, b"body");
-    pages.finish(1, true).unwrap();
-    put(&tree, 1, 3, &[4, 255, 255, 255, 255, 1]);
-    let pages = Pages::new(tree, 2);
+    checkpoint(&mut pages);
+    let long = page(1, &[4, 255, 255, 255, 255, 1]);
+    scratch.put(&[scratch.bytes(), long].concat());
+    let pages = scratch.pages(2);
     let read = |page, offset, kind: Kind| {
-        let mut reader = pages.read(Position { page, offset })?.unwrap();
+        let mut reader = pages
+            .read(Position { page, offset }, Wait::ForTheDisk)?
+            .unwrap();
         let length = kind.expect(&mut reader)?;
         reader.take(length).map(std::borrow::Cow::into_owned)
     };
     assert_eq!(read(0, 0, Kind::Settled), Ok(b"body".to_vec()));
     for (page, offset, kind) in [
-        (0, 0, Kind::Open),
+        (0, 0, Kind::Answer),
         (0, 2, Kind::Settled),
         (0, 8, Kind::Settled),
         (0, 9, Kind::Settled),
@@ -252,54 +387,77 @@ fn reading_at_a_wrong_place_is_an_error_never_an_absent_record() {
     }
 }
 
+/// What an opening finds in the file.
+fn reopened(folder: &Path) -> Arc<PageFile> {
+    Arc::new(PageFile::open(folder, NAME.to_owned()).unwrap())
+}
+
 fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![Just(Kind::Answer), Just(Kind::Settled)]
+}
+
+/// Mostly small, some about as long as a page, some over several, a few over what is written at
+/// once.
+fn length() -> impl Strategy<Value = usize> {
     prop_oneof![
-        Just(Kind::Answer),
-        Just(Kind::Open),
-        Just(Kind::Closed),
-        Just(Kind::Settled),
+        40 => 0..200_usize,
+        20 => 4_050..4_130_usize,
+        10 => 0..13_000_usize,
+        1 => 250_000..600_000_usize
     ]
 }
 
-/// Mostly small, some about as long as a page, some over several.
-fn length() -> impl Strategy<Value = usize> {
-    prop_oneof![4 => 0..200_usize, 2 => 3_960..4_040_usize, 1 => 0..13_000_usize]
+/// Frames, one checkpoint after the other.
+fn checkpoints() -> impl Strategy<Value = Vec<Vec<(Kind, usize)>>> {
+    let frames = prop::collection::vec((kind(), length()), 0..8);
+    prop::collection::vec(frames, 1..6)
 }
 
-/// Groups of frames; after some frames what is full is put into the tree at once.
-fn groups() -> impl Strategy<Value = Vec<Vec<(Kind, usize, bool)>>> {
-    let group = prop::collection::vec((kind(), length(), any::<bool>()), 1..8);
-    prop::collection::vec(group, 1..6)
-}
-
-/// Writes the groups; answers the frames and behind which page each ends.
-fn write(pages: &mut Pages, first: u64, groups: &[Vec<(Kind, usize, bool)>]) -> Vec<(Frame, u32)> {
-    let mut written = Vec::new();
-    for (group, frames) in (first..).zip(groups) {
-        for (kind, length, early) in frames {
+/// Writes the frames; answers them, and how many pages count after each checkpoint, with how many
+/// frames. `written_late`: what was cut is known to be in the file only behind the next frames.
+fn write(pages: &mut Pages, checkpoints: &[Vec<(Kind, usize)>]) -> (Vec<Frame>, Vec<(u32, usize)>) {
+    let mut written: Vec<Frame> = Vec::new();
+    let mut ends = Vec::new();
+    let mut end = 0;
+    for frames in checkpoints {
+        for (kind, length) in frames {
             let mark = written.len() as u8;
             let body: Vec<u8> = (0..*length).map(|at| (at as u8) ^ mark).collect();
             let at = append(pages, *kind, &body);
-            // From its first byte on, 4,000 bytes a page.
-            let last = (usize::from(at.offset) + 5 + length - 1) / 4_000;
-            let behind = at.page + last as u32 + 1;
-            let frame = Frame {
+            written.push(Frame {
                 kind: *kind,
                 at,
-                group,
                 body,
-            };
-            written.push((frame, behind));
-            if *early {
-                pages.insert_full(group).unwrap();
-            }
-            // What is not in the tree yet is read as well.
-            let (frame, _) = &written[earlier(written.len())];
+            });
+            // What is not in the file yet is read as well.
+            let frame = &written[earlier(written.len())];
             assert_eq!(read(pages, frame), frame.body);
         }
-        pages.finish(group, true).unwrap();
+        let run = pages.cut().unwrap();
+        let count = written.len();
+        // While it is on its way to its file, the pages behind it are filled.
+        let at = append(pages, Kind::Settled, b"meanwhile");
+        written.push(Frame {
+            kind: Kind::Settled,
+            at,
+            body: b"meanwhile".to_vec(),
+        });
+        written
+            .iter()
+            .for_each(|frame| assert_eq!(read(pages, frame), frame.body));
+        if let Some(run) = run {
+            run.write(&mut Vec::new()).unwrap();
+            end = run.end();
+        }
+        pages.written();
+        ends.push((end, count));
+        written
+            .iter()
+            .for_each(|frame| assert_eq!(read(pages, frame), frame.body));
     }
-    written
+    end = checkpoint(pages).unwrap_or(end);
+    ends.push((end, written.len()));
+    (written, ends)
 }
 
 /// Some earlier one, the same in every run.
@@ -308,7 +466,7 @@ const fn earlier(count: usize) -> usize {
 }
 
 fn read(pages: &Pages, frame: &Frame) -> Vec<u8> {
-    let mut reader = pages.read(frame.at).unwrap().unwrap();
+    let mut reader = pages.read(frame.at, Wait::ForTheDisk).unwrap().unwrap();
     let length = frame.kind.expect(&mut reader).unwrap();
     reader.take(length).unwrap().into_owned()
 }
@@ -321,47 +479,43 @@ proptest! {
     })]
 
     #[test]
-    fn what_is_written_is_found_where_it_was_written_also_when_it_is_cut_off(
-        groups in groups(),
+    fn what_is_written_is_found_where_it_was_written_after_every_checkpoint(
+        checkpoints in checkpoints(),
     ) {
-        let (_db, tree) = database();
-        let mut pages = Pages::new(tree.clone(), 0);
-        let written = write(&mut pages, 1, &groups);
-        let (found, extent) = scan(&tree).unwrap();
-        let all: Vec<_> = written.iter().map(|(frame, _)| frame.clone()).collect();
-        prop_assert_eq!(&found, &all);
-        prop_assert_eq!(extent.group, groups.len() as u64);
-        prop_assert_eq!(extent.next as usize, tree.len());
-        for frame in &all {
-            prop_assert_eq!(&read(&pages, frame), &frame.body);
-        }
-        // A crash leaves the first pages of it.
-        for length in (0..extent.next).rev() {
-            tree.remove(length.to_be_bytes()).unwrap();
-            let (found, extent) = scan(&tree).unwrap();
-            let whole = written.iter().filter(|(_, behind)| *behind <= length);
-            let whole: Vec<_> = whole.map(|(frame, _)| frame.clone()).collect();
-            prop_assert_eq!(&found, &whole, "cut to {} pages", length);
-            prop_assert_eq!(extent.next, length);
+        let scratch = Scratch::new();
+        let mut pages = scratch.pages(0);
+        let (written, ends) = write(&mut pages, &checkpoints);
+        for (end, count) in ends {
+            prop_assert_eq!(&scratch.scan(end).unwrap(), &written[..count], "{} pages", end);
         }
     }
 
-    /// The next opening goes on behind what was torn, and both are found.
+    /// A crash leaves some of the pages of the last checkpoint, which do not count. The next
+    /// opening removes them, goes on behind what counts, and both are found.
     #[test]
-    fn what_is_written_behind_a_torn_run_is_found(groups in groups(), cut in 0.0..1.0) {
-        let (_db, tree) = database();
-        let mut pages = Pages::new(tree.clone(), 0);
-        let written = write(&mut pages, 1, &groups);
-        let length = (f64::from(scan(&tree).unwrap().1.next) * cut) as u32;
-        while tree.len() > length as usize {
-            tree.pop_max().unwrap();
-        }
-        let (mut expected, extent) = scan(&tree).unwrap();
-        let whole = written.iter().filter(|(_, behind)| *behind <= length);
-        prop_assert_eq!(expected.len(), whole.count());
-        let mut pages = Pages::new(tree.clone(), extent.next);
-        let more = write(&mut pages, extent.group + 1, &groups);
-        expected.extend(more.into_iter().map(|(frame, _)| frame));
-        prop_assert_eq!(scan(&tree).unwrap().0, expected);
+    fn what_is_written_behind_an_unfinished_checkpoint_is_found(
+        checkpoints in checkpoints(),
+        cut in 0.0..1.0,
+    ) {
+        let scratch = Scratch::new();
+        let (mut written, ends) = write(&mut scratch.pages(0), &checkpoints);
+        let (counted, count) = ends[ends.len() - 2];
+        let whole = scratch.bytes();
+        let torn = counted as usize * PAGE_BYTES
+            + ((whole.len() - counted as usize * PAGE_BYTES) as f64 * cut) as usize;
+        scratch.put(&whole[..torn]);
+        written.truncate(count);
+        prop_assert_eq!(&scratch.scan(counted).unwrap(), &written);
+        let file = reopened(scratch.folder.path());
+        file.end_at(counted).unwrap();
+        let mut pages = Pages::new(file, counted);
+        let (more, ends) = write(&mut pages, &checkpoints);
+        written.extend(more);
+        let (end, _) = ends[ends.len() - 1];
+        prop_assert_eq!(scratch.scan(end.max(counted)).unwrap(), written);
+        prop_assert_eq!(scratch.bytes().len(), end.max(counted) as usize * PAGE_BYTES);
     }
 }
+
+const NAME: &str = "settled-0000018bcb20b400-0000018bd0471000";
+const PAGE_BYTES: usize = 4_096;

@@ -1,35 +1,45 @@
-//! The embedded durable store, on sled 0.34.
+//! The embedded durable store: a log, files of pages, and sled 0.34.
 //!
-//! The rule: **a change is acknowledged only after `flush` and `syncfs` have returned.** sled's
-//! `flush` alone is not durable on Linux (it calls `sync_file_range`); a power cut then takes what
-//! was acknowledged. So one thread decides and writes, another syncs with [`SyncPoint`], and nobody
-//! is answered before.
+//! The rule: **a change is acknowledged only after it is durable in the log.** One thread decides
+//! and applies in memory, a second writes each group of changes to the log with one `fdatasync` and
+//! answers, a third carries over what a full file of the log holds: a checkpoint.
+//!
+//! ```text
+//!            decide, apply        group         fdatasync, reply
+//!  callers --> [ writer ] ----------------> [ syncer ] --> LOG-0, LOG-1
+//!     |            | pages, rows of a full file
+//!     |            '---------------------> [ checkpoint ] --> pages/..., db/ (sled)
+//!     '-- duplicates of settled calls: read from memory and pages/, without any of them
+//! ```
 //!
 //! On disk:
 //!
 //! ```text
-//! PATH/FORMAT   what this directory is, and in which format
-//! PATH/MARK     the last group that was synced: a database that ends before it is damaged
-//! PATH/LOCK     held by the process that has the store open
-//! PATH/db/      sled's own files, with these trees:
-//!   onlyonce/meta                  identity, incarnation, what is forgotten
-//!   onlyonce/recent/START-END      answers, and claims and doubts; dropped at retention
-//!   onlyonce/settled/START-END     settled records; dropped at the horizon
+//! PATH/FORMAT                     what this directory is, and in which format
+//! PATH/LOCK                       held by the process that has the store open
+//! PATH/LOG-0, PATH/LOG-1          what was acknowledged and not yet carried over (`log/`)
+//! PATH/pages/answers-START-END    answers of a bucket; removed at retention (`page.rs`, `frame.rs`)
+//! PATH/pages/settled-START-END    settled records of a bucket; removed at the horizon
+//! PATH/db/                        sled's own files, with these trees:
+//!   onlyonce/meta                   identity, incarnation, what is forgotten, the last group that
+//!                                   was carried over, how many pages of each file count
+//!   onlyonce/open                   what is in progress or in doubt (`open_rows.rs`)
 //! ```
 //!
-//! The trees of a bucket hold pages (`page.rs`) of frames (`frame.rs`), numbered and never changed:
-//! a log. What is open is kept in memory as well, and of each settled record where it lies
-//! (`located.rs`); both are read from the pages when the store is opened. So a first call reads
-//! nothing from the disk, and a replay reads two pages.
+//! What is open is kept in memory as well, and of each settled record where it lies (`located.rs`);
+//! both are read when the store is opened. So a first call reads nothing from the disk, and a replay
+//! reads two pages.
 //!
-//! A bucket lasts a day, or an eighth of the horizon where that is longer. Dropping a tree takes
-//! milliseconds for a hundred thousand records while its pages are in sled's cache and a tenth of a
-//! second where they are not; removing them one by one takes a second. A tombstone is a settled
-//! record whose answer is gone: making one writes nothing. What is still open when its bucket is to
-//! be dropped is written again to the bucket of today, some at a time.
+//! A bucket lasts a day, or an eighth of the horizon where that is longer. Forgetting one is removing
+//! its file, on the thread that makes checkpoints. A tombstone is a settled record whose answer is
+//! gone: making one writes nothing. What is open lies in no bucket and is never forgotten.
 //!
-//! A page stays below 4 KiB, because sled puts large nodes into files of their own which it never
-//! syncs. What lies between two syncs stays below half of a segment of sled's log (`open.rs`).
+//! An opening reads everything, takes in what the log has and no checkpoint has reached, puts in
+//! doubt what was in progress, carries all of it over and begins the log anew. What a checkpoint
+//! that was not finished has left behind is said again by the log. What is missing or damaged where
+//! something is known to have been acknowledged keeps the store shut.
+//!
+//! Why not all of it in sled: `src/manual/decisions/0003_sled.md`.
 
 mod cause;
 mod checkpoint;

@@ -138,6 +138,9 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
         crate::kill_point!("opening: log there, trees not read");
         let folder = path.join(PAGES_FOLDER);
         fs::create_dir_all(&folder).map_err(failed)?;
+        if in_sled.is_none() {
+            refuse_pages(&folder).map_err(unopened)?;
+        }
         let parts = Parts {
             db,
             db_file: db_path.join("db"),
@@ -154,7 +157,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<Opened, OpenErr
         crate::kill_point!("opening: open calls in doubt, not carried over");
         loaded.carry_over().map_err(unopened)?;
         crate::kill_point!("opening: carried over, the log not begun again");
-        let turn = groups.map_or(NEW_TURNS, |groups| groups.turn);
+        let turn = groups.map_or(log::NEW_TURNS, |groups| groups.turn);
         begin_turns(&files, turn, loaded.group()).map_err(failed)?;
         crate::kill_point!("opening: the log begun again, not serving");
         let files = Arc::new(files);
@@ -295,6 +298,18 @@ fn identity(in_sled: Option<StoreId>, log: Option<&Groups>) -> Result<StoreId, S
     }
 }
 
+/// A store that was never opened to the end has no pages.
+fn refuse_pages(folder: &Path) -> Result<(), Cause> {
+    match fs::read_dir(folder)?.next() {
+        None => Ok(()),
+        Some(entry) => {
+            let name = entry?.file_name();
+            let name = name.to_string_lossy();
+            Err(format!("its database is empty and the file {name} is not its own").into())
+        }
+    }
+}
+
 /// Gives both files of the log a new turn, after the last one.
 fn begin_turns(files: &LogFiles, last: u64, checkpoint: u64) -> io::Result<()> {
     files.begin_turn(last + 1, checkpoint)?;
@@ -385,9 +400,6 @@ const FORMAT_PREFIX: &str = "onlyonce sled store, format ";
 const LOCK_FILE: &str = "LOCK";
 
 const PAGES_FOLDER: &str = "pages";
-
-/// The last turn that a new log has begun.
-const NEW_TURNS: u64 = 2;
 
 /// It must be more than twice what is given to sled between two syncs, of which it writes up to
 /// three times as much.

@@ -47,7 +47,15 @@ struct Open {
 pub(super) struct OpenChanges {
     tree: Tree,
     gone: Vec<(KeyDigest, u32)>,
-    put: Vec<(KeyDigest, Vec<u8>, Option<(Whole, Answer)>)>,
+    put: Vec<Put>,
+}
+
+/// A row that a checkpoint writes.
+#[derive(Debug)]
+struct Put {
+    key: KeyDigest,
+    record: Vec<u8>,
+    answer: Option<(Whole, Answer)>,
 }
 
 // === impl OpenRows ===
@@ -185,7 +193,11 @@ impl OpenRows {
                 self.gone.push((key, stored));
             }
             open.stored = Some(parts);
-            put.push((key, codec::encode(&open.record), answer));
+            put.push(Put {
+                key,
+                record: codec::encode(&open.record),
+                answer,
+            });
         }
         OpenChanges {
             tree: self.tree.clone(),
@@ -211,8 +223,8 @@ impl OpenRows {
 impl OpenChanges {
     /// The calls whose answers it brings.
     pub(super) fn answered(&self) -> Vec<KeyDigest> {
-        let answered = self.put.iter().filter(|(_, _, answer)| answer.is_some());
-        answered.map(|(key, _, _)| *key).collect()
+        let answered = self.put.iter().filter(|put| put.answer.is_some());
+        answered.map(|put| put.key).collect()
     }
 
     /// Writes it, with `sync` after every few rows and how many bytes they have. A crash in between
@@ -235,7 +247,12 @@ impl OpenChanges {
             applied(batch)?;
             sync(gone.len() * ROW_BYTES)?;
         }
-        for (key, record, answer) in put {
+        for put in put {
+            let Put {
+                key,
+                record,
+                answer,
+            } = put;
             let bytes = record.len() + ROW_BYTES;
             let inserted = tree.insert(row(key, None), record);
             inserted.map_err(|error| error.to_string())?;

@@ -51,15 +51,25 @@ pub(super) struct Run {
 }
 
 /// Where something begins: the page, and the byte in its content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
+    // Field order is the order in which they are written.
     pub(super) page: u32,
     pub(super) offset: u16,
+}
+
+/// How long a reader may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    ForTheDisk,
+    /// What the operating system has not in memory cannot be read.
+    ForNothing,
 }
 
 /// Reads on over the end of a page.
 pub(super) struct Reader<'a> {
     pages: &'a Pages,
+    wait: Wait,
     number: u32,
     content: Cow<'a, [u8]>,
     offset: usize,
@@ -89,6 +99,12 @@ impl PageFile {
         options.create(true).truncate(false).read(true).write(true);
         let file = options.open(folder.join(&name))?;
         Ok(Self { name, file })
+    }
+
+    /// A file of this name that lies elsewhere.
+    #[cfg(feature = "fuzzing")]
+    pub(super) const fn of(name: String, file: File) -> Self {
+        Self { name, file }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -133,9 +149,13 @@ impl PageFile {
     }
 
     /// One page; its content when it is right.
-    fn read(&self, number: u32) -> Result<Vec<u8>, StoreError> {
+    fn read(&self, number: u32, wait: Wait) -> Result<Vec<u8>, StoreError> {
         let mut page = vec![0; PAGE_BYTES];
-        read_at(&self.file, &mut page, offset_of(number)).map_err(|error| match error.kind() {
+        let read = match wait {
+            Wait::ForTheDisk => read_at(&self.file, &mut page, offset_of(number)),
+            Wait::ForNothing => read_now(&self.file, &mut page, offset_of(number)),
+        };
+        read.map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => {
                 StoreError::Corrupt(format!("page {number} of {} is missing", self.name))
             }
@@ -236,13 +256,22 @@ impl Pages {
         self.cut = 0;
     }
 
+    /// Where the next bytes go.
+    pub(super) const fn end(&self) -> Position {
+        Position {
+            page: self.number,
+            offset: self.filling.len() as u16,
+        }
+    }
+
     /// Reads from here on. `None` when there is no such page.
-    pub(super) fn read(&self, at: Position) -> Result<Option<Reader<'_>>, StoreError> {
-        let Some(content) = self.content(at.page)? else {
+    pub(super) fn read(&self, at: Position, wait: Wait) -> Result<Option<Reader<'_>>, StoreError> {
+        let Some(content) = self.content(at.page, wait)? else {
             return Ok(None);
         };
         Ok(Some(Reader {
             pages: self,
+            wait,
             number: at.page,
             content,
             offset: usize::from(at.offset),
@@ -269,7 +298,7 @@ impl Pages {
         Ok(())
     }
 
-    fn content(&self, number: u32) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
+    fn content(&self, number: u32, wait: Wait) -> Result<Option<Cow<'_, [u8]>>, StoreError> {
         let Some(before) = self.number.checked_sub(number) else {
             return Ok(None);
         };
@@ -279,7 +308,8 @@ impl Pages {
         if let Some(at) = self.full.len().checked_sub(before as usize) {
             return Ok(self.full.get(at).map(|page| Cow::Borrowed(&page[..])));
         }
-        self.file.read(number).map(|page| Some(Cow::Owned(page)))
+        let page = self.file.read(number, wait)?;
+        Ok(Some(Cow::Owned(page)))
     }
 }
 
@@ -344,7 +374,7 @@ impl Reader<'_> {
         self.number = self.number.checked_add(1).ok_or_else(missing)?;
         self.content = self
             .pages
-            .content(self.number)?
+            .content(self.number, self.wait)?
             .filter(|content| !content.is_empty())
             .ok_or_else(missing)?;
         self.offset = 0;
@@ -366,6 +396,23 @@ fn read_at(mut file: &File, memory: &mut [u8], offset: u64) -> io::Result<()> {
     use std::io::{Read as _, Seek as _, SeekFrom};
     file.seek(SeekFrom::Start(offset))?;
     file.read_exact(memory)
+}
+
+/// Reads what is in memory, or fails.
+#[cfg(target_os = "linux")]
+fn read_now(file: &File, memory: &mut [u8], offset: u64) -> io::Result<()> {
+    let length = memory.len();
+    let mut parts = [io::IoSliceMut::new(memory)];
+    let now = rustix::io::ReadWriteFlags::NOWAIT;
+    if rustix::io::preadv2(file, &mut parts, offset, now)? < length {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_now(_: &File, _: &mut [u8], _: u64) -> io::Result<()> {
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 /// A block of the disk.

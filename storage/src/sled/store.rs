@@ -105,6 +105,7 @@ impl SledStore {
             id,
         } = open(path, options)?;
         let engine = seam(Engine {
+            replays: Arc::new(disk.reader()),
             disk: Box::new(disk),
             syncer: Box::new(syncer),
         });

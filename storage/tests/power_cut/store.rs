@@ -253,7 +253,7 @@ fn serves_until_its_power_is_cut_when_it_is_the_child() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             // Carried over while it serves: all the time, now and then, once.
-            let log_bytes = 64 * 1024 << (3 * draw(&format!("log of {run}"), 3));
+            let log_bytes = (64 * 1024) << (3 * draw(&format!("log of {run}"), 3));
             let options = SledOptions::new().log_bytes(log_bytes);
             let store = SledStore::open_async(path, options).await;
             let store = Arc::new(store.unwrap());

@@ -23,12 +23,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::applier::Applier;
 use super::core::GroupCore;
-use super::disk::Engine;
-use super::operation::{Operation, Reply};
+use super::disk::{Engine, Replays};
+use super::operation::{ClaimReply, Operation, Reply};
 use crate::clock::ClockGuard;
+use crate::transition::Circumstances;
 use crate::{
-    Abandoned, Claim, ClaimOutcome, ClaimRequest, Clock, FencingToken, KeyDigest, SettleError,
-    StoreError, Swept, Timestamp, transition,
+    Abandoned, Claim, ClaimOutcome, ClaimRequest, Clock, FencingToken, KeyDigest, RetentionOptions,
+    SettleError, StoreError, Swept, Timestamp, transition,
 };
 
 /// Asks the writer. Callers wait for a place in the queue when 1,024 are in it.
@@ -39,6 +40,9 @@ pub(crate) struct Writer {
     // `None` only while it is dropped.
     queue: Option<mpsc::Sender<Message>>,
     shared: Arc<Shared>,
+    replays: Arc<dyn Replays>,
+    retention: RetentionOptions,
+    incarnation: u64,
     ended: watch::Receiver<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -90,6 +94,8 @@ impl Writer {
             abandoned: Mutex::new(Vec::new()),
             wake: queue.downgrade(),
         });
+        let (replays, retention) = (Arc::clone(&engine.replays), core.retention());
+        let incarnation = core.incarnation();
         let applier = Applier::new((core, guard), engine, Arc::clone(&shared))?;
         let (tell_end, ended) = watch::channel(false);
         let thread = std::thread::Builder::new()
@@ -101,6 +107,9 @@ impl Writer {
         Ok(Self {
             queue: Some(queue),
             shared,
+            replays,
+            retention,
+            incarnation,
             ended,
             thread: Mutex::new(Some(thread)),
         })
@@ -113,6 +122,10 @@ impl Writer {
     }
 
     pub(crate) async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        if let Some(reply) = self.replay(&request) {
+            let on_drop = Arc::clone(&self.shared) as Arc<dyn Abandoned>;
+            return Ok(reply.into_outcome(on_drop));
+        }
         let place = self.place().await?;
         let (reply, waiting) = oneshot::channel();
         let operation = Operation::Claim(request);
@@ -165,6 +178,22 @@ impl Writer {
             StoreError::Closed => Ok(()),
             poisoned => Err(poisoned),
         }
+    }
+
+    /// Most duplicates come when everything is over: they wait for no thread and no disk.
+    fn replay(&self, request: &ClaimRequest) -> Option<ClaimReply> {
+        let is_closed = self.queue.as_ref().is_none_or(mpsc::Sender::is_closed);
+        if is_closed || self.shared.poisoned().is_some() {
+            return None;
+        }
+        let forgotten_until = self.shared.forgotten_until.load(Ordering::SeqCst);
+        let at = Circumstances {
+            now: self.shared.clock.now(),
+            retention: self.retention,
+            forgotten_until: Timestamp::from_millis(forgotten_until),
+            sole_incarnation: Some(self.incarnation),
+        };
+        self.replays.replay(request, &at)
     }
 
     async fn place(&self) -> Result<mpsc::Permit<'_, Message>, StoreError> {

@@ -1,6 +1,9 @@
 //! sled and the log behind the writer's seam.
 
 mod opening;
+mod replaying;
+#[cfg(test)]
+mod tests;
 mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,13 +13,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
+
+#[cfg(feature = "fuzzing")]
+pub(super) use self::opening::bring;
 pub(super) use self::opening::{Identity, Loaded, Parts};
+pub(super) use self::replaying::SettledReader;
 use super::checkpoint::{Checkpoint, Checkpoints, Done};
 use super::frame::{Kind, Whole};
 use super::located::Located;
 use super::log::{GroupBytes, LogFiles, Note};
 use super::open_rows::OpenRows;
-use super::page::{PageFile, Pages, Position};
+use super::page::{PageFile, Pages, Position, Wait};
 use super::session_rows::SessionRows;
 use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer, Written};
@@ -27,7 +35,8 @@ use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, c
 /// An opened store. Only the thread that owns it changes anything; another one writes groups to
 /// the log, a third carries them over to sled.
 pub(super) struct SledDisk {
-    rows: Known,
+    /// Only this thread writes to it, and holds it locked for a moment then.
+    rows: Arc<RwLock<Known>>,
     log: Arc<LogFiles>,
     /// What was applied since the last group.
     group_bytes: GroupBytes,
@@ -64,6 +73,10 @@ pub(super) struct Known {
 struct Settled {
     pages: Pages,
     located: Located,
+    /// What lies before is durable.
+    durable: Position,
+    /// What lies before is in a group that was handed over.
+    handed_over: Position,
 }
 
 /// Times, in milliseconds, that only grow.
@@ -95,7 +108,7 @@ impl SledDisk {
             ..
         } = loaded;
         Self {
-            rows,
+            rows: Arc::new(RwLock::new(rows)),
             log,
             group_bytes: GroupBytes::default(),
             group,
@@ -109,10 +122,15 @@ impl SledDisk {
         }
     }
 
+    /// Reads what is settled and durable, from any thread, until this is closed.
+    pub(super) fn reader(&self) -> SettledReader {
+        SettledReader::new(Arc::downgrade(&self.rows))
+    }
+
     /// Takes note of a checkpoint that was done.
     fn checkpointed(&mut self, done: Option<Done>) {
         if let Some(Done { answered }) = done {
-            self.rows.written(&answered);
+            self.rows.write().written(&answered);
         }
     }
 
@@ -130,32 +148,35 @@ impl SledDisk {
         let done = self.checkpoints.wait()?;
         self.checkpointed(done);
         // The file that is full now is free for the turn after the next.
-        self.next = Some(self.rows.cut(self.group, self.turn + 2)?);
+        let cut = self.rows.write().cut(self.group, self.turn + 2)?;
+        self.next = Some(cut);
         Ok(())
     }
 }
 
 impl Rows for SledDisk {
     fn record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
-        self.rows.record(key)
+        self.rows.read().record(key)
     }
 
     fn answer(&self, key: KeyDigest, call: &CallRecord) -> Result<Option<Answer>, StoreError> {
-        self.rows.answer(key, call)
+        self.rows.read().answer(key, call)
     }
 }
 
 impl Disk for SledDisk {
     fn apply(&mut self, changes: Vec<Change>, _now: Timestamp) -> Result<(), String> {
+        let mut rows = self.rows.write();
         for change in changes {
-            self.rows.apply(change, &mut self.group_bytes)?;
+            rows.apply(change, &mut self.group_bytes)?;
         }
         Ok(())
     }
 
     fn apply_sessions(&mut self, changes: Vec<SessionChange>) -> Result<(), String> {
+        let mut rows = self.rows.write();
         for change in &changes {
-            self.rows.sessions.apply(change);
+            rows.sessions.apply(change);
             self.group_bytes.session(change);
         }
         Ok(())
@@ -164,6 +185,7 @@ impl Disk for SledDisk {
     fn hand_over(&mut self, memory: Vec<u8>) -> Result<Option<Written>, String> {
         let done = self.checkpoints.poll()?;
         self.checkpointed(done);
+        self.rows.write().hand_over();
         if self.group_bytes.is_empty() {
             return Ok(None);
         }
@@ -184,13 +206,15 @@ impl Disk for SledDisk {
 
     fn note_used(&mut self, now: Timestamp) -> Result<(), String> {
         self.rows
+            .write()
             .note(Note::Used, now.as_millis(), &mut self.group_bytes);
         Ok(())
     }
 
     fn due(&self, retention: &RetentionOptions, now: Timestamp) -> Due {
         let past = |kept| move |bucket: &&Bucket| bucket.is_past(kept, now);
-        let (answers, settled) = (self.rows.answers.keys(), self.rows.settled.keys());
+        let rows = self.rows.read();
+        let (answers, settled) = (rows.answers.keys(), rows.settled.keys());
         Due {
             answers: answers.filter(past(retention.answer)).copied().collect(),
             indexes: settled.filter(past(retention.horizon)).copied().collect(),
@@ -201,11 +225,13 @@ impl Disk for SledDisk {
         if let Some(until) = due.forgotten_until() {
             let until = until.as_millis();
             self.rows
+                .write()
                 .note(Note::Forgotten, until, &mut self.group_bytes);
         }
         if let Some(until) = due.answers_until() {
             let until = until.as_millis();
             self.rows
+                .write()
                 .note(Note::AnswersGone, until, &mut self.group_bytes);
         }
         Ok(())
@@ -213,14 +239,15 @@ impl Disk for SledDisk {
 
     fn remove(&mut self, due: &Due) -> Result<Swept, String> {
         let mut drops = Vec::new();
+        let mut rows = self.rows.write();
         let due_buckets = due.answers.iter().chain(&due.indexes);
-        self.rows.removed.extend(due_buckets.copied());
+        rows.removed.extend(due_buckets.copied());
         for bucket in &due.answers {
-            self.rows.answers.remove(bucket);
+            rows.answers.remove(bucket);
             drops.push(bucket_name(ANSWERS, *bucket));
         }
         for bucket in &due.indexes {
-            self.rows.settled.remove(bucket);
+            rows.settled.remove(bucket);
             drops.push(bucket_name(SETTLED, *bucket));
         }
         let swept = Swept {
@@ -287,23 +314,25 @@ impl Known {
         }
         let time = transition::forgotten_with(&Record::Call(call.clone())).unwrap_or_default();
         let gone = time.as_millis() < self.notes.answers_gone;
-        // More than one where the width of a bucket was changed between openings.
+        // More than one where the width of a bucket was changed between openings, or one was needed
+        // again. In the other one anything may lie at this place.
+        let mut damage = damaged();
         for (_, pages) in self.answers.iter().filter(|(at, _)| at.contains(time)) {
-            match answer_in(pages, key, call) {
+            match answer_in(pages, key, call, Wait::ForTheDisk) {
                 Ok(Some(answer)) => return Ok(Some(answer)),
                 Ok(None) => {}
-                Err(StoreError::Corrupt(_)) if gone => {}
+                Err(corrupt @ StoreError::Corrupt(_)) => damage = corrupt,
                 Err(error) => return Err(error),
             }
         }
-        if gone { Ok(None) } else { Err(damaged()) }
+        if gone { Ok(None) } else { Err(damage) }
     }
 
     fn settled_record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
         // Newest first: duplicates are mostly young.
-        for Settled { pages, located } in self.settled.values().rev() {
+        for Settled { pages, located, .. } in self.settled.values().rev() {
             for at in located.candidates(key) {
-                if let Some(record) = read_settled_record(key, pages, at)? {
+                if let Some(record) = read_settled_record(key, pages, at, Wait::ForTheDisk)? {
                     return Ok(Some(record));
                 }
             }
@@ -314,6 +343,14 @@ impl Known {
     fn file(&self, kind: &str, bucket: Bucket) -> Result<Arc<PageFile>, String> {
         let file = PageFile::open(&self.folder, bucket_name(kind, bucket));
         file.map(Arc::new).map_err(words)
+    }
+
+    /// Everything that was handed over before is durable, and everything else is handed over now.
+    fn hand_over(&mut self) {
+        for settled in self.settled.values_mut() {
+            settled.durable = settled.handed_over;
+            settled.handed_over = settled.pages.end();
+        }
     }
 
     /// The names of the files in use.
@@ -357,13 +394,36 @@ impl Known {
 
     /// Takes in a note of an earlier opening: what was to go after it is gone.
     fn noted(&mut self, note: Note, time: u64) {
-        let stays = |bucket: &Bucket| bucket.end().as_millis() > time;
+        // Their files count until they are removed: what comes later must not be written over them.
+        let removed = &mut self.removed;
+        let mut stays = |bucket: &Bucket| {
+            let stays = bucket.end().as_millis() > time;
+            if !stays {
+                removed.insert(*bucket);
+            }
+            stays
+        };
         match note {
             Note::Used => {}
             Note::Forgotten => self.settled.retain(|bucket, _| stays(bucket)),
             Note::AnswersGone => self.answers.retain(|bucket, _| stays(bucket)),
         }
         self.notes.raise(note, time);
+    }
+}
+
+// === impl Settled ===
+
+impl Settled {
+    /// Of which nothing is known to be durable.
+    const fn new(pages: Pages, located: Located) -> Self {
+        let begin = Position { page: 0, offset: 0 };
+        Self {
+            pages,
+            located,
+            durable: begin,
+            handed_over: begin,
+        }
     }
 }
 
@@ -394,9 +454,10 @@ fn read_settled_record(
     key: KeyDigest,
     pages: &Pages,
     at: Position,
+    wait: Wait,
 ) -> Result<Option<Record>, StoreError> {
     let missing = || StoreError::Corrupt("a page of settled records is missing".to_owned());
-    let mut reader = pages.read(at)?.ok_or_else(missing)?;
+    let mut reader = pages.read(at, wait)?.ok_or_else(missing)?;
     let length = Kind::Settled.expect(&mut reader)?;
     let body = reader.take(length)?;
     let (found, record) = keyed(&body).map_err(StoreError::Corrupt)?;
@@ -410,6 +471,7 @@ fn answer_in(
     pages: &Pages,
     key: KeyDigest,
     call: &CallRecord,
+    wait: Wait,
 ) -> Result<Option<Answer>, StoreError> {
     let Some(&AnswerKept::Beside { format, length, at }) = call.kept() else {
         return Ok(None);
@@ -423,7 +485,7 @@ fn answer_in(
     let Some(at) = Position::from_number(at) else {
         return Ok(None);
     };
-    match pages.read(at)? {
+    match pages.read(at, wait)? {
         None => Ok(None),
         Some(mut reader) => whole.read(&mut reader),
     }
@@ -451,7 +513,7 @@ pub(super) fn keyed(body: &[u8]) -> Result<(KeyDigest, &[u8]), String> {
     Ok((KeyDigest::from_bytes(*key), rest))
 }
 
-fn bucket_name(kind: &str, bucket: Bucket) -> String {
+pub(super) fn bucket_name(kind: &str, bucket: Bucket) -> String {
     let (start, end) = (bucket.start().as_millis(), bucket.end().as_millis());
     format!("{kind}{start:016x}-{end:016x}")
 }

@@ -183,6 +183,9 @@ impl Loaded {
         let answered = checkpoint.open.answered();
         self.target.write(checkpoint)?;
         self.rows.written(&answered);
+        // All of it is durable.
+        self.rows.hand_over();
+        self.rows.hand_over();
         Ok(())
     }
 
@@ -267,7 +270,8 @@ impl Loaded {
         })?;
         let pages = Pages::new(file, pages);
         if is_settled {
-            self.rows.settled.insert(bucket, Settled { pages, located });
+            let settled = Settled::new(pages, located);
+            self.rows.settled.insert(bucket, settled);
         } else {
             self.rows.answers.insert(bucket, pages);
         }
@@ -301,7 +305,7 @@ impl Loaded {
 }
 
 /// Puts the answer that follows a record into it; what follows the answer.
-fn bring<'a>(record: &mut Record, rest: &'a [u8]) -> Result<&'a [u8], String> {
+pub(in crate::sled) fn bring<'a>(record: &mut Record, rest: &'a [u8]) -> Result<&'a [u8], String> {
     let kept = match record {
         Record::Call(call) => call.kept_mut(),
         Record::Sealed { .. } => None,

@@ -126,8 +126,8 @@ impl Known {
         if !self.settled.contains_key(&bucket) {
             let pages = Pages::new(self.file(SETTLED, bucket)?, 0);
             crate::kill_point!("disk: settled bucket made, nothing in it");
-            let located = Located::new();
-            self.settled.insert(bucket, Settled { pages, located });
+            let settled = Settled::new(pages, Located::new());
+            self.settled.insert(bucket, settled);
         }
         self.settled
             .get_mut(&bucket)

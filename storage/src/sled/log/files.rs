@@ -20,12 +20,12 @@ pub(in crate::sled) struct LogFiles {
 
 /// What stands at the beginning of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) id: StoreId,
-    pub(super) turn: u64,
+pub(in crate::sled) struct Head {
+    pub(in crate::sled) id: StoreId,
+    pub(in crate::sled) turn: u64,
     /// The last group that was in sled when this turn began.
-    pub(super) checkpoint: u64,
-    pub(super) salt: u64,
+    pub(in crate::sled) checkpoint: u64,
+    pub(in crate::sled) salt: u64,
 }
 
 // === impl LogFiles ===
@@ -97,7 +97,7 @@ impl LogFiles {
 // === impl Head ===
 
 impl Head {
-    fn encode(self) -> [u8; HEAD_BYTES] {
+    pub(in crate::sled) fn encode(self) -> [u8; HEAD_BYTES] {
         let mut bytes = [0; HEAD_BYTES];
         bytes[0] = VERSION;
         bytes[1..17].copy_from_slice(self.id.as_bytes());
@@ -170,7 +170,7 @@ const fn which(turn: u64) -> usize {
     (turn % 2) as usize
 }
 
-fn path(directory: &Path, which: usize) -> PathBuf {
+pub(super) fn path(directory: &Path, which: usize) -> PathBuf {
     directory.join(name(which))
 }
 

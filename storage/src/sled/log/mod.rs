@@ -33,11 +33,20 @@
 
 mod entry;
 mod files;
+#[cfg(test)]
+mod layout_bytes;
 mod reading;
 
 pub(super) use self::entry::{Entry, GroupBytes, Note};
+#[cfg(feature = "fuzzing")]
+pub(super) use self::files::Head;
 pub(super) use self::files::LogFiles;
+#[cfg(feature = "fuzzing")]
+pub(super) use self::reading::understand;
 pub(super) use self::reading::{Groups, read};
+
+/// The last turn that a new log has begun. The next ones begin when sled knows whose it is.
+pub(super) const NEW_TURNS: u64 = 2;
 
 /// A block of the disk, so that no group shares it with the head.
 const HEAD_BLOCK_BYTES: usize = 4_096;

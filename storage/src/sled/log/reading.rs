@@ -4,9 +4,9 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use super::HEAD_BLOCK_BYTES;
 use super::entry::{ALIGNMENT, GROUP_HEAD_BYTES};
 use super::files::{HEAD_BYTES, Head, bytes, name};
+use super::{HEAD_BLOCK_BYTES, NEW_TURNS};
 use crate::StoreId;
 
 /// What is in the log of a store.
@@ -33,13 +33,21 @@ struct Turn {
 /// first opening crashed. Whether that can be is for the caller to know, as `known` tells: then
 /// what is missing is an error.
 pub(in crate::sled) fn read(directory: &Path, known: bool) -> io::Result<Option<Groups>> {
+    understand([bytes(directory, 0)?, bytes(directory, 1)?], known)
+}
+
+/// The same of what is in the files; `None` for one that is empty or not there.
+pub(in crate::sled) fn understand(
+    files: [Option<Vec<u8>>; 2],
+    known: bool,
+) -> io::Result<Option<Groups>> {
     let damaged = |which: usize, what: &str| {
         let text = format!("the file {}: {what}", name(which));
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
     let mut found = Vec::new();
-    for which in [0, 1] {
-        let bytes = bytes(directory, which)?;
+    let mut missing = None;
+    for (which, bytes) in files.into_iter().enumerate() {
         // A power cut may have left a new file its length and not its head.
         match bytes.filter(|bytes| known || bytes.len() > HEAD_BYTES || Head::decode(bytes).is_ok())
         {
@@ -48,9 +56,18 @@ pub(in crate::sled) fn read(directory: &Path, known: bool) -> io::Result<Option<
                 found.push((which, head, bytes));
             }
             None if known => return Err(damaged(which, "it is missing")),
-            // Heads are written before anything else is made, one after the other.
-            None => return Ok(None),
+            None => missing = Some(which),
         }
+    }
+    if let Some(missing) = missing {
+        // The first heads are written before anything else is made, one after the other.
+        let is_first = |(_, head, bytes): &(usize, Head, Vec<u8>)| {
+            head.turn <= NEW_TURNS && bytes.len() <= HEAD_BYTES
+        };
+        return match found.iter().all(is_first) {
+            true => Ok(None),
+            false => Err(damaged(missing, "it is missing")),
+        };
     }
     found.sort_by_key(|(_, head, _)| head.turn);
     let [(_, older, _), (which, newer, _)] = &found[..] else {
@@ -59,7 +76,7 @@ pub(in crate::sled) fn read(directory: &Path, known: bool) -> io::Result<Option<
     if older.id != newer.id {
         return Err(damaged(*which, "it belongs to another store"));
     }
-    if older.turn + 1 != newer.turn {
+    if older.turn.checked_add(1) != Some(newer.turn) {
         return Err(damaged(*which, "its turn does not follow the other's"));
     }
     let (id, turn, checkpoint) = (newer.id, newer.turn, newer.checkpoint);
@@ -79,9 +96,9 @@ pub(in crate::sled) fn read(directory: &Path, known: bool) -> io::Result<Option<
 // === impl Groups ===
 
 impl Groups {
-    /// Whether no group was ever written to it.
+    /// Whether it is that of a store whose first opening was not finished.
     pub(in crate::sled) fn is_unused(&self) -> bool {
-        self.checkpoint == 0 && self.files.iter().all(|turn| turn.groups.is_empty())
+        self.turn <= NEW_TURNS && self.files.iter().all(|turn| turn.groups.is_empty())
     }
 
     /// The entries of every group after the one that sled has reached, in order, and the number of
@@ -97,14 +114,15 @@ impl Groups {
         let mut last = reached;
         let mut entries = Vec::new();
         for turn in &self.files {
-            for (number, range) in (turn.first..).zip(&turn.groups) {
+            for (at, range) in turn.groups.iter().enumerate() {
+                let number = turn.first + at as u64;
                 if number <= reached {
                     continue;
                 }
-                if number != last + 1 {
+                if last.checked_add(1) != Some(number) {
                     return Err(format!(
-                        "group {} is missing before {}: what was acknowledged is damaged",
-                        last + 1,
+                        "what follows on group {last} is missing before {}: what was acknowledged \
+                         is damaged",
                         turn.name
                     ));
                 }
@@ -133,7 +151,7 @@ impl Turn {
         while let Some((number, entries)) = group_at(&bytes, at, head.salt) {
             if groups.is_empty() {
                 first = number;
-            } else if number != first + groups.len() as u64 {
+            } else if first.checked_add(groups.len() as u64) != Some(number) {
                 break;
             }
             at = entries.end.next_multiple_of(ALIGNMENT);
@@ -159,7 +177,7 @@ impl Turn {
 
     fn last(&self) -> Option<u64> {
         let count = self.groups.len() as u64;
-        (count > 0).then(|| self.first + count - 1)
+        (count > 0).then(|| self.first + (count - 1))
     }
 }
 

@@ -270,4 +270,4 @@ const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The largest that sled takes: a group, of which it writes up to three times as much, is less than
 /// half of one, or a power cut could make it wipe its log (`sled/open.rs` of the crate says how).
-const SEGMENT_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const SEGMENT_BYTES: usize = 16 * 1024 * 1024;

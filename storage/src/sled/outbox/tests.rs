@@ -159,7 +159,7 @@ async fn a_newer_format_is_refused_with_both_versions() {
 fn behind(path: &Path, change: impl FnOnce(&::sled::Tree)) {
     let db = ::sled::Config::new()
         .path(path.join("db"))
-        .segment_size(crate::sled::open::SEGMENT_BYTES)
+        .segment_size(super::open::SEGMENT_BYTES)
         .flush_every_ms(None)
         .open()
         .unwrap();

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::commit::disk::{Disk, Due, Syncer};
-use crate::commit::{Change, Rows};
+use crate::commit::disk::{Disk, Due, Syncer, Written};
+use crate::commit::{Change, Rows, SessionChange};
 use crate::record::{CallRecord, Record};
 use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp};
 
@@ -23,18 +23,17 @@ pub(super) struct Script {
     pub(super) reads: AtomicUsize,
     pub(super) changes: AtomicUsize,
     pub(super) groups: AtomicUsize,
-    pub(super) moves: AtomicUsize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Apply,
-    Flush,
     HandOver,
     /// The sync fails only after a while.
     LateSync,
     Panic,
     Sync,
+    Write,
 }
 
 pub(super) struct Faulty<T: ?Sized> {
@@ -80,10 +79,17 @@ impl Disk for Faulty<dyn Disk> {
         self.inner.apply(changes, now)
     }
 
-    fn hand_over(&mut self) -> Result<u64, String> {
+    fn apply_sessions(&mut self, changes: Vec<SessionChange>) -> Result<(), String> {
+        self.step(Step::Apply)?;
+        self.inner.apply_sessions(changes)
+    }
+
+    fn hand_over(&mut self, memory: Vec<u8>) -> Result<Option<Written>, String> {
         self.step(Step::HandOver)?;
-        self.script.groups.fetch_add(1, Ordering::SeqCst);
-        self.inner.hand_over()
+        let written = self.inner.hand_over(memory)?;
+        let made = usize::from(written.is_some());
+        self.script.groups.fetch_add(made, Ordering::SeqCst);
+        Ok(written)
     }
 
     fn note_used(&mut self, now: Timestamp) -> Result<(), String> {
@@ -94,14 +100,9 @@ impl Disk for Faulty<dyn Disk> {
         self.inner.due(retention, now)
     }
 
-    fn move_some(&mut self, due: &Due, now: Timestamp) -> Result<bool, String> {
-        self.script.moves.fetch_add(1, Ordering::SeqCst);
-        self.inner.move_some(due, now)
-    }
-
-    fn note(&mut self, due: &Due, now: Timestamp) -> Result<(), String> {
+    fn note(&mut self, due: &Due) -> Result<(), String> {
         self.script.sweep.lock().push("note");
-        self.inner.note(due, now)
+        self.inner.note(due)
     }
 
     fn remove(&mut self, due: &Due) -> Result<Swept, String> {
@@ -109,21 +110,18 @@ impl Disk for Faulty<dyn Disk> {
         self.inner.remove(due)
     }
 
-    fn close(self: Box<Self>, syncer: Box<dyn Syncer>) {
-        self.inner.close(syncer);
+    fn close(self: Box<Self>, syncer: Box<dyn Syncer>, failed: bool) {
+        self.inner.close(syncer, failed);
     }
 }
 
 impl Syncer for Faulty<dyn Syncer> {
-    fn flush(&mut self) -> Result<(), String> {
-        self.step(Step::Flush)?;
-        if self.script.unsynced.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        self.inner.flush()
+    fn write(&mut self, group: &Written) -> Result<(), String> {
+        self.step(Step::Write)?;
+        self.inner.write(group)
     }
 
-    fn sync(&mut self, group: u64) -> Result<(), String> {
+    fn sync(&mut self) -> Result<(), String> {
         self.step(Step::Sync)?;
         self.script.syncs.fetch_add(1, Ordering::SeqCst);
         self.script.sweep.lock().push("sync");
@@ -134,10 +132,6 @@ impl Syncer for Faulty<dyn Syncer> {
         if self.script.unsynced.load(Ordering::SeqCst) {
             return Ok(());
         }
-        self.inner.sync(group)
-    }
-
-    fn close(self: Box<Self>) {
-        self.inner.close();
+        self.inner.sync()
     }
 }
