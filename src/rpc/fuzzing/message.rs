@@ -150,6 +150,7 @@ fn seeds_of_clients() -> Vec<(&'static str, Vec<u8>)> {
         ("seal", payload_of(&wire::call(&question(Verb::Seal)))),
         ("not-a-key", not_a_key),
         ("goodbye", payload_of(&wire::goodbye())),
+        ("acknowledge", payload_of(&wire::acknowledge(5, 301))),
     ]
 }
 

@@ -187,4 +187,51 @@ mod tests {
         }
         assert_eq!(decode(&8_u64.to_be_bytes(), &value), None);
     }
+
+    fn tree() -> Tree {
+        let config = ::sled::Config::new().temporary(true).flush_every_ms(None);
+        config.open().unwrap().open_tree("sessions").unwrap()
+    }
+
+    /// B21: a checkpoint that was not finished may have carried over any of the rows already; the
+    /// log says all of it again.
+    #[test]
+    fn the_log_said_again_over_an_unfinished_checkpoint_ends_where_it_ended() {
+        let scope = ScopeDigest::from_bytes([0xab; 32]);
+        let raised = |session, first_unanswered| SessionChange::Raised {
+            session,
+            first_unanswered,
+        };
+        let log = [
+            SessionChange::Opened { session: 1, scope },
+            raised(1, 5),
+            SessionChange::Opened { session: 2, scope },
+            raised(2, 9),
+            raised(1, 7),
+            SessionChange::Ended { session: 2 },
+        ];
+        for carried in 0..=log.len() {
+            for rows in 0..2 {
+                let tree = tree();
+                let mut before = SessionRows::open(tree.clone()).unwrap();
+                log[..carried]
+                    .iter()
+                    .for_each(|change| before.apply(change));
+                let mut cut = before.cut();
+                cut.rows.truncate(2 - rows);
+                cut.write(|_| Ok(())).unwrap();
+
+                let mut again = SessionRows::open(tree.clone()).unwrap();
+                log.iter().for_each(|change| again.apply(change));
+                again.cut().write(|_| Ok(())).unwrap();
+                assert_eq!(again.last(), 2);
+                let read = SessionRows::open(tree).unwrap();
+                let row = SessionRow {
+                    scope,
+                    first_unanswered: 7,
+                };
+                assert_eq!(read.rows().collect::<Vec<_>>(), [(1, row)], "{carried}");
+            }
+        }
+    }
 }
