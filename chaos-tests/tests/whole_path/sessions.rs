@@ -7,7 +7,7 @@ use onlyonce::middleware::server::DedupeOptions;
 use onlyonce::rpc::{CallFailure, ChannelOptions, Client, Credential, Known, Server};
 use onlyonce::storage::{
     IdempotencyKey, KeyState, ManualClock, MemoryOptions, MemoryStore, Scope, ScopedKey,
-    SessionCall, Store,
+    SessionCall, SessionRequest, SessionState, Store, StoreLimits,
 };
 use onlyonce_chaos::proxy::{Direction, Fault, Plan, Rule};
 use tokio::time::sleep;

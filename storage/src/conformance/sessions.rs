@@ -339,7 +339,11 @@ fn live(session: u64, first_unanswered: u64) -> SessionState {
 
 fn numbered(sequence: u64) -> ScopedKey {
     // Sessions are for all operations of a principal.
-    let scope = scope("alice").operation(if sequence % 2 == 0 { "pay" } else { "ship" });
+    let scope = scope("alice").operation(if sequence.is_multiple_of(2) {
+        "pay"
+    } else {
+        "ship"
+    });
     let plain = key(&format!("in-session-{sequence}"));
     ScopedKey::new(scope.expect("an operation"), plain.key().clone())
 }
