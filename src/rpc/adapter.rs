@@ -82,12 +82,17 @@ fn classify_reply(reply: &Reply) -> Verdict {
         Status::DeadlineInProgress => {
             retry(Executed::Unknown, hint(Pushback::Silent), Cost::Attempt)
         }
-        Status::OverQuota | Status::Unavailable => retry(
+        Status::OverQuota | Status::Unavailable | Status::WindowFull => retry(
             Executed::NotThisAttempt,
             hint(Pushback::Overloaded),
             Cost::Attempt,
         ),
-        Status::NotExecuted | Status::NotExecutedAnswered | Status::DeadlineNotExecuted => retry(
+        // The channel goes on in another session after the last two, and the call in none.
+        Status::NotExecuted
+        | Status::NotExecutedAnswered
+        | Status::DeadlineNotExecuted
+        | Status::SessionExpired
+        | Status::UnknownSession => retry(
             Executed::NotThisAttempt,
             hint(Pushback::Silent),
             Cost::Attempt,
@@ -229,10 +234,13 @@ impl server::Adapter for ServerAdapter {
             | Status::OverQuota
             // Refused, whatever became of earlier attempts: this claim was given because nothing
             // is known of any.
+            | Status::SessionExpired
             | Status::Stale
             | Status::TooLarge
             | Status::Unavailable
-            | Status::UnknownMethod => Outcome::NotExecuted,
+            | Status::UnknownMethod
+            | Status::UnknownSession
+            | Status::WindowFull => Outcome::NotExecuted,
         };
         Recording {
             outcome,
@@ -281,9 +289,12 @@ impl server::Adapter for ServerAdapter {
             Refusal::Mismatch => (Status::Mismatch, None),
             Refusal::Misdirected { .. } => (Status::Misdirected, None),
             Refusal::OverQuota { retry_after } => (Status::OverQuota, Some(*retry_after)),
+            Refusal::SessionExpired => (Status::SessionExpired, None),
             Refusal::Stale => (Status::Stale, None),
             Refusal::TooLarge { .. } => (Status::TooLarge, None),
             Refusal::Unavailable { retry_after, .. } => (Status::Unavailable, Some(*retry_after)),
+            Refusal::UnknownSession => (Status::UnknownSession, None),
+            Refusal::WindowFull => (Status::WindowFull, None),
             // A refusal that this version does not know executes nothing either.
             _ => (Status::NotExecuted, None),
         };

@@ -3,14 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use onlyonce_middleware::client::Ticket;
+use onlyonce_middleware::client::{Stopped, Ticket};
 use onlyonce_middleware::stack::{self, BoxClient, ClientStack};
 use onlyonce_storage::IdempotencyKey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tower::{Service, ServiceExt};
 
-use super::failed::{CallFailure, Unanswered};
+use super::channel::Place;
+use super::failed::{CallFailure, Failed, Unanswered};
 use super::wire::printable;
 use super::{
     Channel, ChannelOptions, ClientAdapter, Method, Reply, Request, Status, Told, TransportError,
@@ -33,6 +34,8 @@ use super::{
 #[derive(Clone)]
 pub struct Client {
     stack: BoxClient<Request, Reply, TransportError>,
+    /// Where new calls get their numbers, for a client in sessions.
+    channel: Option<Channel>,
 }
 
 // === impl Client ===
@@ -70,6 +73,37 @@ impl Client {
     {
         Self {
             stack: stack.around(transport),
+            channel: None,
+        }
+    }
+
+    /// A client of the server that `channel` names, in sessions of its own: the server forgets each
+    /// [`call`](Self::call) as soon as its caller has the answer, so that it keeps what is in flight
+    /// and not a day of calls. It makes its own connection.
+    ///
+    /// Only [`call`](Self::call) goes in a session: its key is new, and nobody else has it. Calls
+    /// under a key of the caller's own, and resumed ones, are remembered as by any other client,
+    /// because the caller may use the key again. So is everything where the server, or a version of
+    /// it, has no sessions. A call that ends without its answer is never acknowledged: its ticket
+    /// can be resumed, peeked at and sealed as usual.
+    ///
+    /// A call waits while as many as the window has
+    /// ([`session_window`](ChannelOptions::session_window)) lie between the first one that is not
+    /// answered and it.
+    ///
+    /// ```
+    /// use onlyonce::middleware::stack;
+    /// use onlyonce::rpc::{Channel, ChannelOptions, Client, ClientAdapter};
+    ///
+    /// let channel = Channel::new("127.0.0.1:7411", ChannelOptions::default());
+    /// let client = Client::in_sessions(&channel, stack::client(ClientAdapter));
+    /// # drop(client);
+    /// ```
+    pub fn in_sessions(channel: &Channel, stack: ClientStack<ClientAdapter>) -> Self {
+        let channel = channel.in_sessions();
+        Self {
+            stack: stack.around(channel.clone()),
+            channel: Some(channel),
         }
     }
 
@@ -89,7 +123,23 @@ impl Client {
         F: DeserializeOwned,
     {
         let ticket = Ticket::never_sent(IdempotencyKey::unique());
-        self.resume(ticket, method, arguments).await
+        let Some(channel) = &self.channel else {
+            return self.resume(ticket, method, arguments).await;
+        };
+        let Ok(place) = channel.number().await else {
+            return Err(CallFailure::NotExecuted(Failed {
+                ticket,
+                attempts: 0,
+                stopped: Stopped::Deadline,
+                last: "session had no room: too many calls behind the first unanswered".to_owned(),
+            }));
+        };
+        let ended = self.make(ticket, method, arguments, place.clone()).await;
+        // What ends otherwise leaves a ticket, and may come back.
+        if let (Some(place), Ok(_) | Err(CallFailure::Fault(_))) = (&place, &ended) {
+            channel.answered(place);
+        }
+        ended
     }
 
     /// Calls `method` under a key of the caller's own: one that it has written down before, or
@@ -142,12 +192,28 @@ impl Client {
         R: DeserializeOwned,
         F: DeserializeOwned,
     {
+        self.make(ticket, method, arguments, None).await
+    }
+
+    async fn make<A, R, F>(
+        &self,
+        ticket: Ticket,
+        method: &Method<A, R, F>,
+        arguments: &A,
+        place: Option<Arc<Place>>,
+    ) -> Result<R, CallFailure<F>>
+    where
+        A: Serialize,
+        R: DeserializeOwned,
+        F: DeserializeOwned,
+    {
         let arguments = value::encode(arguments).map_err(|error| CallFailure::Refused {
             status: Status::ArgumentsMalformed,
             text: error.to_string(),
             ticket: ticket.clone(),
         })?;
-        let request = Request::new(method.name(), arguments).ticket(ticket.clone());
+        let mut request = Request::new(method.name(), arguments).ticket(ticket.clone());
+        request.place = place;
         let call = request.call();
         let reply = self
             .stack

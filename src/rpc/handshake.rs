@@ -27,6 +27,9 @@ pub const PROTOCOL_VERSION: u16 = 1;
 /// The largest credential, in bytes: room for a signed assertion, too little to hurt.
 pub const CREDENTIAL_BYTES_MAX: usize = 4 * 1024;
 
+/// What a client says that wants a new session: no session has this id.
+pub(super) const NEW_SESSION: u64 = 0;
+
 /// Says who calls: opaque to the transport, at most 4 KiB. Never printed.
 #[derive(Clone, Default)]
 pub struct Credential(Bytes);

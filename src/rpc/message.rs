@@ -12,6 +12,7 @@ use onlyonce_storage::{IdempotencyKey, KeyError, Scope, SessionCall, StoreId, Ti
 use tokio::time::Instant;
 
 use super::Status;
+use super::channel::Place;
 
 /// What is asked of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -43,6 +44,8 @@ pub struct Request {
     /// What this attempt carries. Without one the request goes out without a key, and a server
     /// that dedupes refuses it.
     pub stamp: Option<Stamp>,
+    /// The call's number in its session, for a call in one.
+    pub(super) place: Option<Arc<Place>>,
     /// Where the call is noted once the request was stamped: all copies share it.
     call: Arc<OnceLock<Arc<Call>>>,
 }
@@ -115,6 +118,7 @@ impl Request {
             arguments: arguments.into(),
             ticket: None,
             stamp: None,
+            place: None,
             call: Arc::default(),
         }
     }

@@ -47,7 +47,10 @@ pub enum Status {
     OverQuota,
     /// The answer, from the record.
     Replayed,
-    /// The call is older than what the server remembers, or sealed. This attempt was not executed and
+    /// The call's session was not used for too long, and nothing is known of its key. This attempt
+    /// was not executed.
+    SessionExpired,
+    /// The call is older than what the server remembers, acknowledged in its session, or sealed. This attempt was not executed and
     /// none will be; an earlier one may have been.
     Stale,
     /// The answer to [`Verb::Peek`](super::Verb::Peek) and [`Verb::Seal`](super::Verb::Seal).
@@ -58,8 +61,13 @@ pub enum Status {
     Unavailable,
     /// No such method. Not executed.
     UnknownMethod,
+    /// The call's session was never given to its principal. This attempt was not executed.
+    UnknownSession,
     /// The answer of a method that is not protected.
     Unprotected,
+    /// The call is too far ahead of the first unanswered one of its session. This attempt was not
+    /// executed.
+    WindowFull,
 }
 
 impl Status {
@@ -84,12 +92,15 @@ impl Status {
         Self::NotExecutedAnswered,
         Self::OverQuota,
         Self::Replayed,
+        Self::SessionExpired,
         Self::Stale,
         Self::State,
         Self::TooLarge,
         Self::Unavailable,
         Self::UnknownMethod,
+        Self::UnknownSession,
         Self::Unprotected,
+        Self::WindowFull,
     ];
 
     /// Its number on the wire.
@@ -121,6 +132,9 @@ impl Status {
             Self::UnknownMethod => 30,
             Self::ArgumentsMalformed => 31,
             Self::AnswerTooLarge => 32,
+            Self::SessionExpired => 33,
+            Self::UnknownSession => 34,
+            Self::WindowFull => 35,
         }
     }
 
@@ -185,12 +199,15 @@ impl Status {
             Self::NotExecutedAnswered => "not-executed-answered",
             Self::OverQuota => "over-quota",
             Self::Replayed => "replayed",
+            Self::SessionExpired => "session-expired",
             Self::Stale => "stale",
             Self::State => "state",
             Self::TooLarge => "too-large",
             Self::Unavailable => "unavailable",
             Self::UnknownMethod => "unknown-method",
+            Self::UnknownSession => "unknown-session",
             Self::Unprotected => "unprotected",
+            Self::WindowFull => "window-full",
         }
     }
 }
@@ -210,7 +227,7 @@ mod tests {
         for status in Status::ALL {
             assert_eq!(Status::from_number(status.number()), Some(*status));
         }
-        assert_eq!(Status::ALL.len(), 25);
+        assert_eq!(Status::ALL.len(), 28);
         assert_eq!(Status::from_number(0), None);
         assert_eq!(Status::from_number(255), None);
     }
@@ -250,6 +267,9 @@ mod tests {
                 (30, "unknown-method"),
                 (31, "arguments-malformed"),
                 (32, "answer-too-large"),
+                (33, "session-expired"),
+                (34, "unknown-session"),
+                (35, "window-full"),
             ]
         );
     }

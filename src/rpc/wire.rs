@@ -17,6 +17,11 @@ use super::{METHOD_BYTES_MAX, ProtocolError, Reply, Status, Verb, codec};
 /// What a client says.
 #[derive(Debug)]
 pub(super) enum FromClient {
+    /// Every call of the session below this number was answered to its caller.
+    Acknowledge {
+        session: u64,
+        first_unanswered: u64,
+    },
     Call(Call),
     /// Nothing more will come, and nothing is waited for.
     Goodbye,
@@ -85,6 +90,15 @@ pub(super) fn call(call: &Outgoing<'_>) -> Frame {
     frame(CALL, fields, call.arguments.clone())
 }
 
+/// The frame that acknowledges calls of a session. Nobody replies to it.
+pub(super) fn acknowledge(session: u64, first_unanswered: u64) -> Frame {
+    let fields = AcknowledgeV1 {
+        session,
+        first_unanswered,
+    };
+    frame(ACKNOWLEDGE, fields, Bytes::new())
+}
+
 /// The frame that ends a client's side.
 pub(super) fn goodbye() -> Frame {
     frame(GOODBYE, (), Bytes::new())
@@ -110,6 +124,16 @@ pub(super) fn go_away(last_id: u64, reason: &str) -> Frame {
 pub(super) fn from_client(payload: &Bytes) -> Result<FromClient, ProtocolError> {
     let (kind, fields) = split_kind(payload)?;
     match kind {
+        ACKNOWLEDGE => {
+            let AcknowledgeV1 {
+                session,
+                first_unanswered,
+            } = all(kind, fields)?;
+            Ok(FromClient::Acknowledge {
+                session,
+                first_unanswered,
+            })
+        }
         CALL => decode_call(payload, fields).map(FromClient::Call),
         GOODBYE => all::<()>(kind, fields).map(|()| FromClient::Goodbye),
         kind => Err(ProtocolError::UnknownKind { kind }),
@@ -271,10 +295,17 @@ struct GoAwayV1<'a> {
     reason: &'a str,
 }
 
+#[derive(bincode::Encode, bincode::BorrowDecode)]
+struct AcknowledgeV1 {
+    session: u64,
+    first_unanswered: u64,
+}
+
 const CALL: u8 = 1;
 const GOODBYE: u8 = 2;
 const REPLY: u8 = 3;
 const GO_AWAY: u8 = 4;
+const ACKNOWLEDGE: u8 = 5;
 
 #[cfg(test)]
 mod tests {
@@ -395,6 +426,7 @@ mod tests {
         let from_clients = [
             payload(&call(&full_call(&key, &arguments))),
             payload(&goodbye()),
+            payload(&acknowledge(5, 301)),
         ];
         for whole in from_clients {
             for length in 0..whole.len() {
@@ -409,6 +441,21 @@ mod tests {
             }
             assert!(from_server(&[&whole[..], &[0]].concat().into()).is_err());
         }
+    }
+
+    #[test]
+    fn the_bytes_of_an_acknowledgement_never_change() {
+        let bytes = payload(&acknowledge(5, 301));
+        assert_eq!(&bytes[..], [5, 5, 251, 0x2d, 0x01]);
+        let read = from_client(&bytes);
+        let same = matches!(
+            read,
+            Ok(FromClient::Acknowledge {
+                session: 5,
+                first_unanswered: 301
+            })
+        );
+        assert!(same, "{read:?}");
     }
 
     #[test]

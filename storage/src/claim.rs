@@ -112,8 +112,17 @@ pub enum ClaimOutcome {
     Mismatch,
     /// The scope has as many records in progress or in doubt as it may have. Nothing was written.
     OverQuota,
-    /// The call is older than what the store still remembers, or sealed: it is never executed.
+    /// The call's session was not used for too long, and nothing is known of its key. Nothing was
+    /// written, and no call in that session ever will be executed again.
+    SessionExpired,
+    /// The call is older than what the store still remembers, acknowledged in its session, or
+    /// sealed: it is never executed.
     Stale,
+    /// The store never gave such a session to the call's principal. Nothing was written.
+    UnknownSession,
+    /// The call is too far ahead of the first one in its session that is not acknowledged. Nothing
+    /// was written; it may be sent again when that was.
+    WindowFull,
 }
 
 // === impl FencingToken ===

@@ -206,6 +206,15 @@ impl Scope {
         self.operation.as_deref()
     }
 
+    /// The scope of the same principal, of no operation.
+    #[must_use]
+    pub fn of_principal(&self) -> Self {
+        Self {
+            principal: self.principal.clone(),
+            operation: None,
+        }
+    }
+
     /// The digest by which quotas count.
     #[must_use]
     pub fn digest(&self) -> ScopeDigest {
@@ -265,6 +274,12 @@ impl ScopedKey {
 // === impl ScopeDigest ===
 
 impl ScopeDigest {
+    /// A digest read back from where a store put it.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The digest's bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {

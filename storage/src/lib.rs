@@ -39,6 +39,7 @@ pub mod outbox;
 pub mod points;
 pub mod record;
 mod retention;
+mod session;
 #[cfg(feature = "sled")]
 pub mod sled;
 mod store;
@@ -67,6 +68,7 @@ pub use crate::memory::{MemoryOptions, MemoryStore};
 pub use crate::operator::{OPERATOR_BYTES_MAX, Operator, OperatorError};
 pub use crate::record::KeyState;
 pub use crate::retention::{HorizonTooShort, RetentionOptions};
+pub use crate::session::{SESSION_WINDOW, SessionRequest, SessionState};
 #[cfg(feature = "sled")]
 pub use crate::sled::{
     OpenError, OutboxOpenError, OutboxOptions, SledOptions, SledOutbox, SledStore,

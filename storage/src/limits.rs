@@ -1,5 +1,7 @@
 //! How much one scope may leave open, and how large an answer may be.
 
+use std::time::Duration;
+
 /// The bounds of a store. At each of them a call is refused before its effect; a record is never
 /// removed to make room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,16 @@ pub struct StoreLimits {
     /// How many calls of one scope may be in doubt. Default 100,000: an hour of an outage at
     /// thirty doubts a second, which an operator notices.
     pub in_doubt_max: usize,
+    /// How long a session lives without being used, on the store's clock. Default an hour: longer
+    /// than a deployment or a pause of its client, and what an unacknowledged call holds up is
+    /// bounded meanwhile. An expired session only costs a client a new one.
+    pub session_idle: Duration,
+    /// How many sessions one principal may have. Default 1,000: more than it has processes, with
+    /// room for an hour of those that were restarted. Without one its calls are remembered as calls
+    /// without a session are.
+    pub sessions_max: usize,
+    /// How many sessions a store may have. Default 10,000: some megabytes of memory.
+    pub sessions_in_all_max: usize,
 }
 
 // === impl StoreLimits ===
@@ -38,6 +50,27 @@ impl StoreLimits {
         self
     }
 
+    /// Lets sessions live for `idle` without being used.
+    #[must_use]
+    pub const fn session_idle(mut self, idle: Duration) -> Self {
+        self.session_idle = idle;
+        self
+    }
+
+    /// Lets one principal have `sessions` sessions.
+    #[must_use]
+    pub const fn sessions_max(mut self, sessions: usize) -> Self {
+        self.sessions_max = sessions;
+        self
+    }
+
+    /// Lets the store have `sessions` sessions.
+    #[must_use]
+    pub const fn sessions_in_all_max(mut self, sessions: usize) -> Self {
+        self.sessions_in_all_max = sessions;
+        self
+    }
+
     /// Lets one scope have `calls` calls in doubt.
     #[must_use]
     pub const fn in_doubt_max(mut self, calls: usize) -> Self {
@@ -52,6 +85,9 @@ impl Default for StoreLimits {
             answer_bytes_max: 1024 * 1024,
             in_progress_max: 10_000,
             in_doubt_max: 100_000,
+            session_idle: Duration::from_secs(60 * 60),
+            sessions_max: 1_000,
+            sessions_in_all_max: 10_000,
         }
     }
 }

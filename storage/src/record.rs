@@ -34,7 +34,8 @@ pub struct CallRecord {
     pub claimed_at: Timestamp,
     /// When the client first sent it, on the store's clock.
     pub first_sent: Option<Timestamp>,
-    /// Its session, for a call in one.
+    /// Its session, for a call in one. A completed call that has one is held for it: see
+    /// [`Record::is_held`].
     pub session: Option<SessionCall>,
     /// How long the answer shall be kept; the store's own retention when `None`.
     pub retention: Option<Duration>,
@@ -150,6 +151,18 @@ impl Record {
         match self {
             Self::Call(call) => Some(call),
             Self::Sealed { .. } => None,
+        }
+    }
+
+    /// Whether it is completed and held for a session that has not acknowledged it. It is forgotten
+    /// when that is done, and not by its age; when the session ends, it is taken out of the record.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        match self {
+            Self::Call(call) => {
+                matches!(call.state, State::Completed { .. }) && call.session.is_some()
+            }
+            Self::Sealed { .. } => false,
         }
     }
 

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use crate::{
     Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, ClockSuspicion, DoubtReason,
-    FencingToken, KeyState, KeyView, ListPage, ListRequest, Operator, ScopedKey, SettleError,
-    StoreError, StoreStats, Timestamp,
+    FencingToken, KeyState, KeyView, ListPage, ListRequest, Operator, Scope, ScopedKey,
+    SessionRequest, SessionState, SettleError, StoreError, StoreStats, Timestamp,
 };
 
 /// The random identity of a store, made once, when the store is created.
@@ -85,6 +85,19 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         key: ScopedKey,
         first_sent: Option<Timestamp>,
     ) -> StoreFuture<'_, KeyState>;
+
+    /// Opens a session for a principal, resumes one, or acknowledges calls in it.
+    ///
+    /// `scope` says whose it is; an operation in it does not count. Calls below the number that is
+    /// acknowledged are stale from then on; the answers of those that have one are removed at once.
+    /// What is in progress or in doubt is kept, like a call without a session.
+    ///
+    /// A store that has no sessions answers [`SessionState::Unsupported`], as this does if it is
+    /// not overridden, and refuses calls in one.
+    fn session(&self, scope: Scope, request: SessionRequest) -> StoreFuture<'_, SessionState> {
+        let _ = (scope, request);
+        Box::pin(async { Ok(SessionState::Unsupported) })
+    }
 
     /// [`Question::Peek`], about whatever call.
     fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {

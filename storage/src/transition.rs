@@ -64,8 +64,14 @@ pub enum Refusal {
     },
     /// The key was first used with another request.
     Mismatch,
-    /// Older than what is remembered, or sealed.
+    /// Its session has expired.
+    SessionExpired,
+    /// Older than what is remembered, acknowledged, or sealed.
     Stale,
+    /// No such session was ever given to its principal.
+    UnknownSession,
+    /// Its session has as many calls unacknowledged as it may have.
+    WindowFull,
 }
 
 /// What a change by a claim does.

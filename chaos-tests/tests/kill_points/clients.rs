@@ -64,7 +64,10 @@ pub async fn work(address: SocketAddr, told: Arc<Told>, habits: Habits) -> Vec<(
 pub async fn ask_again(client: &Client, told: &Told) {
     for operation in 0..CALLS {
         let order = Order { operation };
-        told.note(order, call(client, order).await);
+        // Whose key nobody kept is asked about no more.
+        if !order.is_in_session() {
+            told.note(order, call(client, order).await);
+        }
     }
 }
 
@@ -79,6 +82,8 @@ async fn go_through((client, twin): &(Client, Client), told: &Told, order: Order
         endings
             .into_iter()
             .for_each(|ending| told.note(order, ending));
+    } else if order.is_in_session() {
+        told.note(order, ending(order, client.call(&PAY, &order).await));
     } else {
         told.note(order, call(client, order).await);
     }
@@ -102,7 +107,11 @@ async fn ask_until_told(client: &Client, told: &Told, order: Order) {
 }
 
 async fn call(client: &Client, order: Order) -> Ending {
-    match client.call_as(key(order), &PAY, &order).await {
+    ending(order, client.call_as(key(order), &PAY, &order).await)
+}
+
+fn ending(order: Order, ended: Result<Receipt, CallFailure<Declined>>) -> Ending {
+    match ended {
         Ok(receipt) => Ending::Answered(text(&receipt).into()),
         Err(CallFailure::Fault(_)) => Ending::Declined("declined".into()),
         Err(CallFailure::InDoubt(_)) => Ending::InDoubt,
@@ -138,7 +147,7 @@ fn client(address: impl Display) -> Client {
                 .with_backoff(backoff)
         });
     let channel = Channel::new(address.to_string(), ChannelOptions::default());
-    Client::with_stack(channel, layers)
+    Client::in_sessions(&channel, layers)
 }
 
 // === impl Told ===

@@ -63,6 +63,12 @@ impl Order {
         self.operation.is_multiple_of(4)
     }
 
+    /// Whether it is made once, in a session, under a key that nobody else has. The others are made
+    /// as by any client.
+    pub const fn is_in_session(self) -> bool {
+        self.operation.is_multiple_of(3) && !self.has_twin() && !self.is_asked_about()
+    }
+
     /// Whether a second client asks what became of it all the while.
     pub const fn is_asked_about(self) -> bool {
         self.operation % 5 == 1

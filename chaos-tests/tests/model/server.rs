@@ -260,6 +260,9 @@ fn claimed(moment: &mut Moment, server: usize, body: Body, reply: Option<Reply>)
             Refusal::InProgress { .. } => Kind::InProgress,
             Refusal::Mismatch => Kind::Mismatch,
             Refusal::Stale => Kind::Stale,
+            Refusal::SessionExpired | Refusal::UnknownSession | Refusal::WindowFull => {
+                panic!("there are no sessions in this world")
+            }
         }),
         other => panic!("a claim was answered {other:?}"),
     };

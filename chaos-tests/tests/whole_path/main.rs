@@ -31,6 +31,8 @@ mod restarts;
 #[cfg(test)]
 mod retries;
 #[cfg(test)]
+mod sessions;
+#[cfg(test)]
 mod shutdown;
 #[cfg(test)]
 mod slow_store;

@@ -9,12 +9,12 @@ use onlyonce::middleware::client::{
     AttemptTimeoutLayer, Backoff, BackoffOptions, EnforceDeadlineLayer, RetryBudget,
 };
 use onlyonce::middleware::server::{DedupeOptions, Wait};
-use onlyonce::middleware::stack;
+use onlyonce::middleware::stack::{self, ClientStack};
 use onlyonce::rpc::{
     Caller, Channel, ChannelOptions, Client, ClientAdapter, Failure, Incoming, Method, Router,
     Routes, Server, ServerAdapter, ServerBuilder, Serving, Verb,
 };
-use onlyonce::storage::{IdempotencyKey, Store, StoreId, Timestamp};
+use onlyonce::storage::{IdempotencyKey, SessionCall, Store, StoreId, Timestamp};
 use onlyonce_chaos::Proxy;
 use onlyonce_chaos::proxy::Plan;
 use parking_lot::Mutex;
@@ -65,6 +65,7 @@ pub struct Seen {
     pub attempt: u32,
     pub first_sent: Option<Timestamp>,
     pub store: Option<StoreId>,
+    pub session: Option<SessionCall>,
     pub arguments: Bytes,
 }
 
@@ -178,6 +179,7 @@ impl Shop {
             attempt: incoming.attempt.get(),
             first_sent: incoming.first_sent,
             store: incoming.store,
+            session: incoming.session,
             arguments: incoming.arguments.clone(),
         };
         self.0.seen.send_modify(|all| all.push(seen));
@@ -308,6 +310,17 @@ impl ClientOptions {
     }
 
     pub fn client(self, address: impl Display) -> Client {
+        let (channel, layers) = self.parts(address);
+        Client::with_stack(channel, layers)
+    }
+
+    /// The same, in sessions.
+    pub fn in_sessions(self, address: impl Display) -> Client {
+        let (channel, layers) = self.parts(address);
+        Client::in_sessions(&channel, layers)
+    }
+
+    fn parts(self, address: impl Display) -> (Channel, ClientStack<ClientAdapter>) {
         let attempts_max = NonZeroU32::new(self.attempts_max).unwrap();
         let backoff = Backoff::new(BackoffOptions {
             base: Duration::from_millis(5),
@@ -324,6 +337,6 @@ impl ClientOptions {
                     .with_budget(self.budget)
                     .with_backoff(backoff)
             });
-        Client::with_stack(Channel::new(address.to_string(), self.channel), layers)
+        (Channel::new(address.to_string(), self.channel), layers)
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use onlyonce_storage::{InDoubt, KeyError, StoreId};
+use onlyonce_storage::{InDoubt, KeyError, SESSION_WINDOW, StoreId};
 
 /// Why a call gets no answer. An adapter turns it into what its protocol says.
 ///
@@ -43,7 +43,10 @@ pub enum Refusal {
     },
     /// The caller is nobody, and there is no scope for nobody.
     ScopeMissing,
-    /// Older than what the server remembers, or sealed. Never executed.
+    /// The call's session was not used for too long, and nothing is known of its key. This attempt
+    /// was not executed, and no other in that session will be.
+    SessionExpired,
+    /// Older than what the server remembers, acknowledged in its session, or sealed. Never executed.
     Stale,
     /// The request is larger than the server takes.
     TooLarge {
@@ -57,6 +60,11 @@ pub enum Refusal {
         /// When asking again is of use.
         retry_after: Duration,
     },
+    /// The call's session was never given to its principal. This attempt was not executed.
+    UnknownSession,
+    /// The call is too far ahead of the first unanswered one of its session. This attempt was not
+    /// executed.
+    WindowFull,
 }
 
 impl Refusal {
@@ -74,9 +82,12 @@ impl Refusal {
             Self::Misdirected { .. } => "misdirected",
             Self::OverQuota { .. } => "over_quota",
             Self::ScopeMissing => "scope_missing",
+            Self::SessionExpired => "session_expired",
             Self::Stale => "stale",
             Self::TooLarge { .. } => "too_large",
             Self::Unavailable { .. } => "unavailable",
+            Self::UnknownSession => "unknown_session",
+            Self::WindowFull => "window_full",
         }
     }
 }
@@ -108,11 +119,21 @@ impl fmt::Display for Refusal {
                 f.write_str("scope has too many calls in progress or in doubt")
             }
             Self::ScopeMissing => f.write_str("caller has no principal, and calls need a scope"),
-            Self::Stale => f.write_str("call is older than what is remembered, or sealed"),
+            Self::SessionExpired => {
+                f.write_str("session was not used for too long; go on in another, or in none")
+            }
+            Self::Stale => {
+                f.write_str("call is older than what is remembered, acknowledged, or sealed")
+            }
             Self::TooLarge { limit } => {
                 write!(f, "request is larger than {limit} bytes")
             }
             Self::Unavailable { reason, .. } => write!(f, "not executed: {reason}"),
+            Self::UnknownSession => f.write_str("session was never given to this principal"),
+            Self::WindowFull => write!(
+                f,
+                "session has {SESSION_WINDOW} calls from the first unanswered one on; acknowledge some"
+            ),
         }
     }
 }

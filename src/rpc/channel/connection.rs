@@ -179,6 +179,18 @@ impl Connection {
         })
     }
 
+    /// Queues a frame that nobody replies to. At most one a second is given.
+    pub(super) fn say(&self, frame: Frame) {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return;
+        }
+        // No call has this number.
+        state.queue.push_back((0, frame));
+        drop(state);
+        self.wake.notify_one();
+    }
+
     /// No new calls; those under way may finish.
     pub(super) fn retire(&self) {
         let mut state = self.state.lock();
@@ -274,7 +286,10 @@ impl Connection {
                 drop(state);
                 // The server's clock is not where the handshake said: it was set back. The next
                 // connection learns it anew; on this one every call would be refused.
-                if status == Status::FirstSentAhead {
+                // And a session that has ended is followed by another.
+                if let Status::FirstSentAhead | Status::SessionExpired | Status::UnknownSession =
+                    status
+                {
                     self.retire();
                 }
             }

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::ChannelOptions;
 use super::connection::Connection;
+use super::session::Sessions;
 use crate::rpc::frame::payload_bytes_max;
 use crate::rpc::handshake::{Hello, Welcome, read_hello};
 use crate::rpc::{Connecting, HandshakeError};
@@ -18,6 +19,7 @@ use crate::rpc::{Connecting, HandshakeError};
 pub(super) async fn dial(
     address: &str,
     options: &ChannelOptions,
+    sessions: Option<&Sessions>,
 ) -> Result<Arc<Connection>, Connecting> {
     let within = options.connect_timeout;
     let began = Instant::now();
@@ -29,11 +31,17 @@ pub(super) async fn dial(
     stream.set_nodelay(true).map_err(io_error)?;
     let (mut read, mut write) = stream.into_split();
     let mut buffer = BytesMut::new();
-    let shaken = shake_hands(&mut read, &mut write, &mut buffer, options);
+    let wanted = sessions.map(Sessions::wanted);
+    let session = wanted.as_ref().map(|(id, _)| *id);
+    let shaken = shake_hands(&mut read, &mut write, &mut buffer, options, session);
     // What is left, and not a point in time: there may be none so far away.
-    let welcome = timeout(within.saturating_sub(began.elapsed()), shaken)
+    let mut welcome = timeout(within.saturating_sub(began.elapsed()), shaken)
         .await
         .map_err(|_| HandshakeError::TimedOut { within })??;
+    welcome.session = match (sessions, wanted) {
+        (Some(sessions), Some((_, asked))) => sessions.welcomed(&asked, &welcome),
+        _ => None,
+    };
     Ok(Connection::start(read, write, buffer, welcome, options))
 }
 
@@ -42,10 +50,11 @@ async fn shake_hands(
     write: &mut (impl AsyncWrite + Unpin),
     buffer: &mut BytesMut,
     options: &ChannelOptions,
+    session: Option<u64>,
 ) -> Result<Welcome, HandshakeError> {
     let hello = Hello {
         credential: options.credential.clone(),
-        session: options.session,
+        session,
         frame_bytes_max: payload_bytes_max(options.frame_bytes_max),
     };
     // A server may refuse without listening; then its words say more than our failed write.

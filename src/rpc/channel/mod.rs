@@ -4,6 +4,8 @@ mod connection;
 mod dial;
 mod options;
 mod service;
+mod session;
 
 pub use self::options::ChannelOptions;
 pub use self::service::{Channel, ResponseFuture};
+pub(in crate::rpc) use self::session::Place;

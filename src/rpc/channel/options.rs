@@ -10,8 +10,13 @@ use crate::rpc::Credential;
 pub struct ChannelOptions {
     /// Who calls. Default: empty, which only a server with a global scope takes.
     pub credential: Credential,
-    /// The session that the client continues. Default: none.
-    pub session: Option<u64>,
+    /// For [`Client::in_sessions`](crate::rpc::Client::in_sessions): how many calls may lie between
+    /// the first one whose answer the caller has not got and the newest. More wait. Default 1,024,
+    /// which is also the most.
+    pub session_window: u32,
+    /// How long a call waits for its place in the session. Then it was not executed. Default 30 s:
+    /// the default deadline of a call, which begins when it has its place.
+    pub session_wait: Duration,
     /// How long resolving, connecting and the handshake may take together. Default 3.1 s: one
     /// lost SYN is sent again after 1 s, a second one after 3 s.
     pub connect_timeout: Duration,
@@ -30,7 +35,8 @@ impl Default for ChannelOptions {
     fn default() -> Self {
         Self {
             credential: Credential::none(),
-            session: None,
+            session_window: 1_024,
+            session_wait: Duration::from_secs(30),
             connect_timeout: Duration::from_millis(3_100),
             in_flight_max: 256,
             frame_bytes_max: 2 * 1024 * 1024,

@@ -3,19 +3,21 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use onlyonce_middleware::client::Ticket;
 use onlyonce_middleware::client::outbox::{Peer, TellPeer};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::Instant;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::ChannelOptions;
 use super::connection::{CallInFlight, Connection};
 use super::dial::dial;
+use super::session::{Numbered, Place as NumberedPlace, Sessions};
 use crate::rpc::wire::{self, Outgoing};
 use crate::rpc::{METHOD_BYTES_MAX, NotSent, Reply, Request, Stamp, TransportError, Verb};
 
@@ -90,6 +92,9 @@ struct Shared {
     address: Arc<str>,
     options: ChannelOptions,
     current: Mutex<Current>,
+    sessions: Option<Arc<Sessions>>,
+    /// Whether an acknowledgement is about to be sent.
+    acknowledging: AtomicBool,
 }
 
 type Dialled = Option<Result<Arc<Connection>, TransportError>>;
@@ -107,13 +112,58 @@ impl Channel {
     /// A channel to `address` (`host:port`, resolved at every connect). It connects when it is
     /// first needed.
     pub fn new(address: impl Into<Arc<str>>, options: ChannelOptions) -> Self {
+        Self::with(address.into(), options, None)
+    }
+
+    /// A channel to the same server with the same options, which asks it for a session. It shares no
+    /// connection with this one.
+    pub(in crate::rpc) fn in_sessions(&self) -> Self {
+        let options = self.shared.options.clone();
+        let sessions = Arc::new(Sessions::new(options.session_window));
+        Self::with(Arc::clone(&self.shared.address), options, Some(sessions))
+    }
+
+    fn with(address: Arc<str>, options: ChannelOptions, sessions: Option<Arc<Sessions>>) -> Self {
         Self {
             shared: Arc::new(Shared {
-                address: address.into(),
+                address,
                 options,
                 current: Mutex::new(Current::Disconnected),
+                sessions,
+                acknowledging: AtomicBool::new(false),
             }),
             readiness: Readiness::Idle,
+        }
+    }
+
+    /// A number for a call that was never sent, as soon as the window has room. `None` where the
+    /// server gives no sessions.
+    pub(in crate::rpc) async fn number(&self) -> Result<Option<Arc<NumberedPlace>>, Elapsed> {
+        let Some(sessions) = &self.shared.sessions else {
+            return Ok(None);
+        };
+        let numbered = async {
+            loop {
+                let freed = sessions.freed();
+                tokio::pin!(freed);
+                // Before it looks, so that nothing that comes free in between is missed.
+                freed.as_mut().enable();
+                match sessions.number() {
+                    Numbered::Without => return None,
+                    Numbered::Place(place) => return Some(Arc::new(place)),
+                    Numbered::Full => freed.await,
+                    Numbered::Left => self.shared.retire(),
+                }
+            }
+        };
+        timeout(self.shared.options.session_wait, numbered).await
+    }
+
+    /// The answer of a call is handed to its caller now.
+    pub(in crate::rpc) fn answered(&self, place: &NumberedPlace) {
+        let idle = place.answered();
+        if idle && !self.shared.acknowledging.swap(true, Ordering::AcqRel) {
+            tokio::spawn(acknowledge(Arc::downgrade(&self.shared)));
         }
     }
 
@@ -151,7 +201,15 @@ impl Channel {
                     stamp.call.bind(store);
                 }
             }
-            frame(id, request, Some(&stamp.call.ticket()), left)
+            let mut frame_of = stamp.clone();
+            if let Some(place) = request
+                .place
+                .as_ref()
+                .filter(|_| request.verb == Verb::Call)
+            {
+                frame_of.session = place.carried(welcome.session);
+            }
+            frame(id, request, Some(&frame_of), left)
         })
     }
 }
@@ -172,10 +230,11 @@ fn time_left(stamp: &Stamp) -> Result<Option<Duration>, NotSent> {
 fn frame(
     id: u64,
     request: &Request,
-    ticket: Option<&Ticket>,
+    stamp: Option<&Stamp>,
     deadline: Option<Duration>,
 ) -> crate::rpc::frame::Frame {
-    let stamp = request.stamp.as_ref();
+    let ticket = stamp.map(|stamp| stamp.call.ticket());
+    let ticket = ticket.as_ref();
     wire::call(&Outgoing {
         id,
         verb: request.verb,
@@ -320,6 +379,37 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// The next call goes on a new connection.
+    fn retire(&self) {
+        if let Current::Connected(connection) = &*self.current.lock() {
+            connection.retire();
+        }
+    }
+
+    /// Tells the server what was answered, if nothing is in flight that would say so.
+    fn acknowledge(&self) {
+        let Current::Connected(connection) = &*self.current.lock() else {
+            return;
+        };
+        let session = connection.welcome().session;
+        if let Some((id, first_unanswered)) = self.sessions.as_ref().and_then(|s| s.untold())
+            && session == Some(id)
+        {
+            connection.say(wire::acknowledge(id, first_unanswered));
+        }
+    }
+}
+
+/// Waits for a pause, and tells the server what was answered before it.
+async fn acknowledge(shared: Weak<Shared>) {
+    sleep(ACKNOWLEDGE_AFTER).await;
+    if let Some(shared) = shared.upgrade() {
+        shared.acknowledging.store(false, Ordering::Release);
+        shared.acknowledge();
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         if let Current::Connected(connection) = self.current.get_mut() {
@@ -334,7 +424,8 @@ async fn connect(
     options: ChannelOptions,
     dialled: watch::Sender<Dialled>,
 ) {
-    let result = dial(&address, &options).await;
+    let sessions = shared.upgrade().and_then(|shared| shared.sessions.clone());
+    let result = dial(&address, &options, sessions.as_deref()).await;
     let result = result.map_err(|source| TransportError::Connect { address, source });
     match (shared.upgrade(), &result) {
         (Some(shared), Ok(connection)) => {
@@ -370,6 +461,10 @@ async fn place(shared: Arc<Shared>) -> Result<Place, TransportError> {
         }
     }
 }
+
+/// Calls acknowledge those before them on their way; only the last ones before a pause need a message
+/// of their own, which costs the server a write.
+const ACKNOWLEDGE_AFTER: Duration = Duration::from_secs(1);
 
 /// Room for everything in a call's frame but its arguments: two names of 255 bytes and numbers.
 const NAMES_BYTES_MAX: usize = 1024;

@@ -52,6 +52,13 @@ fn from_client(bytes: &[u8]) {
                 }
             }
         }
+        Ok(FromClient::Acknowledge {
+            session,
+            first_unanswered,
+        }) => {
+            let written = payload_of(&wire::acknowledge(session, first_unanswered));
+            assert_canonical(bytes, &written);
+        }
         Ok(FromClient::Goodbye) => assert_eq!(bytes, payload_of(&wire::goodbye())),
         Err(error) => assert!(error.to_string().len() < 200),
     }
@@ -143,6 +150,7 @@ fn seeds_of_clients() -> Vec<(&'static str, Vec<u8>)> {
         ("seal", payload_of(&wire::call(&question(Verb::Seal)))),
         ("not-a-key", not_a_key),
         ("goodbye", payload_of(&wire::goodbye())),
+        ("acknowledge", payload_of(&wire::acknowledge(5, 301))),
     ]
 }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
+use onlyonce_storage::SessionRequest;
 use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -172,9 +173,39 @@ where
                 onlyonce_storage::kill_point!("server: call decoded, not begun");
                 self.take(call).await
             }
+            Ok(FromClient::Acknowledge {
+                session,
+                first_unanswered,
+            }) => {
+                self.acknowledge(session, first_unanswered);
+                Ok(())
+            }
             Ok(FromClient::Goodbye) => Err(End::Gone),
             Err(error) => Err(End::Protocol(error)),
         }
+    }
+
+    /// Lets the store forget what was answered. Nobody waits for it, and one that is lost is made
+    /// good by the next call's: where there is no place for it, it is left out.
+    fn acknowledge(&mut self, session: u64, first_unanswered: u64) {
+        let Some(executions) = self.shared.server.executions.clone() else {
+            return;
+        };
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return;
+        };
+        while self.calls.try_join_next().is_some() {}
+        let scope = self.client.scope.clone();
+        self.calls.spawn(async move {
+            let request = SessionRequest::Acknowledge {
+                session,
+                first_unanswered,
+            };
+            if let Err(error) = executions.session(scope, request).await {
+                tracing::debug!(%error, "acknowledgement lost");
+            }
+            drop(place);
+        });
     }
 
     /// Takes a call, or says why not.

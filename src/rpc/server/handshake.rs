@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use onlyonce_storage::Scope;
+use onlyonce_storage::{Scope, SessionRequest, SessionState};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Server;
 use crate::rpc::frame::{drain, payload_bytes_max};
-use crate::rpc::handshake::{Hello, Welcome, read_hello, refusal};
+use crate::rpc::handshake::{Hello, NEW_SESSION, Welcome, read_hello, refusal};
 use crate::rpc::{HandshakeError, RefusalCode};
 
 /// A client that was taken.
@@ -39,7 +39,7 @@ pub(super) async fn welcome(
     let welcome = Welcome {
         now: (server.now)(),
         store: server.store,
-        session: None,
+        session: session(server, &scope, hello.session).await,
         frame_bytes_max: payload_bytes_max(server.options.frame_bytes_max),
         in_flight_max: server.options.in_flight_max.max(1),
     };
@@ -51,6 +51,35 @@ pub(super) async fn welcome(
         scope,
         frame_bytes_max: payload_bytes_max(hello.frame_bytes_max),
     })
+}
+
+/// The session of a client that wants one: its own as long as that lives, otherwise a new one.
+/// `None` where there is none to be had: its calls are then remembered as calls without a session.
+async fn session(server: &Server, scope: &Scope, wanted: Option<u64>) -> Option<u64> {
+    let executions = server.executions.as_ref()?;
+    let ask = async |request| match executions.session(scope.clone(), request).await {
+        Ok(SessionState::Live { session, .. }) => Some(session),
+        Ok(state) => {
+            tracing::debug!(?state, "no session");
+            None
+        }
+        Err(error) => {
+            tracing::debug!(%error, "no session");
+            None
+        }
+    };
+    let found = async {
+        match wanted? {
+            NEW_SESSION => ask(SessionRequest::Open).await,
+            session => match ask(SessionRequest::Resume { session }).await {
+                None => ask(SessionRequest::Open).await,
+                found => found,
+            },
+        }
+    };
+    // A store that is slow must not keep the client from being welcomed. What it opens too late
+    // expires.
+    timeout(SESSION_WITHIN, found).await.ok().flatten()
 }
 
 /// Tells a peer why it is not taken, if it can still be told.
@@ -98,6 +127,9 @@ pub(super) async fn refuse_full(mut stream: TcpStream, within: Duration) {
     };
     turn_away(&mut read, &mut write, &error).await;
 }
+
+/// A third of the time for a handshake.
+const SESSION_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a peer may take to hear why it is turned away.
 pub(super) const LAST_WORD: Duration = Duration::from_secs(1);

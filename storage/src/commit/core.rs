@@ -6,6 +6,7 @@ use super::inspecting;
 use super::open_calls::OpenCalls;
 use super::operation::{ClaimReply, Group, Operation, Reply};
 use super::overlay::{Overlay, Rows};
+use super::sessions::{SessionChange, SessionRow, Sessions};
 use crate::inspect::OpenStats;
 use crate::record::{CallRecord, KeyState, Record, State};
 use crate::transition::{self, Circumstances, ClaimStep, Fenced, Settled};
@@ -24,8 +25,11 @@ pub struct GroupCore {
     sequence: u64,
     forgotten_until: Timestamp,
     retention: RetentionOptions,
-    limits: StoreLimits,
+    pub(super) limits: StoreLimits,
     open: OpenCalls,
+    pub(super) sessions: Sessions,
+    /// Since the last group.
+    pub(super) session_changes: Vec<SessionChange>,
 }
 
 // === impl GroupCore ===
@@ -51,13 +55,28 @@ impl GroupCore {
             },
             limits: limits.answer_bytes_max(limits.answer_bytes_max),
             open: OpenCalls::default(),
+            sessions: Sessions::default(),
+            session_changes: Vec::new(),
         }
+    }
+
+    /// Takes in the sessions that an earlier incarnation left, and the last id that was given.
+    /// Before the records.
+    pub fn adopt_sessions(
+        &mut self,
+        last: u64,
+        rows: impl IntoIterator<Item = (u64, SessionRow)>,
+        now: Timestamp,
+    ) {
+        self.sessions.adopt(last, rows, now);
     }
 
     /// Takes in what an earlier incarnation left open: a call in progress is now in doubt, and the
     /// record to be written is returned; a call in doubt is counted.
     pub fn adopt(&mut self, record: &Record, now: Timestamp) -> Option<Record> {
-        let key = record.call()?.key.digest();
+        let call = record.call()?;
+        let key = call.key.digest();
+        self.sessions.adopt_record(key, call);
         let doubted = transition::lapse(Some(record), &self.circumstances(now)).map(Record::Call);
         let left = doubted.as_ref().unwrap_or(record);
         self.open.changed(key, None, Some(left));
@@ -95,16 +114,20 @@ impl GroupCore {
     }
 
     /// Decides `operations` in their order, each seeing what those before it have changed. Calls
-    /// whose leases have lapsed are put in doubt first, at most 256 a group.
+    /// whose leases have lapsed are put in doubt first, at most 256 a group. So do sessions end that
+    /// were not used for too long, and what they held is made to be like any other, some of it at a
+    /// time: a group without operations that changes nothing has found all of that done.
     pub fn decide(&mut self, operations: Vec<Operation>, rows: &dyn Rows, now: Timestamp) -> Group {
         let mut overlay = Overlay::new(rows);
         self.doubt_lapsed(&mut overlay, now);
+        self.expire_sessions(&mut overlay, now);
         let replies = operations
             .into_iter()
             .map(|operation| self.decide_one(operation, &mut overlay, now))
             .collect();
         Group {
             changes: overlay.into_changes(),
+            sessions: std::mem::take(&mut self.session_changes),
             replies,
         }
     }
@@ -155,6 +178,9 @@ impl GroupCore {
             Operation::Show { key, answer } => {
                 Reply::View(inspecting::show(overlay, key.digest(), answer, &at))
             }
+            Operation::Session { scope, request } => {
+                Reply::Session(Ok(self.session(overlay, &scope, request, now)))
+            }
         }
     }
 
@@ -165,7 +191,18 @@ impl GroupCore {
         at: &Circumstances,
     ) -> Result<ClaimReply, StoreError> {
         let key = request.key.digest();
+        let session = request.session.map(|call| {
+            let known = self.enter_session(overlay, request.key.scope(), call, at.now);
+            (call, known)
+        });
         let existing = overlay.record(key)?;
+        // A record that is there says more than a session that is not.
+        if existing.is_none()
+            && let Some((call, known)) = session
+            && let Err(refusal) = self.admit(key, call, known)
+        {
+            return Ok(ClaimReply::Refused(refusal));
+        }
         self.sequence += 1;
         let token = FencingToken::new(self.incarnation, self.sequence);
         match transition::claim(existing.as_ref(), request, token, at)? {
@@ -335,13 +372,15 @@ impl GroupCore {
         }
     }
 
-    fn write(
+    pub(super) fn write(
         &mut self,
         overlay: &mut Overlay<'_>,
         key: KeyDigest,
         before: Option<Record>,
         after: Option<Record>,
     ) {
+        let after = after.map(|record| self.sessions.settled(key, record));
+        self.sessions.changed(key, before.as_ref(), after.as_ref());
         self.open.changed(key, before.as_ref(), after.as_ref());
         overlay.write(key, before, after);
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::bucket::Bucket;
 use super::operation::{Change, ClaimReply};
 use super::overlay::Rows;
+use super::sessions::SessionChange;
 use crate::inspect::BucketStats;
 use crate::transition::Circumstances;
 use crate::{ClaimRequest, RetentionOptions, Swept, Timestamp};
@@ -14,6 +15,9 @@ use crate::{ClaimRequest, RetentionOptions, Swept, Timestamp};
 pub(crate) trait Disk: Rows + Send {
     /// Applies changes, which are seen by later reads at once. Nothing is durable yet.
     fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<(), String>;
+
+    /// Applies what changes of sessions, with the next group.
+    fn apply_sessions(&mut self, changes: Vec<SessionChange>) -> Result<(), String>;
 
     /// Makes everything that was applied and noted since the last time one group, for the other
     /// half to write. `None` when there is nothing. Call it only when all groups before are

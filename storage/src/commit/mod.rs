@@ -17,15 +17,18 @@
 #[cfg(feature = "sled")]
 pub(crate) mod bucket;
 mod core;
+mod core_sessions;
 #[cfg(feature = "sled")]
 pub(crate) mod disk;
 mod inspecting;
 mod open_calls;
 mod operation;
 mod overlay;
+mod sessions;
 #[cfg(feature = "sled")]
 pub(crate) mod writer;
 
 pub use self::core::GroupCore;
 pub use self::operation::{Change, ClaimReply, Group, Operation, Reply};
 pub use self::overlay::Rows;
+pub use self::sessions::{SessionChange, SessionRow};

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::sessions::SessionChange;
 use crate::record::{KeyState, Record};
 use crate::transition::Refusal;
 use crate::{
     Abandoned, Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason,
     FencingToken, InDoubt, KeyDigest, KeyView, Lease, ListPage, ListRequest, Operator, Question,
-    Resolution, ScopedKey, SettleError, StoreError, Timestamp,
+    Resolution, Scope, ScopedKey, SessionRequest, SessionState, SettleError, StoreError, Timestamp,
 };
 
 /// One thing that is asked of a store.
@@ -89,6 +90,13 @@ pub enum Operation {
         /// Whether the bytes of its answer are wanted.
         answer: AnswerBytes,
     },
+    /// See [`Store::session`](crate::Store::session).
+    Session {
+        /// The principal's scope.
+        scope: Scope,
+        /// What is asked.
+        request: SessionRequest,
+    },
 }
 
 /// What an operation is answered, once its group is durable.
@@ -99,6 +107,8 @@ pub enum Reply {
     Claim(Result<ClaimReply, StoreError>),
     /// To a renewal: the lease that now holds.
     Renew(Result<Lease, SettleError>),
+    /// To what is asked about a session.
+    Session(Result<SessionState, StoreError>),
     /// To whatever spends a claim or ends a doubt.
     Settle(Result<(), SettleError>),
     /// To a question.
@@ -150,8 +160,19 @@ pub struct Change {
 pub struct Group {
     /// The rows that change, one entry a key, in the order of the keys' first change.
     pub changes: Vec<Change>,
+    /// What changes of sessions.
+    pub sessions: Vec<SessionChange>,
     /// One reply an operation, in the operations' order.
     pub replies: Vec<Reply>,
+}
+
+// === impl Group ===
+
+impl Group {
+    /// Whether there is anything to be made durable.
+    pub(crate) const fn changes_anything(&self) -> bool {
+        !self.changes.is_empty() || !self.sessions.is_empty()
+    }
 }
 
 // === impl ClaimReply ===
@@ -171,7 +192,10 @@ impl ClaimReply {
                 Refusal::FirstSentAhead => ClaimOutcome::FirstSentAhead,
                 Refusal::InProgress { retry_after } => ClaimOutcome::InProgress { retry_after },
                 Refusal::Mismatch => ClaimOutcome::Mismatch,
+                Refusal::SessionExpired => ClaimOutcome::SessionExpired,
                 Refusal::Stale => ClaimOutcome::Stale,
+                Refusal::UnknownSession => ClaimOutcome::UnknownSession,
+                Refusal::WindowFull => ClaimOutcome::WindowFull,
             },
         }
     }
@@ -213,6 +237,18 @@ impl Reply {
         match self {
             Self::Settle(reply) => reply,
             other => Err(other.mixed_up().into()),
+        }
+    }
+
+    /// The reply to what is asked about a session.
+    ///
+    /// # Errors
+    ///
+    /// What the reply says.
+    pub fn into_session(self) -> Result<SessionState, StoreError> {
+        match self {
+            Self::Session(reply) => reply,
+            other => Err(other.mixed_up()),
         }
     }
 

@@ -24,6 +24,7 @@ mod kit;
 pub mod quota;
 pub mod reruns;
 pub mod sealing;
+pub mod sessions;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -50,6 +51,7 @@ pub fn limits() -> StoreLimits {
     StoreLimits::default()
         .in_progress_max(IN_PROGRESS_MAX)
         .in_doubt_max(IN_DOUBT_MAX)
+        .sessions_max(SESSIONS_MAX)
 }
 
 /// Runs one claim of the suite on a runtime of its own.
@@ -145,6 +147,17 @@ macro_rules! conformance {
             sealing: of_a_seal_and_64_claims_one_side_wins
             sealing: a_forgotten_call_is_neither_absent_nor_sealed_for_who_says_when_it_was_sent
             sealing: a_peek_changes_nothing
+            sessions: an_acknowledged_call_is_forgotten_and_its_duplicate_is_stale
+            sessions: what_is_not_acknowledged_is_replayed
+            sessions: what_is_open_is_not_forgotten_by_an_acknowledgement
+            sessions: a_call_cannot_acknowledge_itself
+            sessions: without_an_acknowledgement_retention_frees
+            sessions: an_expired_session_is_told_from_one_that_was_never_given
+            sessions: a_session_in_use_lives_on
+            sessions: a_full_window_refuses_and_forgets_nothing
+            sessions: two_principals_never_share_a_session
+            sessions: a_principal_with_too_many_sessions_gets_no_more
+            sessions: a_thousand_acknowledged_calls_leave_nothing
         }
     };
 }
@@ -167,3 +180,4 @@ macro_rules! conformance_claims {
 
 const IN_PROGRESS_MAX: usize = 100;
 const IN_DOUBT_MAX: usize = 50;
+const SESSIONS_MAX: usize = 20;

@@ -14,8 +14,8 @@ use crate::transition::{self, Circumstances};
 use crate::{
     Abandoned, Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, Clock, DoubtReason,
     FencingToken, Inspect, KeyDigest, KeyState, KeyView, ListPage, ListRequest, Operator, Question,
-    Resolution, ScopedKey, SettleError, Store, StoreError, StoreFuture, StoreId, StoreStats, Swept,
-    Timestamp,
+    Resolution, Scope, ScopedKey, SessionRequest, SessionState, SettleError, Store, StoreError,
+    StoreFuture, StoreId, StoreStats, Swept, Timestamp,
 };
 
 /// A [`Store`] in memory.
@@ -196,6 +196,13 @@ impl Store for MemoryStore {
                 .into_state()
         })
     }
+
+    fn session(&self, scope: Scope, request: SessionRequest) -> StoreFuture<'_, SessionState> {
+        Box::pin(async move {
+            let operation = Operation::Session { scope, request };
+            self.shared.ask(operation).into_session()
+        })
+    }
 }
 
 impl Inspect for MemoryStore {
@@ -300,7 +307,7 @@ impl Memory {
         // A group puts some of the lapsed calls in doubt; empty ones do the rest.
         loop {
             let group = self.core.decide(Vec::new(), &self.rows, now);
-            if group.changes.is_empty() {
+            if !group.changes_anything() {
                 break;
             }
             self.rows.apply(group.changes);
@@ -314,6 +321,9 @@ impl Memory {
         let mut swept = Swept::default();
         let Self { core, rows, .. } = self;
         rows.records.retain(|_, record| {
+            if record.is_held() {
+                return true;
+            }
             let forgotten = transition::forgotten_with(record);
             if transition::is_past_horizon(record, &at) && forgotten.is_some() {
                 // Nobody sees the record gone before this is raised: both are under the mutex.

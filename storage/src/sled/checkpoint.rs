@@ -15,6 +15,7 @@ use super::disk::{META_GROUP, words};
 use super::log::LogFiles;
 use super::open_rows::OpenChanges;
 use super::page::Run;
+use super::session_rows::SessionRowChanges;
 use super::sync::SyncPoint;
 use crate::KeyDigest;
 
@@ -24,6 +25,7 @@ pub(super) struct Checkpoint {
     pub(super) group: u64,
     pub(super) pages: Vec<Run>,
     pub(super) open: OpenChanges,
+    pub(super) sessions: SessionRowChanges,
     /// Numbers in the tree of the store's own.
     pub(super) numbers: Vec<(&'static str, u64)>,
     /// The turn of the log that can begin afterwards, in the file that is then free.
@@ -128,12 +130,13 @@ impl Target {
             group,
             pages,
             open,
+            sessions,
             numbers,
             drops,
             ..
         } = checkpoint;
         let mut unsynced = 0;
-        let sync_if_much = |bytes| {
+        let mut sync_if_much = |bytes| {
             unsynced += bytes;
             if unsynced < UNSYNCED_BYTES_MAX {
                 return Ok(());
@@ -151,7 +154,9 @@ impl Target {
             sync_folder(&self.folder)?;
         }
         crate::kill_point!("checkpoint: pages durable, rows not written");
-        open.write(sync_if_much)?;
+        open.write(&mut sync_if_much)?;
+        crate::kill_point!("checkpoint: open calls given to sled, sessions not");
+        sessions.write(&mut sync_if_much)?;
         crate::kill_point!("checkpoint: everything given to sled, not durable");
         self.point.commit(&self.db)?;
         crate::kill_point!("checkpoint: everything durable, not said to be");

@@ -8,8 +8,9 @@ use super::disk::bring;
 use super::frame::{self, Found, HEAD_BYTES, Kind};
 use super::log::{self, Entry, GroupBytes, Head, Note};
 use super::page::PageFile;
+use crate::commit::SessionChange;
 use crate::record::Record;
-use crate::{KeyDigest, StoreId, codec};
+use crate::{KeyDigest, ScopeDigest, StoreId, codec};
 
 /// A frame as an opening finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +108,7 @@ pub fn entries(mut group: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         match entry {
             Entry::Note(note, time) => again.note(note, time),
             Entry::Removed(key) => again.removed(key),
+            Entry::Session(change) => again.session(&change),
             Entry::Record(key, bytes) => {
                 again.record(key, &decode(bytes)?, None)?;
             }
@@ -151,6 +153,17 @@ pub fn log_entries(sealed: &Record, completed: &Record, answer: &[u8]) -> Vec<u8
     let written = written.and_then(|_| group.record(key, completed, Some(answer)));
     written.expect("they are short");
     group.removed(key);
+    let (session, scope) = (7, ScopeDigest::from_bytes([0x5c; 32]));
+    for change in [
+        SessionChange::Opened { session, scope },
+        SessionChange::Raised {
+            session,
+            first_unanswered: 300,
+        },
+        SessionChange::Ended { session },
+    ] {
+        group.session(&change);
+    }
     entries_of(group).expect("they are short")
 }
 

@@ -23,7 +23,9 @@
 //! PATH/db/                        sled's own files, with these trees:
 //!   onlyonce/meta                   identity, incarnation, what is forgotten, the last group that
 //!                                   was carried over, how many pages of each file count
-//!   onlyonce/open                   what is in progress or in doubt (`open_rows.rs`)
+//!   onlyonce/open                   what is in progress, in doubt or held for a session
+//!                                   (`open_rows.rs`)
+//!   onlyonce/sessions               sessions, and what is acknowledged in them (`session_rows.rs`)
 //! ```
 //!
 //! What is open is kept in memory as well, and of each settled record where it lies (`located.rs`);
@@ -60,6 +62,7 @@ mod open_rows;
 mod options;
 mod outbox;
 mod page;
+mod session_rows;
 mod size;
 mod store;
 mod sync;

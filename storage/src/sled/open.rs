@@ -344,6 +344,8 @@ fn adopt(
         options.retention,
         options.limits,
     );
+    let (last, sessions) = loaded.sessions();
+    core.adopt_sessions(last, sessions, now);
     let mut changes = Vec::new();
     for (key, before) in loaded.open_records() {
         if let Some(after) = core.adopt(&before, now) {

@@ -1,4 +1,4 @@
-//! What is in progress or in doubt: all of it in memory, and what a checkpoint found open in a tree.
+//! What is in progress, in doubt or held for a session: all of it in memory, and what a checkpoint found open in a tree.
 //!
 //! Most calls are claimed and answered between two checkpoints and never come here. What is open
 //! for longer has one row, which is overwritten and removed:
@@ -27,7 +27,7 @@ pub(super) struct OpenRows {
     /// Calls that changed since the last checkpoint; some are no longer open.
     changed: Vec<KeyDigest>,
     /// Rows that are in the tree and are to go: the key, and how many parts its answer has.
-    gone: Vec<(KeyDigest, u32)>,
+    gone: Vec<Gone>,
 }
 
 /// A call that is in progress or in doubt.
@@ -46,8 +46,17 @@ struct Open {
 #[derive(Debug)]
 pub(super) struct OpenChanges {
     tree: Tree,
-    gone: Vec<(KeyDigest, u32)>,
+    gone: Vec<Gone>,
     put: Vec<Put>,
+}
+
+/// A row that a checkpoint removes, or only the parts of it.
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    key: KeyDigest,
+    parts: u32,
+    /// About how long each of them is.
+    part_bytes: usize,
 }
 
 /// A row that a checkpoint writes.
@@ -137,12 +146,20 @@ impl OpenRows {
     }
 
     pub(super) fn remove(&mut self, key: KeyDigest) {
-        if let Some(Open {
-            stored: Some(parts),
-            ..
-        }) = self.calls.remove(&key)
-        {
-            self.gone.push((key, parts));
+        let Some(open) = self.calls.remove(&key) else {
+            return;
+        };
+        if let Some(parts) = open.stored {
+            let kept = open.record.call().and_then(CallRecord::kept);
+            let part_bytes = match kept {
+                Some(AnswerKept::Beside { length, .. }) => SUM_BYTES + *length as usize,
+                _ => PART_BYTES,
+            };
+            self.gone.push(Gone {
+                key,
+                parts,
+                part_bytes: part_bytes.min(PART_BYTES),
+            });
         }
     }
 
@@ -200,7 +217,11 @@ impl OpenRows {
                 && (answer.is_some() || !is_kept)
             {
                 // The parts of an earlier answer. The row itself is overwritten.
-                self.gone.push((key, stored));
+                self.gone.push(Gone {
+                    key,
+                    parts: stored,
+                    part_bytes: PART_BYTES,
+                });
             }
             open.stored = Some(parts);
             put.push(Put {
@@ -250,13 +271,18 @@ impl OpenChanges {
             mut put,
         } = self;
         // In the order of the tree, so that sled writes a node again for many rows and not for each.
-        gone.sort_unstable_by_key(|(key, _)| *key);
+        gone.sort_unstable_by_key(|gone| gone.key);
         put.sort_unstable_by_key(|put| put.key);
-        for (key, parts) in gone {
+        for gone in gone {
+            let Gone {
+                key,
+                parts,
+                part_bytes,
+            } = gone;
             // The last first, and the row itself behind them: no part is ever without the others.
             for part in (0..parts).rev() {
                 tree.remove(row(key, Some(part)))?;
-                sync(PART_COST)?;
+                sync(part_cost(part_bytes))?;
             }
             if put.binary_search_by_key(&key, |put| put.key).is_err() {
                 tree.remove(row(key, None))?;
@@ -280,7 +306,7 @@ impl OpenChanges {
             content.extend_from_slice(answer.body());
             for (part, content) in (0..).zip(content.chunks(PART_BYTES)) {
                 tree.insert(row(key, Some(part)), content)?;
-                sync(PART_COST)?;
+                sync(part_cost(content.len()))?;
             }
         }
         Ok(())
@@ -316,8 +342,11 @@ fn row_of(row: &[u8]) -> Result<(KeyDigest, Option<u32>), String> {
 const PART_BYTES: usize = 4_000;
 /// What sled writes for a row: some of its node again, by trace 1.2 KB.
 const ROW_COST: usize = 1024;
-/// The same for a part: large values make large nodes, by trace 140 KB for one in random order.
-const PART_COST: usize = 64 * 1024;
+/// The same for a part: large values make large nodes, by trace 140 KB for one of the largest in
+/// random order.
+const fn part_cost(bytes: usize) -> usize {
+    ROW_COST + 16 * bytes
+}
 
 /// What is read between two syncs; what sled writes for that is about twice as much.
 const READ_BYTES_MAX: usize = 256 * 1024;

@@ -12,8 +12,9 @@ use crate::commit::disk::Engine;
 use crate::commit::writer::Writer;
 use crate::{
     Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect,
-    KeyState, KeyView, ListPage, ListRequest, Operator, Question, Resolution, ScopedKey,
-    SettleError, Store, StoreError, StoreFuture, StoreId, StoreStats, Swept, Timestamp,
+    KeyState, KeyView, ListPage, ListRequest, Operator, Question, Resolution, Scope, ScopedKey,
+    SessionRequest, SessionState, SettleError, Store, StoreError, StoreFuture, StoreId, StoreStats,
+    Swept, Timestamp,
 };
 
 /// A durable [`Store`] in a directory, for one process at a time.
@@ -222,6 +223,13 @@ impl Store for SledStore {
                 first_sent,
             };
             self.writer.ask(operation).await?.into_state()
+        })
+    }
+
+    fn session(&self, scope: Scope, request: SessionRequest) -> StoreFuture<'_, SessionState> {
+        Box::pin(async move {
+            let operation = Operation::Session { scope, request };
+            self.writer.ask(operation).await?.into_session()
         })
     }
 }

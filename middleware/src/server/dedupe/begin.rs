@@ -217,7 +217,10 @@ async fn claim<A>(shared: &Shared<A>, request: &ClaimRequest) -> Asked {
         ClaimOutcome::OverQuota => Landing::Refused(Refusal::OverQuota {
             retry_after: RETRY_AFTER_MAX,
         }),
+        ClaimOutcome::SessionExpired => Landing::Refused(Refusal::SessionExpired),
         ClaimOutcome::Stale => Landing::Refused(Refusal::Stale),
+        ClaimOutcome::UnknownSession => Landing::Refused(Refusal::UnknownSession),
+        ClaimOutcome::WindowFull => Landing::Refused(Refusal::WindowFull),
     })
 }
 

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use onlyonce_storage::{Store, StoreId, Timestamp};
+use onlyonce_storage::{
+    Scope, SessionRequest, SessionState, Store, StoreError, StoreId, Timestamp,
+};
 
 use super::flight::Flights;
 
@@ -34,6 +36,21 @@ impl Executions {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.store.now()
+    }
+
+    /// Opens, resumes or acknowledges in a session of that store: see
+    /// [`Store::session`](onlyonce_storage::Store::session). For transports; bounded by whoever
+    /// waits for it.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot tell.
+    pub async fn session(
+        &self,
+        scope: Scope,
+        request: SessionRequest,
+    ) -> Result<SessionState, StoreError> {
+        self.store.session(scope, request).await
     }
 
     /// How many calls are being executed, whether or not anybody waits for them.

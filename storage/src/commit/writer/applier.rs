@@ -129,9 +129,10 @@ impl Applier {
         let decided = shared.guarded(|| {
             let group = core.decide(operations, &**disk, now);
             crate::kill_point!("writer: operations decided, not applied");
-            let changed = !group.changes.is_empty();
+            let changed = group.changes_anything();
             if changed {
                 disk.apply(group.changes, now)?;
+                disk.apply_sessions(group.sessions)?;
                 crate::kill_point!("writer: changes applied, not handed over");
             }
             Ok((group.replies, changed))
@@ -234,8 +235,9 @@ impl Applier {
             } = self;
             let changed = shared.guarded(|| {
                 let group = core.decide(Vec::new(), &**disk, now);
-                let changed = !group.changes.is_empty();
+                let changed = group.changes_anything();
                 disk.apply(group.changes, now)?;
+                disk.apply_sessions(group.sessions)?;
                 Ok(changed)
             })?;
             self.persist()?;

@@ -26,9 +26,10 @@ use super::located::Located;
 use super::log::{GroupBytes, LogFiles, Note};
 use super::open_rows::OpenRows;
 use super::page::{PageFile, Pages, Position, Wait};
+use super::session_rows::SessionRows;
 use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer, Written};
-use crate::commit::{Change, Rows};
+use crate::commit::{Change, Rows, SessionChange};
 use crate::inspect::BucketStats;
 use crate::record::{AnswerKept, CallRecord, Record};
 use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, codec, transition};
@@ -62,6 +63,7 @@ pub(super) struct Known {
     answers: BTreeMap<Bucket, Pages>,
     settled: BTreeMap<Bucket, Settled>,
     open: OpenRows,
+    sessions: SessionRows,
     notes: Notes,
     width: Duration,
     /// Buckets whose files are being removed.
@@ -170,6 +172,15 @@ impl Disk for SledDisk {
         for change in changes {
             let applied = rows.apply(change, &mut self.group_bytes);
             applied.map_err(words)?;
+        }
+        Ok(())
+    }
+
+    fn apply_sessions(&mut self, changes: Vec<SessionChange>) -> Result<(), String> {
+        let mut rows = self.rows.write();
+        for change in &changes {
+            rows.sessions.apply(change);
+            self.group_bytes.session(change);
         }
         Ok(())
     }
@@ -361,11 +372,14 @@ impl Known {
         for file in self.answers.values_mut().chain(settled) {
             pages.extend(file.cut()?);
         }
+        let mut numbers = self.notes.numbers();
+        numbers.push((META_LAST_SESSION, self.sessions.last()));
         Ok(Checkpoint {
             group,
             pages,
             open: self.open.cut(),
-            numbers: self.notes.numbers(),
+            sessions: self.sessions.cut(),
+            numbers,
             next_turn,
             drops: Vec::new(),
         })
@@ -550,6 +564,7 @@ const META_ANSWERS_GONE: &str = "answers_gone_until";
 const META_FORGOTTEN: &str = "forgotten_until";
 /// The last group that is in sled.
 pub(super) const META_GROUP: &str = "group";
+const META_LAST_SESSION: &str = "last_session";
 const META_LAST_USED: &str = "last_used";
 
 /// Five seconds in all: sled needs milliseconds, and a store that cannot be reopened at once is

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use ::sled::Db;
 
 use super::{
-    ANSWERS, Known, META_ANSWERS_GONE, META_FORGOTTEN, META_GROUP, META_LAST_USED, Notes, SETTLED,
-    Settled, bucket_of, keyed, words,
+    ANSWERS, Known, META_ANSWERS_GONE, META_FORGOTTEN, META_GROUP, META_LAST_SESSION,
+    META_LAST_USED, Notes, SETTLED, Settled, bucket_of, keyed, words,
 };
-use crate::commit::Change;
 use crate::commit::bucket::Bucket;
+use crate::commit::{Change, SessionRow};
 use crate::record::{AnswerKept, Record};
 use crate::sled::cause::Cause;
 use crate::sled::checkpoint::{LENGTH_ROW, Target};
@@ -21,6 +21,7 @@ use crate::sled::located::Located;
 use crate::sled::log::{Entry, GroupBytes, Groups};
 use crate::sled::open_rows::OpenRows;
 use crate::sled::page::{PageFile, Pages};
+use crate::sled::session_rows::SessionRows;
 use crate::sled::sync::SyncPoint;
 use crate::{Answer, AnswerFormat, KeyDigest, RetentionOptions, StoreId, Timestamp, codec};
 
@@ -79,11 +80,13 @@ impl Loaded {
         } = parts;
         let meta = db.open_tree(META)?;
         let open = OpenRows::open(db.open_tree(OPEN)?, || Ok(point.commit(&db)?))?;
+        let sessions = SessionRows::open(db.open_tree(SESSIONS)?)?;
         let rows = Known {
             folder: folder.clone(),
             answers: BTreeMap::new(),
             settled: BTreeMap::new(),
             open,
+            sessions,
             notes: Notes::default(),
             width: Bucket::width(retention),
             removed: BTreeSet::new(),
@@ -145,6 +148,8 @@ impl Loaded {
         self.rows.notes.answers_gone = gone;
         self.rows.notes.forgotten = self.number(META_FORGOTTEN)?.unwrap_or(0);
         self.rows.notes.used = self.number(META_LAST_USED)?;
+        let given = self.number(META_LAST_SESSION)?.unwrap_or(0);
+        self.rows.sessions.given(given);
         let (groups, last) = log.after(self.group)?;
         for mut entries in groups {
             // It is in the log already.
@@ -228,6 +233,12 @@ impl Loaded {
         records.map(|(key, record)| (key, record.clone())).collect()
     }
 
+    /// The last session that was given, and those that are live.
+    pub(in crate::sled) fn sessions(&self) -> (u64, Vec<(u64, SessionRow)>) {
+        let sessions = &self.rows.sessions;
+        (sessions.last(), sessions.rows().collect())
+    }
+
     fn number(&self, name: &str) -> Result<Option<u64>, Cause> {
         let Some(bytes) = self.target.meta.get(name)? else {
             return Ok(None);
@@ -278,6 +289,7 @@ impl Loaded {
         match entry {
             Entry::Note(note, time) => self.rows.noted(note, time),
             Entry::Removed(key) => self.rows.open.remove(key),
+            Entry::Session(change) => self.rows.sessions.apply(&change),
             Entry::Record(key, bytes) => {
                 let record = codec::decode(bytes).map_err(words)?;
                 self.rows.put(key, record, nowhere)?;
@@ -314,6 +326,7 @@ pub(in crate::sled) fn bring<'a>(record: &mut Record, rest: &'a [u8]) -> Result<
 
 const META: &str = "onlyonce/meta";
 const OPEN: &str = "onlyonce/open";
+const SESSIONS: &str = "onlyonce/sessions";
 
 const META_ID: &str = "id";
 const META_INCARNATION: &str = "incarnation";

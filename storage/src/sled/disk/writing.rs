@@ -17,7 +17,7 @@ impl Known {
     /// Applies a change, and says so in the group.
     pub(super) fn apply(&mut self, change: Change, group: &mut GroupBytes) -> Result<(), Cause> {
         let Change { key, before, after } = change;
-        if before.as_ref().is_some_and(Record::is_settled) {
+        if before.as_ref().is_some_and(is_in_its_bucket) {
             return Err("a settled record never changes".into());
         }
         let Some(mut record) = after else {
@@ -25,7 +25,7 @@ impl Known {
             group.removed(key);
             return Ok(());
         };
-        if record.is_settled() {
+        if is_in_its_bucket(&record) {
             // What lies with an open call has to go where answers lie.
             self.bring_answer(key, &mut record)?;
         }
@@ -41,7 +41,7 @@ impl Known {
     ) -> Result<(), Cause> {
         let answer = answer_here(&record);
         let body = answer.as_ref().map(|answer| &answer.body()[..]);
-        if record.is_settled() {
+        if is_in_its_bucket(&record) {
             let bucket = Bucket::of(&record, self.width).ok_or("a settled record has a bucket")?;
             let bucket = self.unremoved(bucket);
             if let Some(answer) = &answer {
@@ -134,6 +134,12 @@ impl Known {
             .get_mut(&bucket)
             .ok_or_else(|| "a bucket that was just made is gone".into())
     }
+}
+
+/// Whether it lies with the settled records of its day, and never changes. What is held for a
+/// session mostly goes within a moment, so it lies with what is open.
+const fn is_in_its_bucket(record: &Record) -> bool {
+    record.is_settled() && !record.is_held()
 }
 
 /// The answer that is in a record.

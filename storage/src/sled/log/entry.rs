@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
+use crate::commit::SessionChange;
 use crate::record::Record;
-use crate::{KeyDigest, codec};
+use crate::{KeyDigest, ScopeDigest, codec};
 
 /// What one entry says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::sled) enum Entry<'a> {
     Note(Note, u64),
     /// The record of a key, in the crate's codec, and the rest of the group: the answer that
@@ -15,6 +16,7 @@ pub(in crate::sled) enum Entry<'a> {
     /// The record of a key, whose answer (if any) lies where it lay before.
     Record(KeyDigest, &'a [u8]),
     Removed(KeyDigest),
+    Session(SessionChange),
 }
 
 /// What a time means. The latest that is noted counts.
@@ -84,6 +86,29 @@ impl GroupBytes {
         self.bytes.extend_from_slice(key.as_bytes());
     }
 
+    pub(in crate::sled) fn session(&mut self, change: &SessionChange) {
+        match change {
+            SessionChange::Opened { session, scope } => {
+                self.begin(5);
+                self.bytes.extend_from_slice(&session.to_le_bytes());
+                self.bytes.extend_from_slice(scope.as_bytes());
+            }
+            SessionChange::Raised {
+                session,
+                first_unanswered,
+            } => {
+                self.begin(6);
+                self.bytes.extend_from_slice(&session.to_le_bytes());
+                self.bytes
+                    .extend_from_slice(&first_unanswered.to_le_bytes());
+            }
+            SessionChange::Ended { session } => {
+                self.begin(7);
+                self.bytes.extend_from_slice(&session.to_le_bytes());
+            }
+        }
+    }
+
     /// The group as it is written.
     pub(in crate::sled) fn finish(self, salt: u64, number: u64) -> Result<Vec<u8>, String> {
         let mut bytes = self.bytes;
@@ -121,6 +146,26 @@ impl<'a> Entry<'a> {
             let note = Note::of(what).ok_or_else(|| format!("note {what} is unknown"))?;
             return Ok((Self::Note(note, u64::from_le_bytes(*time)), rest));
         }
+        if let 5..=7 = kind {
+            let (session, rest) = number(rest).ok_or_else(cut)?;
+            let (change, rest) = match kind {
+                5 => {
+                    let (scope, rest) = rest.split_first_chunk::<32>().ok_or_else(cut)?;
+                    let scope = ScopeDigest::from_bytes(*scope);
+                    (SessionChange::Opened { session, scope }, rest)
+                }
+                6 => {
+                    let (first_unanswered, rest) = number(rest).ok_or_else(cut)?;
+                    let change = SessionChange::Raised {
+                        session,
+                        first_unanswered,
+                    };
+                    (change, rest)
+                }
+                _ => (SessionChange::Ended { session }, rest),
+            };
+            return Ok((Self::Session(change), rest));
+        }
         let (key, rest) = rest.split_first_chunk::<32>().ok_or_else(cut)?;
         let key = KeyDigest::from_bytes(*key);
         if kind == 3 {
@@ -156,6 +201,11 @@ impl Note {
             _ => None,
         }
     }
+}
+
+fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*number), rest))
 }
 
 /// Checksum, length, salt, number.

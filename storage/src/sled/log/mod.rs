@@ -18,6 +18,9 @@
 //!         2 | key digest (32) | length (4) | record | answer, as long as the record says
 //!         3 | key digest (32)                                 the key is absent
 //!         4 | what (1) | time (8)                             see `Note`
+//!         5 | session (8) | digest of its scope (32)          a session was opened
+//!         6 | session (8) | first unanswered (8)              calls before it are acknowledged
+//!         7 | session (8)                                     a session has expired
 //! ```
 //!
 //! Numbers are little endian. Turns count up; the file with the higher one is the newer. A head

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::commit::disk::{Disk, Due, Syncer, Written};
-use crate::commit::{Change, Rows};
+use crate::commit::{Change, Rows, SessionChange};
 use crate::record::{CallRecord, Record};
 use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp};
 
@@ -77,6 +77,11 @@ impl Disk for Faulty<dyn Disk> {
             .changes
             .fetch_add(changes.len(), Ordering::SeqCst);
         self.inner.apply(changes, now)
+    }
+
+    fn apply_sessions(&mut self, changes: Vec<SessionChange>) -> Result<(), String> {
+        self.step(Step::Apply)?;
+        self.inner.apply_sessions(changes)
     }
 
     fn hand_over(&mut self, memory: Vec<u8>) -> Result<Option<Written>, String> {
