@@ -40,6 +40,7 @@ mod retention;
 #[cfg(feature = "sled")]
 pub mod sled;
 mod store;
+pub mod transaction;
 pub mod transition;
 
 pub use crate::claim::{

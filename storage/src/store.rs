@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use uuid::Uuid;
 
+use crate::transaction::TransactionalStore;
 use crate::{
     Answer, Claim, ClaimOutcome, ClaimRequest, ClockSuspicion, DoubtReason, FencingToken, KeyState,
     ScopedKey, SettleError, StoreError, Timestamp,
@@ -84,6 +85,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         key: ScopedKey,
         first_sent: Option<Timestamp>,
     ) -> StoreFuture<'_, KeyState>;
+
+    /// This store as one that keeps handlers' tables beside the records, if it is one.
+    fn transactions(&self) -> Option<&dyn TransactionalStore> {
+        None
+    }
 
     /// [`Question::Peek`], about whatever call.
     fn peek(&self, key: ScopedKey) -> StoreFuture<'_, KeyState> {

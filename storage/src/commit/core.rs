@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::open_calls::OpenCalls;
 use super::operation::{ClaimReply, Group, Operation, Reply};
 use super::overlay::{Overlay, Rows};
+use super::transact::Held;
 use crate::record::{CallRecord, KeyState, Record, State};
 use crate::transition::{self, Circumstances, ClaimStep, Fenced, Settled};
 use crate::{
@@ -22,8 +23,9 @@ pub struct GroupCore {
     sequence: u64,
     forgotten_until: Timestamp,
     retention: RetentionOptions,
-    limits: StoreLimits,
-    open: OpenCalls,
+    pub(super) limits: StoreLimits,
+    pub(super) open: OpenCalls,
+    pub(super) held: Held,
 }
 
 // === impl GroupCore ===
@@ -49,6 +51,7 @@ impl GroupCore {
             },
             limits: limits.answer_bytes_max(limits.answer_bytes_max),
             open: OpenCalls::default(),
+            held: Held::default(),
         }
     }
 
@@ -89,8 +92,10 @@ impl GroupCore {
             .into_iter()
             .map(|operation| self.decide_one(operation, &mut overlay, now))
             .collect();
+        let (changes, rows) = overlay.into_changes();
         Group {
-            changes: overlay.into_changes(),
+            changes,
+            rows,
             replies,
         }
     }
@@ -106,7 +111,9 @@ impl GroupCore {
             Operation::Abandon { key, token } => {
                 Reply::Settle(self.abandon(overlay, key, token, &at))
             }
+            Operation::Begin(request) => Reply::Claim(self.begin(overlay, request, &at)),
             Operation::Claim(request) => Reply::Claim(self.claim(overlay, &request, &at)),
+            Operation::Commit(commit) => Reply::Commit(self.commit(overlay, *commit, &at)),
             Operation::Complete { key, token, answer } => {
                 Reply::Settle(self.complete(overlay, key, token, answer, &at))
             }
@@ -121,8 +128,9 @@ impl GroupCore {
                 key,
                 first_sent,
             } => Reply::State(self.ask(overlay, question, key.digest(), first_sent, &at)),
+            Operation::Read { range, .. } => Reply::Rows(overlay.read(&range)),
             Operation::Release { key, token } => {
-                Reply::Settle(self.settle(overlay, key, |existing| {
+                Reply::Settle(self.settle(overlay, (key, token), &at, |existing| {
                     transition::release(existing, token)
                 }))
             }
@@ -137,6 +145,11 @@ impl GroupCore {
         }
     }
 
+    pub(super) const fn next_token(&mut self) -> FencingToken {
+        self.sequence += 1;
+        FencingToken::new(self.incarnation, self.sequence)
+    }
+
     fn claim(
         &mut self,
         overlay: &mut Overlay<'_>,
@@ -144,9 +157,8 @@ impl GroupCore {
         at: &Circumstances,
     ) -> Result<ClaimReply, StoreError> {
         let key = request.key.digest();
-        let existing = overlay.record(key)?;
-        self.sequence += 1;
-        let token = FencingToken::new(self.incarnation, self.sequence);
+        let existing = self.seen(overlay, key, at)?;
+        let token = self.next_token();
         match transition::claim(existing.as_ref(), request, token, at)? {
             ClaimStep::Claim(call) => {
                 // The re-run of a doubt is counted already, and must not be kept from ending it.
@@ -184,7 +196,7 @@ impl GroupCore {
             self.doubt_in_progress(overlay, key, token, DoubtReason::Unrecorded, at)?;
             return Err(too_large.into());
         }
-        self.settle(overlay, key, |existing| {
+        self.settle(overlay, (key, token), at, |existing| {
             transition::complete(existing, token, answer, at).map(Settled::Write)
         })
     }
@@ -200,7 +212,7 @@ impl GroupCore {
         // The doubt matters more than the answer: it is written also where the answer is too large.
         let too_large = answer.as_ref().and_then(|answer| self.fits(answer).err());
         let answer = answer.filter(|_| too_large.is_none());
-        self.settle(overlay, key, |existing| {
+        self.settle(overlay, (key, token), at, |existing| {
             transition::doubt(existing, token, reason, answer, at).map(Settled::Write)
         })?;
         too_large.map_or(Ok(()), |error| Err(error.into()))
@@ -213,6 +225,11 @@ impl GroupCore {
         token: FencingToken,
         at: &Circumstances,
     ) -> Result<(), SettleError> {
+        if self.held_by(key, token, at).is_some() {
+            // Nothing of it was ever applied.
+            self.let_go(key);
+            return Ok(());
+        }
         self.doubt_in_progress(overlay, key, token, DoubtReason::OwnerGone, at)
     }
 
@@ -226,7 +243,7 @@ impl GroupCore {
         reason: DoubtReason,
         at: &Circumstances,
     ) -> Result<(), SettleError> {
-        self.settle(overlay, key, |existing| {
+        self.settle(overlay, (key, token), at, |existing| {
             let doubted = transition::doubt(existing, token, reason, None, at)?;
             match existing.and_then(Record::call) {
                 Some(call) if matches!(call.state, State::InDoubt { .. }) => {
@@ -245,12 +262,21 @@ impl GroupCore {
         lease: Duration,
         at: &Circumstances,
     ) -> Result<Lease, SettleError> {
-        let existing = overlay.record(key)?;
+        let held = self.held_by(key, token, at);
+        let is_held = held.is_some();
+        let existing = match held {
+            Some(held) => Some(held),
+            None => overlay.record(key)?,
+        };
         let call = transition::renew(existing.as_ref(), token, lease, at)
             .map_err(|Fenced| SettleError::Fenced)?;
         let State::InProgress { lease } = call.state else {
             return Err(SettleError::Fenced);
         };
+        if is_held {
+            self.hold(key, call);
+            return Ok(lease);
+        }
         self.write(overlay, key, existing, Some(Record::Call(call)));
         Ok(lease)
     }
@@ -266,7 +292,7 @@ impl GroupCore {
         if let Resolution::Applied(answer) = &resolution {
             self.fits(answer)?;
         }
-        self.settle(overlay, key.digest(), |existing| {
+        self.settle(overlay, (key.digest(), token), at, |existing| {
             transition::resolve(existing, token, resolution, at)
         })
     }
@@ -279,6 +305,10 @@ impl GroupCore {
         first_sent: Option<Timestamp>,
         at: &Circumstances,
     ) -> Result<KeyState, StoreError> {
+        if let Some(held) = self.held(key, at) {
+            let held = Record::Call(held.clone());
+            return Ok(transition::state(Some(&held), first_sent, at));
+        }
         if question == Question::Seal && overlay.record(key)?.is_none() {
             overlay.rows.room()?;
             self.write(overlay, key, None, Some(Record::Sealed { at: at.now }));
@@ -289,9 +319,15 @@ impl GroupCore {
     fn settle(
         &mut self,
         overlay: &mut Overlay<'_>,
-        key: KeyDigest,
+        (key, token): (KeyDigest, FencingToken),
+        at: &Circumstances,
         change: impl FnOnce(Option<&Record>) -> Result<Settled, Fenced>,
     ) -> Result<(), SettleError> {
+        if let Some(held) = self.held_by(key, token, at) {
+            let settled = change(Some(&held)).map_err(|Fenced| SettleError::Fenced)?;
+            self.settle_held(overlay, key, settled);
+            return Ok(());
+        }
         let existing = overlay.record(key)?;
         let after = match change(existing.as_ref()).map_err(|Fenced| SettleError::Fenced)? {
             Settled::Remove => None,
@@ -304,6 +340,10 @@ impl GroupCore {
     fn doubt_lapsed(&mut self, overlay: &mut Overlay<'_>, now: Timestamp) {
         let at = self.circumstances(now);
         for key in self.open.lapsed(now, LAPSED_PER_GROUP_MAX) {
+            if self.held.contains(key) {
+                self.let_go(key);
+                continue;
+            }
             // A row that cannot be read says so to whoever asks for it.
             let Ok(existing) = overlay.record(key) else {
                 continue;
@@ -314,7 +354,7 @@ impl GroupCore {
         }
     }
 
-    fn write(
+    pub(super) fn write(
         &mut self,
         overlay: &mut Overlay<'_>,
         key: KeyDigest,
@@ -325,7 +365,7 @@ impl GroupCore {
         overlay.write(key, before, after);
     }
 
-    fn fits(&self, answer: &Answer) -> Result<(), StoreError> {
+    pub(super) fn fits(&self, answer: &Answer) -> Result<(), StoreError> {
         let (size, limit) = (answer.body().len(), self.limits.answer_bytes_max);
         if size > limit {
             return Err(StoreError::AnswerTooLarge { size, limit });
@@ -343,7 +383,7 @@ impl GroupCore {
     }
 }
 
-fn claimed(call: &CallRecord) -> Result<ClaimReply, StoreError> {
+pub(super) fn claimed(call: &CallRecord) -> Result<ClaimReply, StoreError> {
     let State::InProgress { lease } = call.state else {
         return Err(StoreError::Corrupt(
             "a claim that was just made is not in progress".to_owned(),

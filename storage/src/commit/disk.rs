@@ -3,6 +3,7 @@
 use super::bucket::Bucket;
 use super::operation::Change;
 use super::overlay::Rows;
+use crate::transaction::Writes;
 use crate::{RetentionOptions, Swept, Timestamp};
 
 /// An engine, seen by the one thread that writes to it. Any error poisons the store, so it is told
@@ -10,6 +11,15 @@ use crate::{RetentionOptions, Swept, Timestamp};
 pub(crate) trait Disk: Rows + Send {
     /// Applies changes, which are seen by later reads at once. Nothing is durable yet.
     fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<(), String>;
+
+    /// Applies what transactions have written, as [`apply`](Self::apply) applies their records: both
+    /// are in one group.
+    fn apply_rows(&mut self, writes: Writes) -> Result<(), String> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        Err("this disk keeps no tables".to_owned())
+    }
 
     /// Makes everything that was applied and noted since the last time one group, for the other
     /// half to write. `None` when there is nothing. Call it only when all groups before are

@@ -22,9 +22,14 @@ pub(crate) mod disk;
 mod open_calls;
 mod operation;
 mod overlay;
+mod transact;
 #[cfg(feature = "sled")]
 pub(crate) mod writer;
 
 pub use self::core::GroupCore;
-pub use self::operation::{Change, ClaimReply, Group, Operation, Reply};
+pub use self::operation::{
+    Change, ClaimReply, Commit, CommitRefusal, Group, Operation, Reply, Sight,
+};
 pub use self::overlay::Rows;
+pub(crate) use self::transact::over;
+pub use self::transact::{KeyBounds, Scan};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::record::{KeyState, Record};
+use crate::transaction::{Row, RowRange, Work, Writes};
 use crate::transition::Refusal;
 use crate::{
     Abandoned, Answer, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason, FencingToken,
@@ -21,8 +22,12 @@ pub enum Operation {
         /// Its token.
         token: FencingToken,
     },
+    /// See [`TransactionalStore::begin`](crate::transaction::TransactionalStore::begin).
+    Begin(ClaimRequest),
     /// See [`Store::claim`](crate::Store::claim).
     Claim(ClaimRequest),
+    /// See [`TransactionalStore::commit`](crate::transaction::TransactionalStore::commit).
+    Commit(Box<Commit>),
     /// See [`Store::complete`](crate::Store::complete).
     Complete {
         /// The key of the claim.
@@ -52,6 +57,13 @@ pub enum Operation {
         /// When the call that is asked about was first sent.
         first_sent: Option<Timestamp>,
     },
+    /// Rows of the handlers' tables.
+    Read {
+        /// Which.
+        range: RowRange,
+        /// What the reader needs of them.
+        sight: Sight,
+    },
     /// See [`Store::release`](crate::Store::release).
     Release {
         /// The key of the claim.
@@ -79,12 +91,50 @@ pub enum Operation {
     },
 }
 
+/// What is committed.
+#[derive(Debug)]
+pub struct Commit {
+    /// The key of the claim.
+    pub key: KeyDigest,
+    /// Its token.
+    pub token: FencingToken,
+    /// What was read and written under it.
+    pub work: Work,
+    /// The call's answer.
+    pub answer: Answer,
+}
+
+/// What a reader needs of the rows that it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// They need not be durable: whatever is concluded from them becomes durable only after them.
+    Applied,
+    /// They are durable when they are told.
+    Durable,
+}
+
+/// Why a commit has done nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CommitRefusal {
+    /// What was read has changed. The claim still holds.
+    Conflict,
+    /// The claim no longer holds.
+    Fenced,
+    /// The store does not do it.
+    Refused(StoreError),
+}
+
 /// What an operation is answered, once its group is durable.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Reply {
     /// To a claim.
     Claim(Result<ClaimReply, StoreError>),
+    /// To a commit.
+    Commit(Result<(), CommitRefusal>),
+    /// To a question about rows.
+    Rows(Result<Vec<Row>, StoreError>),
     /// To a renewal: the lease that now holds.
     Renew(Result<Lease, SettleError>),
     /// To whatever spends a claim or ends a doubt.
@@ -134,8 +184,18 @@ pub struct Change {
 pub struct Group {
     /// The rows that change, one entry a key, in the order of the keys' first change.
     pub changes: Vec<Change>,
+    /// What the handlers' tables shall hold where they change.
+    pub rows: Writes,
     /// One reply an operation, in the operations' order.
     pub replies: Vec<Reply>,
+}
+
+// === impl CommitRefusal ===
+
+impl From<StoreError> for CommitRefusal {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
 }
 
 // === impl ClaimReply ===
@@ -172,6 +232,30 @@ impl Reply {
     pub fn into_claim(self, on_drop: Arc<dyn Abandoned>) -> Result<ClaimOutcome, StoreError> {
         match self {
             Self::Claim(reply) => reply.map(|reply| reply.into_outcome(on_drop)),
+            other => Err(other.mixed_up()),
+        }
+    }
+
+    /// The reply to a commit.
+    ///
+    /// # Errors
+    ///
+    /// What the reply says.
+    pub fn into_committed(self) -> Result<(), CommitRefusal> {
+        match self {
+            Self::Commit(reply) => reply,
+            other => Err(other.mixed_up().into()),
+        }
+    }
+
+    /// The reply to a question about rows.
+    ///
+    /// # Errors
+    ///
+    /// What the reply says.
+    pub fn into_rows(self) -> Result<Vec<Row>, StoreError> {
+        match self {
+            Self::Rows(reply) => reply,
             other => Err(other.mixed_up()),
         }
     }

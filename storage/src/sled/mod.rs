@@ -15,6 +15,7 @@
 //!   onlyonce/meta                  identity, incarnation, what is forgotten
 //!   onlyonce/recent/START-END      answers, and claims and doubts; dropped at retention
 //!   onlyonce/settled/START-END     settled records; dropped at the horizon
+//!   user/NAME                      a table of the handlers' (`tables.rs`)
 //! ```
 //!
 //! The trees of a bucket hold pages (`page.rs`) of frames (`frame.rs`), numbered and never changed:
@@ -49,6 +50,7 @@ mod outbox;
 mod page;
 mod store;
 mod sync;
+mod tables;
 #[cfg(test)]
 mod tests;
 

@@ -17,10 +17,12 @@ use super::located::Located;
 use super::log::{GroupBytes, LogFiles, Note};
 use super::open_rows::OpenRows;
 use super::page::{PageFile, Pages, Position};
+use super::tables::Tables;
 use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer, Written};
-use crate::commit::{Change, Rows};
+use crate::commit::{Change, KeyBounds, Rows, Scan};
 use crate::record::{AnswerKept, CallRecord, Record};
+use crate::transaction::{Table, Writes};
 use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, codec, transition};
 
 /// An opened store. Only the thread that owns it changes anything; another one writes groups to
@@ -51,6 +53,7 @@ pub(super) struct Known {
     answers: BTreeMap<Bucket, Pages>,
     settled: BTreeMap<Bucket, Settled>,
     open: OpenRows,
+    pub(super) tables: Tables,
     notes: Notes,
     width: Duration,
     /// Buckets whose files are being removed.
@@ -109,8 +112,8 @@ impl SledDisk {
 
     /// Takes note of a checkpoint that was done.
     fn checkpointed(&mut self, done: Option<Done>) {
-        if let Some(Done { answered }) = done {
-            self.rows.written(&answered);
+        if let Some(done) = done {
+            self.rows.written(done);
         }
     }
 
@@ -141,6 +144,14 @@ impl Rows for SledDisk {
     fn answer(&self, key: KeyDigest, call: &CallRecord) -> Result<Option<Answer>, StoreError> {
         self.rows.answer(key, call)
     }
+
+    fn scan<'a>(&'a self, table: &Table, bounds: KeyBounds<'a>) -> Scan<'a> {
+        self.rows.tables.scan(table, bounds)
+    }
+
+    fn room_for(&self, writes: &Writes) -> Result<(), StoreError> {
+        self.rows.tables.room_for(writes)
+    }
 }
 
 impl Disk for SledDisk {
@@ -148,6 +159,16 @@ impl Disk for SledDisk {
         for change in changes {
             self.rows.apply(change, &mut self.group_bytes)?;
         }
+        Ok(())
+    }
+
+    fn apply_rows(&mut self, writes: Writes) -> Result<(), String> {
+        for (table, rows) in &writes {
+            for (key, value) in rows {
+                self.group_bytes.row(table, key, value.as_deref())?;
+            }
+        }
+        self.rows.tables.apply(writes);
         Ok(())
     }
 
@@ -323,6 +344,7 @@ impl Known {
             group,
             pages,
             open: self.open.cut(),
+            tables: self.tables.cut(),
             numbers: self.notes.numbers(),
             next_turn,
             drops: Vec::new(),
@@ -330,11 +352,13 @@ impl Known {
     }
 
     /// What was cut is in sled.
-    pub(super) fn written(&mut self, answered: &[KeyDigest]) {
+    pub(super) fn written(&mut self, done: Done) {
+        let Done { answered, tables } = done;
         self.answers.values_mut().for_each(Pages::written);
         let settled = self.settled.values_mut();
         settled.for_each(|settled| settled.pages.written());
-        self.open.written(answered);
+        self.open.written(&answered);
+        self.tables.written(tables);
     }
 
     fn note(&mut self, note: Note, time: u64, group: &mut GroupBytes) {

@@ -22,6 +22,7 @@ use crate::sled::log::{Entry, GroupBytes, Groups};
 use crate::sled::open_rows::OpenRows;
 use crate::sled::page::{PageFile, Pages};
 use crate::sled::sync::SyncPoint;
+use crate::sled::tables::Tables;
 use crate::{Answer, AnswerFormat, KeyDigest, RetentionOptions, StoreId, Timestamp, codec};
 
 /// What an opening needs besides what is on the disk.
@@ -78,11 +79,13 @@ impl Loaded {
         } = parts;
         let meta = db.open_tree(META)?;
         let open = OpenRows::open(db.open_tree(OPEN)?)?;
+        let tables = Tables::open(&db)?;
         let rows = Known {
             folder: folder.clone(),
             answers: BTreeMap::new(),
             settled: BTreeMap::new(),
             open,
+            tables,
             notes: Notes::default(),
             width: Bucket::width(retention),
             removed: BTreeSet::new(),
@@ -175,9 +178,8 @@ impl Loaded {
         self.remove_unfinished()?;
         crate::kill_point!("opening: unfinished pages removed, nothing carried over");
         let checkpoint = self.rows.cut(self.group, 0)?;
-        let answered = checkpoint.open.answered();
-        self.target.write(checkpoint)?;
-        self.rows.written(&answered);
+        let done = self.target.write(checkpoint)?;
+        self.rows.written(done);
         Ok(())
     }
 
@@ -273,6 +275,7 @@ impl Loaded {
         match entry {
             Entry::Note(note, time) => self.rows.noted(note, time),
             Entry::Removed(key) => self.rows.open.remove(key),
+            Entry::Row { table, key, value } => self.rows.tables.take_in(table, key, value)?,
             Entry::Record(key, bytes) => {
                 let record = codec::decode(bytes).map_err(words)?;
                 self.rows.put(key, record, nowhere)?;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::record::Record;
+use crate::transaction::Table;
 use crate::{KeyDigest, codec};
 
 /// What one entry says.
@@ -15,6 +16,12 @@ pub(in crate::sled) enum Entry<'a> {
     /// The record of a key, whose answer (if any) lies where it lay before.
     Record(KeyDigest, &'a [u8]),
     Removed(KeyDigest),
+    /// What a row of a handlers' table holds, or that it is gone.
+    Row {
+        table: &'a str,
+        key: &'a [u8],
+        value: Option<&'a [u8]>,
+    },
 }
 
 /// What a time means. The latest that is noted counts.
@@ -84,6 +91,29 @@ impl GroupBytes {
         self.bytes.extend_from_slice(key.as_bytes());
     }
 
+    /// Puts a row of a handlers' table there, or says that it is gone.
+    pub(in crate::sled) fn row(
+        &mut self,
+        table: &Table,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), String> {
+        self.begin(if value.is_some() { 5 } else { 6 });
+        let name = table.name().as_bytes();
+        let name_length = u8::try_from(name.len()).map_err(|_| "a table has a short name")?;
+        let key_length = u16::try_from(key.len()).map_err(|_| "a row has a short key")?;
+        self.bytes.push(name_length);
+        self.bytes.extend_from_slice(name);
+        self.bytes.extend_from_slice(&key_length.to_le_bytes());
+        self.bytes.extend_from_slice(key);
+        if let Some(value) = value {
+            let length = u32::try_from(value.len()).map_err(|_| "a row has a small value")?;
+            self.bytes.extend_from_slice(&length.to_le_bytes());
+            self.bytes.extend_from_slice(value);
+        }
+        Ok(())
+    }
+
     /// The group as it is written.
     pub(in crate::sled) fn finish(self, salt: u64, number: u64) -> Result<Vec<u8>, String> {
         let mut bytes = self.bytes;
@@ -121,6 +151,9 @@ impl<'a> Entry<'a> {
             let note = Note::of(what).ok_or_else(|| format!("note {what} is unknown"))?;
             return Ok((Self::Note(note, u64::from_le_bytes(*time)), rest));
         }
+        if kind == 5 || kind == 6 {
+            return Self::row(rest, kind == 5).ok_or_else(cut);
+        }
         let (key, rest) = rest.split_first_chunk::<32>().ok_or_else(cut)?;
         let key = KeyDigest::from_bytes(*key);
         if kind == 3 {
@@ -134,6 +167,25 @@ impl<'a> Entry<'a> {
             2 => Ok((Self::RecordAndAnswer(key, record, rest), rest)),
             other => Err(format!("entry kind {other} is unknown")),
         }
+    }
+}
+
+impl<'a> Entry<'a> {
+    /// `None` where it is cut off, or no text.
+    fn row(bytes: &'a [u8], has_value: bool) -> Option<(Self, &'a [u8])> {
+        let (&length, rest) = bytes.split_first()?;
+        let (table, rest) = rest.split_at_checked(usize::from(length))?;
+        let table = std::str::from_utf8(table).ok()?;
+        let (length, rest) = rest.split_first_chunk::<2>()?;
+        let (key, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+        if !has_value {
+            let value = None;
+            return Some((Self::Row { table, key, value }, rest));
+        }
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        let value = Some(value);
+        Some((Self::Row { table, key, value }, rest))
     }
 }
 

@@ -18,6 +18,8 @@
 //!         2 | key digest (32) | length (4) | record | answer, as long as the record says
 //!         3 | key digest (32)                                 the key is absent
 //!         4 | what (1) | time (8)                             see `Note`
+//!         5 | length (1) | table | length (2) | key | length (4) | value
+//!         6 | length (1) | table | length (2) | key           the row is gone
 //! ```
 //!
 //! Numbers are little endian. Turns count up; the file with the higher one is the newer. A head
