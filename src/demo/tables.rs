@@ -85,8 +85,10 @@ async fn balance(tables: &Transaction, account: u32) -> Result<i64, TransactionE
 async fn rows(store: &SledStore, table: &Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
     let mut found: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     loop {
-        let after = found.last().map_or(Bound::Unbounded, |(key, _)| Bound::Excluded(key));
-        let range = RowRange::new(table, &(after, Bound::Unbounded), ROWS_AT_ONCE);
+        let after = found
+            .last()
+            .map_or(Bound::Unbounded, |(key, _)| Bound::Excluded(key));
+        let range = RowRange::new::<Vec<u8>>(table, &(after, Bound::Unbounded), ROWS_AT_ONCE);
         let rows = store.read(range).await?;
         if rows.is_empty() {
             return Ok(found);
