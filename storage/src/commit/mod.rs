@@ -31,5 +31,5 @@ pub use self::operation::{
     Change, ClaimReply, Commit, CommitRefusal, Group, Operation, Reply, Sight,
 };
 pub use self::overlay::Rows;
+pub use self::transact::Scan;
 pub(crate) use self::transact::over;
-pub use self::transact::{KeyBounds, Scan};

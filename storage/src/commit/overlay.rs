@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use super::operation::{Change, ClaimReply};
-use super::transact::{KeyBounds, Scan, Written, no_tables};
+use super::transact::{Scan, Written, no_tables};
 use crate::record::{AnswerKept, CallRecord, KeyState, Record, State};
-use crate::transaction::{Table, Writes};
+use crate::transaction::{KeyBounds, Table, Writes};
 use crate::transition::{self, Circumstances, Refusal};
 use crate::{Answer, Completion, InDoubt, KeyDigest, StoreError, Timestamp};
 

@@ -1,7 +1,6 @@
 //! Transactions in the core: claims that are held in memory, and what is committed under them.
 
-use std::collections::HashMap;
-use std::ops::Bound;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
@@ -9,7 +8,7 @@ use super::core::{GroupCore, claimed};
 use super::operation::{ClaimReply, Commit, CommitRefusal};
 use super::overlay::Overlay;
 use crate::record::{CallRecord, Record, State};
-use crate::transaction::{Row, RowRange, Table, Writes, merge};
+use crate::transaction::{KeyBounds, Row, RowRange, Table, Writes, merge};
 use crate::transition::{self, Circumstances, ClaimStep, Settled};
 use crate::{ClaimRequest, FencingToken, KeyDigest, StoreError};
 
@@ -194,9 +193,6 @@ impl Overlay<'_> {
     }
 }
 
-/// Keys between two bounds.
-pub type KeyBounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
-
 /// Rows, one after the other as they are asked for.
 pub type Scan<'a> = Box<dyn Iterator<Item = Result<Row, StoreError>> + 'a>;
 
@@ -215,7 +211,7 @@ fn read_over<'a>(
 
 /// Rows with others over them.
 pub(crate) fn over<'a>(
-    upper: Option<&'a std::collections::BTreeMap<Bytes, Option<Bytes>>>,
+    upper: Option<&'a BTreeMap<Bytes, Option<Bytes>>>,
     bounds: KeyBounds<'a>,
     lower: Scan<'a>,
 ) -> Scan<'a> {

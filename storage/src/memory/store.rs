@@ -9,12 +9,12 @@ use parking_lot::Mutex;
 use super::MemoryOptions;
 use crate::clock::ClockGuard;
 use crate::commit::{
-    Change, Commit, CommitRefusal, GroupCore, KeyBounds, Operation, Reply, Rows, Scan, Sight, over,
+    Change, Commit, CommitRefusal, GroupCore, Operation, Reply, Rows, Scan, Sight, over,
 };
 use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::transaction::{
-    CommitError, CommitFuture, RANGE_ROWS_MAX, ReadRows, Row, RowRange, TABLES_MAX, Table,
-    Transaction, TransactionalStore, Work, Writes,
+    CommitError, CommitFuture, KeyBounds, RANGE_ROWS_MAX, ReadRows, Row, RowRange, TABLES_MAX,
+    Table, Transaction, TransactionalStore, Work, Writes,
 };
 use crate::transition::{self, Circumstances};
 use crate::{

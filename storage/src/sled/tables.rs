@@ -20,8 +20,8 @@ use bytes::Bytes;
 use super::cause::Cause;
 use super::disk::{unreadable_row, words};
 use crate::StoreError;
-use crate::commit::{KeyBounds, Scan, over};
-use crate::transaction::{KEY_BYTES_MAX, TABLES_MAX, Table, VALUE_BYTES_MAX, Writes};
+use crate::commit::{Scan, over};
+use crate::transaction::{KEY_BYTES_MAX, KeyBounds, TABLES_MAX, Table, VALUE_BYTES_MAX, Writes};
 
 /// The tables of a store.
 #[derive(Debug, Default)]

@@ -36,7 +36,7 @@ mod work;
 pub use self::error::{CommitError, TransactionError};
 pub use self::handle::{ReadRows, Transaction};
 pub use self::merge::merge;
-pub use self::range::{Row, RowRange};
+pub use self::range::{KeyBounds, Row, RowRange};
 pub use self::store::{CommitFuture, TransactionalStore};
 pub use self::table::{
     KEY_BYTES_MAX, TABLE_BYTES_MAX, TABLES_MAX, Table, TableError, VALUE_BYTES_MAX,

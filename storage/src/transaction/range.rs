@@ -10,6 +10,9 @@ use super::Table;
 /// A key and its value.
 pub type Row = (Bytes, Bytes);
 
+/// Keys between two bounds.
+pub type KeyBounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// Some rows of a table, in the order of their keys: those within the bounds, and of them the first
 /// [`rows_max`](Self::rows_max).
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -59,7 +62,7 @@ impl RowRange {
 
     /// The bounds of the keys, unless there cannot be any within: then `None`.
     #[must_use]
-    pub fn bounds(&self) -> Option<(Bound<&[u8]>, Bound<&[u8]>)> {
+    pub fn bounds(&self) -> Option<KeyBounds<'_>> {
         let from = self.from.as_ref().map(AsRef::as_ref);
         let to = self.to.as_ref().map(AsRef::as_ref);
         match (from, to) {

@@ -20,9 +20,9 @@ use super::page::{PageFile, Pages, Position};
 use super::tables::Tables;
 use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer, Written};
-use crate::commit::{Change, KeyBounds, Rows, Scan};
+use crate::commit::{Change, Rows, Scan};
 use crate::record::{AnswerKept, CallRecord, Record};
-use crate::transaction::{Table, Writes};
+use crate::transaction::{KeyBounds, Table, Writes};
 use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, codec, transition};
 
 /// An opened store. Only the thread that owns it changes anything; another one writes groups to
