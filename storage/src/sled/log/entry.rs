@@ -217,3 +217,42 @@ pub(super) const GROUP_HEAD_BYTES: usize = 24;
 pub(super) const ALIGNMENT: usize = 8;
 
 const MEMORY_KEPT_MAX: usize = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: Table = Table::new("seats");
+
+    #[test]
+    fn a_row_has_these_bytes_and_is_read_from_them() {
+        let mut group = GroupBytes::default();
+        group.row(&TABLE, b"12a", Some(b"alice")).unwrap();
+        group.row(&TABLE, b"12b", None).unwrap();
+        let bytes = &group.bytes[GROUP_HEAD_BYTES..];
+        assert_eq!(
+            bytes,
+            b"\x05\x05seats\x03\x0012a\x05\0\0\0alice\x06\x05seats\x03\x0012b"
+        );
+        let row = |key, value| Entry::Row {
+            table: "seats",
+            key,
+            value,
+        };
+        let (first, rest) = Entry::first(bytes).unwrap();
+        assert_eq!(first, row(b"12a", Some(&b"alice"[..])));
+        let (second, rest) = Entry::first(rest).unwrap();
+        assert_eq!(second, row(b"12b", None));
+        assert_eq!(rest, b"");
+    }
+
+    #[test]
+    fn a_row_that_is_cut_off_anywhere_is_an_error() {
+        let mut group = GroupBytes::default();
+        group.row(&TABLE, b"12a", Some(b"alice")).unwrap();
+        let bytes = &group.bytes[GROUP_HEAD_BYTES..];
+        for length in 0..bytes.len() {
+            assert!(Entry::first(&bytes[..length]).is_err(), "{length}");
+        }
+    }
+}
