@@ -121,7 +121,7 @@ mod tests {
         assert!(none(RowRange::new(&TABLE, &("a".."a"), 1)));
         assert!(none(RowRange::new(&TABLE, &("b"..="a"), 1)));
         let open = (Bound::Excluded("a"), Bound::Excluded("a"));
-        assert!(none(RowRange::new(&TABLE, &open, 1)));
+        assert!(none(RowRange::new::<&str>(&TABLE, &open, 1)));
         assert!(!none(RowRange::new(&TABLE, &("a"..="a"), 1)));
         assert!(!none(RowRange::new::<&str>(&TABLE, &(..), 1)));
     }
