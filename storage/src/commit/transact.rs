@@ -122,7 +122,10 @@ impl GroupCore {
             return Err(CommitRefusal::Fenced);
         }
         overlay.rows.room()?;
-        overlay.rows.room_for(&writes)?;
+        match overlay.written.with_tables_of(&writes) {
+            None => overlay.rows.room_for(&writes)?,
+            Some(both) => overlay.rows.room_for(&both)?,
+        }
         let completed = transition::complete(Some(&held), token, answer, at)
             .map_err(|transition::Fenced| CommitRefusal::Fenced)?;
         self.let_go(key);
@@ -175,6 +178,22 @@ impl Written {
         for (table, rows) in writes {
             self.writes.entry(table).or_default().extend(rows);
         }
+    }
+
+    /// These writes and the tables that the group has written to before, where those are others: all
+    /// of them are to have room.
+    fn with_tables_of(&self, writes: &Writes) -> Option<Writes> {
+        let mut others = self
+            .writes
+            .keys()
+            .filter(|table| !writes.contains_key(table));
+        let first = others.next()?;
+        let mut both = writes.clone();
+        both.entry(first.clone()).or_default();
+        for table in others {
+            both.entry(table.clone()).or_default();
+        }
+        Some(both)
     }
 
     pub(super) fn into_writes(self) -> Writes {

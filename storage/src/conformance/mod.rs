@@ -164,6 +164,7 @@ macro_rules! conformance_transactions {
             transactions: a_row_that_is_read_twice_and_differs_is_a_conflict_at_once
             transactions: a_too_large_answer_commits_nothing
             transactions: many_transactions_on_the_same_rows_add_up
+            transactions: more_tables_than_may_be_are_refused_also_where_all_come_at_once
         }
     };
 }

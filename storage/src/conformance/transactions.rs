@@ -8,7 +8,7 @@ use super::kit::{
     LEASE, answer, ask, bytes, claimed, completed, given, key, peek, request, request_of, seal,
 };
 use crate::transaction::{
-    CommitError, KEY_BYTES_MAX, Row, RowRange, Table, Transaction, TransactionError,
+    CommitError, KEY_BYTES_MAX, Row, RowRange, TABLES_MAX, Table, Transaction, TransactionError,
     TransactionalStore, VALUE_BYTES_MAX,
 };
 use crate::{Claim, ClaimOutcome, Inspect, KeyState, ScopedKey, SettleError, StoreError};
@@ -433,6 +433,43 @@ pub async fn many_transactions_on_the_same_rows_add_up(mut harness: impl Harness
         drop(store);
         harness.reopen().await;
     }
+}
+
+/// Each table costs memory: the bound holds also within one group.
+pub async fn more_tables_than_may_be_are_refused_also_where_all_come_at_once(
+    harness: impl Harness,
+) {
+    let store = harness.store();
+    let tasks: Vec<_> = (0..TABLES_MAX + 20)
+        .map(|number| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let own = ScopedKey::new(crate::Scope::global(), crate::IdempotencyKey::unique());
+                let (claim, transaction) = loop {
+                    match transactional(&*store).begin(request(&own)).await {
+                        Ok(ClaimOutcome::OverQuota) => tokio::task::yield_now().await,
+                        outcome => {
+                            let claim = given(outcome.expect("the store answers"));
+                            let transaction = transactional(&*store).start(&claim);
+                            break (claim, transaction);
+                        }
+                    }
+                };
+                let table = Table::parse(&format!("table-{number}")).expect("it is a name");
+                transaction.put(&table, b"a", b"1").expect("it fits");
+                commit(&*store, claim, &transaction, "made").await
+            })
+        })
+        .collect();
+    let mut made = 0;
+    for task in tasks {
+        match task.await.expect("no task panics") {
+            Ok(()) => made += 1,
+            Err(CommitError::Refused(StoreError::Unavailable { .. })) => {}
+            other => panic!("a table too many is {other:?}"),
+        }
+    }
+    assert_eq!(made, TABLES_MAX);
 }
 
 async fn add_one(store: &dyn Inspect, name: &str, which: usize) {
