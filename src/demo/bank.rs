@@ -1,4 +1,5 @@
-//! A bank that keeps its accounts in its own sled database: the handler whose effects are counted.
+//! A bank that keeps its accounts in its own sled database: the handler whose effects are counted
+//! where nothing dedupes. The other column has the same bank in its store (`tables.rs`).
 //!
 //! A transfer's two legs and its line in the journal are one sled transaction. One thread applies
 //! all transfers that are waiting and makes them durable together, because sled's own `flush` is
@@ -244,14 +245,14 @@ fn balance(
     Ok(stored.and_then(|bytes| amount(&bytes).ok()).unwrap_or(0))
 }
 
-fn number(bytes: &[u8]) -> Result<u64, BankError> {
+pub(super) fn number(bytes: &[u8]) -> Result<u64, BankError> {
     let bytes = bytes
         .try_into()
         .map_err(|_| BankError::Damaged("entry number"))?;
     Ok(u64::from_be_bytes(bytes))
 }
 
-fn amount(bytes: &[u8]) -> Result<i64, BankError> {
+pub(super) fn amount(bytes: &[u8]) -> Result<i64, BankError> {
     let bytes = bytes
         .try_into()
         .map_err(|_| BankError::Damaged("balance"))?;
@@ -259,7 +260,7 @@ fn amount(bytes: &[u8]) -> Result<i64, BankError> {
 }
 
 /// operation, from, to, amount, and the two balances, in fixed width.
-fn line(transfer: &Transfer, receipt: &Receipt) -> Vec<u8> {
+pub(super) fn line(transfer: &Transfer, receipt: &Receipt) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(LINE_BYTES);
     bytes.extend_from_slice(&transfer.operation.to_be_bytes());
     bytes.extend_from_slice(&transfer.from.to_be_bytes());
@@ -270,7 +271,7 @@ fn line(transfer: &Transfer, receipt: &Receipt) -> Vec<u8> {
     bytes
 }
 
-fn read_line(entry: u64, line: &[u8]) -> Result<(Transfer, Receipt), BankError> {
+pub(super) fn read_line(entry: u64, line: &[u8]) -> Result<(Transfer, Receipt), BankError> {
     if line.len() != LINE_BYTES {
         return Err(BankError::Damaged("journal line"));
     }

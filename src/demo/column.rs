@@ -19,7 +19,7 @@ use super::bank::{Books, Transfer};
 use super::child::ServerProcess;
 use super::clients::{Ended, KeyedClient, NaiveClient, Seen, receipt_text};
 use super::server::{ACCOUNTS, OPENING};
-use super::{DemoError, Progress, goals, workload};
+use super::{DemoError, Progress, goals, tables, workload};
 
 /// What came of a column.
 #[derive(Clone, Debug)]
@@ -132,7 +132,10 @@ impl Run<'_> {
         proxy.stop().await;
         server.stop().await?;
 
-        let books = Books::read(&self.folder.join("bank"))?;
+        let books = match self.naive {
+            true => Books::read(&self.folder.join("bank"))?,
+            false => tables::read(&self.folder.join("store")).await?,
+        };
         let attempts = if self.naive {
             log.attempts()
         } else {

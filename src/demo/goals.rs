@@ -18,6 +18,8 @@ pub(super) struct Coverage {
     pub(super) restarts: u64,
     /// Keyed calls that were answered or declined.
     pub(super) answered: u64,
+    /// Keyed calls that are in doubt: their effects lie in the store, so that none may be.
+    pub(super) in_doubt: u64,
     /// Naive calls whose effect happened more than once.
     pub(super) duplicated: u64,
 }
@@ -27,6 +29,7 @@ pub(super) struct Coverage {
 pub(super) enum MissedGoal {
     Answers { answered: u64, least: u64 },
     Duplicates,
+    NoDoubts { in_doubt: u64 },
     Restarts { restarts: u64, kills: u64 },
 }
 
@@ -55,6 +58,10 @@ impl Coverage {
         }
         if self.duplicated == 0 && self.asks_for_duplicates() {
             missed.push(MissedGoal::Duplicates);
+        }
+        let in_doubt = self.in_doubt;
+        if in_doubt > 0 {
+            missed.push(MissedGoal::NoDoubts { in_doubt });
         }
         let (restarts, kills) = (self.restarts, self.kills);
         if restarts < kills {
@@ -101,6 +108,10 @@ impl fmt::Display for MissedGoal {
             Self::Duplicates => f.write_str(
                 "the naive column has no duplicate: this run met nothing that retries have to fear",
             ),
+            Self::NoDoubts { in_doubt } => write!(
+                f,
+                "{in_doubt} calls are in doubt, although their effects lie in the store"
+            ),
             Self::Restarts { restarts, kills } => write!(
                 f,
                 "the server was killed and restarted {restarts} times of {kills}"
@@ -144,6 +155,7 @@ mod tests {
         kills: 3,
         restarts: 3,
         answered: 1_980,
+        in_doubt: 0,
         duplicated: 20,
     };
 
@@ -161,6 +173,16 @@ mod tests {
         };
         let (answered, least) = (0, 1_800);
         assert_eq!(coverage.missed(), [MissedGoal::Answers { answered, least }]);
+    }
+
+    #[test]
+    fn one_call_in_doubt_is_a_missed_goal() {
+        let coverage = Coverage {
+            in_doubt: 1,
+            ..FINE
+        };
+        let in_doubt = 1;
+        assert_eq!(coverage.missed(), [MissedGoal::NoDoubts { in_doubt }]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod goals;
 mod report;
 mod server;
 mod table;
+mod tables;
 mod workload;
 
 use std::io;
@@ -107,6 +108,12 @@ pub async fn run(
         naive,
         onlyonce,
     })
+}
+
+impl From<tables::TablesError> for DemoError {
+    fn from(error: tables::TablesError) -> Self {
+        Self::Bank(error.to_string())
+    }
 }
 
 impl From<bank::BankError> for DemoError {

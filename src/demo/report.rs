@@ -161,6 +161,7 @@ impl DemoReport {
             kills: self.kills,
             restarts: naive.server_restarts.min(ours.server_restarts),
             answered: figures.answered + figures.declined,
+            in_doubt: figures.in_doubt,
             duplicated: naive.report.figures().duplicated,
         }
     }

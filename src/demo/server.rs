@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tower::Layer;
 
 use super::bank::{Bank, Declined, Receipt, Transfer};
+use super::tables;
 use crate::rpc::{Failure, Method, Router, Server, ServerAdapter};
 
 /// The one method of the bank.
@@ -34,18 +35,18 @@ pub struct DemoServerOptions {
 ///
 /// When the bank, the store or the port cannot be opened, in words.
 pub async fn serve(options: DemoServerOptions) -> Result<(), Box<dyn std::error::Error>> {
-    let bank = Bank::open(&options.folder.join("bank"), ACCOUNTS, OPENING)?;
-    let routes = Router::new(bank)
-        .method(&TRANSFER, |_, bank: Bank, transfer: Transfer| async move {
-            match bank.transfer(transfer).await {
-                Some(Ok(receipt)) => Ok(receipt),
-                Some(Err(declined)) => Err(Failure::Fault(declined)),
-                None => Err(Failure::InDoubt),
-            }
-        })
-        .into_routes();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     if options.naive {
+        let bank = Bank::open(&options.folder.join("bank"), ACCOUNTS, OPENING)?;
+        let routes = Router::new(bank)
+            .method(&TRANSFER, |_, bank: Bank, transfer: Transfer| async move {
+                match bank.transfer(transfer).await {
+                    Some(Ok(receipt)) => Ok(receipt),
+                    Some(Err(declined)) => Err(Failure::Fault(declined)),
+                    None => Err(Failure::InDoubt),
+                }
+            })
+            .into_routes();
         let serving = Server::builder()
             .global_scope()
             .build()?
@@ -55,6 +56,9 @@ pub async fn serve(options: DemoServerOptions) -> Result<(), Box<dyn std::error:
         serving.shutdown(PATIENCE).await;
         return Ok(());
     }
+    let routes = Router::new(())
+        .method_transactional(&TRANSFER, tables::transfer)
+        .into_routes();
     let store = SledStore::open_async(options.folder.join("store"), SledOptions::new()).await?;
     let store = Arc::new(store);
     // The bank works without; a path may be too long for a socket.

@@ -12,6 +12,7 @@ use onlyonce_middleware::client::{
 use onlyonce_middleware::server::{
     self, Admission, Execution, Intent, Outcome, Question, Recording, Refusal, Served,
 };
+use onlyonce_storage::transaction::Transaction;
 use onlyonce_storage::{
     Answer, AnswerFormat, Fingerprint, FingerprintAlgorithm, Fingerprints, KeyState, ScopedKey,
 };
@@ -193,12 +194,25 @@ impl server::Adapter for ServerAdapter {
         intent.store = incoming.store;
         intent.session = incoming.session;
         intent.in_doubt = self.routes.in_doubt(&incoming.method, &incoming.arguments);
+        intent.guarantee = self.routes.guarantee(&incoming.method);
         Admission::Protected(intent, incoming)
     }
 
     fn executing(&self, mut incoming: Incoming, execution: Execution) -> Incoming {
         incoming.execution = Some(execution);
         incoming
+    }
+
+    fn transacting(
+        &self,
+        incoming: &Incoming,
+        execution: Execution,
+        transaction: &Transaction,
+    ) -> Option<Incoming> {
+        let mut incoming = incoming.again();
+        incoming.execution = Some(execution);
+        incoming.transaction = Some(transaction.clone());
+        Some(incoming)
     }
 
     async fn record(&self, result: Result<Reply, Infallible>) -> Recording<Reply> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use onlyonce_middleware::client::{Call, Ticket};
 use onlyonce_middleware::server::Execution;
+use onlyonce_storage::transaction::Transaction;
 use onlyonce_storage::{IdempotencyKey, KeyError, Scope, SessionCall, StoreId, Timestamp};
 use tokio::time::Instant;
 
@@ -92,6 +93,8 @@ pub struct Incoming {
     pub arguments: Bytes,
     /// Which of the call's runs this is, once the dedupe layer has allowed it to run.
     pub execution: Option<Execution>,
+    /// What a transactional method works on.
+    pub transaction: Option<Transaction>,
 }
 
 /// What a server answers.
@@ -195,6 +198,26 @@ impl Stamp {
 }
 
 // === impl Incoming ===
+
+impl Incoming {
+    /// The same call, for another run of its handler.
+    pub(super) fn again(&self) -> Self {
+        Self {
+            scope: self.scope.clone(),
+            verb: self.verb,
+            method: Arc::clone(&self.method),
+            key: self.key.clone(),
+            first_sent: self.first_sent,
+            attempt: self.attempt,
+            deadline: self.deadline,
+            session: self.session,
+            store: self.store,
+            arguments: self.arguments.clone(),
+            execution: self.execution,
+            transaction: self.transaction.clone(),
+        }
+    }
+}
 
 impl fmt::Debug for Incoming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -55,6 +55,7 @@ mod router;
 mod server;
 mod state;
 mod status;
+mod transactional;
 pub(crate) mod value;
 mod wire;
 
@@ -74,4 +75,6 @@ pub use self::router::{Caller, RouteFuture, Router, Routes};
 pub use self::server::{BuildError, Server, ServerBuilder, ServerOptions, Serving, ShutdownReport};
 use self::state::Told;
 pub use self::status::Status;
+pub use self::transactional::Undone;
 pub use onlyonce_middleware::server::{Doubt, Execution};
+pub use onlyonce_storage::transaction::{Table, Transaction, TransactionError};

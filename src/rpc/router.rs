@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use onlyonce_middleware::server::{Doubt, Execution, InDoubtPolicy};
+use onlyonce_middleware::server::{Doubt, Execution, Guarantee, InDoubtPolicy};
+use onlyonce_storage::transaction::Transaction;
 use onlyonce_storage::{IdempotencyKey, Scope};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use tower::Service;
 
 use super::in_doubt::{Asking, Fenced, WhenInDoubt};
-use super::{Failure, Incoming, Method, Reconciled, Reply, Status, value};
+use super::{Failure, Incoming, Method, Reconciled, Reply, Status, Undone, transactional, value};
 
 /// Who calls, and what of the call a handler may want to know.
 #[derive(Clone, Debug)]
@@ -59,13 +60,14 @@ pub type RouteFuture = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + 
 struct Route {
     safety: Safety,
     in_doubt: WhenInDoubt,
+    guarantee: Guarantee,
     handle: Handle,
 }
 
 /// Decodes the arguments, runs the handler, encodes what it came to.
-type Handle = Box<dyn Fn(Caller, &[u8]) -> Handling + Send + Sync>;
+type Handle = Box<dyn Fn(Caller, Option<Transaction>, &[u8]) -> Handling + Send + Sync>;
 
-type Handling = Pin<Box<dyn Future<Output = Reply> + Send>>;
+pub(super) type Handling = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Safety {
@@ -227,6 +229,61 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
         )
     }
 
+    /// Handles a method whose effects lie in the server's own store: what the handler writes to its
+    /// [`Transaction`] and its answer become durable together, with one durable write. A crash at any
+    /// point leaves both or neither, and its calls are never in doubt.
+    ///
+    /// The handler is given nothing else to write to, and must have no effect elsewhere: it runs
+    /// again when somebody has changed what it had read, and a run may come to nothing. An error, a
+    /// panic and a lost lease roll back and leave the key free. [`Undone::Fault`] is an answer with
+    /// no effect.
+    ///
+    /// The server must stand behind a dedupe layer over a store that keeps tables (`SledStore` and
+    /// `MemoryStore` do); elsewhere its calls are refused as not executed.
+    ///
+    /// ```
+    /// use onlyonce::rpc::{Caller, Method, Router, Table, Transaction, Undone};
+    ///
+    /// const SEATS: Table = Table::new("seats");
+    /// const BOOK: Method<String, String, String> = Method::new("book");
+    ///
+    /// let routes = Router::new(()).method_transactional(
+    ///     &BOOK,
+    ///     async |_: Caller, seats: Transaction, seat: String| {
+    ///         if seats.get(&SEATS, seat.as_bytes()).await?.is_some() {
+    ///             return Err(Undone::Fault("taken".to_owned()));
+    ///         }
+    ///         seats.put(&SEATS, seat.as_bytes(), b"taken")?;
+    ///         Ok(seat)
+    ///     },
+    /// );
+    /// # let _ = routes.into_routes();
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When the method has a handler already.
+    #[must_use]
+    pub fn method_transactional<A, R, F, H, Fut>(self, method: &Method<A, R, F>, handler: H) -> Self
+    where
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + Sync + 'static,
+        F: Serialize + Send + Sync + 'static,
+        H: Fn(Caller, Transaction, A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, Undone<F>>> + Send + 'static,
+    {
+        let handle = move |caller: Caller, transaction: Option<Transaction>, arguments: &[u8]| {
+            transactional::handle(&handler, caller, transaction, arguments)
+        };
+        let route = Route {
+            safety: Safety::Effects,
+            in_doubt: WhenInDoubt::Refuse,
+            guarantee: Guarantee::Transactional,
+            handle: Box::new(handle),
+        };
+        self.add_route(method.name(), route)
+    }
+
     /// Handles a method without effects: it is executed for every attempt, and nothing is recorded.
     ///
     /// # Panics
@@ -274,7 +331,7 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
     }
 
     fn add<A, R, F, H, Fut>(
-        mut self,
+        self,
         method: &Method<A, R, F>,
         safety: Safety,
         in_doubt: WhenInDoubt,
@@ -288,7 +345,7 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
         Fut: Future<Output = Result<R, Failure<F>>> + Send + 'static,
     {
         let state = self.state.clone();
-        let handle = move |caller: Caller, arguments: &[u8]| -> Handling {
+        let handle = move |caller: Caller, _: Option<Transaction>, arguments: &[u8]| -> Handling {
             let arguments = match value::decode::<A>(arguments) {
                 Ok(arguments) => arguments,
                 Err(error) => {
@@ -302,14 +359,15 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
         let route = Route {
             safety,
             in_doubt,
+            guarantee: Guarantee::Claimed,
             handle: Box::new(handle),
         };
-        let earlier = self.routes.insert(method.name(), route);
-        assert!(
-            earlier.is_none(),
-            "method {} has a handler already",
-            method.name()
-        );
+        self.add_route(method.name(), route)
+    }
+
+    fn add_route(mut self, name: &'static str, route: Route) -> Self {
+        let earlier = self.routes.insert(name, route);
+        assert!(earlier.is_none(), "method {name} has a handler already");
         self
     }
 }
@@ -332,6 +390,12 @@ impl Routes {
         self.by_method
             .get(method)
             .is_some_and(|route| route.safety == Safety::Effects)
+    }
+
+    /// What its author chose for calls of this method.
+    pub(super) fn guarantee(&self, method: &str) -> Guarantee {
+        let route = self.by_method.get(method);
+        route.map_or(Guarantee::Claimed, |route| route.guarantee)
     }
 
     /// What is done if a call of this method with these arguments is in doubt.
@@ -370,12 +434,12 @@ impl Service<Incoming> for Routes {
             key: incoming.key.and_then(Result::ok),
             execution: incoming.execution,
         };
-        let handling = (route.handle)(caller, &incoming.arguments);
+        let handling = (route.handle)(caller, incoming.transaction, &incoming.arguments);
         Box::pin(async move { Ok(handling.await) })
     }
 }
 
-fn answer<R: Serialize, F: Serialize>(result: &Result<R, Failure<F>>) -> Reply {
+pub(super) fn answer<R: Serialize, F: Serialize>(result: &Result<R, Failure<F>>) -> Reply {
     let encoded = match result {
         Ok(reply) => value::encode_result::<R, F>(Ok(reply)),
         Err(Failure::Fault(fault)) => value::encode_result::<R, F>(Err(fault)),

@@ -78,6 +78,9 @@ pub struct ClaimRequest {
 /// [`release`](crate::Store::release) or [`doubt`](crate::Store::doubt) and is not `Clone`, so it
 /// cannot be spent twice. Dropping it unspent only tells the store, which then puts the key in
 /// doubt as soon as it can; the lapse of the lease is what guarantees it.
+///
+/// One that [`begin`](crate::transaction::TransactionalStore::begin) gave has applied nothing before it
+/// is committed: dropping it leaves its key free.
 #[must_use = "a claim that is dropped leaves its key in doubt"]
 pub struct Claim {
     key: ScopedKey,

@@ -43,6 +43,7 @@ mod session;
 #[cfg(feature = "sled")]
 pub mod sled;
 mod store;
+pub mod transaction;
 pub mod transition;
 
 pub use crate::claim::{

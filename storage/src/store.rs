@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use uuid::Uuid;
 
+use crate::transaction::TransactionalStore;
 use crate::{
     Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, ClockSuspicion, DoubtReason,
     FencingToken, KeyState, KeyView, ListPage, ListRequest, Operator, Scope, ScopedKey,
@@ -97,6 +98,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn session(&self, scope: Scope, request: SessionRequest) -> StoreFuture<'_, SessionState> {
         let _ = (scope, request);
         Box::pin(async { Ok(SessionState::Unsupported) })
+    }
+
+    /// This store as one that keeps handlers' tables beside the records, if it is one.
+    fn transactions(&self) -> Option<&dyn TransactionalStore> {
+        None
     }
 
     /// [`Question::Peek`], about whatever call.

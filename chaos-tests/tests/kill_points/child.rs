@@ -16,7 +16,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tower::Layer;
 
-use super::orders::{Declined, Order, PAY, Receipt, Wish};
+use super::booked::book;
+use super::orders::{BOOK, Declined, Order, PAY, Receipt, Wish};
 use super::till::Till;
 
 /// Where the child finds its store and its till.
@@ -104,7 +105,10 @@ async fn open(folder: &Path) -> Arc<SledStore> {
 }
 
 fn routes(desk: Desk) -> Routes {
-    Router::new(desk).method(&PAY, pay).into_routes()
+    Router::new(desk)
+        .method(&PAY, pay)
+        .method_transactional(&BOOK, book)
+        .into_routes()
 }
 
 async fn pay(_: Caller, desk: Desk, order: Order) -> Result<Receipt, Failure<Declined>> {

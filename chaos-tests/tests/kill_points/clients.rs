@@ -13,7 +13,7 @@ use onlyonce::middleware::client::{
     AttemptTimeoutLayer, Backoff, BackoffOptions, EnforceDeadlineLayer, RetryBudget,
 };
 use onlyonce::middleware::stack;
-use onlyonce::rpc::{CallFailure, Channel, ChannelOptions, Client, ClientAdapter, Known};
+use onlyonce::rpc::{CallFailure, Channel, ChannelOptions, Client, ClientAdapter, Known, Method};
 use onlyonce::storage::IdempotencyKey;
 use onlyonce_chaos::ledger::{Effect, Effects, Ending, History, Operation};
 use onlyonce_chaos::seed::digest;
@@ -51,7 +51,8 @@ pub async fn work(address: SocketAddr, told: Arc<Told>, habits: Habits) -> Vec<(
                 }
                 let order = Order { operation };
                 match habits {
-                    Habits::None => told.note(order, call(&clients.0, order).await),
+                    // Nothing hands it a transaction.
+                    Habits::None => told.note(order, call_by(&PAY, &clients.0, order).await),
                     Habits::Usual => go_through(&clients, &told, order).await,
                 }
             }
@@ -92,7 +93,7 @@ async fn go_through((client, twin): &(Client, Client), told: &Told, order: Order
 /// Asks what became of a call that somebody else is making. What is told so counts like an answer.
 async fn ask_until_told(client: &Client, told: &Told, order: Order) {
     loop {
-        let ending = match client.peek(key(order), &PAY).await {
+        let ending = match client.peek(key(order), &order.method()).await {
             Ok(Known::Completed(Ok(receipt))) => Ending::Answered(text(&receipt).into()),
             Ok(Known::Completed(Err(Declined))) => Ending::Declined("declined".into()),
             Ok(Known::InDoubt(_)) => Ending::InDoubt,
@@ -107,7 +108,15 @@ async fn ask_until_told(client: &Client, told: &Told, order: Order) {
 }
 
 async fn call(client: &Client, order: Order) -> Ending {
-    ending(order, client.call_as(key(order), &PAY, &order).await)
+    call_by(&order.method(), client, order).await
+}
+
+async fn call_by(
+    method: &Method<Order, Receipt, Declined>,
+    client: &Client,
+    order: Order,
+) -> Ending {
+    ending(order, client.call_as(key(order), method, &order).await)
 }
 
 fn ending(order: Order, ended: Result<Receipt, CallFailure<Declined>>) -> Ending {

@@ -164,8 +164,9 @@ const NOT_PASSED: [(&str, &str); 0] = [];
 /// be killed while it opens.
 const WORKING: &str = "syncer: group taken, not written";
 
-/// A group is at most a claim or an answer of each worker, and every call has both.
-const WORKING_MIN: u64 = 2 * CALLS / WORKERS - 1;
+/// A group is at most a claim or an answer of each worker, and every call has both; what is booked,
+/// a quarter of them, has no claim there.
+const WORKING_MIN: u64 = (2 * CALLS - CALLS / 4) / WORKERS - 1;
 
 /// So long that an answer which was given too early reaches its client.
 const LINGER_MS: u64 = 30;

@@ -9,6 +9,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 #[cfg(test)]
+mod booked;
+#[cfg(test)]
 mod child;
 #[cfg(test)]
 mod clients;

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 pub const PAY: Method<Order, Receipt, Declined> = Method::new("till.pay");
 
+/// The same with the effect in the server's own store.
+pub const BOOK: Method<Order, Receipt, Declined> = Method::new("store.book");
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     pub operation: u64,
@@ -56,6 +59,15 @@ impl Order {
             9 => Wish::Decline,
             _ => Wish::Pay,
         }
+    }
+
+    /// Whether its effect lies in the server's store. Some follow one another, so that they meet.
+    pub const fn is_booked(self) -> bool {
+        matches!(self.operation % 12, 0 | 10 | 11)
+    }
+
+    pub const fn method(self) -> Method<Self, Receipt, Declined> {
+        if self.is_booked() { BOOK } else { PAY }
     }
 
     /// Whether two clients make this call at once.

@@ -12,6 +12,7 @@ use onlyonce_chaos::ledger::{self, Ending, Report, Verdict};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+use super::booked;
 use super::child::Front;
 use super::clients::{self, Habits, Told, WORKERS};
 use super::folder::{Beginning, Prepared};
@@ -72,7 +73,9 @@ impl Schedule {
             ended: server.ended,
             ..Outcome::default()
         };
-        self.judge(&run.told, Till::read(folder.path()), &mut outcome);
+        let mut effects = Till::read(folder.path());
+        effects.extend(booked::read(folder.path()).await);
+        self.judge(&run.told, effects, &mut outcome);
         outcome
     }
 
@@ -112,6 +115,11 @@ impl Schedule {
                 outcome.answered += 1;
                 assert!(!wished, "{self}: operation {operation} was answered");
             } else if !wished {
+                let booked = Order { operation }.is_booked();
+                assert!(
+                    !booked,
+                    "{self}: operation {operation} was rolled back or not"
+                );
                 outcome.in_doubt += 1;
             }
         }

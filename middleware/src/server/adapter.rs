@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use onlyonce_storage::transaction::Transaction;
 use onlyonce_storage::{
     Answer, Fingerprints, KeyState, Question, ScopedKey, SessionCall, StoreId, Timestamp,
 };
@@ -34,6 +35,19 @@ pub trait Adapter: Clone + Send + Sync + 'static {
     fn executing(&self, request: Self::Request, execution: Execution) -> Self::Request {
         let _ = execution;
         request
+    }
+
+    /// A request for one run of a handler that works on a transaction: the same request, with the
+    /// transaction in it. It is asked for each run anew, as the handler may run several times. `None`
+    /// from adapters that have no place for it: such a call is refused.
+    fn transacting(
+        &self,
+        request: &Self::Request,
+        execution: Execution,
+        transaction: &Transaction,
+    ) -> Option<Self::Request> {
+        let _ = (request, execution, transaction);
+        None
     }
 
     /// Encodes what the handler came to, and says what it means for the key.
@@ -102,6 +116,20 @@ pub struct Intent {
     /// What is done if the call is in doubt, where the handler's author said so of it. Otherwise
     /// the layer says.
     pub in_doubt: Option<InDoubtPolicy>,
+    /// What the handler's author chose.
+    pub guarantee: Guarantee,
+}
+
+/// What a call is guaranteed, and at what price.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Guarantee {
+    /// Any handler with any effect. A crash between effect and record leaves the call in doubt.
+    #[default]
+    Claimed,
+    /// The effect lies in the same store: a transaction, which is committed with the answer. A crash
+    /// leaves both or neither.
+    Transactional,
 }
 
 /// What the handler came to.
@@ -158,6 +186,7 @@ impl Intent {
             store: None,
             session: None,
             in_doubt: None,
+            guarantee: Guarantee::Claimed,
         }
     }
 }

@@ -8,7 +8,7 @@ pub mod dedupe;
 mod keys;
 mod refusal;
 
-pub use self::adapter::{Adapter, Admission, Intent, Outcome, Recording, Served};
+pub use self::adapter::{Adapter, Admission, Guarantee, Intent, Outcome, Recording, Served};
 pub use self::dedupe::{
     Dedupe, DedupeLayer, DedupeOptions, Doubt, Execution, Executions, InDoubtPolicy, Reconciled,
     Reconciliation, Wait,

@@ -326,6 +326,7 @@ fn incoming(client: &Client, call: Call) -> Incoming {
         store: call.store,
         arguments: call.arguments,
         execution: None,
+        transaction: None,
     }
 }
 

@@ -7,6 +7,7 @@ use super::open_calls::OpenCalls;
 use super::operation::{ClaimReply, Group, Operation, Reply};
 use super::overlay::{Overlay, Rows};
 use super::sessions::{SessionChange, SessionRow, Sessions};
+use super::transact::Held;
 use crate::inspect::OpenStats;
 use crate::record::{CallRecord, KeyState, Record, State};
 use crate::transition::{self, Circumstances, ClaimStep, Fenced, Settled};
@@ -26,10 +27,11 @@ pub struct GroupCore {
     forgotten_until: Timestamp,
     retention: RetentionOptions,
     pub(super) limits: StoreLimits,
-    open: OpenCalls,
+    pub(super) open: OpenCalls,
     pub(super) sessions: Sessions,
     /// Since the last group.
     pub(super) session_changes: Vec<SessionChange>,
+    pub(super) held: Held,
 }
 
 // === impl GroupCore ===
@@ -57,6 +59,7 @@ impl GroupCore {
             open: OpenCalls::default(),
             sessions: Sessions::default(),
             session_changes: Vec::new(),
+            held: Held::default(),
         }
     }
 
@@ -125,8 +128,10 @@ impl GroupCore {
             .into_iter()
             .map(|operation| self.decide_one(operation, &mut overlay, now))
             .collect();
+        let (changes, rows) = overlay.into_changes();
         Group {
-            changes: overlay.into_changes(),
+            changes,
+            rows,
             sessions: std::mem::take(&mut self.session_changes),
             replies,
         }
@@ -143,7 +148,9 @@ impl GroupCore {
             Operation::Abandon { key, token } => {
                 Reply::Settle(self.abandon(overlay, key, token, &at))
             }
+            Operation::Begin(request) => Reply::Claim(self.begin(overlay, request, &at)),
             Operation::Claim(request) => Reply::Claim(self.claim(overlay, &request, &at)),
+            Operation::Commit(commit) => Reply::Commit(self.commit(overlay, *commit, &at)),
             Operation::Complete { key, token, answer } => {
                 Reply::Settle(self.complete(overlay, key, token, answer, &at))
             }
@@ -158,8 +165,9 @@ impl GroupCore {
                 key,
                 first_sent,
             } => Reply::State(self.ask(overlay, question, key.digest(), first_sent, &at)),
+            Operation::Read { range, .. } => Reply::Rows(overlay.read(&range)),
             Operation::Release { key, token } => {
-                Reply::Settle(self.settle(overlay, key, |existing| {
+                Reply::Settle(self.settle(overlay, (key, token), &at, |existing| {
                     transition::release(existing, token)
                 }))
             }
@@ -184,6 +192,11 @@ impl GroupCore {
         }
     }
 
+    pub(super) const fn next_token(&mut self) -> FencingToken {
+        self.sequence += 1;
+        FencingToken::new(self.incarnation, self.sequence)
+    }
+
     fn claim(
         &mut self,
         overlay: &mut Overlay<'_>,
@@ -191,20 +204,11 @@ impl GroupCore {
         at: &Circumstances,
     ) -> Result<ClaimReply, StoreError> {
         let key = request.key.digest();
-        let session = request.session.map(|call| {
-            let known = self.enter_session(overlay, request.key.scope(), call, at.now);
-            (call, known)
-        });
-        let existing = overlay.record(key)?;
-        // A record that is there says more than a session that is not.
-        if existing.is_none()
-            && let Some((call, known)) = session
-            && let Err(refusal) = self.admit(key, call, known)
-        {
-            return Ok(ClaimReply::Refused(refusal));
-        }
-        self.sequence += 1;
-        let token = FencingToken::new(self.incarnation, self.sequence);
+        let existing = match self.seen_in_session(overlay, request, at)? {
+            Ok(existing) => existing,
+            Err(refusal) => return Ok(ClaimReply::Refused(refusal)),
+        };
+        let token = self.next_token();
         match transition::claim(existing.as_ref(), request, token, at)? {
             ClaimStep::Claim(call) => {
                 // The re-run of a doubt is counted already, and must not be kept from ending it.
@@ -242,7 +246,7 @@ impl GroupCore {
             self.doubt_in_progress(overlay, key, token, DoubtReason::Unrecorded, at)?;
             return Err(too_large.into());
         }
-        self.settle(overlay, key, |existing| {
+        self.settle(overlay, (key, token), at, |existing| {
             transition::complete(existing, token, answer, at).map(Settled::Write)
         })
     }
@@ -258,7 +262,7 @@ impl GroupCore {
         // The doubt matters more than the answer: it is written also where the answer is too large.
         let too_large = answer.as_ref().and_then(|answer| self.fits(answer).err());
         let answer = answer.filter(|_| too_large.is_none());
-        self.settle(overlay, key, |existing| {
+        self.settle(overlay, (key, token), at, |existing| {
             transition::doubt(existing, token, reason, answer, at).map(Settled::Write)
         })?;
         too_large.map_or(Ok(()), |error| Err(error.into()))
@@ -271,6 +275,11 @@ impl GroupCore {
         token: FencingToken,
         at: &Circumstances,
     ) -> Result<(), SettleError> {
+        if self.held_by(key, token, at).is_some() {
+            // Nothing of it was ever applied.
+            self.let_go(key);
+            return Ok(());
+        }
         self.doubt_in_progress(overlay, key, token, DoubtReason::OwnerGone, at)
     }
 
@@ -284,7 +293,7 @@ impl GroupCore {
         reason: DoubtReason,
         at: &Circumstances,
     ) -> Result<(), SettleError> {
-        self.settle(overlay, key, |existing| {
+        self.settle(overlay, (key, token), at, |existing| {
             let doubted = transition::doubt(existing, token, reason, None, at)?;
             match existing.and_then(Record::call) {
                 Some(call) if matches!(call.state, State::InDoubt { .. }) => {
@@ -303,12 +312,21 @@ impl GroupCore {
         lease: Duration,
         at: &Circumstances,
     ) -> Result<Lease, SettleError> {
-        let existing = overlay.record(key)?;
+        let held = self.held_by(key, token, at);
+        let is_held = held.is_some();
+        let existing = match held {
+            Some(held) => Some(held),
+            None => overlay.record(key)?,
+        };
         let call = transition::renew(existing.as_ref(), token, lease, at)
             .map_err(|Fenced| SettleError::Fenced)?;
         let State::InProgress { lease } = call.state else {
             return Err(SettleError::Fenced);
         };
+        if is_held {
+            self.hold(key, call);
+            return Ok(lease);
+        }
         self.write(overlay, key, existing, Some(Record::Call(call)));
         Ok(lease)
     }
@@ -324,7 +342,7 @@ impl GroupCore {
         if let Resolution::Applied(answer) = &resolution {
             self.fits(answer)?;
         }
-        self.settle(overlay, key.digest(), |existing| {
+        self.settle(overlay, (key.digest(), token), at, |existing| {
             transition::resolve(existing, token, resolution, by, at)
         })
     }
@@ -337,6 +355,10 @@ impl GroupCore {
         first_sent: Option<Timestamp>,
         at: &Circumstances,
     ) -> Result<KeyState, StoreError> {
+        if let Some(held) = self.held(key, at) {
+            let held = Record::Call(held.clone());
+            return Ok(transition::state(Some(&held), first_sent, at));
+        }
         if question == Question::Seal && overlay.record(key)?.is_none() {
             overlay.rows.room()?;
             self.write(overlay, key, None, Some(Record::Sealed { at: at.now }));
@@ -347,9 +369,15 @@ impl GroupCore {
     fn settle(
         &mut self,
         overlay: &mut Overlay<'_>,
-        key: KeyDigest,
+        (key, token): (KeyDigest, FencingToken),
+        at: &Circumstances,
         change: impl FnOnce(Option<&Record>) -> Result<Settled, Fenced>,
     ) -> Result<(), SettleError> {
+        if let Some(held) = self.held_by(key, token, at) {
+            let settled = change(Some(&held)).map_err(|Fenced| SettleError::Fenced)?;
+            self.settle_held(overlay, key, settled);
+            return Ok(());
+        }
         let existing = overlay.record(key)?;
         let after = match change(existing.as_ref()).map_err(|Fenced| SettleError::Fenced)? {
             Settled::Remove => None,
@@ -362,6 +390,10 @@ impl GroupCore {
     fn doubt_lapsed(&mut self, overlay: &mut Overlay<'_>, now: Timestamp) {
         let at = self.circumstances(now);
         for key in self.open.lapsed(now, LAPSED_PER_GROUP_MAX) {
+            if self.held.contains(key) {
+                self.let_go(key);
+                continue;
+            }
             // A row that cannot be read says so to whoever asks for it.
             let Ok(existing) = overlay.record(key) else {
                 continue;
@@ -385,7 +417,7 @@ impl GroupCore {
         overlay.write(key, before, after);
     }
 
-    fn fits(&self, answer: &Answer) -> Result<(), StoreError> {
+    pub(super) fn fits(&self, answer: &Answer) -> Result<(), StoreError> {
         let (size, limit) = (answer.body().len(), self.limits.answer_bytes_max);
         if size > limit {
             return Err(StoreError::AnswerTooLarge { size, limit });
@@ -403,7 +435,7 @@ impl GroupCore {
     }
 }
 
-fn claimed(call: &CallRecord) -> Result<ClaimReply, StoreError> {
+pub(super) fn claimed(call: &CallRecord) -> Result<ClaimReply, StoreError> {
     let State::InProgress { lease } = call.state else {
         return Err(StoreError::Corrupt(
             "a claim that was just made is not in progress".to_owned(),

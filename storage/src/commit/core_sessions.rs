@@ -4,10 +4,36 @@ use super::core::GroupCore;
 use super::overlay::Overlay;
 use super::sessions::{SessionChange, scope_of};
 use crate::record::{Record, State};
-use crate::transition::Refusal;
-use crate::{KeyDigest, Scope, SessionCall, SessionRequest, SessionState, Timestamp};
+use crate::transition::{Circumstances, Refusal};
+use crate::{
+    ClaimRequest, KeyDigest, Scope, SessionCall, SessionRequest, SessionState, StoreError,
+    Timestamp,
+};
 
 impl GroupCore {
+    /// What a claim finds, whether it is to be written or held in memory; or why its session refuses
+    /// it where it finds nothing. A record that is there says more than a session that is not.
+    pub(super) fn seen_in_session(
+        &mut self,
+        overlay: &mut Overlay<'_>,
+        request: &ClaimRequest,
+        at: &Circumstances,
+    ) -> Result<Result<Option<Record>, Refusal>, StoreError> {
+        let key = request.key.digest();
+        let session = request.session.map(|call| {
+            let known = self.enter_session(overlay, request.key.scope(), call, at.now);
+            (call, known)
+        });
+        let existing = self.seen(overlay, key, at)?;
+        if existing.is_none()
+            && let Some((call, known)) = session
+            && let Err(refusal) = self.admit(key, call, known)
+        {
+            return Ok(Err(refusal));
+        }
+        Ok(Ok(existing))
+    }
+
     /// What is known of the session of a call, which acknowledges others on its way.
     pub(super) fn enter_session(
         &mut self,

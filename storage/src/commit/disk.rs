@@ -7,6 +7,7 @@ use super::operation::{Change, ClaimReply};
 use super::overlay::Rows;
 use super::sessions::SessionChange;
 use crate::inspect::BucketStats;
+use crate::transaction::Writes;
 use crate::transition::Circumstances;
 use crate::{ClaimRequest, RetentionOptions, Swept, Timestamp};
 
@@ -18,6 +19,15 @@ pub(crate) trait Disk: Rows + Send {
 
     /// Applies what changes of sessions, with the next group.
     fn apply_sessions(&mut self, changes: Vec<SessionChange>) -> Result<(), String>;
+
+    /// Applies what transactions have written, as [`apply`](Self::apply) applies their records: both
+    /// are in one group.
+    fn apply_rows(&mut self, writes: Writes) -> Result<(), String> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        Err("this disk keeps no tables".to_owned())
+    }
 
     /// Makes everything that was applied and noted since the last time one group, for the other
     /// half to write. `None` when there is nothing. Call it only when all groups before are

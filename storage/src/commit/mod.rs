@@ -25,10 +25,15 @@ mod open_calls;
 mod operation;
 mod overlay;
 mod sessions;
+mod transact;
 #[cfg(feature = "sled")]
 pub(crate) mod writer;
 
 pub use self::core::GroupCore;
-pub use self::operation::{Change, ClaimReply, Group, Operation, Reply};
+pub use self::operation::{
+    Change, ClaimReply, Commit, CommitRefusal, Group, Operation, Reply, Sight,
+};
 pub use self::overlay::Rows;
 pub use self::sessions::{SessionChange, SessionRow};
+pub use self::transact::Scan;
+pub(crate) use self::transact::over;

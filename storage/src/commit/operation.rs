@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::sessions::SessionChange;
 use crate::record::{KeyState, Record};
+use crate::transaction::{Row, RowRange, Work, Writes};
 use crate::transition::Refusal;
 use crate::{
     Abandoned, Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason,
@@ -23,8 +24,12 @@ pub enum Operation {
         /// Its token.
         token: FencingToken,
     },
+    /// See [`TransactionalStore::begin`](crate::transaction::TransactionalStore::begin).
+    Begin(ClaimRequest),
     /// See [`Store::claim`](crate::Store::claim).
     Claim(ClaimRequest),
+    /// See [`TransactionalStore::commit`](crate::transaction::TransactionalStore::commit).
+    Commit(Box<Commit>),
     /// See [`Store::complete`](crate::Store::complete).
     Complete {
         /// The key of the claim.
@@ -53,6 +58,13 @@ pub enum Operation {
         key: ScopedKey,
         /// When the call that is asked about was first sent.
         first_sent: Option<Timestamp>,
+    },
+    /// Rows of the handlers' tables.
+    Read {
+        /// Which.
+        range: RowRange,
+        /// What the reader needs of them.
+        sight: Sight,
     },
     /// See [`Store::release`](crate::Store::release).
     Release {
@@ -99,12 +111,50 @@ pub enum Operation {
     },
 }
 
+/// What is committed.
+#[derive(Debug)]
+pub struct Commit {
+    /// The key of the claim.
+    pub key: KeyDigest,
+    /// Its token.
+    pub token: FencingToken,
+    /// What was read and written under it.
+    pub work: Work,
+    /// The call's answer.
+    pub answer: Answer,
+}
+
+/// What a reader needs of the rows that it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// They need not be durable: whatever is concluded from them becomes durable only after them.
+    Applied,
+    /// They are durable when they are told.
+    Durable,
+}
+
+/// Why a commit has done nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CommitRefusal {
+    /// What was read has changed. The claim still holds.
+    Conflict,
+    /// The claim no longer holds.
+    Fenced,
+    /// The store does not do it.
+    Refused(StoreError),
+}
+
 /// What an operation is answered, once its group is durable.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Reply {
     /// To a claim.
     Claim(Result<ClaimReply, StoreError>),
+    /// To a commit.
+    Commit(Result<(), CommitRefusal>),
+    /// To a question about rows.
+    Rows(Result<Vec<Row>, StoreError>),
     /// To a renewal: the lease that now holds.
     Renew(Result<Lease, SettleError>),
     /// To what is asked about a session.
@@ -162,6 +212,8 @@ pub struct Group {
     pub changes: Vec<Change>,
     /// What changes of sessions.
     pub sessions: Vec<SessionChange>,
+    /// What the handlers' tables shall hold where they change.
+    pub rows: Writes,
     /// One reply an operation, in the operations' order.
     pub replies: Vec<Reply>,
 }
@@ -170,8 +222,16 @@ pub struct Group {
 
 impl Group {
     /// Whether there is anything to be made durable.
-    pub(crate) const fn changes_anything(&self) -> bool {
-        !self.changes.is_empty() || !self.sessions.is_empty()
+    pub(crate) fn changes_anything(&self) -> bool {
+        !self.changes.is_empty() || !self.sessions.is_empty() || !self.rows.is_empty()
+    }
+}
+
+// === impl CommitRefusal ===
+
+impl From<StoreError> for CommitRefusal {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
     }
 }
 
@@ -212,6 +272,30 @@ impl Reply {
     pub fn into_claim(self, on_drop: Arc<dyn Abandoned>) -> Result<ClaimOutcome, StoreError> {
         match self {
             Self::Claim(reply) => reply.map(|reply| reply.into_outcome(on_drop)),
+            other => Err(other.mixed_up()),
+        }
+    }
+
+    /// The reply to a commit.
+    ///
+    /// # Errors
+    ///
+    /// What the reply says.
+    pub fn into_committed(self) -> Result<(), CommitRefusal> {
+        match self {
+            Self::Commit(reply) => reply,
+            other => Err(other.mixed_up().into()),
+        }
+    }
+
+    /// The reply to a question about rows.
+    ///
+    /// # Errors
+    ///
+    /// What the reply says.
+    pub fn into_rows(self) -> Result<Vec<Row>, StoreError> {
+        match self {
+            Self::Rows(reply) => reply,
             other => Err(other.mixed_up()),
         }
     }

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use super::operation::{Change, ClaimReply};
+use super::transact::{Scan, Written, no_tables};
 use crate::record::{AnswerKept, CallRecord, KeyState, Record, State};
+use crate::transaction::{KeyBounds, Table, Writes};
 use crate::transition::{self, Circumstances, Refusal};
 use crate::{Answer, Completion, InDoubt, KeyDigest, StoreError, Timestamp};
 
@@ -31,6 +33,24 @@ pub trait Rows {
     fn room(&self) -> Result<(), StoreError> {
         Ok(())
     }
+
+    /// The rows of a handlers' table between two bounds, in the order of their keys.
+    fn scan<'a>(&'a self, table: &Table, bounds: KeyBounds<'a>) -> Scan<'a> {
+        let _ = bounds;
+        Box::new(std::iter::once(Err(no_tables(table))))
+    }
+
+    /// Whether there is room for what a transaction writes.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`], naming the bound, when there is none.
+    fn room_for(&self, writes: &Writes) -> Result<(), StoreError> {
+        writes
+            .keys()
+            .next()
+            .map_or(Ok(()), |table| Err(no_tables(table)))
+    }
 }
 
 /// The rows as the operations so far have left them.
@@ -38,6 +58,7 @@ pub(super) struct Overlay<'a> {
     pub(super) rows: &'a dyn Rows,
     changes: Vec<Change>,
     places: HashMap<KeyDigest, usize>,
+    pub(super) written: Written,
 }
 
 // === impl Overlay ===
@@ -48,6 +69,7 @@ impl<'a> Overlay<'a> {
             rows,
             changes: Vec::new(),
             places: HashMap::new(),
+            written: Written::default(),
         }
     }
 
@@ -159,11 +181,10 @@ impl<'a> Overlay<'a> {
         Ok(call)
     }
 
-    /// The rows that end up different from how they began.
-    pub(super) fn into_changes(self) -> Vec<Change> {
-        self.changes
-            .into_iter()
-            .filter(|change| change.before != change.after)
-            .collect()
+    /// The records that end up different from how they began, and the rows that were written.
+    pub(super) fn into_changes(self) -> (Vec<Change>, Writes) {
+        let changes = self.changes.into_iter();
+        let changes = changes.filter(|change| change.before != change.after);
+        (changes.collect(), self.written.into_writes())
     }
 }

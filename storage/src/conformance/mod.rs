@@ -25,6 +25,7 @@ pub mod quota;
 pub mod reruns;
 pub mod sealing;
 pub mod sessions;
+pub mod transactions;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -162,7 +163,35 @@ macro_rules! conformance {
     };
 }
 
-/// Writes the tests of [`conformance!`].
+/// The same for a store that keeps handlers' tables: one `#[test]` of every claim about its
+/// transactions.
+#[macro_export]
+macro_rules! conformance_transactions {
+    ($harness:expr) => {
+        $crate::conformance_claims! { $harness =>
+            transactions: what_is_committed_is_there_with_its_answer_after_reopening
+            transactions: nothing_of_a_run_is_there_before_its_commit
+            transactions: a_key_that_is_held_is_in_progress_for_everybody
+            transactions: a_key_that_was_claimed_begins_no_transaction
+            transactions: a_run_that_is_dropped_or_released_leaves_its_key_free
+            transactions: a_run_whose_claim_has_lapsed_cannot_be_committed
+            transactions: an_update_is_never_lost
+            transactions: two_that_decide_by_each_others_rows_do_not_both_commit
+            transactions: a_row_that_comes_changes_or_goes_within_a_range_is_a_conflict
+            transactions: of_two_that_find_nothing_and_book_it_one_commits
+            transactions: what_others_write_elsewhere_is_no_conflict
+            transactions: a_run_sees_its_own_writes_and_nobody_else_does
+            transactions: an_answer_whose_writes_were_discarded_has_no_effect
+            transactions: a_run_that_has_failed_once_never_ends_well
+            transactions: a_row_that_is_read_twice_and_differs_is_a_conflict_at_once
+            transactions: a_too_large_answer_commits_nothing
+            transactions: many_transactions_on_the_same_rows_add_up
+            transactions: more_tables_than_may_be_are_refused_also_where_all_come_at_once
+        }
+    };
+}
+
+/// Writes the tests of [`conformance!`] and [`conformance_transactions!`].
 #[doc(hidden)]
 #[macro_export]
 macro_rules! conformance_claims {

@@ -8,8 +8,14 @@ use parking_lot::Mutex;
 
 use super::MemoryOptions;
 use crate::clock::ClockGuard;
-use crate::commit::{Change, GroupCore, Operation, Reply, Rows};
+use crate::commit::{
+    Change, Commit, CommitRefusal, GroupCore, Operation, Reply, Rows, Scan, Sight, over,
+};
 use crate::record::{AnswerKept, CallRecord, Record, State};
+use crate::transaction::{
+    CommitError, CommitFuture, KeyBounds, RANGE_ROWS_MAX, ReadRows, Row, RowRange, TABLES_MAX,
+    Table, Transaction, TransactionalStore, Work, Writes,
+};
 use crate::transition::{self, Circumstances};
 use crate::{
     Abandoned, Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, Clock, DoubtReason,
@@ -60,13 +66,14 @@ struct Shared {
 struct Memory {
     core: GroupCore,
     guard: ClockGuard,
-    rows: Table,
+    rows: Records,
 }
 
 #[derive(Debug)]
-struct Table {
+struct Records {
     records: HashMap<KeyDigest, Record>,
     records_max: usize,
+    tables: Writes,
 }
 
 // === impl MemoryStore ===
@@ -88,9 +95,10 @@ impl MemoryStore {
         // A call first sent before this store existed may have been executed by an earlier one.
         let created = options.clock.now();
         let core = GroupCore::new(INCARNATION, created, options.retention, options.limits);
-        let rows = Table {
+        let rows = Records {
             records: HashMap::new(),
             records_max: options.records_max,
+            tables: Writes::new(),
         };
         Self {
             shared: Arc::new(Shared {
@@ -113,6 +121,10 @@ impl Default for MemoryStore {
 }
 
 impl Store for MemoryStore {
+    fn transactions(&self) -> Option<&dyn TransactionalStore> {
+        Some(self)
+    }
+
     fn id(&self) -> StoreId {
         self.shared.id
     }
@@ -205,6 +217,45 @@ impl Store for MemoryStore {
     }
 }
 
+impl TransactionalStore for MemoryStore {
+    fn begin(&self, request: ClaimRequest) -> StoreFuture<'_, ClaimOutcome> {
+        Box::pin(async move {
+            let on_drop = Arc::clone(&self.shared) as Arc<dyn Abandoned>;
+            let reply = self.shared.ask(Operation::Begin(request));
+            reply.into_claim(on_drop)
+        })
+    }
+
+    fn start(&self, _: &Claim) -> Transaction {
+        Transaction::new(Arc::clone(&self.shared) as Arc<dyn ReadRows>)
+    }
+
+    fn commit(&self, claim: Claim, work: Work, answer: Answer) -> CommitFuture<'_> {
+        Box::pin(async move {
+            let commit = Box::new(Commit {
+                key: claim.digest(),
+                token: claim.token(),
+                work,
+                answer,
+            });
+            let reply = self.shared.ask(Operation::Commit(commit));
+            match reply.into_committed() {
+                Ok(()) => {
+                    claim.spend();
+                    Ok(())
+                }
+                Err(CommitRefusal::Conflict) => Err(CommitError::Conflict(claim)),
+                Err(CommitRefusal::Fenced) => Err(CommitError::Fenced),
+                Err(CommitRefusal::Refused(error)) => Err(CommitError::Refused(error)),
+            }
+        })
+    }
+
+    fn read(&self, range: RowRange) -> StoreFuture<'_, Vec<Row>> {
+        ReadRows::read(&*self.shared, range.at_most(RANGE_ROWS_MAX))
+    }
+}
+
 impl Inspect for MemoryStore {
     fn list(&self, request: ListRequest) -> StoreFuture<'_, ListPage> {
         Box::pin(async move { self.shared.ask(Operation::List(request)).into_page() })
@@ -293,12 +344,22 @@ impl Abandoned for Shared {
     }
 }
 
+impl ReadRows for Shared {
+    fn read(&self, range: RowRange) -> StoreFuture<'_, Vec<Row>> {
+        Box::pin(async move {
+            let sight = Sight::Applied;
+            self.ask(Operation::Read { range, sight }).into_rows()
+        })
+    }
+}
+
 // === impl Memory ===
 
 impl Memory {
     fn ask(&mut self, operation: Operation, now: Timestamp) -> Reply {
         let group = self.core.decide(vec![operation], &self.rows, now);
         self.rows.apply(group.changes);
+        self.rows.apply_rows(group.rows);
         let mut replies = group.replies;
         replies.pop().expect("one operation has one reply")
     }
@@ -345,9 +406,9 @@ impl Memory {
     }
 }
 
-// === impl Table ===
+// === impl Records ===
 
-impl Table {
+impl Records {
     fn apply(&mut self, changes: Vec<Change>) {
         for change in changes {
             match change.after {
@@ -358,7 +419,22 @@ impl Table {
     }
 }
 
-impl Rows for Table {
+impl Records {
+    /// Rows that are gone leave nothing behind.
+    fn apply_rows(&mut self, writes: Writes) {
+        for (table, rows) in writes {
+            let kept = self.tables.entry(table).or_default();
+            for (key, value) in rows {
+                match value {
+                    None => kept.remove(&key),
+                    Some(value) => kept.insert(key, Some(value)),
+                };
+            }
+        }
+    }
+}
+
+impl Rows for Records {
     fn record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
         Ok(self.records.get(&key).cloned())
     }
@@ -374,6 +450,27 @@ impl Rows for Table {
         }
         Err(StoreError::Unavailable {
             reason: format!("it holds its maximum of {} records", self.records_max),
+            retry_after: FULL_RETRY_AFTER,
+        })
+    }
+
+    fn scan<'a>(&'a self, table: &Table, bounds: KeyBounds<'a>) -> Scan<'a> {
+        over(self.tables.get(table), bounds, Box::new(std::iter::empty()))
+    }
+
+    fn room_for(&self, writes: &Writes) -> Result<(), StoreError> {
+        let new = |table: &&Table| !self.tables.contains_key(*table);
+        let tables = self.tables.len() + writes.keys().filter(new).count();
+        let rows = self.tables.values().chain(writes.values());
+        let rows: usize = rows.map(std::collections::BTreeMap::len).sum();
+        if tables <= TABLES_MAX && rows <= self.records_max {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable {
+            reason: format!(
+                "it keeps at most {} rows in {TABLES_MAX} tables",
+                self.records_max
+            ),
             retry_after: FULL_RETRY_AFTER,
         })
     }

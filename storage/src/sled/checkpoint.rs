@@ -1,5 +1,6 @@
 //! Carrying over to sled what a file of the log holds, on a thread of its own.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +18,9 @@ use super::open_rows::OpenChanges;
 use super::page::Run;
 use super::session_rows::SessionRowChanges;
 use super::sync::SyncPoint;
+use super::tables::TableChanges;
 use crate::KeyDigest;
+use crate::transaction::Table;
 
 /// Everything up to a group that is not in sled yet.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ pub(super) struct Checkpoint {
     pub(super) pages: Vec<Run>,
     pub(super) open: OpenChanges,
     pub(super) sessions: SessionRowChanges,
+    pub(super) tables: TableChanges,
     /// Numbers in the tree of the store's own.
     pub(super) numbers: Vec<(&'static str, u64)>,
     /// The turn of the log that can begin afterwards, in the file that is then free.
@@ -52,10 +56,12 @@ pub(super) struct Checkpoints {
     thread: JoinHandle<()>,
 }
 
-/// What a checkpoint leaves behind: keys whose answers are in the tree of open calls.
+/// What a checkpoint leaves behind: keys whose answers are in the tree of open calls, and trees.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) answered: Vec<KeyDigest>,
+    /// The handlers' tables.
+    pub(super) tables: BTreeMap<Table, Tree>,
 }
 
 enum Job {
@@ -125,12 +131,14 @@ impl Checkpoints {
 
 impl Target {
     /// Carries everything over. Durable when it returns.
-    pub(super) fn write(&self, checkpoint: Checkpoint) -> Result<(), Cause> {
+    pub(super) fn write(&self, checkpoint: Checkpoint) -> Result<Done, Cause> {
+        let answered = checkpoint.open.answered();
         let Checkpoint {
             group,
             pages,
             open,
             sessions,
+            tables,
             numbers,
             drops,
             ..
@@ -157,6 +165,8 @@ impl Target {
         open.write(&mut sync_if_much)?;
         crate::kill_point!("checkpoint: open calls given to sled, sessions not");
         sessions.write(&mut sync_if_much)?;
+        crate::kill_point!("checkpoint: sessions given to sled, tables not");
+        let tables = tables.write(&self.db, sync_if_much)?;
         crate::kill_point!("checkpoint: everything given to sled, not durable");
         self.point.commit(&self.db)?;
         crate::kill_point!("checkpoint: everything durable, not said to be");
@@ -174,7 +184,8 @@ impl Target {
         batch.insert(META_GROUP, &group.to_le_bytes());
         self.meta.apply_batch(batch)?;
         crate::kill_point!("checkpoint: said, not durable");
-        Ok(self.point.commit(&self.db)?)
+        self.point.commit(&self.db)?;
+        Ok(Done { answered, tables })
     }
 
     /// Removes files that are no longer needed, and what sled says of them before.
@@ -239,14 +250,13 @@ fn work(target: &Target, log: &LogFiles, job: Job) -> Result<Option<Done>, Strin
         Job::Drop(names) => target.drop_files(&names).map(|()| None).map_err(words),
         Job::Checkpoint(checkpoint) => {
             let drops = checkpoint.drops.clone();
-            let answered = checkpoint.open.answered();
             let (group, next_turn) = (checkpoint.group, checkpoint.next_turn);
-            target.write(checkpoint).map_err(words)?;
+            let done = target.write(checkpoint).map_err(words)?;
             crate::kill_point!("checkpoint: durable, its file not free");
             log.begin_turn(next_turn, group).map_err(words)?;
             crate::kill_point!("checkpoint: its file free, nobody told");
             target.drop_files(&drops).map_err(words)?;
-            Ok(Some(Done { answered }))
+            Ok(Some(done))
         }
     }
 }

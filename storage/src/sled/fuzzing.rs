@@ -10,6 +10,7 @@ use super::log::{self, Entry, GroupBytes, Head, Note};
 use super::page::PageFile;
 use crate::commit::SessionChange;
 use crate::record::Record;
+use crate::transaction::Table;
 use crate::{KeyDigest, ScopeDigest, StoreId, codec};
 
 /// A frame as an opening finds it.
@@ -109,6 +110,10 @@ pub fn entries(mut group: &[u8]) -> Result<Vec<Vec<u8>>, String> {
             Entry::Note(note, time) => again.note(note, time),
             Entry::Removed(key) => again.removed(key),
             Entry::Session(change) => again.session(&change),
+            Entry::Row { table, key, value } => {
+                let table = Table::parse(table).map_err(|error| error.to_string())?;
+                again.row(&table, key, value)?;
+            }
             Entry::Record(key, bytes) => {
                 again.record(key, &decode(bytes)?, None)?;
             }

@@ -26,6 +26,7 @@
 //!   onlyonce/open                   what is in progress, in doubt or held for a session
 //!                                   (`open_rows.rs`)
 //!   onlyonce/sessions               sessions, and what is acknowledged in them (`session_rows.rs`)
+//!   user/NAME                       a table of the handlers' (`tables.rs`)
 //! ```
 //!
 //! What is open is kept in memory as well, and of each settled record where it lies (`located.rs`);
@@ -66,6 +67,7 @@ mod session_rows;
 mod size;
 mod store;
 mod sync;
+mod tables;
 #[cfg(test)]
 mod tests;
 

@@ -7,9 +7,12 @@ use std::time::Duration;
 use super::open::{FORMAT_PREFIX, Opened, open, recognise};
 use super::size::disk_bytes;
 use super::{OpenError, SledOptions};
-use crate::commit::Operation;
 use crate::commit::disk::Engine;
 use crate::commit::writer::Writer;
+use crate::commit::{Operation, Sight};
+use crate::transaction::{
+    CommitFuture, RANGE_ROWS_MAX, Row, RowRange, Transaction, TransactionalStore, Work,
+};
 use crate::{
     Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect,
     KeyState, KeyView, ListPage, ListRequest, Operator, Question, Resolution, Scope, ScopedKey,
@@ -150,6 +153,10 @@ impl SledStore {
 }
 
 impl Store for SledStore {
+    fn transactions(&self) -> Option<&dyn TransactionalStore> {
+        Some(self)
+    }
+
     fn id(&self) -> StoreId {
         self.id
     }
@@ -230,6 +237,29 @@ impl Store for SledStore {
         Box::pin(async move {
             let operation = Operation::Session { scope, request };
             self.writer.ask(operation).await?.into_session()
+        })
+    }
+}
+
+impl TransactionalStore for SledStore {
+    fn begin(&self, request: ClaimRequest) -> StoreFuture<'_, ClaimOutcome> {
+        Box::pin(self.writer.begin(request))
+    }
+
+    fn start(&self, _: &Claim) -> Transaction {
+        Transaction::new(self.writer.rows())
+    }
+
+    fn commit(&self, claim: Claim, work: Work, answer: Answer) -> CommitFuture<'_> {
+        Box::pin(self.writer.commit(claim, work, answer))
+    }
+
+    fn read(&self, range: RowRange) -> StoreFuture<'_, Vec<Row>> {
+        Box::pin(async move {
+            let range = range.at_most(RANGE_ROWS_MAX);
+            let sight = Sight::Durable;
+            let reply = self.writer.ask(Operation::Read { range, sight }).await?;
+            reply.into_rows()
         })
     }
 }

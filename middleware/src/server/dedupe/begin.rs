@@ -15,7 +15,7 @@ use super::patience::{far, patience};
 use super::reconcile::{self, Step};
 use super::service::Shared;
 use super::settle::{give_back, land_in_doubt, unable};
-use crate::server::{Adapter, Intent, Refusal, Served};
+use crate::server::{Adapter, Guarantee, Intent, Refusal, Served};
 
 /// What asking for the claim came to.
 enum Asked {
@@ -111,7 +111,7 @@ where
             Room::Unable(error) => return Begun::Landed(Landing::Refused(unable(&error))),
         };
         onlyonce_storage::kill_point!("dedupe: handler ready, key not claimed");
-        match (claim(shared, &request).await, ready) {
+        match (claim(shared, &request, intent.guarantee).await, ready) {
             (Asked::Claimed(claim, held_until), Some(handler)) => {
                 let grant = Grant {
                     claim,
@@ -196,10 +196,17 @@ where
 }
 
 /// Asks the store for the claim, once.
-async fn claim<A>(shared: &Shared<A>, request: &ClaimRequest) -> Asked {
+async fn claim<A>(shared: &Shared<A>, request: &ClaimRequest, guarantee: Guarantee) -> Asked {
     // Before the store is asked, so that our idea of the lease ends before the store's does.
     let asked_at = Instant::now();
-    let outcome = match shared.store.claim(request.clone()).await {
+    let asked = match guarantee {
+        Guarantee::Claimed => shared.store.claim(request.clone()),
+        Guarantee::Transactional => match shared.transactional() {
+            Ok(store) => store.begin(request.clone()),
+            Err(refusal) => return Asked::Landed(Landing::Refused(refusal)),
+        },
+    };
+    let outcome = match asked.await {
         Ok(outcome) => outcome,
         Err(error) => return Asked::Landed(Landing::Refused(unable(&error))),
     };

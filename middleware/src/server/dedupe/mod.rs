@@ -35,6 +35,15 @@
 //! What a re-run says of itself ("not executed") does not free it either, since it says nothing of
 //! the run before.
 //!
+//! # Transactions
+//!
+//! A call whose [`Intent`](crate::server::Intent) says [`Guarantee::Transactional`] is never in doubt
+//! by what happens here: its claim is held in the store's memory, its handler works on a transaction,
+//! and effect and answer are committed together. What goes wrong before that has applied nothing, and
+//! the key is free. See [`onlyonce_storage::transaction`].
+//!
+//! [`Guarantee::Transactional`]: crate::server::Guarantee::Transactional
+//!
 //! # Place in the order
 //!
 //! Inside authentication (which gives the scope) and load shedding (what that refuses must not be
@@ -63,6 +72,7 @@ mod scheduled;
 mod schedules;
 mod service;
 mod settle;
+mod transact;
 
 pub use self::executions::Executions;
 pub use self::in_doubt::{Doubt, Execution, InDoubtPolicy, Reconciled, Reconciliation};

@@ -36,6 +36,10 @@ pub struct DedupeOptions {
     /// many are in doubt and all their clients come back, and the outside world is somebody's
     /// server. One more waits for its turn.
     pub reconciles_max: usize,
+    /// How often a transactional handler runs for one attempt while others keep changing what it
+    /// reads. Default 8: each time somebody else has committed, so this many in a row means that the
+    /// row is too hot. Then the attempt is refused as not executed, and may come again.
+    pub transaction_runs_max: u32,
 }
 
 /// What a duplicate does while the call is being executed.
@@ -61,6 +65,7 @@ impl Default for DedupeOptions {
             flights_max: 65_536,
             reconcile_timeout: Duration::from_secs(5),
             reconciles_max: 64,
+            transaction_runs_max: 8,
         }
     }
 }

@@ -23,8 +23,9 @@ use super::in_doubt::Execution;
 use super::runs::RunningHere;
 use super::service::Shared;
 use super::settle::{Flown, Run, doubt, give_back, settle, settle_by};
+use super::transact;
 use crate::observe::server::{self as observe, Running};
-use crate::server::{Adapter, Intent};
+use crate::server::{Adapter, Guarantee, Intent};
 
 /// What an execution needs.
 pub(super) struct Owner<S, A: Adapter> {
@@ -46,7 +47,7 @@ pub(super) enum Delivery<Res, Err> {
 }
 
 /// How a handler's time under its lease ended.
-enum Ended<T> {
+pub(super) enum Ended<T> {
     /// It returned.
     Itself(T),
     /// The lease was over before it began.
@@ -89,7 +90,14 @@ where
             }
         };
         onlyonce_storage::kill_point!("dedupe: claimed, handler not called");
-        let flown = if lead.flight().start_running() {
+        let flown = if !lead.flight().start_running() {
+            Flown {
+                landing: give_back(&shared, grant).await,
+                response: None,
+            }
+        } else if intent.guarantee == Guarantee::Transactional {
+            transact::fly(&shared, grant, handler, request).await
+        } else {
             let before = grant.rerun_of.as_ref().map(|before| before.token);
             let execution = Execution::new(grant.claim.token(), before);
             // Inside a future, so that a panic of `call` itself is caught as well.
@@ -103,11 +111,6 @@ where
                 handler.call(request).await
             };
             fly(&shared, grant, handler).await
-        } else {
-            Flown {
-                landing: give_back(&shared, grant).await,
-                response: None,
-            }
         };
         lead.land(flown.landing.clone());
         onlyonce_storage::kill_point!("dedupe: waiters told, owner not");
@@ -172,7 +175,7 @@ where
 ///
 /// It is never polled once the lease is over: a process that was frozen for longer must not go on
 /// where it stopped, since somebody else may execute the call by now.
-async fn under_lease<F: Future + Send>(
+pub(super) async fn under_lease<F: Future + Send>(
     store: &dyn Store,
     claim: &mut Claim,
     held_until: &Mutex<Instant>,

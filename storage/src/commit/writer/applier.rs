@@ -11,8 +11,8 @@ use super::{Figures, Message, QUEUE_MAX, Shared, Waiting};
 use crate::clock::ClockGuard;
 use crate::commit::core::GroupCore;
 use crate::commit::disk::{Disk, Engine};
-use crate::commit::operation::{Operation, Reply};
-use crate::{Answer, Resolution, StoreError, Swept};
+use crate::commit::operation::{ClaimReply, Operation, Reply, Sight};
+use crate::{Resolution, StoreError, Swept};
 
 pub(super) struct Applier {
     core: GroupCore,
@@ -126,6 +126,10 @@ impl Applier {
             core, disk, shared, ..
         } = self;
         let now = shared.clock.now();
+        let early: Vec<_> = operations
+            .iter()
+            .map(Operation::may_be_told_early)
+            .collect();
         let decided = shared.guarded(|| {
             let group = core.decide(operations, &**disk, now);
             crate::kill_point!("writer: operations decided, not applied");
@@ -133,6 +137,10 @@ impl Applier {
             if changed {
                 disk.apply(group.changes, now)?;
                 disk.apply_sessions(group.sessions)?;
+                if !group.rows.is_empty() {
+                    crate::kill_point!("writer: records applied, rows not");
+                    disk.apply_rows(group.rows)?;
+                }
                 crate::kill_point!("writer: changes applied, not handed over");
             }
             Ok((group.replies, changed))
@@ -140,9 +148,13 @@ impl Applier {
         match decided {
             Ok((replies, changed)) => {
                 self.pending.changed |= changed;
-                self.pending
-                    .replies
-                    .extend(waiting.into_iter().zip(replies));
+                for ((waiting, reply), early) in waiting.into_iter().zip(replies).zip(early) {
+                    if early && reply.says_nothing_durable() {
+                        waiting.reply(reply, &self.shared);
+                    } else {
+                        self.pending.replies.push((waiting, reply));
+                    }
+                }
             }
             Err(error) => {
                 let pending = std::mem::take(&mut self.pending);
@@ -160,6 +172,8 @@ impl Applier {
     /// `alone`: nobody else waits to be served.
     fn hand_over(&mut self, alone: bool) {
         if self.pending.is_empty() {
+            // Whoever brought them was told early.
+            self.pending.bytes = 0;
             return;
         }
         let pending = std::mem::take(&mut self.pending);
@@ -316,7 +330,7 @@ impl Batch {
     fn take(&mut self, message: Message) {
         match message {
             Message::Ask(operation, waiting) => {
-                self.bytes += operation.answer().map_or(0, |answer| answer.body().len());
+                self.bytes += operation.bytes();
                 self.operations.push(operation);
                 self.waiting.push(waiting);
             }
@@ -339,18 +353,42 @@ impl Batch {
     }
 }
 
+// === impl Reply ===
+
+impl Reply {
+    /// Whether nobody may conclude from it that something is durable: a claim that is held in memory,
+    /// rows that are applied, a commit that did nothing. It need not wait for a group.
+    const fn says_nothing_durable(&self) -> bool {
+        matches!(
+            self,
+            Self::Claim(Ok(ClaimReply::Claimed { .. })) | Self::Commit(Err(_)) | Self::Rows(_)
+        )
+    }
+}
+
 // === impl Operation ===
 
 impl Operation {
-    fn answer(&self) -> Option<&Answer> {
+    /// How many bytes it brings, about.
+    fn bytes(&self) -> usize {
         match self {
-            Self::Complete { answer, .. } => Some(answer),
-            Self::Doubt { answer, .. } => answer.as_ref(),
+            Self::Commit(commit) => commit.work.bytes() + commit.answer.body().len(),
+            Self::Complete { answer, .. } => answer.body().len(),
+            Self::Doubt { answer, .. } => answer.as_ref().map_or(0, |answer| answer.body().len()),
             Self::Resolve {
                 resolution: Resolution::Applied(answer),
                 ..
-            } => Some(answer),
-            _ => None,
+            } => answer.body().len(),
+            _ => 0,
+        }
+    }
+
+    /// Whether it is of a transaction: what that is told on the way need not be durable.
+    fn may_be_told_early(&self) -> bool {
+        match self {
+            Self::Begin(_) | Self::Commit(_) => true,
+            Self::Read { sight, .. } => *sight == Sight::Applied,
+            _ => false,
         }
     }
 }

@@ -24,13 +24,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::applier::Applier;
 use super::core::GroupCore;
 use super::disk::{Engine, Replays};
-use super::operation::{ClaimReply, Operation, Reply};
+use super::operation::{ClaimReply, Commit, CommitRefusal, Operation, Reply, Sight};
 use crate::clock::ClockGuard;
 use crate::inspect::{BucketStats, OpenStats};
+use crate::transaction::{CommitError, ReadRows, Row, RowRange, Work};
 use crate::transition::Circumstances;
 use crate::{
-    Abandoned, Claim, ClaimOutcome, ClaimRequest, Clock, ClockSuspicion, FencingToken, KeyDigest,
-    RetentionOptions, SettleError, StoreError, Swept, Timestamp, transition,
+    Abandoned, Answer, Claim, ClaimOutcome, ClaimRequest, Clock, ClockSuspicion, FencingToken,
+    KeyDigest, RetentionOptions, SettleError, StoreError, StoreFuture, Swept, Timestamp,
+    transition,
 };
 
 /// Asks the writer. Callers wait for a place in the queue when 1,024 are in it.
@@ -141,11 +143,53 @@ impl Writer {
             let on_drop = Arc::clone(&self.shared) as Arc<dyn Abandoned>;
             return Ok(reply.into_outcome(on_drop));
         }
+        self.claim_by(Operation::Claim(request)).await
+    }
+
+    async fn claim_by(&self, operation: Operation) -> Result<ClaimOutcome, StoreError> {
         let place = self.place().await?;
         let (reply, waiting) = oneshot::channel();
-        let operation = Operation::Claim(request);
         place.send(Message::Ask(operation, Waiting::Claim(reply)));
         waiting.await.map_err(|_| self.shared.failure())?
+    }
+
+    /// Asks for a claim that is held in memory.
+    pub(crate) async fn begin(&self, request: ClaimRequest) -> Result<ClaimOutcome, StoreError> {
+        self.claim_by(Operation::Begin(request)).await
+    }
+
+    /// Where transactions read. It does not keep the store open.
+    pub(crate) fn rows(&self) -> Arc<dyn ReadRows> {
+        Arc::clone(&self.shared) as Arc<dyn ReadRows>
+    }
+
+    /// Commits under a claim that is held in memory.
+    pub(crate) async fn commit(
+        &self,
+        claim: Claim,
+        work: Work,
+        answer: Answer,
+    ) -> Result<(), CommitError> {
+        let place = self.place().await.map_err(CommitError::Refused)?;
+        let commit = Box::new(Commit {
+            key: claim.digest(),
+            token: claim.token(),
+            work,
+            answer,
+        });
+        // A caller that gives up from here on drops an unspent claim: what the writer meets first,
+        // its drop or the commit, counts.
+        let reply = self.send(place, Operation::Commit(commit)).await;
+        let committed = reply.map_err(CommitError::Unknown)?.into_committed();
+        match committed {
+            Ok(()) => {
+                claim.spend();
+                Ok(())
+            }
+            Err(CommitRefusal::Conflict) => Err(CommitError::Conflict(claim)),
+            Err(CommitRefusal::Fenced) => Err(CommitError::Fenced),
+            Err(CommitRefusal::Refused(error)) => Err(CommitError::Refused(error)),
+        }
     }
 
     pub(crate) async fn ask(&self, operation: Operation) -> Result<Reply, StoreError> {
@@ -298,6 +342,22 @@ impl Abandoned for Shared {
         self.abandoned.lock().push((key, token));
         // A store that is gone puts what it left open in doubt when it is opened again.
         self.wake();
+    }
+}
+
+impl ReadRows for Shared {
+    fn read(&self, range: RowRange) -> StoreFuture<'_, Vec<Row>> {
+        Box::pin(async move {
+            let queue = self.wake.upgrade().ok_or_else(|| self.failure())?;
+            let (reply, waiting) = oneshot::channel();
+            let sight = Sight::Applied;
+            let message = Message::Ask(Operation::Read { range, sight }, Waiting::Other(reply));
+            let sent = queue.send(message).await;
+            sent.map_err(|_| self.failure())?;
+            // A store whose last handle is dropped meanwhile does not wait for this one.
+            drop(queue);
+            waiting.await.map_err(|_| self.failure())??.into_rows()
+        })
     }
 }
 

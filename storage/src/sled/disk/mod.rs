@@ -27,11 +27,13 @@ use super::log::{GroupBytes, LogFiles, Note};
 use super::open_rows::OpenRows;
 use super::page::{PageFile, Pages, Position, Wait};
 use super::session_rows::SessionRows;
+use super::tables::Tables;
 use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer, Written};
-use crate::commit::{Change, Rows, SessionChange};
+use crate::commit::{Change, Rows, Scan, SessionChange};
 use crate::inspect::BucketStats;
 use crate::record::{AnswerKept, CallRecord, Record};
+use crate::transaction::{KeyBounds, Table, Writes};
 use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, codec, transition};
 
 /// An opened store. Only the thread that owns it changes anything; another one writes groups to
@@ -39,6 +41,8 @@ use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, c
 pub(super) struct SledDisk {
     /// Only this thread writes to it, and holds it locked for a moment then.
     rows: Arc<RwLock<Known>>,
+    /// Read by this thread alone.
+    tables: Tables,
     log: Arc<LogFiles>,
     /// What was applied since the last group.
     group_bytes: GroupBytes,
@@ -104,6 +108,7 @@ impl SledDisk {
     ) -> Self {
         let Loaded {
             rows,
+            tables,
             group,
             db_file,
             lock,
@@ -111,6 +116,7 @@ impl SledDisk {
         } = loaded;
         Self {
             rows: Arc::new(RwLock::new(rows)),
+            tables,
             log,
             group_bytes: GroupBytes::default(),
             group,
@@ -131,8 +137,10 @@ impl SledDisk {
 
     /// Takes note of a checkpoint that was done.
     fn checkpointed(&mut self, done: Option<Done>) {
-        if let Some(Done { answered }) = done {
+        if let Some(done) = done {
+            let Done { answered, tables } = done;
             self.rows.write().written(&answered);
+            self.tables.written(tables);
         }
     }
 
@@ -150,7 +158,9 @@ impl SledDisk {
         let done = self.checkpoints.wait()?;
         self.checkpointed(done);
         // The file that is full now is free for the turn after the next.
-        let cut = self.rows.write().cut(self.group, self.turn + 2)?;
+        let mut rows = self.rows.write();
+        let cut = rows.cut(&mut self.tables, self.group, self.turn + 2)?;
+        drop(rows);
         self.next = Some(cut);
         Ok(())
     }
@@ -163,6 +173,14 @@ impl Rows for SledDisk {
 
     fn answer(&self, key: KeyDigest, call: &CallRecord) -> Result<Option<Answer>, StoreError> {
         self.rows.read().answer(key, call)
+    }
+
+    fn scan<'a>(&'a self, table: &Table, bounds: KeyBounds<'a>) -> Scan<'a> {
+        self.tables.scan(table, bounds)
+    }
+
+    fn room_for(&self, writes: &Writes) -> Result<(), StoreError> {
+        self.tables.room_for(writes)
     }
 }
 
@@ -182,6 +200,16 @@ impl Disk for SledDisk {
             rows.sessions.apply(change);
             self.group_bytes.session(change);
         }
+        Ok(())
+    }
+
+    fn apply_rows(&mut self, writes: Writes) -> Result<(), String> {
+        for (table, rows) in &writes {
+            for (key, value) in rows {
+                self.group_bytes.row(table, key, value.as_deref())?;
+            }
+        }
+        self.tables.apply(writes);
         Ok(())
     }
 
@@ -366,7 +394,12 @@ impl Known {
     }
 
     /// Everything that is not in sled yet.
-    pub(super) fn cut(&mut self, group: u64, next_turn: u64) -> Result<Checkpoint, String> {
+    pub(super) fn cut(
+        &mut self,
+        tables: &mut Tables,
+        group: u64,
+        next_turn: u64,
+    ) -> Result<Checkpoint, String> {
         let mut pages = Vec::new();
         let settled = self.settled.values_mut().map(|settled| &mut settled.pages);
         for file in self.answers.values_mut().chain(settled) {
@@ -379,6 +412,7 @@ impl Known {
             pages,
             open: self.open.cut(),
             sessions: self.sessions.cut(),
+            tables: tables.cut(),
             numbers,
             next_turn,
             drops: Vec::new(),

@@ -23,6 +23,7 @@ use crate::sled::open_rows::OpenRows;
 use crate::sled::page::{PageFile, Pages};
 use crate::sled::session_rows::SessionRows;
 use crate::sled::sync::SyncPoint;
+use crate::sled::tables::Tables;
 use crate::{Answer, AnswerFormat, KeyDigest, RetentionOptions, StoreId, Timestamp, codec};
 
 /// What an opening needs besides what is on the disk.
@@ -38,6 +39,7 @@ pub(in crate::sled) struct Parts {
 /// A store in memory, before it serves.
 pub(in crate::sled) struct Loaded {
     pub(super) rows: Known,
+    pub(super) tables: Tables,
     /// The last group that there is.
     pub(super) group: u64,
     pub(super) db_file: PathBuf,
@@ -81,6 +83,7 @@ impl Loaded {
         let meta = db.open_tree(META)?;
         let open = OpenRows::open(db.open_tree(OPEN)?, || Ok(point.commit(&db)?))?;
         let sessions = SessionRows::open(db.open_tree(SESSIONS)?)?;
+        let tables = Tables::open(&db)?;
         let rows = Known {
             folder: folder.clone(),
             answers: BTreeMap::new(),
@@ -99,6 +102,7 @@ impl Loaded {
         };
         let mut loaded = Self {
             rows,
+            tables,
             group: 0,
             db_file,
             lock,
@@ -180,10 +184,10 @@ impl Loaded {
     pub(in crate::sled) fn carry_over(&mut self) -> Result<(), Cause> {
         self.remove_unfinished()?;
         crate::kill_point!("opening: unfinished pages removed, nothing carried over");
-        let checkpoint = self.rows.cut(self.group, 0)?;
-        let answered = checkpoint.open.answered();
-        self.target.write(checkpoint)?;
-        self.rows.written(&answered);
+        let checkpoint = self.rows.cut(&mut self.tables, self.group, 0)?;
+        let done = self.target.write(checkpoint)?;
+        self.rows.written(&done.answered);
+        self.tables.written(done.tables);
         // All of it is durable.
         self.rows.hand_over();
         self.rows.hand_over();
@@ -290,6 +294,7 @@ impl Loaded {
             Entry::Note(note, time) => self.rows.noted(note, time),
             Entry::Removed(key) => self.rows.open.remove(key),
             Entry::Session(change) => self.rows.sessions.apply(&change),
+            Entry::Row { table, key, value } => self.tables.take_in(table, key, value)?,
             Entry::Record(key, bytes) => {
                 let record = codec::decode(bytes).map_err(words)?;
                 self.rows.put(key, record, nowhere)?;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::commit::SessionChange;
 use crate::record::Record;
+use crate::transaction::Table;
 use crate::{KeyDigest, ScopeDigest, codec};
 
 /// What one entry says.
@@ -17,6 +18,12 @@ pub(in crate::sled) enum Entry<'a> {
     Record(KeyDigest, &'a [u8]),
     Removed(KeyDigest),
     Session(SessionChange),
+    /// What a row of a handlers' table holds, or that it is gone.
+    Row {
+        table: &'a str,
+        key: &'a [u8],
+        value: Option<&'a [u8]>,
+    },
 }
 
 /// What a time means. The latest that is noted counts.
@@ -109,6 +116,29 @@ impl GroupBytes {
         }
     }
 
+    /// Puts a row of a handlers' table there, or says that it is gone.
+    pub(in crate::sled) fn row(
+        &mut self,
+        table: &Table,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), String> {
+        self.begin(if value.is_some() { 8 } else { 9 });
+        let name = table.name().as_bytes();
+        let name_length = u8::try_from(name.len()).map_err(|_| "a table has a short name")?;
+        let key_length = u16::try_from(key.len()).map_err(|_| "a row has a short key")?;
+        self.bytes.push(name_length);
+        self.bytes.extend_from_slice(name);
+        self.bytes.extend_from_slice(&key_length.to_le_bytes());
+        self.bytes.extend_from_slice(key);
+        if let Some(value) = value {
+            let length = u32::try_from(value.len()).map_err(|_| "a row has a small value")?;
+            self.bytes.extend_from_slice(&length.to_le_bytes());
+            self.bytes.extend_from_slice(value);
+        }
+        Ok(())
+    }
+
     /// The group as it is written.
     pub(in crate::sled) fn finish(self, salt: u64, number: u64) -> Result<Vec<u8>, String> {
         let mut bytes = self.bytes;
@@ -166,6 +196,9 @@ impl<'a> Entry<'a> {
             };
             return Ok((Self::Session(change), rest));
         }
+        if kind == 8 || kind == 9 {
+            return Self::row(rest, kind == 8).ok_or_else(cut);
+        }
         let (key, rest) = rest.split_first_chunk::<32>().ok_or_else(cut)?;
         let key = KeyDigest::from_bytes(*key);
         if kind == 3 {
@@ -179,6 +212,25 @@ impl<'a> Entry<'a> {
             2 => Ok((Self::RecordAndAnswer(key, record, rest), rest)),
             other => Err(format!("entry kind {other} is unknown")),
         }
+    }
+}
+
+impl<'a> Entry<'a> {
+    /// `None` where it is cut off, or no text.
+    fn row(bytes: &'a [u8], has_value: bool) -> Option<(Self, &'a [u8])> {
+        let (&length, rest) = bytes.split_first()?;
+        let (table, rest) = rest.split_at_checked(usize::from(length))?;
+        let table = std::str::from_utf8(table).ok()?;
+        let (length, rest) = rest.split_first_chunk::<2>()?;
+        let (key, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+        if !has_value {
+            let value = None;
+            return Some((Self::Row { table, key, value }, rest));
+        }
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        let value = Some(value);
+        Some((Self::Row { table, key, value }, rest))
     }
 }
 
@@ -215,3 +267,42 @@ pub(super) const GROUP_HEAD_BYTES: usize = 24;
 pub(super) const ALIGNMENT: usize = 8;
 
 const MEMORY_KEPT_MAX: usize = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: Table = Table::new("seats");
+
+    #[test]
+    fn a_row_has_these_bytes_and_is_read_from_them() {
+        let mut group = GroupBytes::default();
+        group.row(&TABLE, b"12a", Some(b"alice")).unwrap();
+        group.row(&TABLE, b"12b", None).unwrap();
+        let bytes = &group.bytes[GROUP_HEAD_BYTES..];
+        assert_eq!(
+            bytes,
+            b"\x05\x05seats\x03\x0012a\x05\0\0\0alice\x06\x05seats\x03\x0012b"
+        );
+        let row = |key, value| Entry::Row {
+            table: "seats",
+            key,
+            value,
+        };
+        let (first, rest) = Entry::first(bytes).unwrap();
+        assert_eq!(first, row(b"12a", Some(&b"alice"[..])));
+        let (second, rest) = Entry::first(rest).unwrap();
+        assert_eq!(second, row(b"12b", None));
+        assert_eq!(rest, b"");
+    }
+
+    #[test]
+    fn a_row_that_is_cut_off_anywhere_is_an_error() {
+        let mut group = GroupBytes::default();
+        group.row(&TABLE, b"12a", Some(b"alice")).unwrap();
+        let bytes = &group.bytes[GROUP_HEAD_BYTES..];
+        for length in 0..bytes.len() {
+            assert!(Entry::first(&bytes[..length]).is_err(), "{length}");
+        }
+    }
+}

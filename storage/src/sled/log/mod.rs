@@ -21,6 +21,8 @@
 //!         5 | session (8) | digest of its scope (32)          a session was opened
 //!         6 | session (8) | first unanswered (8)              calls before it are acknowledged
 //!         7 | session (8)                                     a session has expired
+//!         8 | length (1) | table | length (2) | key | length (4) | value
+//!         9 | length (1) | table | length (2) | key           the row is gone
 //! ```
 //!
 //! Numbers are little endian. Turns count up; the file with the higher one is the newer. A head

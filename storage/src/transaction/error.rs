@@ -1,0 +1,72 @@
+//! How transactions fail.
+
+use crate::{Claim, StoreError};
+
+/// A transaction could not do what it was asked.
+///
+/// It has failed for good: whatever else it is asked fails in the same way, and nothing that was
+/// written to it becomes durable, whether or not the handler says what went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransactionError {
+    /// Somebody has changed what was read. The handler runs again.
+    #[error("somebody changed what this transaction has read; it runs again")]
+    Conflict,
+    /// Its run is over.
+    #[error("the transaction is over: its handler has returned, or was dropped")]
+    Ended,
+    /// A key of a row is empty or too long.
+    #[error("a row's key has 1 to {max} bytes, this one has {bytes}")]
+    KeyLength {
+        /// Its length in bytes.
+        bytes: usize,
+        /// The bound in bytes.
+        max: usize,
+    },
+    /// It has read as much as one may remember. Read a smaller range, or split the work.
+    #[error("a transaction reads at most {reads} ranges and keys, with {rows} rows")]
+    ReadsTooMany {
+        /// The bound of keys and ranges.
+        reads: usize,
+        /// The bound of rows.
+        rows: usize,
+    },
+    /// The store cannot tell what is in a row.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A value is too large for a row. Split it into several rows.
+    #[error("a row's value has at most {max} bytes, this one has {bytes}")]
+    ValueTooLarge {
+        /// Its length in bytes.
+        bytes: usize,
+        /// The bound in bytes.
+        max: usize,
+    },
+    /// It has written as much as one may. Split the work.
+    #[error("a transaction writes at most {rows} rows with {bytes} bytes")]
+    WritesTooMany {
+        /// The bound of rows.
+        rows: usize,
+        /// The bound of bytes.
+        bytes: usize,
+    },
+}
+
+/// What was not committed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// Somebody has changed what was read. Nothing is applied and the claim still holds: run again.
+    #[error("somebody changed what the transaction has read")]
+    Conflict(Claim),
+    /// The claim no longer holds. Nothing is applied, and somebody else may be executing.
+    #[error("claim is superseded: it lapsed before its transaction was committed")]
+    Fenced,
+    /// The store refuses it. Nothing is applied, and the key is free.
+    #[error("nothing was applied: {0}")]
+    Refused(StoreError),
+    /// The store failed on the way. Either everything is applied or nothing is; the record of the
+    /// key says which, once the store can be asked again.
+    #[error("it is not known whether the transaction was applied: {0}")]
+    Unknown(StoreError),
+}
