@@ -282,7 +282,7 @@ mod tests {
         let bytes = &group.bytes[GROUP_HEAD_BYTES..];
         assert_eq!(
             bytes,
-            b"\x05\x05seats\x03\x0012a\x05\0\0\0alice\x06\x05seats\x03\x0012b"
+            b"\x08\x05seats\x03\x0012a\x05\0\0\0alice\x09\x05seats\x03\x0012b"
         );
         let row = |key, value| Entry::Row {
             table: "seats",

@@ -188,13 +188,13 @@ fn entries_that_no_writer_writes_are_an_error() {
         (&[3, 1, 2, 3], "cut off"),
         (&[1; 34], "cut off"),
         (&long, "cut off"),
-        (&[9; 4_000], "kind 9"),
+        (&[99; 4_000], "kind 99"),
     ];
-    let mut ninth = vec![9; 33];
-    ninth.extend_from_slice(&[0; 4]);
+    let mut unknown = vec![99; 33];
+    unknown.extend_from_slice(&[0; 4]);
     for (bytes, reason) in cases {
-        let bytes = if bytes == [9; 4_000] {
-            &ninth[..]
+        let bytes = if bytes == [99; 4_000] {
+            &unknown[..]
         } else {
             bytes
         };
