@@ -172,4 +172,4 @@ const WORKING_MIN: u64 = (2 * CALLS - CALLS / 4) / WORKERS - 1;
 const LINGER_MS: u64 = 30;
 
 /// A run waits for disks and for processes to start more than it computes.
-const AT_ONCE: usize = 10;
+const AT_ONCE: usize = 6;
