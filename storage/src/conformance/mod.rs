@@ -151,6 +151,7 @@ macro_rules! conformance {
             sessions: an_acknowledged_call_is_forgotten_and_its_duplicate_is_stale
             sessions: what_is_not_acknowledged_is_replayed
             sessions: what_is_open_is_not_forgotten_by_an_acknowledgement
+            sessions: no_transaction_executes_what_was_acknowledged
             sessions: a_call_cannot_acknowledge_itself
             sessions: without_an_acknowledgement_retention_frees
             sessions: an_expired_session_is_told_from_one_that_was_never_given

@@ -106,6 +106,27 @@ pub async fn what_is_open_is_not_forgotten_by_an_acknowledgement(mut harness: im
     assert!(matches!(outcome, ClaimOutcome::Stale), "{outcome:?}");
 }
 
+/// E7: the record of an acknowledged call is gone; its late duplicate is stale also where a
+/// transaction would execute it, and who is in no session known is refused there as well.
+pub async fn no_transaction_executes_what_was_acknowledged(harness: impl Harness) {
+    let store = harness.store();
+    let (Some(session), Some(transactions)) = (open(&*store).await, store.transactions()) else {
+        return;
+    };
+    let running = begun(&*store, session, 1, 1).await;
+    assert_eq!(store.complete(running, answer("1")).await, Ok(()));
+    acknowledge(&*store, session, 2).await;
+    let late = transactions.begin(in_session(session, 1, 1)).await;
+    assert!(matches!(late, Ok(ClaimOutcome::Stale)), "{late:?}");
+    let unknown = transactions.begin(in_session(session + 99, 1, 1)).await;
+    assert!(
+        !matches!(unknown, Ok(ClaimOutcome::Claimed(_))),
+        "{unknown:?}"
+    );
+    let next = transactions.begin(in_session(session, 2, 2)).await;
+    assert!(matches!(next, Ok(ClaimOutcome::Claimed(_))), "{next:?}");
+}
+
 /// E7: who sends a call has not had its answer; a message that says otherwise takes nothing.
 pub async fn a_call_cannot_acknowledge_itself(harness: impl Harness) {
     let store = harness.store();
