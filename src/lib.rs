@@ -11,6 +11,8 @@
 //! - [`storage`]: keys, claims, records, and the stores that keep them.
 
 pub use onlyonce_middleware as middleware;
+#[cfg(feature = "http")]
+pub use onlyonce_middleware::http;
 pub use onlyonce_storage as storage;
 
 pub mod admin;

@@ -6,7 +6,10 @@
 //! and over the store.
 
 pub mod client;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod jitter;
+mod nested;
 pub mod observe;
 pub mod server;
 pub mod stack;

@@ -195,6 +195,7 @@ impl server::Adapter for ServerAdapter {
         intent.session = incoming.session;
         intent.in_doubt = self.routes.in_doubt(&incoming.method, &incoming.arguments);
         intent.guarantee = self.routes.guarantee(&incoming.method);
+        intent.caller_retries = true;
         Admission::Protected(intent, incoming)
     }
 

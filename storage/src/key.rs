@@ -78,6 +78,12 @@ pub enum KeyError {
     /// The key can be guessed more easily than the [`KeyPolicy`] allows.
     #[error("idempotency key is too easy to guess; send a random one, such as a UUID")]
     Guessable,
+    /// The text begins or ends as a quoted string and is none.
+    #[error("idempotency key is neither one quoted string nor one word without quotes")]
+    Quoting,
+    /// There is more than one.
+    #[error("more than one idempotency key; send one line with one key")]
+    Several,
     /// The text is longer than 255 bytes.
     #[error("idempotency key has {length} bytes, at most {KEY_BYTES_MAX} are allowed")]
     TooLong {

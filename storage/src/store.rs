@@ -223,6 +223,14 @@ impl StoreId {
         Self(bytes)
     }
 
+    /// The identity that [`Display`](fmt::Display) wrote as `text`; `None` for any other text.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = Self(*Uuid::try_parse(text).ok()?.as_bytes());
+        // One identity has one text: the other spellings of a UUID are not it.
+        (id.to_string() == text).then_some(id)
+    }
+
     /// Its bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {

@@ -118,6 +118,9 @@ pub struct Intent {
     pub in_doubt: Option<InDoubtPolicy>,
     /// What the handler's author chose.
     pub guarantee: Guarantee,
+    /// Whether its caller makes further attempts if this one comes to nothing. Then a client stack
+    /// that the handler uses does not: see [`RetryLayer`](crate::client::RetryLayer).
+    pub caller_retries: bool,
 }
 
 /// What a call is guaranteed, and at what price.
@@ -152,6 +155,9 @@ pub enum Outcome {
     NotExecuted,
     /// It is the call's answer, success or not, from now on.
     Record(Answer),
+    /// There is an answer, which cannot be recorded: it is too large, or does not end. It is
+    /// delivered this once, and the call is in doubt.
+    Unrecorded,
 }
 
 /// How a caller got its response.
@@ -175,7 +181,8 @@ pub enum Served {
 }
 
 impl Intent {
-    /// A call with this key and these fingerprints, without deadline, session, history or policy.
+    /// A call with this key and these fingerprints, without deadline, session, history or policy,
+    /// whose caller does not retry.
     #[must_use]
     pub const fn new(key: ScopedKey, fingerprints: Fingerprints) -> Self {
         Self {
@@ -187,6 +194,7 @@ impl Intent {
             session: None,
             in_doubt: None,
             guarantee: Guarantee::Claimed,
+            caller_retries: false,
         }
     }
 }

@@ -25,6 +25,12 @@ pub enum Refusal {
         /// When asking again is of use.
         retry_after: Duration,
     },
+    /// The handler is one whose answers cannot be recorded, so its calls cannot have a key. Not
+    /// executed.
+    NotRecordable {
+        /// Why.
+        reason: &'static str,
+    },
     /// The key cannot be one, or is too easy to guess.
     KeyMalformed(KeyError),
     /// The request must carry a key and does not.
@@ -53,12 +59,19 @@ pub enum Refusal {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The request did not arrive whole in the time that the server gives it. Not executed.
+    TooSlow,
     /// The store or the server is not able. This attempt was not executed.
     Unavailable {
         /// What is wrong, for the operator; it names no key and no content.
         reason: String,
         /// When asking again is of use.
         retry_after: Duration,
+    },
+    /// The request, or what it says about the call, cannot be read. Not executed.
+    Unreadable {
+        /// What is wrong, for the caller.
+        reason: String,
     },
     /// The call's session was never given to its principal. This attempt was not executed.
     UnknownSession,
@@ -80,12 +93,15 @@ impl Refusal {
             Self::KeyMissing => "key_missing",
             Self::Mismatch => "mismatch",
             Self::Misdirected { .. } => "misdirected",
+            Self::NotRecordable { .. } => "not_recordable",
             Self::OverQuota { .. } => "over_quota",
             Self::ScopeMissing => "scope_missing",
             Self::SessionExpired => "session_expired",
             Self::Stale => "stale",
             Self::TooLarge { .. } => "too_large",
+            Self::TooSlow => "too_slow",
             Self::Unavailable { .. } => "unavailable",
+            Self::Unreadable { .. } => "unreadable",
             Self::UnknownSession => "unknown_session",
             Self::WindowFull => "window_full",
         }
@@ -115,6 +131,9 @@ impl fmt::Display for Refusal {
                     "call is bound to another store than this server's ({here})"
                 )
             }
+            Self::NotRecordable { reason } => {
+                write!(f, "answers to this request cannot be recorded: {reason}")
+            }
             Self::OverQuota { .. } => {
                 f.write_str("scope has too many calls in progress or in doubt")
             }
@@ -128,6 +147,8 @@ impl fmt::Display for Refusal {
             Self::TooLarge { limit } => {
                 write!(f, "request is larger than {limit} bytes")
             }
+            Self::TooSlow => f.write_str("request did not arrive in time"),
+            Self::Unreadable { reason } => f.write_str(reason),
             Self::Unavailable { reason, .. } => write!(f, "not executed: {reason}"),
             Self::UnknownSession => f.write_str("session was never given to this principal"),
             Self::WindowFull => write!(

@@ -81,6 +81,7 @@ impl<A> RetryLayer<A> {
             policy: RetryPolicy {
                 attempts_max: ATTEMPTS_DEFAULT,
                 assume_dedupe: false,
+                within_calls: false,
                 wait_max: WAIT_MAX_DEFAULT,
             },
             schedules: Schedules::new(Backoff::default()),
@@ -93,6 +94,16 @@ impl<A> RetryLayer<A> {
     /// being made (`409` and in progress) is none of them.
     pub const fn with_attempts_max(mut self, attempts_max: NonZeroU32) -> Self {
         self.policy.attempts_max = attempts_max;
+        self
+    }
+
+    /// Retries also within a handler whose own caller retries. By default such a call is attempted
+    /// once, so that retries do not multiply from service to service; a handler that is not called
+    /// again by anybody else (its peer is a queue, say) may want it.
+    ///
+    /// Which handler a call is made within is known by its task: what it spawns is not within it.
+    pub const fn retry_within_calls(mut self) -> Self {
+        self.policy.within_calls = true;
         self
     }
 

@@ -17,6 +17,8 @@ pub(super) struct RetryPolicy {
     pub(super) attempts_max: NonZeroU32,
     /// Retry although a result says nothing of execution and the peer never named its store.
     pub(super) assume_dedupe: bool,
+    /// Retry also within a handler whose caller retries.
+    pub(super) within_calls: bool,
     /// How long a call without a deadline waits for an answer that is being made.
     pub(super) wait_max: Duration,
 }
@@ -68,6 +70,14 @@ pub(super) struct Again<R, P> {
 // === impl RetryPolicy ===
 
 impl RetryPolicy {
+    /// The policy for a call, which may be made within another one whose caller retries.
+    pub(super) const fn within(mut self, caller_retries: bool) -> Self {
+        if caller_retries && !self.within_calls {
+            self.attempts_max = NonZeroU32::MIN;
+        }
+        self
+    }
+
     /// Whether a copy of the request has to be kept for after the attempt that follows `attempts`
     /// others. The last attempt takes the request itself, unless the peer may answer "in
     /// progress", which asks for one more at no cost.

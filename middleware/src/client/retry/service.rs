@@ -18,6 +18,7 @@ use super::policy::{Kept, Situation};
 use crate::client::{
     Adapter, Advice, AttemptError, Call, CallError, Cost, Keyed, Last, Outcome, Stopped, Verdict,
 };
+use crate::nested;
 use crate::observe::client as observe;
 
 /// Makes attempts until one is answered. See [`RetryLayer`].
@@ -76,7 +77,9 @@ where
     }
 
     fn call(&mut self, keyed: Keyed<Req>) -> Self::Future {
-        Box::pin(self.layer.clone().run(self.inner.clone(), keyed))
+        let mut layer = self.layer.clone();
+        layer.policy = layer.policy.within(nested::caller_retries());
+        Box::pin(layer.run(self.inner.clone(), keyed))
     }
 }
 

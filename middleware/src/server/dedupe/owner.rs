@@ -24,6 +24,7 @@ use super::runs::RunningHere;
 use super::service::Shared;
 use super::settle::{Flown, Run, doubt, give_back, settle, settle_by};
 use super::transact;
+use crate::nested;
 use crate::observe::server::{self as observe, Running};
 use crate::server::{Adapter, Guarantee, Intent};
 
@@ -96,7 +97,8 @@ where
                 response: None,
             }
         } else if intent.guarantee == Guarantee::Transactional {
-            transact::fly(&shared, grant, handler, request).await
+            let flown = transact::fly(&shared, grant, handler, request);
+            nested::handling(intent.caller_retries, flown).await
         } else {
             let before = grant.rerun_of.as_ref().map(|before| before.token);
             let execution = Execution::new(grant.claim.token(), before);
@@ -110,6 +112,7 @@ where
                 let request = shared.adapter.executing(request, execution);
                 handler.call(request).await
             };
+            let handler = nested::handling(intent.caller_retries, handler);
             fly(&shared, grant, handler).await
         };
         lead.land(flown.landing.clone());

@@ -44,6 +44,14 @@ pub(super) async fn settle<A: Adapter>(
         Outcome::InDoubt(answer) => {
             doubt(shared, run, DoubtReason::Ambiguous, answer, response).await
         }
+        Outcome::Unrecorded => {
+            let flown = doubt(shared, run, DoubtReason::Unrecorded, None, None).await;
+            Flown {
+                response: response
+                    .map(|response| shared.mark(response, Served::ExecutedUnrecorded)),
+                ..flown
+            }
+        }
     }
 }
 

@@ -134,7 +134,16 @@ async fn settle<A: Adapter>(
             },
         ),
         // There is no doubt about what was never applied.
-        Outcome::InDoubt(_) => Run::Over(Some(claim), rolled_back(NO_ANSWER)),
+        Outcome::InDoubt(None) => Run::Over(Some(claim), rolled_back(NO_ANSWER)),
+        Outcome::InDoubt(Some(_)) => Run::Over(
+            Some(claim),
+            Flown {
+                landing: Landing::NotExecuted,
+                response: response.map(|response| shared.mark(response, Served::NotExecuted)),
+            },
+        ),
+        // Applied with an answer that nobody could be told again, it would be in doubt for ever.
+        Outcome::Unrecorded => Run::Over(Some(claim), rolled_back(UNRECORDED)),
     }
 }
 
@@ -214,6 +223,8 @@ const LAPSED: &str = "the transaction took longer than its lease could be kept; 
 const NO_ANSWER: &str = "the handler gave no answer that can be recorded; it was rolled back";
 const NO_TABLES: &str = "the server's store keeps no tables for transactions";
 const NO_TRANSACTIONS: &str = "the server's adapter hands no transaction to its handler";
+const UNRECORDED: &str =
+    "the handler's answer is too large to be recorded, or does not end; it was rolled back";
 const PANICKED: &str = "the handler panicked; its transaction was rolled back";
 
 const RETRY_AFTER: Duration = Duration::from_millis(100);

@@ -1,0 +1,14 @@
+//! HTTP: the words of the protocol, its bodies, and the layers of both sides.
+//!
+//! The words are those of the IETF draft `draft-ietf-httpapi-idempotency-key-header-07` and what it
+//! leaves open: see [`names`].
+
+mod body;
+mod key;
+pub mod names;
+mod status;
+mod store;
+
+pub use self::body::{Body, BoxError, Contents, Read};
+pub use self::status::Status;
+pub use self::store::ServingStore;
