@@ -149,7 +149,13 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         let ready = self.ready.bytes.len() as u64;
         let Some(rest) = &self.rest else {
-            return SizeHint::with_exact(ready);
+            if self.ready.trailers.is_none() {
+                return SizeHint::with_exact(ready);
+            }
+            // Over HTTP/1 a body whose length is said beforehand cannot have trailers.
+            let mut hint = SizeHint::new();
+            hint.set_lower(ready);
+            return hint;
         };
         let rest = rest.lock().size_hint();
         let mut hint = SizeHint::new();

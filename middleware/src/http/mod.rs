@@ -3,12 +3,16 @@
 //! The words are those of the IETF draft `draft-ietf-httpapi-idempotency-key-header-07` and what it
 //! leaves open: see [`names`].
 
+#[cfg(feature = "axum")]
+pub mod axum;
 mod body;
 mod key;
 pub mod names;
+pub mod server;
 mod status;
 mod store;
 
 pub use self::body::{Body, BoxError, Contents, Read};
+pub use self::server::{Dedupe, DedupeLayer, Definitive, NotExecuted, ScopeOf, answer, from_extension};
 pub use self::status::Status;
 pub use self::store::ServingStore;

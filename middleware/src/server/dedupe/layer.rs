@@ -72,6 +72,24 @@ impl<A> DedupeLayer<A> {
         }
     }
 
+    /// A layer over the same table of executions that speaks its protocol through `adapter`: for
+    /// routes of one server that differ.
+    #[must_use = "the layer that it is called on stays as it is"]
+    pub fn with_adapter<B>(&self, adapter: B) -> DedupeLayer<B> {
+        let shared = &self.shared;
+        DedupeLayer {
+            shared: Arc::new(Shared {
+                adapter,
+                store: Arc::clone(&shared.store),
+                options: shared.options,
+                in_doubt: shared.in_doubt.clone(),
+                flights: Arc::clone(&shared.flights),
+                ended: Arc::clone(&shared.ended),
+                reconciler: Arc::clone(&shared.reconciler),
+            }),
+        }
+    }
+
     /// The keys of this server: to peek at them, seal them, and wait for them.
     #[must_use]
     pub fn keys(&self) -> Keys {

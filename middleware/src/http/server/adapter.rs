@@ -1,0 +1,370 @@
+//! How the server layers speak HTTP.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
+use http_body::Body as _;
+use onlyonce_storage::transaction::Transaction;
+use onlyonce_storage::{Answer, AnswerFormat, KeyState, ScopedKey, Store};
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::Recorded;
+use super::fidelity::{kept, kept_without_body};
+use super::handler::{EVENT_STREAM, Failure, Keep, Keeping, Kept};
+use super::outcome::{Meaning, applies_nothing, meaning};
+use super::problem;
+use super::rules::{KeyRule, Rules};
+use super::words::Words;
+use crate::http::{Body, Contents, Read, ServingStore, Status, key, names};
+use crate::server::dedupe::far;
+use crate::server::{Adapter, Admission, Execution, Intent, Outcome, Recording, Refusal, Served};
+
+/// Adapts the server layers to HTTP, for one route.
+#[derive(Clone, Debug)]
+pub(super) struct HttpAdapter {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) rules: Arc<Rules>,
+}
+
+/// Marks a response that was made from a record; among its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FromRecord;
+
+/// The bytes of a recorded HTTP answer, for who settles a doubt: the answer that
+/// [`Reconciled::Applied`](crate::server::Reconciled::Applied) and an operator are asked for.
+///
+/// What duplicates get is status, headers and body of `response`, less the headers that are never
+/// kept.
+///
+/// ```
+/// use onlyonce_middleware::server::Reconciled;
+///
+/// let receipt = http::Response::builder().status(201).body("paid".into()).unwrap();
+/// let found = Reconciled::Applied(onlyonce_middleware::http::answer(receipt));
+/// ```
+///
+/// # Panics
+///
+/// When the body has 4 GiB or more.
+#[must_use]
+pub fn answer(response: Response<Bytes>) -> Answer {
+    let (parts, bytes) = response.into_parts();
+    let contents = Contents {
+        bytes,
+        trailers: None,
+    };
+    let recorded = Recorded {
+        status: parts.status,
+        headers: kept(&parts.headers, &super::fidelity::CREDENTIALS),
+        contents,
+    };
+    let bytes = recorded.encode().expect("the body has less than 4 GiB");
+    Answer::new(ANSWER, bytes)
+}
+
+// === impl HttpAdapter ===
+
+impl Adapter for HttpAdapter {
+    type Request = Request<Body>;
+    type Response = Response<Body>;
+    type Error = Failure;
+
+    async fn admit(&self, request: Request<Body>) -> Admission<Request<Body>> {
+        let examined = self.examine(request).await;
+        examined.unwrap_or_else(Admission::Refused)
+    }
+
+    fn executing(&self, mut request: Request<Body>, execution: Execution) -> Request<Body> {
+        request.extensions_mut().insert(execution);
+        request
+    }
+
+    fn transacting(
+        &self,
+        request: &Request<Body>,
+        execution: Execution,
+        transaction: &Transaction,
+    ) -> Option<Request<Body>> {
+        let mut again = Request::new(request.body().try_clone()?);
+        *again.method_mut() = request.method().clone();
+        *again.uri_mut() = request.uri().clone();
+        *again.version_mut() = request.version();
+        *again.headers_mut() = request.headers().clone();
+        *again.extensions_mut() = request.extensions().clone();
+        again.extensions_mut().insert(execution);
+        again.extensions_mut().insert(transaction.clone());
+        Some(again)
+    }
+
+    async fn record(
+        &self,
+        result: Result<Response<Body>, Failure>,
+    ) -> Recording<Response<Body>> {
+        let nothing = Recording {
+            outcome: Outcome::InDoubt(None),
+            response: None,
+        };
+        // It failed without an answer, before or after its effect.
+        let Ok(response) = result else {
+            return nothing;
+        };
+        let (mut parts, body) = response.into_parts();
+        let kept = parts.extensions.remove::<Kept>().unwrap_or(Kept::NotWhole);
+        if kept == Kept::Cut {
+            return nothing;
+        }
+        let answer = || match (kept, body.contents()) {
+            (Kept::Head, _) => self.encode(&parts, None),
+            (Kept::Whole, Some(contents)) => self.encode(&parts, Some(contents)),
+            _ => None,
+        };
+        let outcome = match meaning(&parts, self.rules.releases_503) {
+            Meaning::Final => answer().map_or(Outcome::Unrecorded, Outcome::Record),
+            Meaning::InDoubt => answer().map_or(Outcome::Unrecorded, |answer| {
+                Outcome::InDoubt(Some(answer))
+            }),
+            Meaning::Nothing => Outcome::InDoubt(None),
+            Meaning::NotExecuted => Outcome::NotExecuted,
+        };
+        Recording {
+            outcome,
+            response: Some(Response::from_parts(parts, body)),
+        }
+    }
+
+    fn replay(&self, answer: &Answer, served: Served) -> Result<Response<Body>, Refusal> {
+        let unreadable = |reason| Refusal::Unavailable {
+            reason,
+            retry_after: UNREADABLE_PAUSE,
+        };
+        if answer.format() != ANSWER {
+            let number = answer.format().number();
+            return Err(unreadable(format!(
+                "the answer was recorded in format {number} by another protocol"
+            )));
+        }
+        let Some(recorded) = Recorded::decode(answer.body()) else {
+            return Err(unreadable(
+                "the recorded answer cannot be read by this version".to_owned(),
+            ));
+        };
+        let mut response = Response::new(Body::from(recorded.contents));
+        *response.status_mut() = recorded.status;
+        *response.headers_mut() = recorded.headers;
+        response.extensions_mut().insert(FromRecord);
+        self.mark_headers(response.headers_mut(), status(served));
+        Ok(response)
+    }
+
+    fn mark(&self, mut response: Response<Body>, served: Served) -> Response<Body> {
+        let headers = response.headers_mut();
+        // What another server said of a call that it did not execute keeps its name.
+        let said = Status::of(headers).filter(|said| {
+            let refused = matches!(
+                said,
+                Status::InDoubt
+                    | Status::InProgress
+                    | Status::Mismatch
+                    | Status::NotExecuted
+                    | Status::Stale
+            );
+            refused && matches!(served, Served::NotExecuted | Served::Unprotected)
+        });
+        headers.remove(names::REPLAYED);
+        self.mark_headers(headers, said.unwrap_or_else(|| status(served)));
+        response
+    }
+
+    fn refuse(&self, refusal: &Refusal) -> Response<Body> {
+        let mut response = problem::response(refusal);
+        let headers = response.headers_mut();
+        headers.insert(names::STORE, self.serving_store());
+        self.expose(headers);
+        response
+    }
+
+    fn tell(&self, _: &KeyState) -> Response<Body> {
+        // OK because `admit` asks no questions.
+        self.refuse(&Refusal::Unreadable {
+            reason: "questions about keys are not answered here".to_owned(),
+        })
+    }
+}
+
+impl HttpAdapter {
+    /// Says that the caller may not see the answer that is kept. What became of the call stays said:
+    /// told as not executed, its client would make it anew.
+    pub(super) fn withhold(&self, kept: &HeaderMap) -> Response<Body> {
+        let mut response = problem::not_authorised();
+        let headers = response.headers_mut();
+        for name in [names::STATUS, names::REPLAYED] {
+            if let Some(value) = kept.get(&name) {
+                headers.insert(name, value.clone());
+            }
+        }
+        headers.insert(names::STORE, self.serving_store());
+        self.expose(headers);
+        response
+    }
+
+    async fn examine(&self, request: Request<Body>) -> Result<Admission<Request<Body>>, Refusal> {
+        let rules = &*self.rules;
+        let now = Instant::now();
+        if request.method().is_safe() {
+            return Ok(Admission::Unprotected(request));
+        }
+        let key = match key::read(request.headers()).map_err(Refusal::KeyMalformed)? {
+            None if rules.requires_key(request.method()) => return Err(Refusal::KeyMissing),
+            None => return Ok(Admission::Unprotected(request)),
+            Some(_) if rules.key == KeyRule::Refused => {
+                return Err(Refusal::Unreadable {
+                    reason: BATCH.to_owned(),
+                });
+            }
+            Some(key) => key,
+        };
+        let (mut parts, body) = request.into_parts();
+        let scope = rules.scope_of(&parts).ok_or(Refusal::ScopeMissing)?;
+        let words = Words::read(&parts.headers, now)?;
+        if rules.keep == Keep::Whole && wants_only_events(&parts.headers) {
+            return Err(Refusal::NotRecordable { reason: EVENTS });
+        }
+        let own = rules.deadline_max.and_then(|max| now.checked_add(max));
+        let deadline = words.deadline.into_iter().chain(own).min();
+        let contents = self.read(body, deadline).await?;
+
+        let fingerprints = rules.fingerprint.of(&parts, original_uri(&parts), &contents);
+        let mut intent = Intent::new(ScopedKey::new(scope, key.clone()), fingerprints);
+        intent.deadline = deadline;
+        intent.first_sent = words.first_sent;
+        intent.store = words.store;
+        intent.session = words.session;
+        intent.guarantee = rules.guarantee;
+        intent.caller_retries = words.attempt.is_some();
+        parts.extensions.insert(key);
+        parts.extensions.insert(Keeping {
+            keep: rules.keep,
+            answer_bytes_max: rules.answer_bytes_max,
+            applies_nothing: |parts, _| applies_nothing(parts),
+        });
+        let request = Request::from_parts(parts, Body::from(contents));
+        Ok(Admission::Protected(intent, request))
+    }
+
+    /// The whole body, within the limits of size and time.
+    async fn read(&self, body: Body, deadline: Option<Instant>) -> Result<Contents, Refusal> {
+        let limit = self.rules.body_bytes_max;
+        let too_large = Refusal::TooLarge { limit };
+        if body.size_hint().lower() > limit as u64 {
+            return Err(too_large);
+        }
+        let slow_at = far(self.rules.body_timeout);
+        let until = deadline.map_or(slow_at, |deadline| deadline.min(slow_at));
+        match timeout_at(until, body.read(limit)).await {
+            Ok(Ok(Read::Whole(contents))) => Ok(contents),
+            Ok(Ok(Read::TooLarge(_))) => Err(too_large),
+            Ok(Err(_)) => Err(Refusal::Unreadable {
+                reason: CUT.to_owned(),
+            }),
+            Err(_elapsed) if until < slow_at => Err(Refusal::DeadlinePassed { executing: false }),
+            Err(_elapsed) => Err(Refusal::TooSlow),
+        }
+    }
+
+    /// The answer in bytes; `None` where it is larger than what is kept.
+    fn encode(
+        &self,
+        parts: &http::response::Parts,
+        contents: Option<&Contents>,
+    ) -> Option<Answer> {
+        let withheld = &self.rules.withheld;
+        let recorded = Recorded {
+            status: parts.status,
+            headers: match contents {
+                Some(_) => kept(&parts.headers, withheld),
+                None => kept_without_body(&parts.headers, withheld),
+            },
+            contents: contents.map_or_else(Contents::default, |contents| Contents {
+                bytes: contents.bytes.clone(),
+                trailers: contents.trailers.as_ref().map(|lines| kept(lines, withheld)),
+            }),
+        };
+        let bytes = recorded.encode()?;
+        (bytes.len() <= self.rules.answer_bytes_max).then(|| Answer::new(ANSWER, bytes))
+    }
+
+    fn mark_headers(&self, headers: &mut HeaderMap, status: Status) {
+        headers.insert(names::STATUS, status.header_value());
+        headers.insert(names::STORE, self.serving_store());
+        if matches!(status, Status::Attached | Status::Replayed) {
+            headers.insert(names::REPLAYED, HeaderValue::from_static("true"));
+        }
+        self.expose(headers);
+    }
+
+    fn serving_store(&self) -> HeaderValue {
+        let said = ServingStore {
+            id: self.store.id(),
+            now: Some(self.store.now()),
+        };
+        said.header_value()
+    }
+
+    /// Lets scripts of other origins read what is said here.
+    fn expose(&self, headers: &mut HeaderMap) {
+        if self.rules.exposes_to_cors {
+            let names = HeaderValue::from_static(EXPOSED);
+            headers.append(header::ACCESS_CONTROL_EXPOSE_HEADERS, names);
+        }
+    }
+}
+
+const fn status(served: Served) -> Status {
+    match served {
+        Served::Attached => Status::Attached,
+        Served::Executed => Status::Executed,
+        Served::ExecutedUnrecorded => Status::ExecutedUnrecorded,
+        Served::InDoubt => Status::InDoubt,
+        Served::NotExecuted => Status::NotExecuted,
+        Served::Replayed => Status::Replayed,
+        Served::Unprotected => Status::Unprotected,
+    }
+}
+
+/// The address as the client sent it: axum takes the prefix of nested routers away, and two of them
+/// must not share a key because what is left is the same.
+fn original_uri(request: &Parts) -> &Uri {
+    #[cfg(feature = "axum")]
+    if let Some(original) = request.extensions.get::<::axum::extract::OriginalUri>() {
+        return &original.0;
+    }
+    &request.uri
+}
+
+/// Whether the caller takes nothing but events, which no record can keep.
+fn wants_only_events(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter();
+    let mut ranges = values
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(|range| range.split(|byte| *byte == b';').next().unwrap_or_default())
+        .map(<[u8]>::trim_ascii)
+        .peekable();
+    ranges.peek().is_some() && ranges.all(|range| range.eq_ignore_ascii_case(EVENT_STREAM))
+}
+
+/// Numbers of formats are never used again.
+const ANSWER: AnswerFormat = AnswerFormat::new(2);
+
+const BATCH: &str = "this address takes several items at once, and one idempotency key cannot stand \
+                     for them: send it without";
+const CUT: &str = "the request's body cannot be read to its end";
+const EVENTS: &str = "a stream of events cannot be recorded; accept another content type";
+
+const EXPOSED: &str = "idempotency-status, idempotency-store, idempotent-replayed, retry-after, \
+                       retry-after-ms";
+
+/// A record of another version is there until a server of that version comes back.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(1);

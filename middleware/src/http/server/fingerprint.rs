@@ -1,0 +1,256 @@
+//! What a request is told apart by.
+//!
+//! Method, path and query as they came, `Content-Type`, `Content-Encoding`, the headers that the
+//! route's author chose, body and trailers. Whatever changes from one attempt to the next (dates,
+//! traces, the name of the client) is not in it, nor is any credential.
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Uri, header};
+use onlyonce_storage::{Fingerprint, FingerprintAlgorithm, FingerprintBuilder, Fingerprints};
+
+use super::canonical::canonical;
+use crate::http::Contents;
+
+/// How the requests of a route are told apart.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FingerprintRules {
+    /// More headers that tell requests apart, in the order of their names.
+    headers: Vec<HeaderName>,
+    json: Json,
+}
+
+/// How bodies of JSON are compared.
+#[derive(Clone, Copy, Debug, Default)]
+enum Json {
+    Canonical,
+    #[default]
+    Raw,
+}
+
+// === impl FingerprintRules ===
+
+impl FingerprintRules {
+    /// Compares this header too.
+    ///
+    /// # Panics
+    ///
+    /// When it is a credential, or changes from one attempt to the next.
+    pub(super) fn compare_header(&mut self, name: HeaderName) {
+        assert!(
+            !NEVER.contains(&name) && !name.as_str().starts_with("idempotency-"),
+            "header {name} is a credential or changes with every attempt"
+        );
+        if let Err(place) = self.headers.binary_search_by(|other| compare(other, &name)) {
+            self.headers.insert(place, name);
+        }
+    }
+
+    pub(super) fn compare_json_as_canonical(&mut self) {
+        self.json = Json::Canonical;
+    }
+
+    /// The fingerprints of a request for `uri`, as its client sent it.
+    pub(super) fn of(&self, request: &Parts, uri: &Uri, contents: &Contents) -> Fingerprints {
+        let body = contents.bytes.as_ref();
+        let raw = self.head(RAW, request, uri).field("body", body);
+        let raw = with_trailers(raw, contents).finish();
+        match self.json {
+            Json::Raw => Fingerprints::new(raw),
+            // Calls of before the option was chosen have the raw one.
+            Json::Canonical => {
+                let head = self.head(CANONICAL, request, uri);
+                let canonical = is_json(&request.headers).then(|| canonical(body));
+                let whole = match canonical.flatten() {
+                    Some(canonical) => head.field("json", &canonical),
+                    None => head.field("body", body),
+                };
+                Fingerprints::new(with_trailers(whole, contents).finish()).or_earlier(raw)
+            }
+        }
+    }
+
+    fn head(
+        &self,
+        algorithm: FingerprintAlgorithm,
+        request: &Parts,
+        uri: &Uri,
+    ) -> FingerprintBuilder {
+        let mut builder = Fingerprint::builder(algorithm)
+            .field("method", request.method.as_str().as_bytes())
+            .field("path", uri.path().as_bytes());
+        if let Some(query) = uri.query() {
+            builder = builder.field("query", query.as_bytes());
+        }
+        let always = [header::CONTENT_TYPE, header::CONTENT_ENCODING];
+        for name in always.iter().chain(&self.headers) {
+            for value in request.headers.get_all(name) {
+                builder = builder.field(name.as_str(), value.as_bytes());
+            }
+        }
+        builder
+    }
+}
+
+fn with_trailers(mut builder: FingerprintBuilder, contents: &Contents) -> FingerprintBuilder {
+    let Some(trailers) = &contents.trailers else {
+        return builder;
+    };
+    let mut names: Vec<_> = trailers.keys().filter(|name| !NEVER.contains(name)).collect();
+    names.sort_unstable_by(|one, other| compare(one, other));
+    for name in names {
+        builder = builder.field("trailer", name.as_str().as_bytes());
+        for value in trailers.get_all(name) {
+            builder = builder.field("", value.as_bytes());
+        }
+    }
+    builder
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    let encoded = headers.contains_key(header::CONTENT_ENCODING);
+    let Some(content_type) = content_type.and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let essence = essence.to_ascii_lowercase();
+    !encoded && (essence == "application/json" || essence.ends_with("+json"))
+}
+
+fn compare(one: &HeaderName, other: &HeaderName) -> std::cmp::Ordering {
+    one.as_str().cmp(other.as_str())
+}
+
+/// The bytes of the body as they came. Numbers of algorithms are never used again.
+const RAW: FingerprintAlgorithm = FingerprintAlgorithm::new(2);
+
+/// What the body says, where it is JSON.
+const CANONICAL: FingerprintAlgorithm = FingerprintAlgorithm::new(3);
+
+/// Credentials, and what differs between attempts of one call.
+const NEVER: [HeaderName; 14] = [
+    header::AGE,
+    header::AUTHORIZATION,
+    header::CONNECTION,
+    header::COOKIE,
+    header::DATE,
+    header::FORWARDED,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    header::TRANSFER_ENCODING,
+    header::USER_AGENT,
+    header::VIA,
+];
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Request;
+    use onlyonce_storage::Comparison;
+
+    use super::*;
+
+    fn parts(uri: &str, headers: &[(&'static str, &str)]) -> Parts {
+        let mut request = Request::post(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn of(rules: &FingerprintRules, parts: &Parts, body: &'static str) -> Fingerprints {
+        let contents = Contents {
+            bytes: Bytes::from_static(body.as_bytes()),
+            trailers: None,
+        };
+        rules.of(parts, &parts.uri, &contents)
+    }
+
+    fn same(one: &Fingerprints, other: &Fingerprints) -> bool {
+        other.compare(&one.current()) == Comparison::Same
+    }
+
+    // C2
+    #[test]
+    fn path_query_type_and_body_tell_requests_apart() {
+        let rules = FingerprintRules::default();
+        let json = [("content-type", "application/json")];
+        let first = of(&rules, &parts("/pay?to=a", &json), "1");
+        for (parts, body) in [
+            (parts("/pay?to=b", &json), "1"),
+            (parts("/pay", &json), "1"),
+            (parts("/pay/to=a", &json), "1"),
+            (parts("/pay?to=a", &[]), "1"),
+            (parts("/pay?to=a", &json), "2"),
+        ] {
+            assert!(!same(&first, &of(&rules, &parts, body)));
+        }
+        let mut put = parts("/pay?to=a", &json);
+        put.method = http::Method::PUT;
+        assert!(!same(&first, &of(&rules, &put, "1")));
+    }
+
+    // C16
+    #[test]
+    fn credentials_and_volatile_headers_do_not_tell_requests_apart() {
+        let rules = FingerprintRules::default();
+        let first = of(&rules, &parts("/", &[("authorization", "Bearer one")]), "1");
+        let again = [
+            ("authorization", "Bearer two"),
+            ("date", "Mon"),
+            ("traceparent", "00-1"),
+            ("user-agent", "other"),
+            ("idempotency-attempt", "2"),
+        ];
+        assert!(same(&first, &of(&rules, &parts("/", &again), "1")));
+    }
+
+    #[test]
+    fn chosen_headers_tell_requests_apart() {
+        let mut rules = FingerprintRules::default();
+        rules.compare_header(HeaderName::from_static("x-tenant"));
+        rules.compare_header(HeaderName::from_static("x-api"));
+        rules.compare_header(HeaderName::from_static("x-tenant"));
+        let first = of(&rules, &parts("/", &[("x-tenant", "a")]), "");
+        assert!(same(&first, &of(&rules, &parts("/", &[("x-tenant", "a")]), "")));
+        for headers in [
+            [("x-tenant", "b"), ("x-tenant", "b")],
+            [("x-tenant", "a"), ("x-tenant", "a")],
+            [("x-tenant", "a"), ("x-api", "")],
+        ] {
+            assert!(!same(&first, &of(&rules, &parts("/", &headers), "")));
+        }
+    }
+
+    #[test]
+    fn a_credential_cannot_be_chosen() {
+        for name in NEVER {
+            let choosing = || FingerprintRules::default().compare_header(name);
+            assert!(std::panic::catch_unwind(choosing).is_err());
+        }
+    }
+
+    // C3, C19
+    #[test]
+    fn canonical_json_compares_what_is_said_and_still_knows_raw_records() {
+        let raw = FingerprintRules::default();
+        let mut canonical = raw.clone();
+        canonical.compare_json_as_canonical();
+        let json = parts("/", &[("content-type", "application/json; charset=utf-8")]);
+        let first = of(&canonical, &json, r#"{"a":1,"b":2}"#);
+        assert!(same(&first, &of(&canonical, &json, r#"{ "b":2, "a":1 }"#)));
+        assert!(!same(&first, &of(&canonical, &json, r#"{"a":1,"b":3}"#)));
+        // A record of before.
+        let before = of(&raw, &json, r#"{"a":1,"b":2}"#);
+        assert!(same(&before, &of(&canonical, &json, r#"{"a":1,"b":2}"#)));
+        // What is not JSON is another request, not one that cannot be compared.
+        let text = parts("/", &[("content-type", "text/plain")]);
+        let other = of(&canonical, &text, "a");
+        assert_eq!(other.compare(&first.current()), Comparison::Mismatch);
+        let broken = of(&canonical, &json, "{");
+        assert_eq!(broken.compare(&first.current()), Comparison::Mismatch);
+    }
+}
