@@ -13,6 +13,8 @@ mod status;
 mod store;
 
 pub use self::body::{Body, BoxError, Contents, Read};
-pub use self::server::{Dedupe, DedupeLayer, Definitive, NotExecuted, ScopeOf, answer, from_extension};
+pub use self::server::{
+    Dedupe, DedupeLayer, Definitive, NotExecuted, ScopeOf, answer, from_extension,
+};
 pub use self::status::Status;
 pub use self::store::ServingStore;

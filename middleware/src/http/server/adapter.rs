@@ -99,10 +99,7 @@ impl Adapter for HttpAdapter {
         Some(again)
     }
 
-    async fn record(
-        &self,
-        result: Result<Response<Body>, Failure>,
-    ) -> Recording<Response<Body>> {
+    async fn record(&self, result: Result<Response<Body>, Failure>) -> Recording<Response<Body>> {
         let nothing = Recording {
             outcome: Outcome::InDoubt(None),
             response: None,
@@ -123,9 +120,9 @@ impl Adapter for HttpAdapter {
         };
         let outcome = match meaning(&parts, self.rules.releases_503) {
             Meaning::Final => answer().map_or(Outcome::Unrecorded, Outcome::Record),
-            Meaning::InDoubt => answer().map_or(Outcome::Unrecorded, |answer| {
-                Outcome::InDoubt(Some(answer))
-            }),
+            Meaning::InDoubt => {
+                answer().map_or(Outcome::Unrecorded, |answer| Outcome::InDoubt(Some(answer)))
+            }
             Meaning::Nothing => Outcome::InDoubt(None),
             Meaning::NotExecuted => Outcome::NotExecuted,
         };
@@ -236,7 +233,9 @@ impl HttpAdapter {
         let deadline = words.deadline.into_iter().chain(own).min();
         let contents = self.read(body, deadline).await?;
 
-        let fingerprints = rules.fingerprint.of(&parts, original_uri(&parts), &contents);
+        let fingerprints = rules
+            .fingerprint
+            .of(&parts, original_uri(&parts), &contents);
         let mut intent = Intent::new(ScopedKey::new(scope, key.clone()), fingerprints);
         intent.deadline = deadline;
         intent.first_sent = words.first_sent;
@@ -275,11 +274,7 @@ impl HttpAdapter {
     }
 
     /// The answer in bytes; `None` where it is larger than what is kept.
-    fn encode(
-        &self,
-        parts: &http::response::Parts,
-        contents: Option<&Contents>,
-    ) -> Option<Answer> {
+    fn encode(&self, parts: &http::response::Parts, contents: Option<&Contents>) -> Option<Answer> {
         let withheld = &self.rules.withheld;
         let recorded = Recorded {
             status: parts.status,
@@ -289,7 +284,10 @@ impl HttpAdapter {
             },
             contents: contents.map_or_else(Contents::default, |contents| Contents {
                 bytes: contents.bytes.clone(),
-                trailers: contents.trailers.as_ref().map(|lines| kept(lines, withheld)),
+                trailers: contents
+                    .trailers
+                    .as_ref()
+                    .map(|lines| kept(lines, withheld)),
             }),
         };
         let bytes = recorded.encode()?;

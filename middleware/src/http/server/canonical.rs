@@ -145,10 +145,7 @@ mod tests {
         let one = text(r#" { "b" : [1, {"y":null,"x":true}] , "a":"\u0041\/\n" } "#);
         let other = text(r#"{"a":"A/\u000a","b":[1,{"x":true,"y":null}]}"#);
         assert_eq!(one, other);
-        assert_eq!(
-            one.unwrap(),
-            r#"{"a":"A/\n","b":[1,{"x":true,"y":null}]}"#
-        );
+        assert_eq!(one.unwrap(), r#"{"a":"A/\n","b":[1,{"x":true,"y":null}]}"#);
         assert_eq!(text("[ ]").unwrap(), "[]");
         assert_eq!(text(" {} ").unwrap(), "{}");
     }

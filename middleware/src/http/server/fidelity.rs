@@ -28,7 +28,11 @@ pub(crate) fn kept(headers: &HeaderMap, denied: &[HeaderName]) -> HeaderMap {
 /// As [`kept`], for an answer that is kept without its body: nothing that says how to read one.
 pub(crate) fn kept_without_body(headers: &HeaderMap, denied: &[HeaderName]) -> HeaderMap {
     let mut kept = kept(headers, denied);
-    for name in [header::CONTENT_ENCODING, header::CONTENT_RANGE, header::TRAILER] {
+    for name in [
+        header::CONTENT_ENCODING,
+        header::CONTENT_RANGE,
+        header::TRAILER,
+    ] {
         kept.remove(name);
     }
     kept

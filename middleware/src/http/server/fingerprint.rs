@@ -95,7 +95,10 @@ fn with_trailers(mut builder: FingerprintBuilder, contents: &Contents) -> Finger
     let Some(trailers) = &contents.trailers else {
         return builder;
     };
-    let mut names: Vec<_> = trailers.keys().filter(|name| !NEVER.contains(name)).collect();
+    let mut names: Vec<_> = trailers
+        .keys()
+        .filter(|name| !NEVER.contains(name))
+        .collect();
     names.sort_unstable_by(|one, other| compare(one, other));
     for name in names {
         builder = builder.field("trailer", name.as_str().as_bytes());
@@ -215,7 +218,10 @@ mod tests {
         rules.compare_header(HeaderName::from_static("x-api"));
         rules.compare_header(HeaderName::from_static("x-tenant"));
         let first = of(&rules, &parts("/", &[("x-tenant", "a")]), "");
-        assert!(same(&first, &of(&rules, &parts("/", &[("x-tenant", "a")]), "")));
+        assert!(same(
+            &first,
+            &of(&rules, &parts("/", &[("x-tenant", "a")]), "")
+        ));
         for headers in [
             [("x-tenant", "b"), ("x-tenant", "b")],
             [("x-tenant", "a"), ("x-tenant", "a")],

@@ -79,7 +79,9 @@ where
     type Future = Answering;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.inner.poll_ready(cx).map_err(|error| Box::new(error) as Failure)
+        self.inner
+            .poll_ready(cx)
+            .map_err(|error| Box::new(error) as Failure)
     }
 
     fn call(&mut self, request: Request<Body>) -> Answering {
@@ -87,7 +89,9 @@ where
         let transaction = request.extensions().get::<Transaction>().cloned();
         let answering = self.inner.call(request);
         Box::pin(async move {
-            let response = answering.await.map_err(|error| Box::new(error) as Failure)?;
+            let response = answering
+                .await
+                .map_err(|error| Box::new(error) as Failure)?;
             let (parts, body) = response.into_parts();
             let Some(keeping) = keeping else {
                 return Ok(Response::from_parts(parts, Body::stream(body)));

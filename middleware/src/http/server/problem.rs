@@ -41,7 +41,9 @@ fn problem_of(name: &str, code: StatusCode, title: &str, detail: &str) -> Respon
     let mut response = Response::new(Body::from(document.to_string()));
     *response.status_mut() = code;
     let content_type = HeaderValue::from_static("application/problem+json");
-    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
     response
 }
 

@@ -152,15 +152,27 @@ mod tests {
     async fn what_cannot_be_read_is_refused_by_the_name_of_its_header() {
         let now = Instant::now();
         for (name, wrong) in [
-            (names::ATTEMPT, &["", "0", "-1", "+1", "1.0", "x", "4294967296"][..]),
-            (names::DEADLINE_MS, &["", "-1", "+1", "1e3", "1 2", "\u{fc}"]),
+            (
+                names::ATTEMPT,
+                &["", "0", "-1", "+1", "1.0", "x", "4294967296"][..],
+            ),
+            (
+                names::DEADLINE_MS,
+                &["", "-1", "+1", "1e3", "1 2", "\u{fc}"],
+            ),
             (names::FIRST_SENT, &["", "now", "-5"]),
-            (names::SESSION, &["", "1", "1,2", "1,2,3,4", "1,2,x", "1,,2"]),
+            (
+                names::SESSION,
+                &["", "1", "1,2", "1,2,3,4", "1,2,x", "1,,2"],
+            ),
             (names::STORE, &["", "x", "\"\""]),
         ] {
             for text in wrong {
                 let refused = Words::read(&headers(&[(name.clone(), text)]), now).unwrap_err();
-                assert!(refused.to_string().contains(name.as_str()), "{name}: {text}");
+                assert!(
+                    refused.to_string().contains(name.as_str()),
+                    "{name}: {text}"
+                );
             }
             let twice = headers(&[(name.clone(), "1"), (name.clone(), "1")]);
             assert!(Words::read(&twice, now).is_err(), "{name} twice");

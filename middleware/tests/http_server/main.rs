@@ -1,0 +1,18 @@
+//! The server's side of HTTP, over real sockets: what the layer promises to clients that know
+//! nothing of this crate.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+mod client;
+mod kit;
+
+mod fingerprints;
+mod hostile;
+mod interrupted;
+mod layering;
+mod outcomes;
+mod outside_clients;
+mod refusals;
+mod replays;
+mod scopes;
+mod transactions;
