@@ -4,6 +4,7 @@
 //! leaves open: see [`names`].
 
 mod body;
+pub mod client;
 mod key;
 pub mod names;
 mod status;
