@@ -1,6 +1,7 @@
 //! How the client layers speak a protocol.
 
 use onlyonce_storage::IdempotencyKey;
+use tokio::time::Instant;
 
 use super::{Keyed, Ticket, Verdict};
 
@@ -18,6 +19,12 @@ pub trait Adapter<Req>: Clone + Send + Sync + 'static {
     /// The key that the caller has put on the request, or the whole ticket of a call that is
     /// resumed. `None` lets `AttachKey` choose one.
     fn ticket(&self, request: &Req) -> Option<Ticket>;
+
+    /// When the caller wants the call to have ended, if that is said on the request. A deadline of the
+    /// layers that is sooner holds.
+    fn deadline(&self, _: &Req) -> Option<Instant> {
+        None
+    }
 
     /// Makes the request that goes over the wire: with the key, the attempt, the time left, and
     /// what the call is bound to.

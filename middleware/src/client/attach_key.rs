@@ -88,6 +88,11 @@ where
             .adapter
             .ticket(&request)
             .unwrap_or_else(|| self.chooser.choose_ticket(&request));
-        self.inner.call(Keyed::new(request, ticket))
+        let deadline = self.adapter.deadline(&request);
+        let keyed = Keyed::new(request, ticket);
+        self.inner.call(match deadline {
+            Some(deadline) => keyed.with_deadline(deadline),
+            None => keyed,
+        })
     }
 }

@@ -6,6 +6,7 @@
 #[cfg(feature = "axum")]
 pub mod axum;
 mod body;
+pub mod client;
 mod key;
 pub mod names;
 pub mod server;

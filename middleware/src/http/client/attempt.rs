@@ -1,0 +1,303 @@
+//! One attempt, from the peer that it is for to the end of its answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use onlyonce_storage::{StoreId, Timestamp};
+use tokio::time::{Instant, timeout};
+use tower::ServiceExt as _;
+use tower_service::Service;
+
+use super::TransportError;
+use super::peers::{Known, Peers, Route, Word};
+use super::stamp::{self, Stamp};
+use crate::client::{Call, Executed};
+use crate::http::{Body, Read, names};
+
+/// For how long a peer is waited for that is asked whether it dedupes: a fifth of an attempt.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// As much of the answer to `OPTIONS` is read, so that its connection can be used again.
+const ASK_ANSWER_BYTES_MAX: usize = 16 * 1024;
+
+/// What an attempt may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AttemptOptions {
+    /// As much of an answer is read within the attempt.
+    pub(super) answer_bytes_max: usize,
+    /// Send what may have been executed to a peer that does not say that it dedupes.
+    pub(super) assume_dedupe: bool,
+    /// Ask peers with `OPTIONS`.
+    pub(super) ask_peers: bool,
+}
+
+/// Makes attempts. Stands around the transport, inside of everything else.
+///
+/// Before it sends, it learns whether the peer dedupes, by which store, and what time it is there, so
+/// that the call is dated by the clock that it will be judged by. From when the transport has the
+/// request the call is bound to that store.
+#[derive(Clone, Debug)]
+pub(super) struct Attempt<T> {
+    transport: T,
+    peers: Arc<Peers>,
+    options: AttemptOptions,
+}
+
+/// Whether an attempt of a call went out that did not say when it was first sent. No later one says
+/// it then: all of a call's attempts say the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SentUndated(Arc<AtomicBool>);
+
+/// The call may have been executed before, and its peer does not say that it would know.
+///
+/// Where you know better, say so: that the key was never sent
+/// ([`Ticket::never_sent`](crate::client::Ticket::never_sent)), or that the peer dedupes
+/// ([`Stack::assume_dedupe`](super::Stack::assume_dedupe)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the call may have been executed before, and the peer is not known to dedupe")]
+pub struct PeerDoesNotDedupe;
+
+/// What a call is bound to once an attempt of it may have been processed.
+struct Binding<'a> {
+    call: &'a Call,
+    first_sent: Option<Timestamp>,
+    store: Option<StoreId>,
+    undated: Option<&'a SentUndated>,
+    sent: bool,
+}
+
+// === impl Attempt ===
+
+impl<T> Attempt<T> {
+    pub(super) const fn new(transport: T, peers: Arc<Peers>, options: AttemptOptions) -> Self {
+        Self {
+            transport,
+            peers,
+            options,
+        }
+    }
+}
+
+impl<T> Service<Request<Body>> for Attempt<T>
+where
+    T: Service<Request<Body>, Response = Response<Body>, Error = TransportError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    T::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = TransportError;
+    type Future = BoxFuture<'static, Result<Response<Body>, TransportError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        self.transport.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        // The instance that is ready.
+        let fresh = self.clone();
+        let ready = std::mem::replace(self, fresh);
+        Box::pin(async move {
+            match request.extensions_mut().remove::<Stamp>() {
+                Some(stamp) => ready.send(stamp, request).await,
+                None => ready.exchange(request).await,
+            }
+        })
+    }
+}
+
+impl<T> Attempt<T>
+where
+    T: Service<Request<Body>, Response = Response<Body>, Error = TransportError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    T::Future: Send,
+{
+    async fn send(
+        self,
+        stamp: Stamp,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, TransportError> {
+        let call = &*stamp.call;
+        let undated = request.extensions_mut().remove::<SentUndated>();
+        let (peers, route) = (Arc::clone(&self.peers), Route::of(&request));
+        let known = self.peer_of(&request, route.as_ref()).await?;
+        let ticket = call.ticket();
+        let sent = call.sent_before() || ticket.store.is_some();
+        if known.is_none() && sent && !self.options.assume_dedupe {
+            return Err(TransportError::never_sent(PeerDoesNotDedupe));
+        }
+
+        let dated_late = undated.as_ref().map_or_else(
+            || stamp.attempt.get() > 1,
+            |undated| undated.0.load(Ordering::Acquire),
+        );
+        let now = known.and_then(|known| known.now());
+        let mut binding = Binding {
+            call,
+            first_sent: ticket.first_sent.or(now.filter(|_| !dated_late)),
+            store: ticket.store.or_else(|| known.map(|known| known.store)),
+            undated: undated.as_ref(),
+            sent: true,
+        };
+        let headers = request.headers_mut();
+        stamp.write_left(headers);
+        stamp::write_peer(headers, binding.first_sent, binding.store);
+        if stamp.deadline.is_some_and(|at| at <= Instant::now()) {
+            binding.sent = false;
+            return Err(TransportError::not_sent("the call's deadline has passed"));
+        }
+
+        // From here on the binding holds also where this future is dropped.
+        let limit = self.options.answer_bytes_max;
+        let response = self.respond(request).await;
+        match &response {
+            Err(error) => binding.sent = error.executed() != Executed::NotThisAttempt,
+            Ok(response) => {
+                route
+                    .iter()
+                    .for_each(|route| peers.note_answer(route, response));
+                let said = Known::of(response).map(|known| known.store);
+                if response.status() == StatusCode::MISDIRECTED_REQUEST && ticket.store.is_none() {
+                    // That store is not there any more. The call met none yet.
+                    binding.sent = false;
+                } else if ticket.store.is_none() {
+                    binding.store = said.or(binding.store);
+                }
+            }
+        }
+        drop(binding);
+        read(response?, limit).await
+    }
+
+    async fn exchange(self, request: Request<Body>) -> Result<Response<Body>, TransportError> {
+        let limit = self.options.answer_bytes_max;
+        read(self.respond(request).await?, limit).await
+    }
+
+    async fn respond(mut self, request: Request<Body>) -> Result<Response<Body>, TransportError> {
+        self.transport.call(request).await
+    }
+
+    /// What is known of the peer that `request` is for; asks it if need be.
+    async fn peer_of(
+        &self,
+        request: &Request<Body>,
+        route: Option<&Route>,
+    ) -> Result<Option<Known>, TransportError> {
+        let word = |route| self.peers.word(route);
+        if let Some(word) = route.and_then(word) {
+            return Ok(word.known());
+        }
+        if !self.options.ask_peers {
+            return Ok(None);
+        }
+        let Some(route) = route else {
+            return Ok(self.ask(request).await?.known());
+        };
+        let asking = self.peers.asking(route);
+        let _asking = asking.lock().await;
+        // Somebody may have asked while this waited.
+        if let Some(word) = word(route) {
+            return Ok(word.known());
+        }
+        let word = self.ask(request).await?;
+        self.peers.note(route, word);
+        Ok(word.known())
+    }
+
+    /// Asks the peer whether it dedupes requests like this one. A peer that does not say so in time
+    /// said nothing. One that cannot be reached has not been asked.
+    async fn ask(&self, request: &Request<Body>) -> Result<Word, TransportError> {
+        let mut question = Request::new(Body::default());
+        *question.method_mut() = Method::OPTIONS;
+        *question.uri_mut() = request.uri().clone();
+        *question.version_mut() = request.version();
+        *question.headers_mut() = for_question(request.headers());
+        let asked = async {
+            let response = self.transport.clone().oneshot(question).await?;
+            let known = Known::told(&response);
+            let _ = response.into_body().read(ASK_ANSWER_BYTES_MAX).await;
+            Ok::<_, TransportError>(known.map_or(Word::Nothing, Word::Dedupes))
+        };
+        match timeout(ASK_TIMEOUT, asked).await {
+            Ok(Err(error)) if error.executed() == Executed::NotThisAttempt => Err(error),
+            Ok(Err(_)) | Err(_) => Ok(Word::Nothing),
+            Ok(Ok(word)) => Ok(word),
+        }
+    }
+}
+
+/// Reads the answer to its end, unless it is larger than `limit`, or is one that goes on and on.
+async fn read(response: Response<Body>, limit: usize) -> Result<Response<Body>, TransportError> {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+        return Ok(response);
+    }
+    let (head, body) = response.into_parts();
+    let body = match body.read(limit).await {
+        Ok(Read::Whole(contents)) => Body::from(contents),
+        Ok(Read::TooLarge(body)) => body,
+        Err(error) => return Err(TransportError::unknown(error)),
+    };
+    Ok(Response::from_parts(head, body))
+}
+
+/// The headers that a question takes over: whom it is from, but not what the body is.
+fn for_question(headers: &HeaderMap) -> HeaderMap {
+    let mut headers = headers.clone();
+    for name in [
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::EXPECT,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        names::ATTEMPT,
+        names::DEADLINE_MS,
+        names::FIRST_SENT,
+        names::KEY,
+        names::STORE,
+    ] {
+        headers.remove(name);
+    }
+    headers
+}
+
+// === impl Word ===
+
+impl Word {
+    const fn known(self) -> Option<Known> {
+        match self {
+            Self::Dedupes(known) => Some(known),
+            Self::Nothing => None,
+        }
+    }
+}
+
+// === impl Binding ===
+
+impl Drop for Binding<'_> {
+    fn drop(&mut self) {
+        if !self.sent {
+            return;
+        }
+        match (self.first_sent, self.undated) {
+            (Some(at), _) => drop(self.call.first_sent_or(at)),
+            (None, Some(undated)) => undated.0.store(true, Ordering::Release),
+            (None, None) => {}
+        }
+        if let Some(store) = self.store {
+            self.call.bind(store);
+        }
+    }
+}

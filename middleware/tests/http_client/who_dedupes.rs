@@ -1,0 +1,223 @@
+//! Which peers a call is repeated to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use onlyonce_middleware::client::{Last, Outcome, Stopped, Ticket};
+use onlyonce_storage::{IdempotencyKey, StoreId};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::peer::{Fault, Peer, clients, over_hyper, quick, text};
+
+// H4
+#[tokio::test]
+async fn a_call_whose_answer_was_lost_is_not_repeated_to_a_peer_that_does_not_dedupe() {
+    for (name, client) in clients() {
+        let peer = Peer::plain().await;
+        peer.misbehave([Fault::CloseDone]);
+        let error = client.send(peer.post("a")).await.unwrap_err();
+        assert_eq!(error.outcome, Outcome::Unknown, "{name}");
+        assert_eq!(error.stopped, Stopped::PeerNotKnownToDedupe, "{name}");
+        assert_eq!(peer.effects().len(), 1, "{name}");
+        // It was asked, and said nothing: so the call has no date, which would be of another clock.
+        assert_eq!(peer.questions(), 1, "{name}");
+        let seen = &peer.seen()[0];
+        assert_eq!(seen.header("idempotency-first-sent"), None);
+        assert_eq!(seen.header("idempotency-store"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_was_lost_is_answered_from_the_record_of_a_peer_that_dedupes() {
+    for (name, client) in clients() {
+        let peer = Peer::deduping(1).await;
+        peer.misbehave([Fault::CloseDone]);
+        let response = client.send(peer.post("a")).await.unwrap();
+        assert_eq!(response.headers()["idempotency-status"], "replayed");
+        assert_eq!(text(response).await, "done");
+        assert_eq!(peer.effects().len(), 1, "{name}");
+        let seen = peer.seen();
+        assert_eq!(seen.len(), 2, "{name}");
+        for header in [
+            "idempotency-key",
+            "idempotency-first-sent",
+            "idempotency-store",
+        ] {
+            assert!(seen[0].header(header).is_some(), "{name}: {header}");
+            assert_eq!(seen[0].header(header), seen[1].header(header), "{name}");
+        }
+        let date: u64 = seen[0]
+            .header("idempotency-first-sent")
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((1_763_740_800_000..1_763_740_810_000).contains(&date));
+        assert_eq!(seen[0].header("idempotency-attempt"), Some("1"));
+        assert_eq!(seen[1].header("idempotency-attempt"), Some("2"));
+        let left: u64 = seen[0]
+            .header("idempotency-deadline-ms")
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((1..=8_000).contains(&left), "{name}: {left}");
+    }
+}
+
+#[tokio::test]
+async fn a_route_is_asked_once_and_each_route_by_itself() {
+    let client = quick(over_hyper()).build();
+    let peer = Peer::deduping(1).await;
+    let calls = (0..8).map(|_| client.send(peer.post("a")));
+    for result in futures_util::future::join_all(calls).await {
+        result.unwrap();
+    }
+    assert_eq!(peer.questions(), 1);
+    let other = http::Request::post(peer.url("/other")).body("a").unwrap();
+    client.send(other).await.unwrap();
+    assert_eq!(peer.questions(), 2);
+}
+
+#[tokio::test]
+async fn a_peer_that_leaves_the_question_open_is_called_all_the_same_and_known_by_its_answer() {
+    let client = quick(over_hyper()).build();
+    let peer = Peer::silent_about_itself(1).await;
+    client.send(peer.post("a")).await.unwrap();
+    assert_eq!(peer.seen()[0].header("idempotency-store"), None);
+    peer.misbehave([Fault::CloseDone]);
+    client.send(peer.post("b")).await.unwrap();
+    assert_eq!(peer.effects(), [b"a", b"b"]);
+    assert_eq!(peer.questions(), 1);
+}
+
+#[tokio::test]
+async fn a_key_that_may_have_been_sent_before_goes_only_to_a_peer_that_dedupes() {
+    let key = IdempotencyKey::parse("invoice-7").unwrap();
+    let by_header = |peer: &Peer| {
+        let mut request = peer.post("a");
+        let value = "\"invoice-7\"".parse().unwrap();
+        request.headers_mut().insert("idempotency-key", value);
+        request
+    };
+    let by_extension = |peer: &Peer, ticket: Ticket| {
+        let mut request = peer.post("a");
+        request.extensions_mut().insert(ticket);
+        request
+    };
+    for (name, client) in clients() {
+        let (plain, deduping) = (Peer::plain().await, Peer::deduping(1).await);
+        for request in [by_header(&plain), by_extension(&plain, key.clone().into())] {
+            let error = client.send(request).await.unwrap_err();
+            assert_eq!(error.outcome, Outcome::Unknown, "{name}");
+            assert!(error.to_string().contains("not known to dedupe"), "{error}");
+        }
+        assert!(plain.seen().is_empty(), "{name}");
+        for _ in 0..2 {
+            client.send(by_header(&deduping)).await.unwrap();
+        }
+        let again = by_extension(&deduping, key.clone().into());
+        client.send(again).await.unwrap();
+        assert_eq!(deduping.effects().len(), 1, "{name}");
+        // Whoever knows that it was not sent says so.
+        let fresh = by_extension(&plain, Ticket::never_sent(key.clone()));
+        client.send(fresh).await.unwrap();
+        assert_eq!(
+            plain.seen()[0].header("idempotency-key"),
+            Some("\"invoice-7\"")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_header_that_is_no_key_is_an_error_and_nothing_is_sent_under_another() {
+    let (_, client) = clients().into_iter().next().unwrap();
+    let peer = Peer::deduping(1).await;
+    let mut request = peer.post("a");
+    request
+        .headers_mut()
+        .insert("idempotency-key", "two words".parse().unwrap());
+    let error = client.send(request).await.unwrap_err();
+    assert_eq!(error.stopped, Stopped::Final);
+    assert!(matches!(error.last, Last::Error(error) if error.is_final()));
+    assert_eq!((peer.seen().len(), peer.questions()), (0, 0));
+}
+
+/// Passes connections on to one server after the other.
+async fn balancer(servers: Vec<Peer>) -> (Peer, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut front = servers[0].clone();
+    front.address = listener.local_addr().unwrap();
+    let next = Arc::new(AtomicUsize::new(0));
+    let turn = Arc::clone(&next);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let to = turn.fetch_add(1, Ordering::SeqCst) % servers.len();
+            let mut far = TcpStream::connect(servers[to].address).await.unwrap();
+            tokio::spawn(async move { copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    (front, next)
+}
+
+#[tokio::test]
+async fn a_retry_that_a_balancer_gives_to_another_store_is_refused_and_the_outcome_is_unknown() {
+    for (name, client) in clients() {
+        let (one, two) = (Peer::deduping(1).await, Peer::deduping(2).await);
+        let (front, _) = balancer(vec![one.clone(), two.clone()]).await;
+        // The question and the first attempt go over one connection. It ends with the answer lost.
+        one.misbehave([Fault::CloseDone]);
+        let error = client.send(front.post("a")).await.unwrap_err();
+        assert_eq!(error.outcome, Outcome::Unknown, "{name}: {error}");
+        assert_eq!(error.stopped, Stopped::Final, "{name}");
+        assert_eq!(error.ticket.store, Some(StoreId::from_bytes([1; 16])));
+        assert_eq!((one.effects().len(), two.effects().len()), (1, 0), "{name}");
+        assert_eq!(two.seen().len(), 1, "{name}");
+        let Last::Response(response) = error.last else {
+            panic!("it was answered");
+        };
+        assert_eq!(response.status(), 421);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_was_replaced_costs_an_attempt_and_the_call_is_made_by_the_new_one() {
+    for (name, client) in clients() {
+        let peer = Peer::deduping(1).await;
+        client.send(peer.post("a")).await.unwrap();
+        peer.replace_store(2);
+        client.send(peer.post("b")).await.unwrap();
+        assert_eq!(peer.effects(), [b"a", b"b"], "{name}");
+        assert_eq!(peer.seen().len(), 3, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_replaced_while_a_call_is_unanswered_does_not_execute_it_again() {
+    for (name, client) in clients() {
+        let peer = Peer::deduping(1).await;
+        peer.misbehave([Fault::Silent]);
+        let call = tokio::spawn(client.send(peer.post("a")));
+        while peer.effects().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        peer.replace_store(2);
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(error.outcome, Outcome::Unknown, "{name}");
+        assert_eq!(peer.effects().len(), 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_of_which_it_is_assumed_is_sent_the_call_again() {
+    let client = quick(over_hyper()).assume_dedupe().build();
+    let peer = Peer::plain().await;
+    peer.misbehave([Fault::CloseUndone]);
+    client.send(peer.post("a")).await.unwrap();
+    let seen = peer.seen();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(
+        seen[0].header("idempotency-key"),
+        seen[1].header("idempotency-key")
+    );
+}
