@@ -47,11 +47,12 @@
 //! it takes. Outside of everything that has effects.
 
 mod adapter;
-mod answer;
+pub(crate) mod answer;
 mod canonical;
-mod fidelity;
+pub(crate) mod fidelity;
 mod fingerprint;
-mod handler;
+pub(crate) mod handler;
+pub(crate) mod intake;
 mod layer;
 mod outcome;
 mod problem;
@@ -59,7 +60,7 @@ mod rules;
 mod said;
 mod scope;
 mod service;
-mod words;
+pub(crate) mod words;
 
 pub use self::adapter::answer;
 pub use self::layer::DedupeLayer;
