@@ -86,13 +86,8 @@ async fn an_error_without_an_answer_is_in_doubt_where_it_is_protected_and_handed
     };
     for _ in 0..2 {
         let reply = failing.clone().oneshot(request("POST", "k")).await.unwrap();
-        assert_eq!(
-            (
-                reply.status().as_u16(),
-                &*reply.headers()["idempotency-status"].as_bytes()
-            ),
-            (409, &b"in-doubt"[..])
-        );
+        assert_eq!(reply.status(), 409);
+        assert_eq!(reply.headers()["idempotency-status"], "in-doubt");
     }
     let passed = failing.oneshot(request("GET", "k")).await;
     assert_eq!(passed.unwrap_err(), "failed");
