@@ -22,6 +22,7 @@ use crate::kit::{Ledger, answering, layer, memory, serve};
 /// A reply without what is made anew for each.
 fn kept(reply: &Reply) -> Reply {
     let mut kept = reply.clone();
+    kept.length = 0;
     kept.headers.retain(|(name, _)| {
         ![
             "connection",
