@@ -195,7 +195,7 @@ impl Adapter for HttpAdapter {
     fn refuse(&self, refusal: &Refusal) -> Response<Body> {
         let mut response = problem::response(refusal);
         let headers = response.headers_mut();
-        headers.insert(names::STORE, self.serving_store());
+        self.name_store(headers);
         self.expose(headers);
         response
     }
@@ -219,7 +219,7 @@ impl HttpAdapter {
                 headers.insert(name, value.clone());
             }
         }
-        headers.insert(names::STORE, self.serving_store());
+        self.name_store(headers);
         self.expose(headers);
         response
     }
@@ -313,19 +313,24 @@ impl HttpAdapter {
 
     fn mark_headers(&self, headers: &mut HeaderMap, status: Status) {
         headers.insert(names::STATUS, status.header_value());
-        headers.insert(names::STORE, self.serving_store());
+        self.name_store(headers);
         if matches!(status, Status::Attached | Status::Replayed) {
             headers.insert(names::REPLAYED, HeaderValue::from_static("true"));
         }
         self.expose(headers);
     }
 
-    fn serving_store(&self) -> HeaderValue {
-        let said = ServingStore {
+    /// Says which store dedupes here, where one does: a client may retry by it.
+    fn name_store(&self, headers: &mut HeaderMap) {
+        if self.rules.key == KeyRule::Refused {
+            headers.remove(names::STORE);
+            return;
+        }
+        let serving = ServingStore {
             id: self.store.id(),
             now: Some(self.store.now()),
         };
-        said.header_value()
+        headers.insert(names::STORE, serving.header_value());
     }
 
     /// Lets scripts of other origins read what is said here.
