@@ -44,14 +44,16 @@
 //!
 //! Inside of authentication, which gives the scope, of load shedding and of timeouts. Inside of
 //! compression too: a record then holds the answer itself, and each caller gets it in an encoding that
-//! it takes. Outside of everything that has effects.
+//! it takes. Outside of everything that has effects, and around all unsafe methods of an address: the
+//! answer to OPTIONS says that the address dedupes, and clients retry by it.
 
 mod adapter;
-mod answer;
+pub(crate) mod answer;
 mod canonical;
-mod fidelity;
+pub(crate) mod fidelity;
 mod fingerprint;
-mod handler;
+pub(crate) mod handler;
+pub(crate) mod intake;
 mod layer;
 mod outcome;
 mod problem;
@@ -59,7 +61,7 @@ mod rules;
 mod said;
 mod scope;
 mod service;
-mod words;
+pub(crate) mod words;
 
 pub use self::adapter::answer;
 pub use self::layer::DedupeLayer;
