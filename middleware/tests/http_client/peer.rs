@@ -6,17 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use onlyonce_middleware::client::CallError;
 use onlyonce_middleware::http::Body;
-use onlyonce_middleware::http::client::{
-    Client, Hyper, Stack, TransportError, hyper, reqwest, stack,
-};
+use onlyonce_middleware::http::client::{Client, Hyper, Stack, hyper, reqwest, stack};
 use onlyonce_storage::StoreId;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-
-pub type Outcome = Result<Response<Body>, CallError<Response<Body>, TransportError>>;
 
 /// What a server did wrong with one request.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +53,8 @@ struct Shared {
     /// The store it names; none if it does not dedupe.
     store: Mutex<Option<StoreId>>,
     answers_options: bool,
+    /// Where it sends everybody.
+    redirects_to: Mutex<Option<String>>,
     faults: Mutex<VecDeque<Fault>>,
     seen: Mutex<Vec<Seen>>,
     effects: Mutex<Vec<Vec<u8>>>,
@@ -87,6 +84,7 @@ impl Peer {
             shared: Arc::new(Shared {
                 store: Mutex::new(store),
                 answers_options,
+                redirects_to: Mutex::default(),
                 faults: Mutex::default(),
                 seen: Mutex::default(),
                 effects: Mutex::default(),
@@ -111,6 +109,16 @@ impl Peer {
     pub fn replace_store(&self, store: u8) {
         *self.shared.store.lock() = Some(StoreId::from_bytes([store; 16]));
         self.shared.records.lock().clear();
+    }
+
+    /// Sends everybody there, by 307.
+    pub fn redirect_to(&self, url: String) {
+        *self.shared.redirects_to.lock() = Some(url);
+    }
+
+    /// The header with which it names its store.
+    pub fn store_line(&self) -> String {
+        self.shared.store_line()
     }
 
     /// What it did, by body.
@@ -223,6 +231,14 @@ async fn serve(shared: Arc<Shared>, mut socket: TcpStream) {
         };
         seen.body = body;
         shared.seen.lock().push(seen.clone());
+        let elsewhere = shared.redirects_to.lock().clone();
+        if let Some(elsewhere) = elsewhere {
+            let said = answer(307, &format!("location: {elsewhere}\r\n"), "");
+            if socket.write_all(said.as_bytes()).await.is_err() {
+                return;
+            }
+            continue;
+        }
         if question {
             if !shared.answers_options {
                 std::future::pending::<()>().await;
