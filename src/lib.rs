@@ -27,3 +27,8 @@ pub mod rpc;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So are those of the page on HTTP clients.
+#[cfg(all(doctest, feature = "reqwest"))]
+#[doc = include_str!("manual/clients.md")]
+struct HttpClients;

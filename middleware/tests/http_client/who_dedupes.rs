@@ -145,6 +145,19 @@ async fn a_header_that_is_no_key_is_an_error_and_nothing_is_sent_under_another()
     assert_eq!((peer.seen().len(), peer.questions()), (0, 0));
 }
 
+#[tokio::test]
+async fn a_question_without_an_answer_leaves_the_attempt_time_to_be_made() {
+    for timeout in [
+        over_hyper().with_attempt_timeout(Duration::from_millis(600)),
+        over_hyper().with_call_timeout(Duration::from_millis(600)),
+    ] {
+        let client = timeout.build();
+        let peer = Peer::silent_about_itself(1).await;
+        client.send(peer.post("a")).await.unwrap();
+        assert_eq!(peer.seen()[0].header("idempotency-attempt"), Some("1"));
+    }
+}
+
 /// Passes connections on to one server after the other.
 async fn balancer(servers: Vec<Peer>) -> (Peer, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

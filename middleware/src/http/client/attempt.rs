@@ -18,8 +18,8 @@ use super::stamp::{self, Stamp};
 use crate::client::{Call, Executed};
 use crate::http::{Body, Read, names};
 
-/// For how long a peer is waited for that is asked whether it dedupes: a fifth of an attempt.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// For how long a peer is waited for at most that is asked whether it dedupes: a fifth of an attempt.
+const ASK_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 
 /// As much of the answer to `OPTIONS` is read, so that its connection can be used again.
 const ASK_ANSWER_BYTES_MAX: usize = 16 * 1024;
@@ -33,6 +33,8 @@ pub(super) struct AttemptOptions {
     pub(super) assume_dedupe: bool,
     /// Ask peers with `OPTIONS`.
     pub(super) ask_peers: bool,
+    /// How long an attempt takes at most.
+    pub(super) timeout: Duration,
 }
 
 /// Makes attempts. Stands around the transport, inside of everything else.
@@ -129,7 +131,7 @@ where
         let call = &*stamp.call;
         let undated = request.extensions_mut().remove::<SentUndated>();
         let (peers, route) = (Arc::clone(&self.peers), Route::of(&request));
-        let known = self.peer_of(&request, route.as_ref()).await?;
+        let known = self.peer_of(&stamp, &request, route.as_ref()).await?;
         let ticket = call.ticket();
         let sent = call.sent_before() || ticket.store.is_some();
         if known.is_none() && sent && !self.options.assume_dedupe {
@@ -190,6 +192,7 @@ where
     /// What is known of the peer that `request` is for; asks it if need be.
     async fn peer_of(
         &self,
+        stamp: &Stamp,
         request: &Request<Body>,
         route: Option<&Route>,
     ) -> Result<Option<Known>, TransportError> {
@@ -201,7 +204,7 @@ where
             return Ok(None);
         }
         let Some(route) = route else {
-            return Ok(self.ask(request).await?.known());
+            return Ok(self.ask(stamp, request).await?.known());
         };
         let asking = self.peers.asking(route);
         let _asking = asking.lock().await;
@@ -209,14 +212,14 @@ where
         if let Some(word) = word(route) {
             return Ok(word.known());
         }
-        let word = self.ask(request).await?;
+        let word = self.ask(stamp, request).await?;
         self.peers.note(route, word);
         Ok(word.known())
     }
 
     /// Asks the peer whether it dedupes requests like this one. A peer that does not say so in time
     /// said nothing. One that cannot be reached has not been asked.
-    async fn ask(&self, request: &Request<Body>) -> Result<Word, TransportError> {
+    async fn ask(&self, stamp: &Stamp, request: &Request<Body>) -> Result<Word, TransportError> {
         let mut question = Request::new(Body::default());
         *question.method_mut() = Method::OPTIONS;
         *question.uri_mut() = request.uri().clone();
@@ -228,7 +231,12 @@ where
             let _ = response.into_body().read(ASK_ANSWER_BYTES_MAX).await;
             Ok::<_, TransportError>(known.map_or(Word::Nothing, Word::Dedupes))
         };
-        match timeout(ASK_TIMEOUT, asked).await {
+        let left = stamp.deadline.map_or(Duration::MAX, |at| {
+            at.saturating_duration_since(Instant::now())
+        });
+        // The rest is for the call itself.
+        let half = self.options.timeout.min(left) / 2;
+        match timeout(half.min(ASK_TIMEOUT_MAX), asked).await {
             Ok(Err(error)) if error.executed() == Executed::NotThisAttempt => Err(error),
             Ok(Err(_)) | Err(_) => Ok(Word::Nothing),
             Ok(Ok(word)) => Ok(word),
