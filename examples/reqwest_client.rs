@@ -17,7 +17,12 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Payment {
     /// It was made, now or by an earlier attempt, and this is the receipt.
-    Made { receipt: String, replayed: bool },
+    Made {
+        /// What the bank answered.
+        receipt: String,
+        /// Whether it was made by an earlier attempt.
+        replayed: bool,
+    },
     /// It was not made, and this is why.
     NotMade(String),
     /// Nobody knows yet. Pay the same invoice again: it is the same call.

@@ -1,13 +1,20 @@
 //! An answer is there whole, or it is no answer.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use onlyonce_middleware::client::{Backoff, BackoffOptions, Last, Outcome, RetryBudget, Stopped};
+use onlyonce_middleware::client::{
+    Backoff, BackoffOptions, Last, Outcome, RetryBudget, Stopped, Verdict,
+};
 use onlyonce_middleware::http::client::{Classification, JsonRpcErrors, Stack, XmlRpcFaults};
 use tokio::time::{Instant, timeout};
 
-use crate::peer::{Fault, Peer, answer, clients, over_hyper, over_reqwest, quick, text};
+use crate::h2_peer::H2Peer;
+use crate::peer::{
+    Fault, Peer, answer, clients, over_hyper, over_hyper_h2, over_reqwest, quick, text,
+};
 
 fn at_once(stack: Stack) -> Stack {
     let backoff = || {
@@ -139,4 +146,31 @@ async fn an_error_in_the_body_is_what_its_code_was_said_to_be() {
         assert_eq!(text(response).await, retried);
         assert_eq!(peer.seen().len(), before + 1);
     }
+}
+
+// P24, P23
+#[tokio::test]
+async fn a_protocol_on_top_reads_the_trailers_before_it_says_what_an_answer_means() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let classification = Classification::custom(move |call, response| {
+        // It binds the call to the store that the answer names.
+        let verdict = Classification::http().classify(call, Ok(response));
+        let contents = response.body().contents().unwrap();
+        let failed = contents.trailers.as_ref().unwrap()["x-sum"] == "7";
+        let first = counted.fetch_add(1, Ordering::SeqCst) == 0;
+        if failed && first {
+            Verdict::RETRY_UNKNOWN
+        } else {
+            verdict
+        }
+    });
+    let client = at_once(over_hyper_h2())
+        .with_classification(classification)
+        .build();
+    let peer = H2Peer::start([]).await;
+    let request = http::Request::post(peer.url("/")).body("a").unwrap();
+    assert_eq!(text(client.send(request).await.unwrap()).await, "done");
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    assert_eq!(peer.effects().len(), 1);
 }

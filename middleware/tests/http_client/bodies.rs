@@ -129,6 +129,25 @@ async fn trailers_go_with_every_attempt_and_come_with_the_answer() {
 }
 
 #[tokio::test]
+async fn trailers_go_over_http1_too() {
+    for (name, client) in clients() {
+        let peer = Peer::deduping(1).await;
+        peer.misbehave([Fault::CloseDone]);
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-digest", "abc".parse().unwrap());
+        let request = Request::post(peer.url("/a"))
+            .header("trailer", "x-digest")
+            .body(trickling(vec![b"a".to_vec()], Some(trailers)))
+            .unwrap();
+        client.send(request).await.unwrap();
+        let seen = peer.seen();
+        assert_eq!(seen.len(), 2, "{name}");
+        assert_eq!(seen[1].body, b"a", "{name}");
+        assert_eq!(seen[1].trailers, ["x-digest: abc"], "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_fails_before_it_was_read_is_not_sent() {
     for (name, client) in clients() {
         let peer = Peer::deduping(1).await;

@@ -41,6 +41,8 @@ pub struct Seen {
     pub path: String,
     pub headers: HashMap<String, String>,
     pub body: Vec<u8>,
+    /// The lines after the last chunk.
+    pub trailers: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -226,10 +228,12 @@ async fn serve(shared: Arc<Shared>, mut socket: TcpStream) {
             let _ = socket.write_all(answer.as_bytes()).await;
             return;
         }
-        let Some(body) = read_body(&mut socket, &mut buffer, &seen).await else {
+        if read_body(&mut socket, &mut buffer, &mut seen)
+            .await
+            .is_none()
+        {
             return;
-        };
-        seen.body = body;
+        }
         shared.seen.lock().push(seen.clone());
         let elsewhere = shared.redirects_to.lock().clone();
         if let Some(elsewhere) = elsewhere {
@@ -341,31 +345,36 @@ async fn read_head(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Seen>
         path: first.next().unwrap().to_owned(),
         headers: lines.filter_map(header).collect(),
         body: Vec::new(),
+        trailers: Vec::new(),
     })
 }
 
-async fn read_body(socket: &mut TcpStream, buffer: &mut Vec<u8>, seen: &Seen) -> Option<Vec<u8>> {
+async fn read_body(socket: &mut TcpStream, buffer: &mut Vec<u8>, seen: &mut Seen) -> Option<()> {
     if seen.header("transfer-encoding").is_none() {
-        let length = seen
-            .header("content-length")
-            .map_or(0, |text| text.parse().unwrap());
+        let length = seen.header("content-length");
+        let length = length.map_or(0, |text| text.parse().unwrap());
         while buffer.len() < length {
             read_more(socket, buffer).await?;
         }
-        return Some(buffer.drain(..length).collect());
+        seen.body = buffer.drain(..length).collect();
+        return Some(());
     }
-    let mut body = Vec::new();
     loop {
         let size = read_line(socket, buffer).await?;
         let size = usize::from_str_radix(&size, 16).unwrap();
         while buffer.len() < size {
             read_more(socket, buffer).await?;
         }
-        body.extend(buffer.drain(..size));
-        // What follows a chunk, or the trailers.
-        while !read_line(socket, buffer).await?.is_empty() {}
+        seen.body.extend(buffer.drain(..size));
+        loop {
+            let line = read_line(socket, buffer).await?;
+            if line.is_empty() {
+                break;
+            }
+            seen.trailers.push(line);
+        }
         if size == 0 {
-            return Some(body);
+            return Some(());
         }
     }
 }

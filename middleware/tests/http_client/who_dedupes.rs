@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use onlyonce_middleware::client::{Last, Outcome, Stopped, Ticket};
-use onlyonce_middleware::http::client::Deadline;
+use onlyonce_middleware::http::client::{Deadline, Hyper, stack};
 use onlyonce_storage::{IdempotencyKey, StoreId};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use crate::peer::{Fault, Peer, answer, clients, over_hyper, quick, text};
+use tower::limit::ConcurrencyLimit;
+
+use crate::peer::{Fault, Peer, Seen, answer, clients, connector, over_hyper, quick, text};
 
 // H4
 #[tokio::test]
@@ -156,6 +158,21 @@ async fn a_question_without_an_answer_leaves_the_attempt_time_to_be_made() {
         client.send(peer.post("a")).await.unwrap();
         assert_eq!(peer.seen()[0].header("idempotency-attempt"), Some("1"));
     }
+}
+
+// H9
+#[tokio::test]
+async fn a_peer_is_asked_also_through_a_transport_that_has_one_place() {
+    let transport = ConcurrencyLimit::new(Hyper::over(connector()), 1);
+    let client = quick(stack(transport)).build();
+    let peer = Peer::deduping(1).await;
+    let calls = (0..4).map(|_| client.send(peer.post("a")));
+    for result in futures_util::future::join_all(calls).await {
+        result.unwrap();
+    }
+    assert_eq!(peer.questions(), 1);
+    let dated = |seen: &Seen| seen.header("idempotency-first-sent").is_some();
+    assert!(peer.seen().iter().all(dated));
 }
 
 /// Passes connections on to one server after the other.

@@ -124,7 +124,7 @@ where
     T::Future: Send,
 {
     async fn send(
-        self,
+        mut self,
         stamp: Stamp,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, TransportError> {
@@ -191,42 +191,54 @@ where
 
     /// What is known of the peer that `request` is for; asks it if need be.
     async fn peer_of(
-        &self,
+        &mut self,
         stamp: &Stamp,
         request: &Request<Body>,
         route: Option<&Route>,
     ) -> Result<Option<Known>, TransportError> {
-        let word = |route| self.peers.word(route);
-        if let Some(word) = route.and_then(word) {
+        let peers = Arc::clone(&self.peers);
+        if let Some(word) = route.and_then(|route| peers.word(route)) {
             return Ok(word.known());
         }
         if !self.options.ask_peers {
             return Ok(None);
         }
-        let Some(route) = route else {
-            return Ok(self.ask(stamp, request).await?.known());
+        let word = match route {
+            Some(route) => {
+                let asking = peers.asking(route);
+                let _asking = asking.lock().await;
+                // Somebody may have asked while this waited.
+                if let Some(word) = peers.word(route) {
+                    return Ok(word.known());
+                }
+                let word = self.ask(stamp, request).await?;
+                peers.note(route, word);
+                word
+            }
+            None => self.ask(stamp, request).await?,
         };
-        let asking = self.peers.asking(route);
-        let _asking = asking.lock().await;
-        // Somebody may have asked while this waited.
-        if let Some(word) = word(route) {
-            return Ok(word.known());
-        }
-        let word = self.ask(stamp, request).await?;
-        self.peers.note(route, word);
+        // The question took the place that the attempt had at the transport. Were both held at once, a
+        // transport with one place would never come to ask; and were this waited for with the right to
+        // ask in hand, it would be waited for by whoever has that place.
+        let ready = self.transport.ready().await;
+        ready.map_err(TransportError::not_sent)?;
         Ok(word.known())
     }
 
     /// Asks the peer whether it dedupes requests like this one. A peer that does not say so in time
     /// said nothing. One that cannot be reached has not been asked.
-    async fn ask(&self, stamp: &Stamp, request: &Request<Body>) -> Result<Word, TransportError> {
+    async fn ask(
+        &mut self,
+        stamp: &Stamp,
+        request: &Request<Body>,
+    ) -> Result<Word, TransportError> {
         let mut question = Request::new(Body::default());
         *question.method_mut() = Method::OPTIONS;
         *question.uri_mut() = request.uri().clone();
         *question.version_mut() = request.version();
         *question.headers_mut() = for_question(request.headers());
         let asked = async {
-            let response = self.transport.clone().oneshot(question).await?;
+            let response = self.transport.call(question).await?;
             let known = Known::told(&response);
             let _ = response.into_body().read(ASK_ANSWER_BYTES_MAX).await;
             Ok::<_, TransportError>(known.map_or(Word::Nothing, Word::Dedupes))

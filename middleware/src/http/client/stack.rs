@@ -77,7 +77,7 @@ pub struct Client {
     shared: Arc<Shared>,
 }
 
-/// Builds a [`Client`]. See [`stack`].
+/// Builds a [`Client`]. See [`stack()`].
 #[must_use = "a stack does nothing until it is built"]
 #[derive(Clone)]
 pub struct Stack<K = UniqueKey> {
