@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::Request;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use onlyonce_middleware::client::{Executed, Outcome};
 use onlyonce_middleware::http::Body;
 use onlyonce_middleware::http::client::{Hyper, TransportError, hyper, reqwest};
@@ -115,6 +119,42 @@ async fn each_fault_of_http2_proves_what_it_proves_and_no_more() {
             let proves = proven(&transport, peer.url("/")).await;
             assert_eq!(proves, Some(expected), "{name}: {fault:?}");
         }
+    }
+}
+
+// P25
+#[tokio::test]
+async fn a_body_that_fails_on_the_way_is_not_judged_by_what_its_own_source_met() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = gone.local_addr().unwrap();
+    drop(gone);
+    let http1 = over_http1().map(|(name, transport)| (name, transport, false));
+    let http2 = over_http2().map(|(name, transport)| (name, transport, true));
+    for (name, transport, is_h2) in http1.into_iter().chain(http2) {
+        // As of a body that is fetched from elsewhere while it is sent.
+        let elsewhere = transport
+            .clone()
+            .oneshot(post(format!("http://{address}/")));
+        let elsewhere = elsewhere.await.unwrap_err();
+        assert_eq!(elsewhere.executed(), Executed::NotThisAttempt, "{name}");
+        let url = if is_h2 {
+            H2Peer::start([]).await.url("/")
+        } else {
+            Peer::deduping(1).await.url("/")
+        };
+        let frames = [Ok(Frame::data(Bytes::from("half"))), Err(elsewhere)];
+        let frames = stream::iter(frames).then(|frame| async {
+            // Until the first half is on its way.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            frame
+        });
+        let request = Request::post(url).body(Body::stream(StreamBody::new(Box::pin(frames))));
+        let error = transport
+            .clone()
+            .oneshot(request.unwrap())
+            .await
+            .unwrap_err();
+        assert_eq!(error.executed(), Executed::Unknown, "{name}: {error:?}");
     }
 }
 

@@ -24,6 +24,8 @@ const ASK_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 /// As much of the answer to `OPTIONS` is read, so that its connection can be used again.
 const ASK_ANSWER_BYTES_MAX: usize = 16 * 1024;
 
+const EVENT_STREAM: &[u8] = b"text/event-stream";
+
 /// What an attempt may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AttemptOptions {
@@ -259,7 +261,8 @@ where
 /// Reads the answer to its end, unless it is larger than `limit`, or is one that goes on and on.
 async fn read(response: Response<Body>, limit: usize) -> Result<Response<Body>, TransportError> {
     let kind = response.headers().get(header::CONTENT_TYPE);
-    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+    let kind = kind.and_then(|kind| kind.as_bytes().get(..EVENT_STREAM.len()));
+    if kind.is_some_and(|kind| kind.eq_ignore_ascii_case(EVENT_STREAM)) {
         return Ok(response);
     }
     let (head, body) = response.into_parts();

@@ -16,11 +16,15 @@ pub(super) fn not_processed(error: &(dyn Error + 'static)) -> bool {
         {
             return true;
         }
-        // hyper says so of requests that were queued when their connection ended.
-        if let Some(error) = error.downcast_ref::<hyper::Error>()
-            && error.is_canceled()
-        {
-            return true;
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            // hyper says so of requests that were queued when their connection ended.
+            if error.is_canceled() {
+                return true;
+            }
+            // The request's own body failed, on the way. What that met is of another connection.
+            if error.is_user() {
+                return false;
+            }
         }
         if let Some(error) = error.downcast_ref::<h2::Error>() {
             return refused(error);
