@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use onlyonce_storage::{
-    Claim, ClaimOutcome, ClaimRequest, Completion, InDoubt, KeyState, StoreError,
+    Claim, ClaimOutcome, ClaimRequest, Completion, InDoubt, KeyState, Question, StoreError,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
@@ -187,8 +187,11 @@ where
         if look == Look::Never {
             return std::future::pending().await;
         }
-        match shared.store.peek(intent.key.clone()).await {
+        let (key, first_sent) = (intent.key.clone(), intent.first_sent);
+        match shared.store.ask(Question::Peek, key, first_sent).await {
             Ok(KeyState::Absent) => std::future::pending().await,
+            // Of who does not say when it was first sent it may mean "executed, or never made".
+            Ok(KeyState::Stale) if first_sent.is_none() => std::future::pending().await,
             Ok(_) => Room::NotNeeded,
             Err(error) => Room::Unable(error),
         }
