@@ -168,6 +168,7 @@ async fn a_call_that_may_have_been_acknowledged_waits_for_room_and_claims_once()
     };
     memory.session(scope, acknowledged).await.unwrap();
     let store = Watched::new(memory);
+    store.dawdle.store(true, Ordering::SeqCst);
     let server = DedupeLayer::new(store.clone(), Plain).layer(gate);
     open.store(false, Ordering::SeqCst);
     let first = {
