@@ -87,7 +87,7 @@ async fn a_mismatch_with_a_call_in_progress_says_nothing_of_an_attempt_on_its_wa
         channel: Channel::new(address, ChannelOptions::default()),
         delayed: Arc::default(),
     };
-    let layers = stack::client(ClientAdapter).with_retry(|retry| retry.assume_dedupe());
+    let layers = stack::client(ClientAdapter).with_retry(RetryLayer::assume_dedupe);
     let client = Client::with_stack(transport.clone(), layers);
     let ticket = Ticket::never_sent(key("order-1"));
     let failed = client.resume(ticket, &PAY, &Payment { cents: 5 }).await;
