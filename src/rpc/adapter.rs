@@ -98,11 +98,12 @@ fn classify_reply(reply: &Reply) -> Verdict {
             hint(Pushback::Silent),
             Cost::Attempt,
         ),
-        // The key belongs to another request, so no attempt of this one was ever executed.
-        Status::Mismatch => Verdict::Refuse(Executed::Never),
         // Every attempt would meet the same answer, which is too large.
         Status::AnswerTooLarge => Verdict::Refuse(Executed::Unknown),
-        Status::Stale
+        // Not "never", also where the key belongs to another request: that may be in progress and
+        // end without an effect, and an earlier attempt of this one arrive when the key is free.
+        Status::Mismatch
+        | Status::Stale
         | Status::Misdirected
         | Status::KeyMissing
         | Status::KeyMalformed

@@ -180,11 +180,9 @@ impl GroupCore {
                 resolution,
                 by,
             } => Reply::Settle(self.resolve(overlay, (&key, token), resolution, by, &at)),
-            Operation::List(request) => {
-                Reply::Page(inspecting::list(&self.open, overlay, &request, &at))
-            }
+            Operation::List(request) => Reply::Page(inspecting::list(self, overlay, &request, &at)),
             Operation::Show { key, answer } => {
-                Reply::View(inspecting::show(overlay, key.digest(), answer, &at))
+                Reply::View(inspecting::show(self, overlay, key.digest(), answer, &at))
             }
             Operation::Session { scope, request } => {
                 Reply::Session(Ok(self.session(overlay, &scope, request, now)))

@@ -123,6 +123,7 @@ macro_rules! conformance {
             forgetting: a_call_first_sent_too_far_ahead_is_refused
             forgetting: a_call_first_sent_at_the_time_the_store_tells_is_never_refused
             inspecting: what_is_open_is_listed_and_what_is_settled_is_not
+            inspecting: what_a_transaction_holds_is_in_progress_for_operators
             inspecting: a_list_in_small_pages_shows_every_doubt_once_while_calls_come_and_go
             inspecting: a_list_leaves_out_other_states_scopes_and_ages
             inspecting: an_answer_is_shown_only_to_who_asks_for_it

@@ -32,6 +32,9 @@ pub(super) enum Step {
     Land(Landing),
     /// The call runs again, if the doubt is still the same.
     Rerun(InDoubt),
+    /// It was applied, and somebody else has ended the doubt: the store knows more now. Where that
+    /// frees the key, one of the two is wrong, and nothing runs.
+    Superseded(InDoubt),
 }
 
 /// What asking came to.
@@ -129,7 +132,7 @@ async fn applied<A: Adapter>(
     match timeout(shared.reconciler.timeout, completed).await {
         // What everybody gets is read from the record.
         Ok(Ok(())) => ("applied", Step::AskAgain),
-        Ok(Err(SettleError::Fenced)) => ("superseded", Step::AskAgain),
+        Ok(Err(SettleError::Fenced)) => ("superseded", Step::Superseded(in_doubt)),
         Ok(Err(error)) => {
             tracing::warn!(target: "onlyonce", token = %in_doubt.token, %error, "what was reconciled is not recorded");
             ("unrecorded", stays(in_doubt))

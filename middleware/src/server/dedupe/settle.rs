@@ -73,6 +73,29 @@ pub(super) async fn give_back<A: Adapter>(shared: &Shared<A>, grant: Grant) -> L
     }
 }
 
+/// Spends the claim of a call that the outside world knows to be applied, and whose doubt somebody
+/// has ended as if it was not (an operator who had looked before). Who of them is right cannot be
+/// known here, so it is in doubt again.
+pub(super) async fn doubt_again<A>(
+    shared: &Shared<A>,
+    (claim, held_until): (Claim, Instant),
+    in_doubt: InDoubt,
+) -> Landing {
+    let again = InDoubt {
+        token: claim.token(),
+        since: shared.store.now(),
+        ..in_doubt
+    };
+    let settle_by = settle_by(held_until, shared.options.lease);
+    let doubted = shared
+        .store
+        .doubt(claim, again.reason, again.answer.clone());
+    match within(settle_by, doubted).await {
+        Ok(()) => land_in_doubt(again),
+        Err(error) => not_given_back(error),
+    }
+}
+
 /// At the end of the lease, or a little later where that is near: until then the record waits for
 /// its owner, and the store takes an answer also afterwards.
 pub(super) fn settle_by(held_until: Instant, lease: Duration) -> Instant {
