@@ -14,8 +14,8 @@ use onlyonce::rpc::{
     Request, Router, Routes, Server, ServerAdapter, Serving, Stamp, Status,
 };
 use onlyonce::storage::{
-    Clock as _, IdempotencyKey, Inspect, KeyState, ManualClock, MemoryOptions, MemoryStore, Operator,
-    Resolution, RetentionOptions, Scope, ScopedKey, Store, SystemClock,
+    Clock as _, IdempotencyKey, Inspect, KeyState, ManualClock, MemoryOptions, MemoryStore,
+    Operator, Resolution, RetentionOptions, Scope, ScopedKey, Store, SystemClock,
 };
 use tokio::net::TcpListener;
 use tower::{Layer, ServiceExt as _, service_fn};
@@ -61,8 +61,8 @@ async fn serve(store: Arc<dyn Store>, routes: Routes) -> Serving {
 }
 
 fn client(serving: &Serving) -> Client {
-    let once = stack::client(ClientAdapter)
-        .with_retry(|retry| retry.with_attempts_max(NonZeroU32::MIN));
+    let once =
+        stack::client(ClientAdapter).with_retry(|retry| retry.with_attempts_max(NonZeroU32::MIN));
     let address = serving.local_addr().to_string();
     Client::with_stack(Channel::new(address, ChannelOptions::default()), once)
 }
@@ -140,18 +140,23 @@ async fn a_replayed_error_keeps_its_retry_advice() {
     let address = serving.local_addr().to_string();
     let channel = Channel::new(address, ChannelOptions::default());
     let ask = async || {
-        let mut arguments = Vec::new();
-        arguments.push(u8::try_from(DECLINED).unwrap());
+        let arguments = vec![u8::try_from(DECLINED).unwrap()];
         let call = Arc::new(Call::new(Ticket::never_sent(key("declined"))));
         let request = Request::new(PAY.name(), arguments).stamp(Stamp::new(call, NonZeroU32::MIN));
         channel.clone().oneshot(request).await.unwrap()
     };
     let first = ask().await;
-    assert_eq!((first.status, first.retry_after), (Status::Executed, Some(ADVICE)));
+    assert_eq!(
+        (first.status, first.retry_after),
+        (Status::Executed, Some(ADVICE))
+    );
     for _ in 0..2 {
         let again = ask().await;
         assert_eq!(again.status, Status::Replayed);
-        assert_eq!((&again.body, again.retry_after), (&first.body, Some(ADVICE)));
+        assert_eq!(
+            (&again.body, again.retry_after),
+            (&first.body, Some(ADVICE))
+        );
     }
     // It is an answer like any other to who asks what is known.
     let known = client(&serving).peek(key("declined"), &PAY).await.unwrap();
@@ -181,8 +186,13 @@ async fn a_duplicate_that_comes_after_the_horizon_is_stale_and_pays_nothing() {
     for _ in 0..2 {
         let late = client.resume(sent.clone(), &PAY, &7).await;
         assert!(
-            matches!(&late, Err(CallFailure::Refused { status: Status::Stale, .. })
-                | Err(CallFailure::OutcomeUnknown(_))),
+            matches!(
+                &late,
+                Err(CallFailure::Refused {
+                    status: Status::Stale,
+                    ..
+                }) | Err(CallFailure::OutcomeUnknown(_))
+            ),
             "{late:?}"
         );
         let known = client.peek(sent.clone(), &PAY).await.unwrap();

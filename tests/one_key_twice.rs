@@ -67,8 +67,8 @@ fn key() -> IdempotencyKey {
 }
 
 fn client(serving: &Serving) -> Client {
-    let once = stack::client(ClientAdapter)
-        .with_retry(|retry| retry.with_attempts_max(NonZeroU32::MIN));
+    let once =
+        stack::client(ClientAdapter).with_retry(|retry| retry.with_attempts_max(NonZeroU32::MIN));
     let address = serving.local_addr().to_string();
     Client::with_stack(Channel::new(address, ChannelOptions::default()), once)
 }

@@ -12,8 +12,8 @@ use onlyonce_storage::sled::{SledOptions, SledStore};
 use onlyonce_storage::transaction::{RowRange, Table, TransactionalStore as _};
 use onlyonce_storage::{
     Answer, AnswerFormat, Claim, ClaimOutcome, ClaimRequest, Fingerprint, FingerprintAlgorithm,
-    Fingerprints, IdempotencyKey, KeyState, ManualClock, Question, Scope, ScopedKey, SessionRequest,
-    SessionState, Store as _, Timestamp,
+    Fingerprints, IdempotencyKey, KeyState, ManualClock, Question, Scope, ScopedKey,
+    SessionRequest, SessionState, Store as _, Timestamp,
 };
 
 const ACCOUNTS: Table = Table::new("accounts");

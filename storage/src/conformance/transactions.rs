@@ -327,8 +327,13 @@ pub async fn a_run_that_drops_a_read_commits_nothing(harness: impl Harness) {
     // A store may have answered before it is asked a second time.
     for _ in 0..READS_TRIED_MAX {
         let part = async {
-            transaction.put(&ACCOUNTS, b"alice", b"90").expect("it fits");
-            transaction.get(&ACCOUNTS, b"bob").await.expect("it is read");
+            transaction
+                .put(&ACCOUNTS, b"alice", b"90")
+                .expect("it fits");
+            transaction
+                .get(&ACCOUNTS, b"bob")
+                .await
+                .expect("it is read");
             transaction.put(&ACCOUNTS, b"bob", b"110").expect("it fits");
         };
         dropped = poll_once(part).is_pending();
@@ -348,7 +353,10 @@ pub async fn a_run_that_drops_a_read_commits_nothing(harness: impl Harness) {
     // The claim holds: the handler may run again.
     let again = transactional(&*store).start(&claim);
     assert_eq!(got(&again, "bob").await.as_deref(), Some("100"));
-    store.renew(&mut claim, LEASE).await.expect("it still holds");
+    store
+        .renew(&mut claim, LEASE)
+        .await
+        .expect("it still holds");
     commit(&*store, claim, &again, "nothing done")
         .await
         .expect("it has read all that it wanted");
