@@ -17,6 +17,7 @@
 pub mod answers;
 pub mod claims;
 pub mod doubt;
+pub mod dropped;
 pub mod fencing;
 pub mod forgetting;
 pub mod inspecting;
@@ -187,7 +188,7 @@ macro_rules! conformance_transactions {
             transactions: a_run_sees_its_own_writes_and_nobody_else_does
             transactions: an_answer_whose_writes_were_discarded_has_no_effect
             transactions: a_run_that_has_failed_once_never_ends_well
-            transactions: a_run_that_drops_a_read_commits_nothing
+            dropped: a_run_that_drops_a_read_commits_nothing
             transactions: a_row_that_is_read_twice_and_differs_is_a_conflict_at_once
             transactions: a_too_large_answer_commits_nothing
             transactions: many_transactions_on_the_same_rows_add_up

@@ -13,7 +13,7 @@ use crate::transaction::{
 };
 use crate::{Claim, ClaimOutcome, Inspect, KeyState, ScopedKey, SettleError, StoreError};
 
-const ACCOUNTS: Table = Table::new("accounts");
+pub(super) const ACCOUNTS: Table = Table::new("accounts");
 const JOURNAL: Table = Table::new("journal");
 
 /// B1: both, also after a crash.
@@ -316,53 +316,6 @@ pub async fn a_run_sees_its_own_writes_and_nobody_else_does(harness: impl Harnes
     assert_eq!(names, ["b", "bb", "c", "d"]);
 }
 
-/// B19: a part of a handler that is dropped while it reads, as a `select!` does, has done half of what
-/// it was to do; that the handler says that all is well does not commit it.
-pub async fn a_run_that_drops_a_read_commits_nothing(harness: impl Harness) {
-    let store = harness.store();
-    put(&*store, "bob", "100").await;
-    let key = key("order-1");
-    let (mut claim, mut transaction) = begin(&*store, &key).await;
-    let mut dropped = false;
-    // A store may have answered before it is asked a second time.
-    for _ in 0..READS_TRIED_MAX {
-        let part = async {
-            transaction
-                .put(&ACCOUNTS, b"alice", b"90")
-                .expect("it fits");
-            transaction
-                .get(&ACCOUNTS, b"bob")
-                .await
-                .expect("it is read");
-            transaction.put(&ACCOUNTS, b"bob", b"110").expect("it fits");
-        };
-        dropped = poll_once(part).is_pending();
-        if dropped {
-            break;
-        }
-        transaction = transactional(&*store).start(&claim);
-    }
-    if !dropped {
-        // It answers reads at once: there is no point at which one can be dropped.
-        return;
-    }
-    let put = transaction.put(&ACCOUNTS, b"carol", b"1");
-    assert_eq!(put, Err(TransactionError::ReadDropped));
-    assert_eq!(transaction.end().err(), Some(TransactionError::ReadDropped));
-    assert_eq!(value(&*store, "alice").await, None);
-    // The claim holds: the handler may run again.
-    let again = transactional(&*store).start(&claim);
-    assert_eq!(got(&again, "bob").await.as_deref(), Some("100"));
-    store
-        .renew(&mut claim, LEASE)
-        .await
-        .expect("it still holds");
-    commit(&*store, claim, &again, "nothing done")
-        .await
-        .expect("it has read all that it wanted");
-    assert_eq!(value(&*store, "alice").await, None);
-}
-
 /// A definitive refusal is an answer without an effect; what it was decided by still counts.
 pub async fn an_answer_whose_writes_were_discarded_has_no_effect(harness: impl Harness) {
     let store = harness.store();
@@ -540,11 +493,11 @@ async fn add_one(store: &dyn Inspect, name: &str, which: usize) {
     }
 }
 
-fn transactional(store: &dyn Inspect) -> &dyn TransactionalStore {
+pub(super) fn transactional(store: &dyn Inspect) -> &dyn TransactionalStore {
     store.transactions().expect("the store keeps tables")
 }
 
-async fn begin(store: &dyn Inspect, key: &ScopedKey) -> (Claim, Transaction) {
+pub(super) async fn begin(store: &dyn Inspect, key: &ScopedKey) -> (Claim, Transaction) {
     let tables = transactional(store);
     let outcome = tables.begin(request(key)).await;
     let claim = given(outcome.expect("the store answers"));
@@ -552,7 +505,7 @@ async fn begin(store: &dyn Inspect, key: &ScopedKey) -> (Claim, Transaction) {
     (claim, transaction)
 }
 
-async fn commit(
+pub(super) async fn commit(
     store: &dyn Inspect,
     claim: Claim,
     transaction: &Transaction,
@@ -583,7 +536,7 @@ async fn commit_as(
 }
 
 /// Writes a row under a key of its own.
-async fn put(store: &dyn Inspect, name: &str, text: &str) {
+pub(super) async fn put(store: &dyn Inspect, name: &str, text: &str) {
     let own = ScopedKey::new(crate::Scope::global(), crate::IdempotencyKey::unique());
     commit_as(store, &own, "put", async |transaction| {
         let put = transaction.put(&ACCOUNTS, name.as_bytes(), text.as_bytes());
@@ -601,12 +554,12 @@ async fn remove(store: &dyn Inspect, name: &str) {
     .await;
 }
 
-async fn got(transaction: &Transaction, name: &str) -> Option<String> {
+pub(super) async fn got(transaction: &Transaction, name: &str) -> Option<String> {
     let found = transaction.get(&ACCOUNTS, name.as_bytes()).await;
     found.expect("it is read").map(|value| text(&value))
 }
 
-async fn value(store: &dyn Inspect, name: &str) -> Option<String> {
+pub(super) async fn value(store: &dyn Inspect, name: &str) -> Option<String> {
     let range = RowRange::of_key(&ACCOUNTS, name.as_bytes());
     let found = transactional(store).read(range).await;
     let found = found.expect("it is read").pop();
@@ -644,10 +597,3 @@ async fn becomes_absent(store: &dyn Inspect, key: &ScopedKey) {
     }
     panic!("the key is never free");
 }
-
-fn poll_once(future: impl Future<Output = ()>) -> std::task::Poll<()> {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    std::pin::pin!(future).poll(&mut context)
-}
-
-const READS_TRIED_MAX: usize = 100;

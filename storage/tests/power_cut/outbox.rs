@@ -176,7 +176,7 @@ impl Ledger {
                 _ => panic!("the child said {line:?}"),
             };
             ledger.calls.insert(name.to_owned(), step);
-            let mut parts = name.rsplit('-').map(|part| part.parse::<u64>());
+            let mut parts = name.rsplit('-').map(str::parse::<u64>);
             let number = parts.next().unwrap().unwrap();
             let task = parts.next().unwrap().unwrap();
             ledger.next.insert(task, number + 1);
