@@ -45,6 +45,8 @@ pub async fn execute(
                 invalid("a token is two numbers with a point between, as `show` says it")
             })?;
             let by = Operator::parse(&by).map_err(|error| invalid(&error.to_string()))?;
+            let applied = matches!(outcome, Outcome::Applied { .. });
+            let operator = by.as_str().to_owned();
             let resolution = match outcome {
                 Outcome::Applied { format, answer } => {
                     Resolution::Applied(Answer::new(AnswerFormat::new(format), answer))
@@ -53,6 +55,11 @@ pub async fn execute(
             };
             let key = key.scoped()?;
             let resolved = store.resolve(key.clone(), token, resolution, by).await;
+            if resolved.is_ok() {
+                // Of what was not applied nothing else keeps the name.
+                let key = key.digest();
+                tracing::info!(target: "onlyonce", operator, applied, %token, ?key, "an operator has resolved a call in doubt");
+            }
             // As it is now: somebody else may have moved on already.
             match resolved {
                 Ok(()) => show_now(store, key).await.map(AdminReply::Key),

@@ -305,8 +305,11 @@ impl Disk for SledDisk {
             // OK to ignore because everything is in the log; the next opening carries it over.
             let _ = this.carry_over();
         }
+        // By name: what is not dropped before the wait keeps the database open for all of it.
         let Self {
             rows,
+            tables,
+            next,
             checkpoints,
             db_file,
             lock,
@@ -315,7 +318,7 @@ impl Disk for SledDisk {
         // OK to ignore for the same reason.
         let _ = checkpoints.stop();
         crate::kill_point!("disk: checkpoints ended, database not closed");
-        drop((rows, syncer));
+        drop((rows, tables, next, syncer));
         crate::kill_point!("disk: database closed, lock held");
         wait_until_free(&db_file);
         drop(lock);
