@@ -88,7 +88,7 @@ impl Draw {
 async fn whatever_meets_on_a_key_it_has_one_effect_and_one_answer() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let seed = number("ONLYONCE_TOGETHER_SEED");
-    let runs = number("ONLYONCE_TOGETHER_RUNS").unwrap_or(4);
+    let runs = number("ONLYONCE_TOGETHER_RUNS").unwrap_or(30);
     let seeds = seed.map_or(1..=runs, |seed| seed..=seed);
     for seed in seeds {
         println!("seed {seed}");
