@@ -17,7 +17,7 @@ use onlyonce::storage::{IdempotencyKey, MemoryStore, Store};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tower::{Layer, ServiceExt as _};
 
 const PAY: Method<u64, u64, String> = Method::new("pay");
@@ -59,7 +59,10 @@ fn attempt(serving: &Serving, number: u32) -> JoinHandle<Result<Reply, Transport
     let call = Arc::new(Call::new(Ticket::never_sent(key())));
     let stamp = Stamp::new(call, NonZeroU32::new(number).unwrap());
     let request = Request::new(PAY.name(), vec![7]).stamp(stamp);
-    tokio::spawn(channel.oneshot(request))
+    tokio::spawn(async move {
+        let reply = timeout(Duration::from_secs(20), channel.oneshot(request)).await;
+        reply.expect("an attempt is answered in time")
+    })
 }
 
 fn key() -> IdempotencyKey {
