@@ -52,7 +52,9 @@ pub async fn execute(
                 Outcome::NotApplied => Resolution::NotApplied,
             };
             let key = key.scoped()?;
+            onlyonce_storage::kill_point!("admin: resolution read, nothing done");
             let resolved = store.resolve(key.clone(), token, resolution, by).await;
+            onlyonce_storage::kill_point!("admin: resolved, nobody told");
             // As it is now: somebody else may have moved on already.
             match resolved {
                 Ok(()) => show_now(store, key).await.map(AdminReply::Key),
@@ -63,7 +65,9 @@ pub async fn execute(
         }
         AdminRequest::Seal { key } => {
             let key = key.scoped()?;
+            onlyonce_storage::kill_point!("admin: seal read, nothing done");
             store.seal(key.clone()).await.map_err(failed)?;
+            onlyonce_storage::kill_point!("admin: sealed, nobody told");
             show_now(store, key).await.map(AdminReply::Key)
         }
         AdminRequest::Sweep { confirm_clock } => {

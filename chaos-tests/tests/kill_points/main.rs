@@ -9,6 +9,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 #[cfg(test)]
+mod alone;
+#[cfg(test)]
 mod booked;
 #[cfg(test)]
 mod child;

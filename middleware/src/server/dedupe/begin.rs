@@ -142,6 +142,7 @@ where
                     Step::AskAgain => {}
                     Step::Land(landing) => return Begun::Landed(landing),
                     Step::Rerun(in_doubt) => {
+                        onlyonce_storage::kill_point!("doubt: to run again, not claimed");
                         request.rerun_of = Some(in_doubt.token);
                         rerun_of = Some(in_doubt);
                     }
