@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use onlyonce::admin::AdminSocket;
 use onlyonce::middleware::stack;
-use onlyonce::rpc::{Caller, Doubt, Failure, Reconciled, Router, Routes, Server, ServerAdapter};
 use onlyonce::rpc::Serving;
+use onlyonce::rpc::{Caller, Doubt, Failure, Reconciled, Router, Routes, Server, ServerAdapter};
 use onlyonce::storage::{Inspect, SledStore};
 use tokio::net::TcpListener;
 use tower::Layer;

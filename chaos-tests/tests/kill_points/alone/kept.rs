@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use onlyonce_chaos::Proxy;
 use onlyonce::rpc::Client;
 use onlyonce::storage::SledStore;
+use onlyonce_chaos::Proxy;
 use onlyonce_chaos::ledger::{self, Ending, Verdict};
 use onlyonce_storage::points::KILL_AT;
 use tempfile::TempDir;
@@ -165,7 +165,9 @@ impl Left {
         match crowd {
             Some(crowd) => crowd.go_on(shop.address(), path, &store).await,
             None => {
-                let told = Script::Pay.play(&scripts::client(shop.address()), path).await;
+                let told = Script::Pay
+                    .play(&scripts::client(shop.address()), path)
+                    .await;
                 assert!(matches!(told[..], [Ending::Answered(_)]), "{kill_at}");
             }
         }

@@ -38,10 +38,12 @@ fn every_point_has_its_row_in_the_manual_and_every_row_its_point() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_becomes_of_a_call_is_what_the_manual_says_at_every_point() {
     let prepared = Arc::new(Prepared::new().await);
-    let points: Vec<_> = points().filter(|name| !sources::is_the_outbox_s(name)).collect();
+    let points: Vec<_> = points()
+        .filter(|name| !sources::is_the_outbox_s(name))
+        .collect();
     let (cases, left) = tokio::join!(cases(&points, &prepared), Left::new(&prepared));
     let only = std::env::var("ONLYONCE_KILL_POINT");
-    let chosen = |name: &str| only.as_ref().is_ok_and(|only| only != name);
+    let skipped = |name: &str| only.as_ref().is_ok_and(|only| only != name);
 
     let rows = table::rows();
     let mut said = BTreeMap::new();
@@ -51,7 +53,7 @@ async fn what_becomes_of_a_call_is_what_the_manual_says_at_every_point() {
             said.insert((name.clone(), cell), words.unwrap_or_default());
         }
     }
-    let runs = cases.iter().filter(|case| !chosen(&case.name)).cloned();
+    let runs = cases.iter().filter(|case| !skipped(&case.name)).cloned();
     let runs = runs.map(|case| {
         let prepared = Arc::clone(&prepared);
         tokio::spawn(async move {
@@ -74,7 +76,7 @@ async fn what_becomes_of_a_call_is_what_the_manual_says_at_every_point() {
     let left = Arc::new(left);
     let served: BTreeSet<_> = cases.iter().map(|case| case.name.clone()).collect();
     let mut kept = Vec::new();
-    for ((name, _), words) in said.into_iter().filter(|((name, _), _)| !chosen(name)) {
+    for ((name, _), words) in said.into_iter().filter(|((name, _), _)| !skipped(name)) {
         let no_call = !served.contains(&name);
         let word = if no_call { KEPT } else { NONE };
         if words != [word] {
@@ -85,7 +87,12 @@ async fn what_becomes_of_a_call_is_what_the_manual_says_at_every_point() {
         }
     }
     kept.dedup();
-    let count = (seen.iter().map(|(case, _)| case.passings.len()).sum::<usize>(), kept.len());
+    let count = (
+        seen.iter()
+            .map(|(case, _)| case.passings.len())
+            .sum::<usize>(),
+        kept.len(),
+    );
     let runs = kept.into_iter().flat_map(|name| {
         let when = lives.when(&name);
         assert!(!when.is_empty(), "no life passes {name:?}");
@@ -96,7 +103,10 @@ async fn what_becomes_of_a_call_is_what_the_manual_says_at_every_point() {
         tokio::spawn(async move { left.is_kept(&name, when, &lives).await })
     });
     at_once(runs).collect::<Vec<_>>().await;
-    println!("{} kills at a call, {} points at which none is", count.0, count.1);
+    println!(
+        "{} kills at a call, {} points at which none is",
+        count.0, count.1
+    );
     assert!(differ.is_empty(), "\n{differ}");
 }
 
@@ -121,10 +131,15 @@ async fn cases(points: &[String], prepared: &Prepared) -> BTreeSet<Case> {
                 if !script.is_about(name) {
                     continue;
                 }
-                let count = |passed: &crate::process::Passed| passed.get(name).copied().unwrap_or(0);
+                let count =
+                    |passed: &crate::process::Passed| passed.get(name).copied().unwrap_or(0);
                 let (opened, served) = (count(&opened), count(&served));
                 if served > opened {
-                    let last = if script.is_plain() { served } else { opened + 1 };
+                    let last = if script.is_plain() {
+                        served
+                    } else {
+                        opened + 1
+                    };
                     cases.entry((name.clone(), cell)).or_insert(Case {
                         name: name.clone(),
                         cell,
@@ -175,7 +190,9 @@ impl Case {
             let mut outcomes = measure(self.script, &kill_at, prepared).await;
             if self.script == Script::Books {
                 // The other one has won, whether or not that is durable yet.
-                let winner = outcomes.iter().position(|found| *found == Outcome::Answered);
+                let winner = outcomes
+                    .iter()
+                    .position(|found| *found == Outcome::Answered);
                 outcomes.remove(winner.unwrap_or(0));
             }
             if self.script == Script::CrowdAndBook {
@@ -199,12 +216,16 @@ pub const KEPT: &str = "kept";
 const NONE: &str = "-";
 
 /// A run waits for disks and for processes to start more than it computes.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 10;
 
 #[test]
 fn words_are_held_against_what_was_found_in_order() {
     let (runs, answered) = (Outcome::Runs, Outcome::Answered);
-    let words = |text: &[&str]| text.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let words = |text: &[&str]| {
+        text.iter()
+            .map(|word| (*word).to_owned())
+            .collect::<Vec<_>>()
+    };
     assert!(are_meant(&[runs, answered], &words(&["runs", "answered"])));
     assert!(are_meant(&[answered, runs], &words(&["runs or answered"])));
     assert!(!are_meant(&[runs], &words(&["runs", "answered"])));

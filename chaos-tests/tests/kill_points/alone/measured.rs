@@ -2,6 +2,7 @@
 //! the call is looked at before its caller comes back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use onlyonce_chaos::Proxy;
 use onlyonce_chaos::ledger::Ending;
@@ -26,6 +27,8 @@ pub async fn passed(script: Script, prepared: &Prepared) -> Served {
     let mut server = start(folder.path(), "");
     let client = client(server.address().await.unwrap());
     script.play(&client, folder.path()).await;
+    // What comes behind the answer is passed as well.
+    tokio::time::sleep(SETTLES).await;
     assert_eq!(server.stop().await, End::Stopped);
     Served {
         opened: server.opened,
@@ -101,5 +104,6 @@ pub fn start(folder: &std::path::Path, kill_at: &str) -> Process {
     Process::spawn(TEST, &told)
 }
 
-pub const TEST: &str =
-    "alone::child::serves_alone_until_it_is_killed_when_it_is_the_child";
+const SETTLES: Duration = Duration::from_millis(250);
+
+pub const TEST: &str = "alone::child::serves_alone_until_it_is_killed_when_it_is_the_child";

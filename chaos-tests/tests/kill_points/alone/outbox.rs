@@ -75,9 +75,8 @@ async fn open(folder: &Path) -> Arc<SledOutbox> {
 async fn what_an_outbox_keeps_is_what_the_manual_says_at_every_point() {
     let rows = table::rows();
     let points = sources::mentions().into_iter().map(|(name, _)| name);
-    let points = points.filter(|name| {
-        sources::is_the_outbox_s(name) && !name.starts_with(sources::OUTBOX_CHILD)
-    });
+    let points = points
+        .filter(|name| sources::is_the_outbox_s(name) && !name.starts_with(sources::OUTBOX_CHILD));
     let points: Vec<_> = points.collect();
     let mut cases = BTreeMap::new();
     for operation in [PAID, DOUBTED] {
@@ -174,7 +173,11 @@ async fn look(folder: &Path, shop: &Shop, operation: u64, kill_at: &str) -> Kept
             state => panic!("{kill_at}: {state:?}"),
         }
     }
-    assert_eq!(executed(), usize::from(found != Kept::NothingThere), "{kill_at}");
+    assert_eq!(
+        executed(),
+        usize::from(found != Kept::NothingThere),
+        "{kill_at}"
+    );
     assert!(shop.renewed.lock().is_empty(), "{kill_at}");
     drop(outbox);
     kept.close().await.unwrap();
@@ -185,7 +188,12 @@ async fn look(folder: &Path, shop: &Shop, operation: u64, kill_at: &str) -> Kept
 async fn left() -> TempDir {
     let shop = server::serve().await;
     let folder = tempfile::tempdir().unwrap();
-    let mut client = start(folder.path(), &shop, PAID, "outbox: noted as sent, not sent#1");
+    let mut client = start(
+        folder.path(),
+        &shop,
+        PAID,
+        "outbox: noted as sent, not sent#1",
+    );
     assert_eq!(client.end().await, End::Killed);
     folder
 }
@@ -210,7 +218,11 @@ async fn is_kept(name: &str, left: &TempDir) {
             Some(OutboxState::Sent(_)) => Kept::SentNotExecuted,
             Some(state) => panic!("{kill_at}: {state:?}"),
         };
-        assert_eq!((found, calls.len()), (expected, usize::from(full)), "{kill_at}");
+        assert_eq!(
+            (found, calls.len()),
+            (expected, usize::from(full)),
+            "{kill_at}"
+        );
         kept.close().await.unwrap();
     }
 }

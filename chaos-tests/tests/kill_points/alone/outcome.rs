@@ -41,11 +41,7 @@ pub trait Found: fmt::Display {
 impl Outcome {
     /// Looks. Panics at what may never be: an effect of which the store knows nothing, two effects,
     /// an answer without its effect, a claim that is still held.
-    pub async fn of(
-        operation: u64,
-        store: &SledStore,
-        folder: &Path,
-    ) -> Self {
+    pub async fn of(operation: u64, store: &SledStore, folder: &Path) -> Self {
         let order = Order { operation };
         let key = key(order);
         let scope = Scope::global().operation(method(order).name()).unwrap();
@@ -59,7 +55,6 @@ impl Outcome {
             (state, effects) => panic!("operation {operation}: {state:?}, {effects} effects"),
         }
     }
-
 }
 
 impl Found for Outcome {}

@@ -22,6 +22,8 @@ pub enum Script {
     Again,
     /// A Transactional call.
     Book,
+    /// A Transactional call, answered, and asked about and made again.
+    BookAgain,
     /// Two of them, of which one runs again.
     Books,
     /// Eight Claimed calls at once.
@@ -68,7 +70,8 @@ impl Script {
         Self::Crowd,
     ];
 
-    pub const TRANSACTIONAL: [Self; 3] = [Self::Book, Self::Books, Self::CrowdAndBook];
+    pub const TRANSACTIONAL: [Self; 4] =
+        [Self::Book, Self::BookAgain, Self::Books, Self::CrowdAndBook];
 
     pub const DOUBTS: [Self; 5] = [
         Self::Doubted(Check::Applied),
@@ -82,7 +85,7 @@ impl Script {
     pub fn operations(self) -> Vec<u64> {
         match self {
             Self::Again | Self::Pay => vec![1],
-            Self::Book => vec![10],
+            Self::Book | Self::BookAgain => vec![10],
             Self::Books => vec![10, 22],
             Self::Crowd => (0..8).map(|call| 12 * call + 1).collect(),
             Self::CrowdAndBook => [vec![10], Self::Crowd.operations()].concat(),
@@ -118,13 +121,14 @@ impl Script {
             ending(order, ended)
         };
         match self {
-            Self::Again => {
-                let first = call(1).await;
-                let order = Order { operation: 1 };
+            Self::Again | Self::BookAgain => {
+                let operation = self.operations()[0];
+                let first = call(operation).await;
+                let order = Order { operation };
                 while client.peek(key(order), &method(order)).await.is_err() {
                     tokio::time::sleep(ASK_AGAIN).await;
                 }
-                assert_eq!(call(1).await, first);
+                assert_eq!(call(operation).await, first);
                 vec![first]
             }
             Self::Doubted(check) => {

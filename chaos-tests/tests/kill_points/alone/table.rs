@@ -22,7 +22,9 @@ fn rows_of(page: &str) -> BTreeMap<String, Row> {
         let ["", name, cells @ .., ""] = &cells[..] else {
             continue;
         };
-        let name = name.strip_prefix('`').and_then(|name| name.strip_suffix('`'));
+        let name = name
+            .strip_prefix('`')
+            .and_then(|name| name.strip_suffix('`'));
         // Names of points have a place before a colon; other tables have other first cells.
         let Some(name) = name.filter(|name| name.contains(": ")) else {
             continue;
