@@ -9,6 +9,7 @@ use onlyonce::middleware::stack;
 use onlyonce::rpc::Serving;
 use onlyonce::rpc::{Caller, Doubt, Failure, Reconciled, Router, Routes, Server, ServerAdapter};
 use onlyonce::storage::{Inspect, SledStore};
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tower::Layer;
 
@@ -89,7 +90,16 @@ impl Shop {
         self.serving.local_addr()
     }
 
-    pub async fn close(self) {
+    /// Closes it beside whatever comes next: a store with tables takes seconds to be free, and
+    /// nobody opens this one again.
+    pub fn leave(self, folder: TempDir) {
+        tokio::spawn(async move {
+            self.close().await;
+            drop(folder);
+        });
+    }
+
+    async fn close(self) {
         self.socket.close().await;
         self.serving.shutdown(PATIENCE).await;
         self.store.close().await.unwrap();

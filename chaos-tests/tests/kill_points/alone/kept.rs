@@ -122,10 +122,8 @@ impl Left {
             assert_eq!(busy.end().await, End::Stopped);
             (busy.server.opened, busy.server.ended)
         };
-        Lives {
-            left: life(folder.path()).await,
-            nothing: life(nothing.path()).await,
-        }
+        let (left, nothing) = tokio::join!(life(folder.path()), life(nothing.path()));
+        Lives { left, nothing }
     }
 
     /// Kills a life at the first passing of `name`, and panics where anything is not as it was left.
@@ -171,7 +169,7 @@ impl Left {
                 assert!(matches!(told[..], [Ending::Answered(_)]), "{kill_at}");
             }
         }
-        shop.close().await;
+        shop.leave(folder);
     }
 }
 

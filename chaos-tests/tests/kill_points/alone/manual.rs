@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt, stream};
 
 use super::kept::Left;
@@ -24,6 +25,9 @@ struct Case {
     passings: Vec<u64>,
 }
 
+/// What the manual says, by point and cell.
+type Said = BTreeMap<(String, usize), Vec<String>>;
+
 #[test]
 fn every_point_has_its_row_in_the_manual_and_every_row_its_point() {
     let points: BTreeSet<_> = points().collect();
@@ -41,9 +45,8 @@ async fn what_becomes_of_a_call_is_what_the_manual_says_at_every_point() {
     let points: Vec<_> = points()
         .filter(|name| !sources::is_the_outbox_s(name))
         .collect();
-    let (cases, left) = tokio::join!(cases(&points, &prepared), Left::new(&prepared));
-    let only = std::env::var("ONLYONCE_KILL_POINT");
-    let skipped = |name: &str| only.as_ref().is_ok_and(|only| only != name);
+    let (mut cases, left) = tokio::join!(cases(&points, &prepared), Left::new(&prepared));
+    let served: BTreeSet<_> = cases.iter().map(|case| case.name.clone()).collect();
 
     let rows = table::rows();
     let mut said = BTreeMap::new();
@@ -53,9 +56,24 @@ async fn what_becomes_of_a_call_is_what_the_manual_says_at_every_point() {
             said.insert((name.clone(), cell), words.unwrap_or_default());
         }
     }
-    let runs = cases.iter().filter(|case| !skipped(&case.name)).cloned();
-    let runs = runs.map(|case| {
-        let prepared = Arc::clone(&prepared);
+    // One point alone, while somebody works at it.
+    if let Ok(only) = std::env::var("ONLYONCE_KILL_POINT") {
+        assert!(points.contains(&only), "there is no point {only:?}");
+        cases.retain(|case| case.name == only);
+        said.retain(|(name, _), _| *name == only);
+    }
+    let mut differ = at_a_call(cases, &mut said, &prepared).await;
+    // What is left in `said` no call was killed at.
+    differ += &at_no_call(&said, &served, left).await;
+    assert!(differ.is_empty(), "\n{differ}");
+}
+
+/// Kills the calls, takes what is said of them out of `said`, and tells what differs.
+async fn at_a_call(cases: BTreeSet<Case>, said: &mut Said, prepared: &Arc<Prepared>) -> String {
+    let kills: usize = cases.iter().map(|case| case.passings.len()).sum();
+    println!("{kills} kills at a call");
+    let runs = cases.into_iter().map(|case| {
+        let prepared = Arc::clone(prepared);
         tokio::spawn(async move {
             let found = case.measure(&prepared).await;
             (case, found)
@@ -63,36 +81,40 @@ async fn what_becomes_of_a_call_is_what_the_manual_says_at_every_point() {
     });
     let seen: Vec<_> = at_once(runs).collect().await;
     let mut differ = String::new();
-    for (case, found) in &seen {
-        let words = said.remove(&(case.name.clone(), case.cell)).unwrap();
-        if !are_meant(found, &words) {
+    for (Case { name, cell, .. }, found) in seen {
+        let words = said.remove(&(name.clone(), cell)).unwrap();
+        if !are_meant(&found, &words) {
             let found: Vec<_> = found.iter().map(ToString::to_string).collect();
-            let name = (&case.name, case.script);
-            writeln!(differ, "{name:?}: found {found:?}, said {words:?}").unwrap();
+            writeln!(
+                differ,
+                "{name:?}, cell {cell}: found {found:?}, said {words:?}"
+            )
+            .unwrap();
         }
     }
+    differ
+}
 
+/// Kills what does not serve the call at a point, and tells where something else is said.
+async fn at_no_call(said: &Said, served: &BTreeSet<String>, left: Left) -> String {
     let lives = Arc::new(left.lives().await);
     let left = Arc::new(left);
-    let served: BTreeSet<_> = cases.iter().map(|case| case.name.clone()).collect();
-    let mut kept = Vec::new();
-    for ((name, _), words) in said.into_iter().filter(|((name, _), _)| !skipped(name)) {
-        let no_call = !served.contains(&name);
-        let word = if no_call { KEPT } else { NONE };
-        if words != [word] {
-            writeln!(differ, "{name:?}: found [{word:?}], said {words:?}").unwrap();
+    let mut differ = String::new();
+    let mut kept = BTreeSet::new();
+    for ((name, cell), words) in said {
+        let word = if served.contains(name) { NONE } else { KEPT };
+        if *words != [word] {
+            writeln!(
+                differ,
+                "{name:?}, cell {cell}: found [{word:?}], said {words:?}"
+            )
+            .unwrap();
         }
-        if no_call {
-            kept.push(name);
+        if word == KEPT {
+            kept.insert(name.clone());
         }
     }
-    kept.dedup();
-    let count = (
-        seen.iter()
-            .map(|(case, _)| case.passings.len())
-            .sum::<usize>(),
-        kept.len(),
-    );
+    println!("{} points at which no call is", kept.len());
     let runs = kept.into_iter().flat_map(|name| {
         let when = lives.when(&name);
         assert!(!when.is_empty(), "no life passes {name:?}");
@@ -103,11 +125,7 @@ async fn what_becomes_of_a_call_is_what_the_manual_says_at_every_point() {
         tokio::spawn(async move { left.is_kept(&name, when, &lives).await })
     });
     at_once(runs).collect::<Vec<_>>().await;
-    println!(
-        "{} kills at a call, {} points at which none is",
-        count.0, count.1
-    );
-    assert!(differ.is_empty(), "\n{differ}");
+    differ
 }
 
 /// Every point of the product and of the handler in the test.
@@ -125,8 +143,9 @@ async fn cases(points: &[String], prepared: &Prepared) -> BTreeSet<Case> {
     ];
     let mut cases = BTreeMap::new();
     for (cell, scripts) in kinds {
-        for script in scripts {
-            let Served { opened, served } = passed(*script, prepared).await;
+        let runs = scripts.iter().map(|script| passed(*script, prepared));
+        for (script, passed) in scripts.iter().zip(join_all(runs).await) {
+            let Served { opened, served } = passed;
             for name in points {
                 if !script.is_about(name) {
                     continue;
@@ -176,7 +195,7 @@ pub fn at_once<T: Send + 'static>(
     // Begun one after the other: an iterator of tasks begins each when it is taken.
     stream::iter(tasks)
         .map(|task| async move { task.await.unwrap() })
-        .buffered(AT_ONCE)
+        .buffer_unordered(AT_ONCE)
 }
 
 // === impl Case ===

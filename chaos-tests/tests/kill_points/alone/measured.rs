@@ -67,7 +67,7 @@ pub async fn measure(script: Script, kill_at: &str, prepared: &Prepared) -> Vec<
     }
     let shop = Shop::open(Arc::clone(&store), folder.path()).await;
     proxy.set_upstream(shop.address());
-    let (told, _client) = match told {
+    let (told, client) = match told {
         Some(told) => told,
         None => playing.await.unwrap(),
     };
@@ -78,7 +78,9 @@ pub async fn measure(script: Script, kill_at: &str, prepared: &Prepared) -> Vec<
             "{what}: operation {operation} was found as {found}, has {effects} effects and ended {told:?}"
         );
     }
-    shop.close().await;
+    // A server that is told to stop waits for its clients.
+    drop(client);
+    shop.leave(folder);
     found
 }
 

@@ -147,6 +147,7 @@ impl Script {
                 while admin::ask(store(folder), &request).await.is_err() {
                     tokio::time::sleep(ASK_AGAIN).await;
                 }
+                // No call was made.
                 vec![Ending::Unknown]
             }
             Self::Slow => {
