@@ -149,6 +149,7 @@ where
                     Step::Superseded(in_doubt) => applied = Some(in_doubt),
                     Step::Land(landing) => return Begun::Landed(landing),
                     Step::Rerun(in_doubt) => {
+                        onlyonce_storage::kill_point!("doubt: to run again, not claimed");
                         request.rerun_of = Some(in_doubt.token);
                         rerun_of = Some(in_doubt);
                     }

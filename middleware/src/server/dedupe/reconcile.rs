@@ -91,7 +91,10 @@ pub(super) async fn consider<A: Adapter>(
     let store = shared.store.id();
     let gone = shared.ended.is_owner_known_gone(store, &in_doubt);
     let doubt = Doubt::new(intent.key.clone(), &in_doubt, gone);
-    let (result, step) = match shared.reconciler.ask(reconciliation, doubt).await {
+    onlyonce_storage::kill_point!("doubt: found, hook not asked");
+    let asked = shared.reconciler.ask(reconciliation, doubt).await;
+    onlyonce_storage::kill_point!("doubt: hook has answered, nothing done");
+    let (result, step) = match asked {
         Asked::Found(Reconciled::Applied(answer)) => {
             applied(shared, intent, in_doubt, answer).await
         }
@@ -129,7 +132,9 @@ async fn applied<A: Adapter>(
 ) -> (&'static str, Step) {
     let claim = Claim::of_doubt(intent.key.clone(), &in_doubt);
     let completed = shared.store.complete(claim, answer);
-    match timeout(shared.reconciler.timeout, completed).await {
+    let completed = timeout(shared.reconciler.timeout, completed).await;
+    onlyonce_storage::kill_point!("doubt: hook's answer recorded, nobody told");
+    match completed {
         // What everybody gets is read from the record.
         Ok(Ok(())) => ("applied", Step::AskAgain),
         Ok(Err(SettleError::Fenced)) => ("superseded", Step::Superseded(in_doubt)),

@@ -63,7 +63,9 @@ pub(super) async fn give_back<A: Adapter>(shared: &Shared<A>, grant: Grant) -> L
     let given_back = match rerun_of {
         None => within(settle_by, shared.store.release(claim)).await,
         Some(InDoubt { reason, answer, .. }) => {
-            within(settle_by, shared.store.doubt(claim, reason, answer)).await
+            let doubted = within(settle_by, shared.store.doubt(claim, reason, answer)).await;
+            onlyonce_storage::kill_point!("doubt: run again for nothing, nobody told");
+            doubted
         }
     };
     onlyonce_storage::kill_point!("dedupe: released, nobody told");
