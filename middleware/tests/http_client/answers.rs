@@ -5,28 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use onlyonce_middleware::client::{
-    Backoff, BackoffOptions, Last, Outcome, RetryBudget, Stopped, Verdict,
-};
-use onlyonce_middleware::http::client::{Classification, JsonRpcErrors, Stack, XmlRpcFaults};
+use onlyonce_middleware::client::{Last, Outcome, Stopped, Verdict};
+use onlyonce_middleware::http::client::{Classification, JsonRpcErrors, XmlRpcFaults};
 use tokio::time::{Instant, timeout};
 
 use crate::h2_peer::H2Peer;
 use crate::peer::{
-    Fault, Peer, answer, clients, over_hyper, over_hyper_h2, over_reqwest, quick, text,
+    Fault, Peer, answer, at_once, clients, over_hyper, over_hyper_h2, over_reqwest, text,
 };
-
-fn at_once(stack: Stack) -> Stack {
-    let backoff = || {
-        Backoff::new(BackoffOptions {
-            base: Duration::from_millis(1),
-            ..BackoffOptions::default()
-        })
-    };
-    quick(stack)
-        .with_budget(RetryBudget::unlimited)
-        .with_retry(move |retry| retry.with_backoff(backoff().unwrap()))
-}
 
 // P24
 #[tokio::test]

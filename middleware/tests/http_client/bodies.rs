@@ -12,7 +12,9 @@ use onlyonce_middleware::client::{Outcome, Stopped};
 use onlyonce_middleware::http::Body;
 
 use crate::h2_peer::{H2Fault, H2Peer};
-use crate::peer::{Fault, Peer, clients, over_hyper_h2, over_reqwest_h2, quick};
+use crate::peer::{
+    Fault, Peer, at_once, clients, over_hyper, over_hyper_h2, over_reqwest, over_reqwest_h2, quick,
+};
 
 /// A body that nobody can clone, with no word of its length, whose data come late.
 fn trickling(pieces: Vec<Vec<u8>>, trailers: Option<HeaderMap>) -> Body {
@@ -56,6 +58,25 @@ async fn a_body_arrives_whole_and_once_though_its_first_attempt_ended_before_it_
             let seen = peer.seen();
             assert_eq!(seen.len(), 2, "{name}: {fault:?}");
             assert_eq!(seen[1].body, body, "{name}: {fault:?}");
+        }
+    }
+}
+
+// P19
+#[tokio::test]
+async fn a_request_that_is_cut_at_any_byte_arrives_whole_the_next_time() {
+    for (name, stack) in [("hyper-util", over_hyper()), ("reqwest", over_reqwest())] {
+        let client = at_once(stack).build();
+        let peer = Peer::deduping(1).await;
+        client.send(peer.post("the body")).await.unwrap();
+        // As long as a request is at least.
+        for cut in 1..200 {
+            // The connection that is kept does not know of the cut; the next one does.
+            peer.misbehave([Fault::CloseUndone, Fault::CloseAfter(cut)]);
+            client.send(peer.post("the body")).await.unwrap();
+            let effects = peer.effects();
+            assert_eq!(effects.len(), cut + 1, "{name}: cut at {cut}");
+            assert_eq!(effects[cut], b"the body", "{name}: cut at {cut}");
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
+use onlyonce_middleware::client::{Backoff, BackoffOptions, RetryBudget};
 use onlyonce_middleware::http::Body;
 use onlyonce_middleware::http::client::{Client, Hyper, Stack, hyper, reqwest, stack};
 use onlyonce_storage::StoreId;
@@ -18,6 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 pub enum Fault {
     /// Closes the connection before it reads the body.
     CloseAtHead,
+    /// Closes the connection after so many bytes of the request.
+    CloseAfter(usize),
     /// Answers so before it reads the body, and closes.
     AnswerAtHead(&'static str),
     /// Reads the request, does nothing, and closes.
@@ -179,6 +182,19 @@ pub fn connector() -> hyper_util::client::legacy::connect::HttpConnector {
     hyper_util::client::legacy::connect::HttpConnector::new()
 }
 
+/// With as many retries as it takes, and hardly a pause between them.
+pub fn at_once(stack: Stack) -> Stack {
+    let backoff = || {
+        Backoff::new(BackoffOptions {
+            base: Duration::from_millis(1),
+            ..BackoffOptions::default()
+        })
+    };
+    quick(stack)
+        .with_budget(RetryBudget::unlimited)
+        .with_retry(move |retry| retry.with_backoff(backoff().unwrap()))
+}
+
 /// Over HTTP/2 from the first byte.
 pub fn over_hyper_h2() -> Stack {
     let mut builder =
@@ -211,7 +227,20 @@ pub fn answer(code: u16, headers: &str, body: &str) -> String {
 
 async fn serve(shared: Arc<Shared>, mut socket: TcpStream) {
     let mut buffer = Vec::new();
-    while let Some(mut seen) = read_head(&mut socket, &mut buffer).await {
+    loop {
+        let next = shared.faults.lock().front().cloned();
+        if let Some(Fault::CloseAfter(bytes)) = next {
+            while buffer.len() < bytes {
+                if read_more(&mut socket, &mut buffer).await.is_none() {
+                    return;
+                }
+            }
+            shared.faults.lock().pop_front();
+            return;
+        }
+        let Some(mut seen) = read_head(&mut socket, &mut buffer).await else {
+            return;
+        };
         let question = seen.method == "OPTIONS";
         let fault = if question {
             Fault::None
