@@ -7,7 +7,7 @@
 pub mod axum;
 mod body;
 pub mod client;
-mod key;
+pub(crate) mod key;
 pub mod names;
 pub mod server;
 mod status;

@@ -33,6 +33,16 @@ pub(super) struct AttemptOptions {
     pub(super) assume_dedupe: bool,
     /// Ask peers with `OPTIONS`.
     pub(super) ask_peers: bool,
+    pub(super) dialect: Dialect,
+}
+
+/// What a protocol on top of HTTP says in words of its own. Both look at the answer's head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dialect {
+    /// Whether an answer may come from whatever stands in between, which knows nothing of stores.
+    pub(crate) from_between: fn(&Response<Body>) -> bool,
+    /// Whether it says that the server has another store than the request names.
+    pub(crate) misdirected: fn(&Response<Body>) -> bool,
 }
 
 /// Makes attempts. Stands around the transport, inside of everything else.
@@ -68,6 +78,25 @@ struct Binding<'a> {
     store: Option<StoreId>,
     undated: Option<&'a SentUndated>,
     sent: bool,
+}
+
+// === impl Dialect ===
+
+impl Dialect {
+    pub(super) const HTTP: Self = Self {
+        from_between: |response| {
+            matches!(
+                response.status(),
+                StatusCode::REQUEST_TIMEOUT
+                    | StatusCode::TOO_EARLY
+                    | StatusCode::TOO_MANY_REQUESTS
+                    | StatusCode::BAD_GATEWAY
+                    | StatusCode::SERVICE_UNAVAILABLE
+                    | StatusCode::GATEWAY_TIMEOUT
+            )
+        },
+        misdirected: |response| response.status() == StatusCode::MISDIRECTED_REQUEST,
+    };
 }
 
 // === impl Attempt ===
@@ -157,16 +186,21 @@ where
         }
 
         // From here on the binding holds also where this future is dropped.
-        let limit = self.options.answer_bytes_max;
+        let AttemptOptions {
+            answer_bytes_max: limit,
+            dialect,
+            ..
+        } = self.options;
         let response = self.respond(request).await;
         match &response {
             Err(error) => binding.sent = error.executed() != Executed::NotThisAttempt,
             Ok(response) => {
+                let from_between = (dialect.from_between)(response);
                 route
                     .iter()
-                    .for_each(|route| peers.note_answer(route, response));
+                    .for_each(|route| peers.note_answer(route, response, from_between));
                 let said = Known::of(response).map(|known| known.store);
-                if response.status() == StatusCode::MISDIRECTED_REQUEST && ticket.store.is_none() {
+                if (dialect.misdirected)(response) && ticket.store.is_none() {
                     // That store is not there any more. The call met none yet.
                     binding.sent = false;
                 } else if ticket.store.is_none() {

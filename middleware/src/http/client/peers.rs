@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use onlyonce_storage::{StoreId, Timestamp};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -91,21 +91,12 @@ impl Peers {
         self.entry(&mut routes, route).word = Some((word, Instant::now()));
     }
 
-    /// Notes what an answer says of its route.
-    pub(super) fn note_answer(&self, route: &Route, response: &Response<Body>) {
+    /// Notes what an answer says of its route. One that says nothing takes an earlier word back, unless
+    /// it may come `from_between`, from something which knows nothing of stores.
+    pub(super) fn note_answer(&self, route: &Route, response: &Response<Body>, from_between: bool) {
         if let Some(known) = Known::of(response) {
             return self.note(route, Word::Dedupes(known));
         }
-        // Such codes come from whatever stands in between, too, which knows nothing of stores.
-        let from_between = matches!(
-            response.status(),
-            StatusCode::REQUEST_TIMEOUT
-                | StatusCode::TOO_EARLY
-                | StatusCode::TOO_MANY_REQUESTS
-                | StatusCode::BAD_GATEWAY
-                | StatusCode::SERVICE_UNAVAILABLE
-                | StatusCode::GATEWAY_TIMEOUT
-        );
         if !from_between && let Some(entry) = self.routes.lock().get_mut(route) {
             entry.word = Some((Word::Nothing, Instant::now()));
         }
@@ -174,6 +165,8 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::*;
 
     fn route(path: &str) -> Route {
@@ -214,17 +207,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_word_is_relied_on_until_it_is_taken_back_or_old() {
         let peers = Peers::new(4);
-        peers.note_answer(&route("/a"), &answer(200, Some(1)));
+        peers.note_answer(&route("/a"), &answer(200, Some(1), false));
         assert_eq!(store(&peers, "/a"), Some(StoreId::from_bytes([1; 16])));
         // A gateway's answer takes nothing back, the server's own does.
-        peers.note_answer(&route("/a"), &answer(502, None));
+        peers.note_answer(&route("/a"), &answer(502, None), true);
         assert!(store(&peers, "/a").is_some());
-        peers.note_answer(&route("/a"), &answer(200, None));
+        peers.note_answer(&route("/a"), &answer(200, None), false);
         assert!(matches!(peers.word(&route("/a")), Some(Word::Nothing)));
         tokio::time::advance(NOT_ASKED_FOR).await;
         assert!(peers.word(&route("/a")).is_none());
 
-        peers.note_answer(&route("/b"), &answer(200, Some(1)));
+        peers.note_answer(&route("/b"), &answer(200, Some(1), false));
         tokio::time::advance(RELIED_ON_FOR).await;
         assert!(peers.word(&route("/b")).is_none());
     }
@@ -232,7 +225,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_route_that_does_not_say_so_is_not_known_by_another_of_its_server() {
         let peers = Peers::new(4);
-        peers.note_answer(&route("/protected"), &answer(200, Some(1)));
+        peers.note_answer(&route("/protected"), &answer(200, Some(1), false));
         assert!(peers.word(&route("/other")).is_none());
     }
 
@@ -240,7 +233,7 @@ mod tests {
     async fn the_table_keeps_the_routes_that_were_used_last() {
         let peers = Peers::new(2);
         for path in ["/a", "/b", "/c"] {
-            peers.note_answer(&route(path), &answer(200, Some(1)));
+            peers.note_answer(&route(path), &answer(200, Some(1)), false);
             tokio::time::advance(Duration::from_millis(1)).await;
             // Stays, since it is used.
             let _ = peers.word(&route("/a"));

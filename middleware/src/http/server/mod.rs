@@ -47,19 +47,19 @@
 //! it takes. Outside of everything that has effects.
 
 mod adapter;
-mod answer;
+pub(crate) mod answer;
 mod canonical;
-mod fidelity;
+pub(crate) mod fidelity;
 mod fingerprint;
-mod handler;
+pub(crate) mod handler;
 mod layer;
 mod outcome;
 mod problem;
-mod rules;
+pub(crate) mod rules;
 mod said;
 mod scope;
-mod service;
-mod words;
+pub(crate) mod service;
+pub(crate) mod words;
 
 pub use self::adapter::answer;
 pub use self::layer::DedupeLayer;
