@@ -7,7 +7,10 @@ use crate::http::{Body, Contents};
 
 /// How a call ended, as gRPC numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "gRPC's own words, and its documents explain them")]
+#[expect(
+    missing_docs,
+    reason = "gRPC's own words, and its documents explain them"
+)]
 pub enum Code {
     Ok,
     Cancelled,

@@ -28,8 +28,12 @@ impl Methods {
     /// meant to name would go unprotected.
     pub(crate) fn name_method(&mut self, path: &str, protection: Protection) {
         let parts: Vec<&str> = path.split('/').collect();
-        let valid = matches!(parts[..], ["", service, method] if is_name(service) && is_name(method));
-        assert!(valid, "a method's path is /package.Service/Method, not {path}");
+        let valid =
+            matches!(parts[..], ["", service, method] if is_name(service) && is_name(method));
+        assert!(
+            valid,
+            "a method's path is /package.Service/Method, not {path}"
+        );
         self.methods.insert(path.into(), protection);
     }
 
@@ -39,14 +43,20 @@ impl Methods {
     ///
     /// When `service` is not of the form `package.Service`.
     pub(crate) fn name_service(&mut self, service: &str) {
-        assert!(is_name(service), "a service's name is package.Service, not {service}");
+        assert!(
+            is_name(service),
+            "a service's name is package.Service, not {service}"
+        );
         let prefix = format!("/{service}/");
         self.services.insert(prefix.into(), Protection::Protected);
     }
 
     pub(crate) fn protects(&self, path: &str) -> bool {
         let service = path.rfind('/').map_or(path, |slash| &path[..=slash]);
-        let named = self.methods.get(path).or_else(|| self.services.get(service));
+        let named = self
+            .methods
+            .get(path)
+            .or_else(|| self.services.get(service));
         named == Some(&Protection::Protected)
     }
 }
@@ -84,7 +94,15 @@ mod tests {
 
     #[test]
     fn what_names_nothing_is_refused_when_it_is_said() {
-        for path in ["", "/", "bank.Bank/Transfer", "/bank.Bank", "/bank.Bank/", "/a/b/c", "/a/b c"] {
+        for path in [
+            "",
+            "/",
+            "bank.Bank/Transfer",
+            "/bank.Bank",
+            "/bank.Bank/",
+            "/a/b/c",
+            "/a/b c",
+        ] {
             let name = || Methods::default().name_method(path, Protection::Protected);
             assert!(std::panic::catch_unwind(name).is_err(), "{path}");
         }

@@ -92,7 +92,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_refused_and_not_ignored() {
-        for text in ["", "S", "1", "123456789m", "-1S", "+1S", "1.5S", "1s", "1\u{fc}"] {
+        for text in [
+            "",
+            "S",
+            "1",
+            "123456789m",
+            "-1S",
+            "+1S",
+            "1.5S",
+            "1s",
+            "1\u{fc}",
+        ] {
             assert_eq!(read(&headers(&[text])), Err(Unreadable), "{text}");
         }
         assert_eq!(read(&headers(&["1S", "1S"])), Err(Unreadable));

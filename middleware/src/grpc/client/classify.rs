@@ -111,7 +111,9 @@ fn asked(lines: &HeaderMap) -> Asked {
     // `parse` would take a sign.
     let digits = text.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     let millis = digits.and_then(|digits| digits.parse().ok());
-    millis.map_or(Asked::Stop, |millis| Asked::After(Duration::from_millis(millis)))
+    millis.map_or(Asked::Stop, |millis| {
+        Asked::After(Duration::from_millis(millis))
+    })
 }
 
 /// What gRPC makes of an answer that is none of its own; `None` of one that could be.
@@ -226,7 +228,10 @@ mod tests {
     }
 
     /// An answer with a message and these trailers.
-    fn answered(headers: &[(&'static str, &str)], trailers: &[(&'static str, &str)]) -> Response<Body> {
+    fn answered(
+        headers: &[(&'static str, &str)],
+        trailers: &[(&'static str, &str)],
+    ) -> Response<Body> {
         let mut response = Response::new(Body::from(Contents {
             bytes: b"\0\0\0\0\0"[..].into(),
             trailers: Some(lines(trailers)),
@@ -257,7 +262,10 @@ mod tests {
                 Verdict::Accept => "answer",
                 Verdict::Refuse(Executed::NotThisAttempt) => "refused",
                 Verdict::Refuse(_) => "unknown",
-                Verdict::Retry(Advice { executed: Executed::Unknown, .. }) => "again",
+                Verdict::Retry(Advice {
+                    executed: Executed::Unknown,
+                    ..
+                }) => "again",
                 Verdict::Retry(_) | Verdict::InDoubt => "something else",
             };
             let expected = match code.number() {
@@ -331,12 +339,17 @@ mod tests {
     fn an_answer_of_another_store_proves_nothing_of_the_first_one() {
         let key = IdempotencyKey::parse("k").unwrap();
         let bound = Ticket::new(key).store(StoreId::from_bytes([1; 16]));
-        let mut response = answered(&[("idempotency-status", "replayed")], &[("grpc-status", "0")]);
+        let mut response = answered(
+            &[("idempotency-status", "replayed")],
+            &[("grpc-status", "0")],
+        );
         let other = ServingStore {
             id: StoreId::from_bytes([2; 16]),
             now: None,
         };
-        response.headers_mut().insert(call::STORE, other.header_value());
+        response
+            .headers_mut()
+            .insert(call::STORE, other.header_value());
         let verdict = classify(&Call::new(bound), &response);
         assert_eq!(verdict, Verdict::Refuse(Executed::Unknown));
     }

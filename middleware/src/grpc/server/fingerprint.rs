@@ -31,7 +31,12 @@ mod tests {
 
     use super::*;
 
-    fn of_request(path: &str, lines: &[(&'static str, &str)], flag: bool, text: &str) -> Fingerprints {
+    fn of_request(
+        path: &str,
+        lines: &[(&'static str, &str)],
+        flag: bool,
+        text: &str,
+    ) -> Fingerprints {
         let mut request = Request::post(path);
         for (name, value) in lines {
             request = request.header(*name, *value);

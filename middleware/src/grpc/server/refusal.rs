@@ -155,7 +155,9 @@ fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {
-        let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        let bits = three
+            .iter()
+            .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
         let bits = bits << (8 * (3 - three.len()));
         for letter in 0..=three.len() {
             let six = bits >> (18 - 6 * letter) & 0x3f;
@@ -201,7 +203,11 @@ mod tests {
         let busy = response(&Refusal::InProgress { retry_after: pause });
         assert_eq!(busy.headers()[names::PUSHBACK_MS], "40");
         assert_eq!(busy.headers()[names::STATUS], "10");
-        for refusal in [Refusal::Mismatch, Refusal::Stale, Refusal::TooLarge { limit: 1 }] {
+        for refusal in [
+            Refusal::Mismatch,
+            Refusal::Stale,
+            Refusal::TooLarge { limit: 1 },
+        ] {
             let refused = response(&refusal);
             assert_eq!(refused.headers()[names::PUSHBACK_MS], "-1", "{refusal:?}");
         }
