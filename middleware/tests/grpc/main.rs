@@ -1,1 +1,12 @@
-//! gRPC.
+//! gRPC over real sockets: tonic's servers and clients, which know nothing of this crate, and what
+//! stands between them.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+mod bank;
+mod kit;
+
+mod outcomes;
+mod refusals;
+mod replays;
+mod methods;

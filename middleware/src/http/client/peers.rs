@@ -207,7 +207,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_word_is_relied_on_until_it_is_taken_back_or_old() {
         let peers = Peers::new(4);
-        peers.note_answer(&route("/a"), &answer(200, Some(1), false));
+        peers.note_answer(&route("/a"), &answer(200, Some(1)), false);
         assert_eq!(store(&peers, "/a"), Some(StoreId::from_bytes([1; 16])));
         // A gateway's answer takes nothing back, the server's own does.
         peers.note_answer(&route("/a"), &answer(502, None), true);
@@ -217,7 +217,7 @@ mod tests {
         tokio::time::advance(NOT_ASKED_FOR).await;
         assert!(peers.word(&route("/a")).is_none());
 
-        peers.note_answer(&route("/b"), &answer(200, Some(1), false));
+        peers.note_answer(&route("/b"), &answer(200, Some(1)), false);
         tokio::time::advance(RELIED_ON_FOR).await;
         assert!(peers.word(&route("/b")).is_none());
     }
@@ -225,7 +225,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_route_that_does_not_say_so_is_not_known_by_another_of_its_server() {
         let peers = Peers::new(4);
-        peers.note_answer(&route("/protected"), &answer(200, Some(1), false));
+        peers.note_answer(&route("/protected"), &answer(200, Some(1)), false);
         assert!(peers.word(&route("/other")).is_none());
     }
 
