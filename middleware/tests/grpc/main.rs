@@ -5,8 +5,11 @@
 
 mod bank;
 mod kit;
+mod peer;
+mod safe;
 
+mod calls;
+mod methods;
 mod outcomes;
 mod refusals;
 mod replays;
-mod methods;

@@ -111,7 +111,11 @@ async fn more_or_less_than_one_message_is_refused_before_the_effect() {
 #[tokio::test]
 async fn what_is_not_grpc_does_not_get_around_the_key() {
     let (server, ledger) = paying(layer()).await;
-    for content_type in ["application/grpc-web", "application/grpc-web+proto", "text/plain"] {
+    for content_type in [
+        "application/grpc-web",
+        "application/grpc-web+proto",
+        "text/plain",
+    ] {
         let mut request = raw(server, "k");
         let value = http::HeaderValue::from_static(content_type);
         request.headers_mut().insert("content-type", value);

@@ -52,7 +52,11 @@ async fn a_code_that_is_declared_to_mean_so_frees_the_key() {
     ] {
         let answer = move || Err(Status::new(code, "later"));
         let (told, effects) = twice(layer().release(released), answer).await;
-        assert_eq!((told, effects), (expected.map(str::to_owned), runs), "{code:?}");
+        assert_eq!(
+            (told, effects),
+            (expected.map(str::to_owned), runs),
+            "{code:?}"
+        );
     }
 }
 
@@ -139,7 +143,10 @@ async fn an_answer_that_is_too_large_is_delivered_once_and_says_so() {
     };
     let (server, ledger) = answering(layer().answer_bytes_max(5_000), large).await;
     let first = send(raw(server, "k")).await;
-    assert_eq!((first.grpc_status(), first.said()), (0, "executed; unrecorded"));
+    assert_eq!(
+        (first.grpc_status(), first.said()),
+        (0, "executed; unrecorded")
+    );
     assert!(first.body.len() > 10_000);
     let again = send(raw(server, "k")).await;
     assert_eq!((again.grpc_status(), again.said()), (2, "in-doubt"));

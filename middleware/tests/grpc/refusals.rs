@@ -69,15 +69,57 @@ async fn each_refusal_has_its_code_its_status_and_its_reason() {
     let other_store = other_store.to_str().unwrap();
     let far = u64::MAX.to_string();
     for (name, value, code, said, expected) in [
-        ("idempotency-key", "two words", 3, "not-executed", "KEY_MALFORMED"),
-        ("idempotency-key", "a, b", 3, "not-executed", "KEY_MALFORMED"),
+        (
+            "idempotency-key",
+            "two words",
+            3,
+            "not-executed",
+            "KEY_MALFORMED",
+        ),
+        (
+            "idempotency-key",
+            "a, b",
+            3,
+            "not-executed",
+            "KEY_MALFORMED",
+        ),
         ("idempotency-attempt", "0", 3, "not-executed", "UNREADABLE"),
-        ("idempotency-first-sent", "soon", 3, "not-executed", "UNREADABLE"),
-        ("idempotency-first-sent", &far[..], 3, "not-executed", "FIRST_SENT_AHEAD"),
+        (
+            "idempotency-first-sent",
+            "soon",
+            3,
+            "not-executed",
+            "UNREADABLE",
+        ),
+        (
+            "idempotency-first-sent",
+            &far[..],
+            3,
+            "not-executed",
+            "FIRST_SENT_AHEAD",
+        ),
         ("idempotency-first-sent", "1", 9, "stale", "STALE"),
-        ("idempotency-session", "1,2", 3, "not-executed", "UNREADABLE"),
-        ("idempotency-session", "7,1,1", 9, "not-executed", "UNKNOWN_SESSION"),
-        ("idempotency-store", other_store, 9, "not-executed", "MISDIRECTED"),
+        (
+            "idempotency-session",
+            "1,2",
+            3,
+            "not-executed",
+            "UNREADABLE",
+        ),
+        (
+            "idempotency-session",
+            "7,1,1",
+            9,
+            "not-executed",
+            "UNKNOWN_SESSION",
+        ),
+        (
+            "idempotency-store",
+            other_store,
+            9,
+            "not-executed",
+            "MISDIRECTED",
+        ),
         ("grpc-timeout", "5", 3, "not-executed", "UNREADABLE"),
         ("grpc-timeout", "0m", 4, "not-executed", "DEADLINE_PASSED"),
     ] {
@@ -90,7 +132,11 @@ async fn each_refusal_has_its_code_its_status_and_its_reason() {
             continue;
         }
         assert_eq!(reason(&refused), expected, "{name}");
-        assert_eq!((refused.grpc_status(), refused.said()), (code, said), "{name}");
+        assert_eq!(
+            (refused.grpc_status(), refused.said()),
+            (code, said),
+            "{name}"
+        );
         let stops = refused.line("grpc-retry-pushback-ms") == Some("-1");
         assert_eq!(stops, code != 4, "{name}");
     }

@@ -153,11 +153,8 @@ async fn of_many_at_once_one_is_executed_and_all_get_its_answer() {
 async fn a_duplicate_that_is_not_to_wait_is_told_when_to_ask_again() {
     let mut options = DedupeOptions::default();
     options.wait = Wait::No;
-    let impatient = onlyonce_middleware::grpc::DedupeLayer::with_options(
-        memory(),
-        Scope::global(),
-        options,
-    );
+    let impatient =
+        onlyonce_middleware::grpc::DedupeLayer::with_options(memory(), Scope::global(), options);
     let ledger = Ledger::default();
     let counted = ledger.clone();
     let handler = move |_| {
@@ -174,7 +171,11 @@ async fn a_duplicate_that_is_not_to_wait_is_told_when_to_ask_again() {
     }
     let busy = send(raw(server, "k")).await;
     assert_eq!((busy.grpc_status(), busy.said()), (10, "in-progress"));
-    let pushback: i64 = busy.line("grpc-retry-pushback-ms").unwrap().parse().unwrap();
+    let pushback: i64 = busy
+        .line("grpc-retry-pushback-ms")
+        .unwrap()
+        .parse()
+        .unwrap();
     assert!(pushback > 0);
     assert_eq!(first.await.unwrap().said(), "executed");
     assert_eq!(ledger.effects(), 1);
@@ -234,7 +235,10 @@ async fn a_transactional_method_applies_its_effect_with_its_answer_or_not_at_all
     let mut bank = client(server).await;
     // Rolled back, and free.
     let later = bank.transfer(keyed("a", 0)).await.unwrap_err();
-    assert_eq!((later.code(), said(later.metadata())), (Code::Unavailable, "not-executed"));
+    assert_eq!(
+        (later.code(), said(later.metadata())),
+        (Code::Unavailable, "not-executed")
+    );
     // Recorded, without its effect.
     for expected in ["executed", "replayed"] {
         let never = bank.transfer(keyed("b", 1)).await.unwrap_err();
@@ -251,9 +255,8 @@ async fn a_transactional_method_applies_its_effect_with_its_answer_or_not_at_all
 
 #[tokio::test]
 async fn an_answer_that_its_caller_may_no_longer_see_is_withheld_and_kept() {
-    let watched = layer().on_replay(|request, _| async move {
-        !request.headers.contains_key("x-revoked")
-    });
+    let watched =
+        layer().on_replay(|request, _| async move { !request.headers.contains_key("x-revoked") });
     let (server, ledger) = paying(watched).await;
     assert_eq!(send(raw(server, "k")).await.said(), "executed");
     let mut revoked = raw(server, "k");
@@ -278,7 +281,9 @@ async fn two_tenants_with_the_same_key_do_not_meet() {
     let mut bank = client(server).await;
     for user in ["anna", "bert"] {
         let mut request = keyed("k", 10);
-        request.metadata_mut().insert("x-user", user.parse().unwrap());
+        request
+            .metadata_mut()
+            .insert("x-user", user.parse().unwrap());
         let paid = bank.transfer(request).await.unwrap();
         assert_eq!(said(paid.metadata()), "executed");
     }
