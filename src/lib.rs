@@ -24,6 +24,11 @@ pub mod fuzzing;
 pub mod rpc;
 
 /// The README's examples are tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "axum"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The manual's examples are tests.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("manual/wrap_axum.md")]
+struct WrapAxum;

@@ -21,6 +21,8 @@ pub(crate) struct Reply {
     pub(crate) headers: Vec<(String, Vec<u8>)>,
     pub(crate) body: Vec<u8>,
     pub(crate) trailers: Vec<(String, Vec<u8>)>,
+    /// How many bytes it had on the wire.
+    pub(crate) length: usize,
 }
 
 /// A POST of text.
@@ -98,6 +100,7 @@ impl Reply {
             headers,
             body: bytes[end..].to_vec(),
             trailers: Vec::new(),
+            length: bytes.len(),
         };
         if reply.header("transfer-encoding") == Some("chunked") {
             (reply.body, reply.trailers) = unchunk(&bytes[end..]);

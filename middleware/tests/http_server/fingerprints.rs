@@ -71,6 +71,25 @@ async fn json_that_says_the_same_replays_with_the_option_and_mismatches_without(
     assert_eq!(ledger.effects(), 1);
 }
 
+// C19
+#[tokio::test]
+async fn records_of_before_the_option_replay_and_after_it_is_taken_back_nothing_is_guessed() {
+    let ledger = Ledger::default();
+    let raw = layer();
+    let canonical = raw.clone().canonical_json();
+    let before = serve(Router::new().route("/pay", counting(&ledger).layer(raw))).await;
+    let after = serve(Router::new().route("/pay", counting(&ledger).layer(canonical))).await;
+    let pay = |key| post("/pay", r#"{"to":"a","cents":10}"#).json().key(key);
+
+    assert_eq!(pay("old").send(before).await.said(), "executed");
+    assert_eq!(pay("old").send(after).await.said(), "replayed");
+    assert_eq!(pay("new").send(after).await.said(), "executed");
+    // The server of before does not know how the record's fingerprint was made.
+    let refused = pay("new").send(before).await;
+    assert_eq!((refused.code, refused.said()), (503, "not-executed"));
+    assert_eq!(ledger.effects(), 2);
+}
+
 // C10, C11
 #[tokio::test]
 async fn a_quoted_key_is_the_bare_one_and_two_keys_are_none() {

@@ -109,6 +109,32 @@ async fn a_body_that_is_announced_as_enormous_is_refused_before_it_comes() {
 }
 
 #[tokio::test]
+async fn a_refused_client_is_heard_out_for_a_little_and_one_that_waits_is_answered_at_once() {
+    let (server, ledger) = paying(layer()).await;
+    let head = "POST /pay HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 4\r\n";
+    for (more, waits, told_before) in [
+        // The answer comes once all was said.
+        ("", 100, false),
+        ("expect: 100-continue\r\n", 100, true),
+        // It never comes: nobody waits for long.
+        ("", 5_000, true),
+    ] {
+        let mut socket = TcpStream::connect(server).await.unwrap();
+        let head = format!("{head}{more}\r\n");
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut code = [0; 12];
+        let read = timeout(Duration::from_millis(waits), socket.read_exact(&mut code));
+        assert_eq!(read.await.is_ok(), told_before, "{more}");
+        if !told_before {
+            socket.write_all(b"body").await.unwrap();
+            socket.read_exact(&mut code).await.unwrap();
+        }
+        assert_eq!(&code, b"HTTP/1.1 400");
+    }
+    assert_eq!(ledger.effects(), 0);
+}
+
+#[tokio::test]
 async fn a_body_that_trickles_has_one_limit_for_all_its_bytes() {
     let (server, ledger) = paying(layer().body_timeout(Duration::from_millis(300))).await;
     let mut socket = TcpStream::connect(server).await.unwrap();

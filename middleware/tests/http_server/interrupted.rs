@@ -11,7 +11,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use onlyonce_middleware::http::DedupeLayer;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -130,4 +130,27 @@ async fn a_request_that_is_cut_at_any_byte_is_not_executed() {
         post("/pay", "the body").key("k").send(server).await.said(),
         "executed"
     );
+}
+
+/// The answer is cut after each of its bytes: the retry gets it whole, and pays nothing more.
+#[tokio::test]
+async fn a_retry_after_an_answer_that_was_cut_at_any_byte_gets_all_of_it() {
+    let (server, ledger) = crate::kit::paying(layer()).await;
+    let mut whole = usize::MAX;
+    let mut calls = 0;
+    while calls < whole {
+        let pay = post("/pay", "body").key(&format!("k{calls}"));
+        let mut socket = TcpStream::connect(server).await.unwrap();
+        socket.write_all(&pay.bytes()).await.unwrap();
+        let mut read = vec![0; calls];
+        socket.read_exact(&mut read).await.unwrap();
+        drop(socket);
+        let retry = pay.send(server).await;
+        assert!(["attached", "executed", "replayed"].contains(&retry.said()));
+        calls += 1;
+        assert_eq!(retry.text(), format!("body #{calls}"));
+        assert_eq!(ledger.effects() as usize, calls);
+        whole = whole.min(retry.length - "idempotent-replayed: true\r\n".len());
+    }
+    assert!(calls > 100, "{calls}");
 }

@@ -1,4 +1,4 @@
-//! Clients that know nothing of this crate: curl, over HTTP/1.1 and HTTP/2.
+//! Clients that know nothing of this crate: curl, over HTTP/1.1 and HTTP/2, and Python.
 
 use std::net::SocketAddr;
 
@@ -105,4 +105,37 @@ async fn curls_own_retries_pay_once() {
     };
     assert!(reply.ends_with("paid"), "{reply}");
     assert_eq!(ledger.effects(), 1);
+}
+
+const PYTHON: &str = r#"
+import http.client, sys
+connection = http.client.HTTPConnection(sys.argv[1], timeout=20)
+for said, code, body in [("executed", 200, b"10"), ("replayed", 200, b"10"), ("mismatch", 422, b"11")]:
+    connection.request("POST", "/pay", body, {"Idempotency-Key": "k"})
+    answer = connection.getresponse()
+    text = answer.read()
+    assert (answer.status, answer.headers["Idempotency-Status"]) == (code, said), answer.headers
+    assert code != 200 or text == b"10 #1", text
+connection.request("POST", "/pay", iter([b"1", b"0"]), {"Idempotency-Key": "chunked"}, encode_chunked=True)
+answer = connection.getresponse()
+assert (answer.status, answer.read()) == (200, b"10 #2")
+"#;
+
+#[tokio::test]
+async fn pythons_http_client_pays_once_over_one_connection() {
+    let (server, ledger) = paying(layer()).await;
+    let mut command = Command::new("python3");
+    command
+        .args(["-c", PYTHON, &server.to_string()])
+        .kill_on_drop(true);
+    let output = match command.output().await {
+        Ok(output) => output,
+        Err(error) => {
+            println!("not run: python3 cannot be started: {error}");
+            return;
+        }
+    };
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert_eq!(ledger.effects(), 2);
 }

@@ -75,6 +75,14 @@ async fn a_key_on_a_batch_is_rejected_and_nothing_is_executed() {
         "unprotected"
     );
     assert_eq!(ledger.effects(), 1);
+    // A client that is told of a store here would retry what nobody dedupes.
+    for request in [
+        request("OPTIONS", "/pay", ""),
+        post("/pay", "[]"),
+        post("/pay", "[]").key("k"),
+    ] {
+        assert_eq!(request.send(server).await.header("idempotency-store"), None);
+    }
 }
 
 #[tokio::test]

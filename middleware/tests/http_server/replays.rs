@@ -19,23 +19,21 @@ use tower_http::compression::CompressionLayer;
 use crate::client::{Reply, post};
 use crate::kit::{Ledger, answering, layer, memory, serve};
 
-/// What a record keeps, and what this layer says.
-fn kept(reply: &Reply) -> (u16, Vec<(String, Vec<u8>)>, &[u8], &[(String, Vec<u8>)]) {
-    let of_one_response = [
-        "date",
-        "connection",
-        "idempotency-status",
-        "idempotency-store",
-    ];
-    let headers = reply.headers.iter().filter(|(name, _)| {
-        !of_one_response.contains(&name.as_str()) && name != "idempotent-replayed"
+/// A reply without what is made anew for each.
+fn kept(reply: &Reply) -> Reply {
+    let mut kept = reply.clone();
+    kept.length = 0;
+    kept.headers.retain(|(name, _)| {
+        ![
+            "connection",
+            "date",
+            "idempotency-status",
+            "idempotency-store",
+            "idempotent-replayed",
+        ]
+        .contains(&name.as_str())
     });
-    (
-        reply.code,
-        headers.cloned().collect(),
-        &reply.body,
-        &reply.trailers,
-    )
+    kept
 }
 
 fn rich() -> Response {

@@ -11,12 +11,10 @@ use crate::http::client::Dialect;
 use crate::http::client::classify::{of_another_store, retry};
 use crate::http::{Body, ServingStore, Status};
 
-/// How the heads of gRPC's answers are read.
+/// What the client stack of HTTP does not know of gRPC's answers.
 pub(super) const DIALECT: Dialect = Dialect {
-    // What stands in between answers in codes of HTTP, or in gRPC's with nothing but trailers.
-    from_between: |response| {
-        response.status() != StatusCode::OK || response.headers().contains_key(names::STATUS)
-    },
+    // Whatever stands in between never says that a call succeeded.
+    from_between: |response| Code::of(response) != Some(Code::Ok),
     misdirected: |response| {
         let headers = response.headers();
         Status::of(headers) == Some(Status::NotExecuted)

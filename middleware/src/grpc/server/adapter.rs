@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body::Body as _;
 use onlyonce_storage::transaction::Transaction;
-use onlyonce_storage::{Answer, AnswerFormat, KeyState, ScopedKey, Store};
-use tokio::time::{Instant, timeout_at};
+use onlyonce_storage::{Answer, AnswerFormat, IdempotencyKey, KeyState, Scope, ScopedKey, Store};
+use tokio::time::Instant;
 
 use super::outcome::{Meaning, applies_nothing, meaning};
 use super::rules::Rules;
@@ -18,9 +18,9 @@ use crate::grpc::{names as grpc, timeout};
 use crate::http::server::answer::Recorded;
 use crate::http::server::fidelity::{CREDENTIALS, kept};
 use crate::http::server::handler::{Failure, Keep, Keeping, Kept};
+use crate::http::server::intake::hear_out;
 use crate::http::server::words::Words;
-use crate::http::{Body, Contents, Read, ServingStore, Status, key, names};
-use crate::server::dedupe::far;
+use crate::http::{Body, Contents, ServingStore, Status, key, names};
 use crate::server::{Adapter, Admission, Execution, Intent, Outcome, Recording, Refusal, Served};
 
 /// Adapts the server layers to gRPC.
@@ -28,6 +28,14 @@ use crate::server::{Adapter, Admission, Execution, Intent, Outcome, Recording, R
 pub(super) struct GrpcAdapter {
     pub(super) store: Arc<dyn Store>,
     pub(super) rules: Arc<Rules>,
+}
+
+/// What the head of a request to a protected method says.
+struct Asked {
+    key: IdempotencyKey,
+    scope: Scope,
+    deadline: Option<Instant>,
+    words: Words,
 }
 
 /// Marks a response that was made from a record; among its extensions.
@@ -87,8 +95,20 @@ impl Adapter for GrpcAdapter {
     type Error = Failure;
 
     async fn admit(&self, request: Request<Body>) -> Admission<Request<Body>> {
-        let examined = self.examine(request).await;
-        examined.unwrap_or_else(Admission::Refused)
+        if !self.rules.methods.protects(request.uri().path()) {
+            return Admission::Unprotected(request);
+        }
+        let (parts, body) = request.into_parts();
+        match self.examine(&parts) {
+            Err(refusal) => {
+                hear_out(&parts.headers, body).await;
+                Admission::Refused(refusal)
+            }
+            Ok(asked) => {
+                let protected = self.protect(parts, body, asked).await;
+                protected.unwrap_or_else(Admission::Refused)
+            }
+        }
     }
 
     fn executing(&self, mut request: Request<Body>, execution: Execution) -> Request<Body> {
@@ -217,26 +237,41 @@ impl GrpcAdapter {
         self.put_store(response)
     }
 
-    async fn examine(&self, request: Request<Body>) -> Result<Admission<Request<Body>>, Refusal> {
-        let rules = &*self.rules;
-        if !rules.methods.protects(request.uri().path()) {
-            return Ok(Admission::Unprotected(request));
-        }
+    /// What the head of a request to a protected method asks for.
+    fn examine(&self, parts: &Parts) -> Result<Asked, Refusal> {
         let now = Instant::now();
-        let (mut parts, body) = request.into_parts();
         if parts.method != Method::POST || !is_grpc(&parts.headers) {
             return Err(unreadable(NOT_GRPC));
         }
         let key = key::read(&parts.headers).map_err(Refusal::KeyMalformed)?;
         let key = key.ok_or(Refusal::KeyMissing)?;
-        let scope = rules.scope_of(&parts).ok_or(Refusal::ScopeMissing)?;
+        let scope = self.rules.scope_of(parts).ok_or(Refusal::ScopeMissing)?;
         let words = Words::read(&parts.headers, now)?;
         let left = timeout::read(&parts.headers).map_err(|error| unreadable(&error.to_string()))?;
-        let deadlines = [left, rules.deadline_max].into_iter().flatten();
+        let deadlines = [left, self.rules.deadline_max].into_iter().flatten();
         let deadlines = deadlines.filter_map(|left| now.checked_add(left));
-        let deadline = deadlines.chain(words.deadline).min();
+        Ok(Asked {
+            key,
+            scope,
+            deadline: deadlines.chain(words.deadline).min(),
+            words,
+        })
+    }
 
-        let contents = self.read(body, deadline).await?;
+    /// Reads the message, and says what the call is.
+    async fn protect(
+        &self,
+        mut parts: Parts,
+        body: Body,
+        asked: Asked,
+    ) -> Result<Admission<Request<Body>>, Refusal> {
+        let Asked {
+            key,
+            scope,
+            deadline,
+            words,
+        } = asked;
+        let contents = self.rules.intake.read(body, deadline).await?;
         let message = Message::only_one_of(&contents.bytes).map_err(unreadable)?;
         let fingerprints = fingerprint::of(&parts, &message);
         let mut intent = Intent::new(ScopedKey::new(scope, key.clone()), fingerprints);
@@ -244,7 +279,7 @@ impl GrpcAdapter {
         intent.first_sent = words.first_sent;
         intent.store = words.store;
         intent.session = words.session;
-        intent.guarantee = rules.guarantee;
+        intent.guarantee = self.rules.guarantee;
         let repeated = parts.headers.contains_key(grpc::PREVIOUS_ATTEMPTS);
         intent.caller_retries = words.attempt.is_some() || repeated;
         // A duplicate may come from a client that takes another compression, or none.
@@ -252,30 +287,11 @@ impl GrpcAdapter {
         parts.extensions.insert(key);
         parts.extensions.insert(Keeping {
             keep: Keep::Whole,
-            answer_bytes_max: rules.answer_bytes_max,
+            answer_bytes_max: self.rules.answer_bytes_max,
             applies_nothing,
         });
         let request = Request::from_parts(parts, Body::from(contents));
         Ok(Admission::Protected(intent, request))
-    }
-
-    /// The whole body, within the limits of size and time.
-    async fn read(&self, body: Body, deadline: Option<Instant>) -> Result<Contents, Refusal> {
-        let limit = self.rules.message_bytes_max;
-        let too_large = Refusal::TooLarge { limit };
-        let limit = limit.saturating_add(PREFIX_BYTES);
-        if body.size_hint().lower() > limit as u64 {
-            return Err(too_large);
-        }
-        let slow_at = far(self.rules.message_timeout);
-        let until = deadline.map_or(slow_at, |deadline| deadline.min(slow_at));
-        match timeout_at(until, body.read(limit)).await {
-            Ok(Ok(Read::Whole(contents))) => Ok(contents),
-            Ok(Ok(Read::TooLarge(_))) => Err(too_large),
-            Ok(Err(_)) => Err(unreadable("the request cannot be read to its end")),
-            Err(_elapsed) if until < slow_at => Err(Refusal::DeadlinePassed { executing: false }),
-            Err(_elapsed) => Err(Refusal::TooSlow),
-        }
     }
 
     /// The answer in bytes; `None` where it is larger than what is kept.

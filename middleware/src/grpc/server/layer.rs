@@ -14,6 +14,7 @@ use super::adapter::GrpcAdapter;
 use super::declaration::Declaring;
 use super::rules::Rules;
 use crate::grpc::Code;
+use crate::grpc::message::PREFIX_BYTES;
 use crate::grpc::methods::Protection;
 use crate::http::ScopeOf;
 use crate::http::server::handler::Handler;
@@ -121,16 +122,17 @@ impl DedupeLayer {
         self.change(|rules| rules.releases.extend(codes))
     }
 
-    /// Takes messages of at most `bytes` bytes, as they come: compressed or not. Default 1 MiB. A larger
+    /// Takes messages of at most `bytes` bytes, as they come: compressed or not. Default 1 MiB with what
+    /// stands before it. A larger
     /// one is refused before anything is executed.
     pub fn message_bytes_max(self, bytes: usize) -> Self {
-        self.change(|rules| rules.message_bytes_max = bytes)
+        self.change(|rules| rules.intake.bytes_max = bytes.saturating_add(PREFIX_BYTES))
     }
 
     /// Waits this long for a request's message. Default 30 s. A slower one is refused before anything
     /// is executed.
     pub fn message_timeout(self, timeout: Duration) -> Self {
-        self.change(|rules| rules.message_timeout = timeout)
+        self.change(|rules| rules.intake.timeout = timeout)
     }
 
     /// Keeps answers of at most `bytes` bytes, metadata counted. Default 1 MiB: what stores keep by

@@ -11,6 +11,7 @@ use crate::grpc::Code;
 use crate::grpc::methods::Methods;
 use crate::http::ScopeOf;
 use crate::http::server::fidelity::CREDENTIALS;
+use crate::http::server::intake::Intake;
 use crate::http::server::rules::OnReplay;
 use crate::server::Guarantee;
 
@@ -21,8 +22,7 @@ pub(super) struct Rules {
     pub(super) methods: Methods,
     pub(super) guarantee: Guarantee,
     pub(super) deadline_max: Option<Duration>,
-    pub(super) message_bytes_max: usize,
-    pub(super) message_timeout: Duration,
+    pub(super) intake: Intake,
     pub(super) answer_bytes_max: usize,
     /// Metadata that is not kept.
     pub(super) withheld: Vec<HeaderName>,
@@ -40,8 +40,7 @@ impl Rules {
             methods: Methods::default(),
             guarantee: Guarantee::Claimed,
             deadline_max: None,
-            message_bytes_max: MESSAGE_BYTES_MAX,
-            message_timeout: MESSAGE_TIMEOUT,
+            intake: Intake::default(),
             answer_bytes_max: ANSWER_BYTES_MAX,
             withheld: CREDENTIALS.to_vec(),
             releases: Vec::new(),
@@ -64,12 +63,6 @@ impl fmt::Debug for Rules {
             .finish_non_exhaustive()
     }
 }
-
-/// What the HTTP layer takes.
-const MESSAGE_BYTES_MAX: usize = 1 << 20;
-
-/// As long as a call of our clients lasts; a megabyte comes in it over the slowest of modems.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What stores record by default.
 const ANSWER_BYTES_MAX: usize = 1 << 20;

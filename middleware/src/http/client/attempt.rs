@@ -36,12 +36,13 @@ pub(super) struct AttemptOptions {
     pub(super) dialect: Dialect,
 }
 
-/// What a protocol on top of HTTP says in words of its own. Both look at the answer's head.
+/// What a protocol on top of HTTP says in words of its own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dialect {
-    /// Whether an answer may come from whatever stands in between, which knows nothing of stores.
+    /// Whether an answer, as far as it was read, may come from whatever stands in between, which knows
+    /// nothing of stores.
     pub(crate) from_between: fn(&Response<Body>) -> bool,
-    /// Whether it says that the server has another store than the request names.
+    /// Whether the head of an answer says that the server has another store than the request names.
     pub(crate) misdirected: fn(&Response<Body>) -> bool,
 }
 
@@ -195,10 +196,9 @@ where
         match &response {
             Err(error) => binding.sent = error.executed() != Executed::NotThisAttempt,
             Ok(response) => {
-                let from_between = (dialect.from_between)(response);
                 route
                     .iter()
-                    .for_each(|route| peers.note_answer(route, response, from_between));
+                    .for_each(|route| peers.note_answer(route, response));
                 let said = Known::of(response).map(|known| known.store);
                 if (dialect.misdirected)(response) && ticket.store.is_none() {
                     // That store is not there any more. The call met none yet.
@@ -209,7 +209,13 @@ where
             }
         }
         drop(binding);
-        read(response?, limit).await
+        let head = response?;
+        let speaks = Known::of(&head).is_some();
+        let response = read(head, limit).await?;
+        if !speaks && !(dialect.from_between)(&response) {
+            route.iter().for_each(|route| peers.note_silence(route));
+        }
+        Ok(response)
     }
 
     async fn exchange(self, request: Request<Body>) -> Result<Response<Body>, TransportError> {

@@ -91,13 +91,17 @@ impl Peers {
         self.entry(&mut routes, route).word = Some((word, Instant::now()));
     }
 
-    /// Notes what an answer says of its route. One that says nothing takes an earlier word back, unless
-    /// it may come `from_between`, from something which knows nothing of stores.
-    pub(super) fn note_answer(&self, route: &Route, response: &Response<Body>, from_between: bool) {
+    /// Notes what an answer says of its route. What it does not say takes nothing back:
+    /// [`note_silence`](Self::note_silence) does.
+    pub(super) fn note_answer(&self, route: &Route, response: &Response<Body>) {
         if let Some(known) = Known::of(response) {
-            return self.note(route, Word::Dedupes(known));
+            self.note(route, Word::Dedupes(known));
         }
-        if !from_between && let Some(entry) = self.routes.lock().get_mut(route) {
+    }
+
+    /// Notes that the server itself answered and said nothing of a store.
+    pub(super) fn note_silence(&self, route: &Route) {
+        if let Some(entry) = self.routes.lock().get_mut(route) {
             entry.word = Some((Word::Nothing, Instant::now()));
         }
     }
@@ -207,17 +211,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_word_is_relied_on_until_it_is_taken_back_or_old() {
         let peers = Peers::new(4);
-        peers.note_answer(&route("/a"), &answer(200, Some(1)), false);
+        peers.note_answer(&route("/a"), &answer(200, Some(1)));
         assert_eq!(store(&peers, "/a"), Some(StoreId::from_bytes([1; 16])));
-        // A gateway's answer takes nothing back, the server's own does.
-        peers.note_answer(&route("/a"), &answer(502, None), true);
         assert!(store(&peers, "/a").is_some());
-        peers.note_answer(&route("/a"), &answer(200, None), false);
+        peers.note_answer(&route("/a"), &answer(502, None));
+        assert!(store(&peers, "/a").is_some());
+        peers.note_silence(&route("/a"));
         assert!(matches!(peers.word(&route("/a")), Some(Word::Nothing)));
         tokio::time::advance(NOT_ASKED_FOR).await;
         assert!(peers.word(&route("/a")).is_none());
 
-        peers.note_answer(&route("/b"), &answer(200, Some(1)), false);
+        peers.note_answer(&route("/b"), &answer(200, Some(1)));
         tokio::time::advance(RELIED_ON_FOR).await;
         assert!(peers.word(&route("/b")).is_none());
     }
@@ -225,7 +229,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_route_that_does_not_say_so_is_not_known_by_another_of_its_server() {
         let peers = Peers::new(4);
-        peers.note_answer(&route("/protected"), &answer(200, Some(1)), false);
+        peers.note_answer(&route("/protected"), &answer(200, Some(1)));
         assert!(peers.word(&route("/other")).is_none());
     }
 
@@ -233,7 +237,7 @@ mod tests {
     async fn the_table_keeps_the_routes_that_were_used_last() {
         let peers = Peers::new(2);
         for path in ["/a", "/b", "/c"] {
-            peers.note_answer(&route(path), &answer(200, Some(1)), false);
+            peers.note_answer(&route(path), &answer(200, Some(1)));
             tokio::time::advance(Duration::from_millis(1)).await;
             // Stays, since it is used.
             let _ = peers.word(&route("/a"));

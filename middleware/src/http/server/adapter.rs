@@ -6,20 +6,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
-use http_body::Body as _;
 use onlyonce_storage::transaction::Transaction;
-use onlyonce_storage::{Answer, AnswerFormat, KeyState, ScopedKey, Store};
-use tokio::time::{Instant, timeout_at};
+use onlyonce_storage::{Answer, AnswerFormat, IdempotencyKey, KeyState, Scope, ScopedKey, Store};
+use tokio::time::Instant;
 
 use super::answer::Recorded;
 use super::fidelity::{kept, kept_without_body};
 use super::handler::{EVENT_STREAM, Failure, Keep, Keeping, Kept};
+use super::intake::hear_out;
 use super::outcome::{Meaning, applies_nothing, meaning};
 use super::problem;
 use super::rules::{KeyRule, Rules};
 use super::words::Words;
-use crate::http::{Body, Contents, Read, ServingStore, Status, key, names};
-use crate::server::dedupe::far;
+use crate::http::{Body, Contents, ServingStore, Status, key, names};
 use crate::server::{Adapter, Admission, Execution, Intent, Outcome, Recording, Refusal, Served};
 
 /// Adapts the server layers to HTTP, for one route.
@@ -27,6 +26,14 @@ use crate::server::{Adapter, Admission, Execution, Intent, Outcome, Recording, R
 pub(super) struct HttpAdapter {
     pub(super) store: Arc<dyn Store>,
     pub(super) rules: Arc<Rules>,
+}
+
+/// What the head of a protected request says.
+struct Asked {
+    key: IdempotencyKey,
+    scope: Scope,
+    deadline: Option<Instant>,
+    words: Words,
 }
 
 /// Marks a response that was made from a record; among its extensions.
@@ -73,8 +80,18 @@ impl Adapter for HttpAdapter {
     type Error = Failure;
 
     async fn admit(&self, request: Request<Body>) -> Admission<Request<Body>> {
-        let examined = self.examine(request).await;
-        examined.unwrap_or_else(Admission::Refused)
+        let (parts, body) = request.into_parts();
+        match self.examine(&parts) {
+            Err(refusal) => {
+                hear_out(&parts.headers, body).await;
+                Admission::Refused(refusal)
+            }
+            Ok(None) => Admission::Unprotected(Request::from_parts(parts, body)),
+            Ok(Some(asked)) => {
+                let protected = self.protect(parts, body, asked).await;
+                protected.unwrap_or_else(Admission::Refused)
+            }
+        }
     }
 
     fn executing(&self, mut request: Request<Body>, execution: Execution) -> Request<Body> {
@@ -178,7 +195,7 @@ impl Adapter for HttpAdapter {
     fn refuse(&self, refusal: &Refusal) -> Response<Body> {
         let mut response = problem::response(refusal);
         let headers = response.headers_mut();
-        headers.insert(names::STORE, self.serving_store());
+        self.name_store(headers);
         self.expose(headers);
         response
     }
@@ -202,20 +219,21 @@ impl HttpAdapter {
                 headers.insert(name, value.clone());
             }
         }
-        headers.insert(names::STORE, self.serving_store());
+        self.name_store(headers);
         self.expose(headers);
         response
     }
 
-    async fn examine(&self, request: Request<Body>) -> Result<Admission<Request<Body>>, Refusal> {
+    /// What the head of a request asks for; nothing where it passes unprotected.
+    fn examine(&self, parts: &Parts) -> Result<Option<Asked>, Refusal> {
         let rules = &*self.rules;
         let now = Instant::now();
-        if request.method().is_safe() {
-            return Ok(Admission::Unprotected(request));
+        if parts.method.is_safe() {
+            return Ok(None);
         }
-        let key = match key::read(request.headers()).map_err(Refusal::KeyMalformed)? {
-            None if rules.requires_key(request.method()) => return Err(Refusal::KeyMissing),
-            None => return Ok(Admission::Unprotected(request)),
+        let key = match key::read(&parts.headers).map_err(Refusal::KeyMalformed)? {
+            None if rules.requires_key(&parts.method) => return Err(Refusal::KeyMissing),
+            None => return Ok(None),
             Some(_) if rules.key == KeyRule::Refused => {
                 return Err(Refusal::Unreadable {
                     reason: BATCH.to_owned(),
@@ -223,16 +241,35 @@ impl HttpAdapter {
             }
             Some(key) => key,
         };
-        let (mut parts, body) = request.into_parts();
-        let scope = rules.scope_of(&parts).ok_or(Refusal::ScopeMissing)?;
+        let scope = rules.scope_of(parts).ok_or(Refusal::ScopeMissing)?;
         let words = Words::read(&parts.headers, now)?;
         if rules.keep == Keep::Whole && wants_only_events(&parts.headers) {
             return Err(Refusal::NotRecordable { reason: EVENTS });
         }
         let own = rules.deadline_max.and_then(|max| now.checked_add(max));
-        let deadline = words.deadline.into_iter().chain(own).min();
-        let contents = self.read(body, deadline).await?;
+        Ok(Some(Asked {
+            key,
+            scope,
+            deadline: words.deadline.into_iter().chain(own).min(),
+            words,
+        }))
+    }
 
+    /// Reads the body, and says what the call is.
+    async fn protect(
+        &self,
+        mut parts: Parts,
+        body: Body,
+        asked: Asked,
+    ) -> Result<Admission<Request<Body>>, Refusal> {
+        let Asked {
+            key,
+            scope,
+            deadline,
+            words,
+        } = asked;
+        let rules = &*self.rules;
+        let contents = rules.intake.read(body, deadline).await?;
         let fingerprints = rules
             .fingerprint
             .of(&parts, original_uri(&parts), &contents);
@@ -251,26 +288,6 @@ impl HttpAdapter {
         });
         let request = Request::from_parts(parts, Body::from(contents));
         Ok(Admission::Protected(intent, request))
-    }
-
-    /// The whole body, within the limits of size and time.
-    async fn read(&self, body: Body, deadline: Option<Instant>) -> Result<Contents, Refusal> {
-        let limit = self.rules.body_bytes_max;
-        let too_large = Refusal::TooLarge { limit };
-        if body.size_hint().lower() > limit as u64 {
-            return Err(too_large);
-        }
-        let slow_at = far(self.rules.body_timeout);
-        let until = deadline.map_or(slow_at, |deadline| deadline.min(slow_at));
-        match timeout_at(until, body.read(limit)).await {
-            Ok(Ok(Read::Whole(contents))) => Ok(contents),
-            Ok(Ok(Read::TooLarge(_))) => Err(too_large),
-            Ok(Err(_)) => Err(Refusal::Unreadable {
-                reason: CUT.to_owned(),
-            }),
-            Err(_elapsed) if until < slow_at => Err(Refusal::DeadlinePassed { executing: false }),
-            Err(_elapsed) => Err(Refusal::TooSlow),
-        }
     }
 
     /// The answer in bytes; `None` where it is larger than what is kept.
@@ -296,19 +313,24 @@ impl HttpAdapter {
 
     fn mark_headers(&self, headers: &mut HeaderMap, status: Status) {
         headers.insert(names::STATUS, status.header_value());
-        headers.insert(names::STORE, self.serving_store());
+        self.name_store(headers);
         if matches!(status, Status::Attached | Status::Replayed) {
             headers.insert(names::REPLAYED, HeaderValue::from_static("true"));
         }
         self.expose(headers);
     }
 
-    fn serving_store(&self) -> HeaderValue {
-        let said = ServingStore {
+    /// Says which store dedupes here, where one does: a client may retry by it.
+    fn name_store(&self, headers: &mut HeaderMap) {
+        if self.rules.key == KeyRule::Refused {
+            headers.remove(names::STORE);
+            return;
+        }
+        let serving = ServingStore {
             id: self.store.id(),
             now: Some(self.store.now()),
         };
-        said.header_value()
+        headers.insert(names::STORE, serving.header_value());
     }
 
     /// Lets scripts of other origins read what is said here.
@@ -358,7 +380,6 @@ const ANSWER: AnswerFormat = AnswerFormat::new(2);
 
 const BATCH: &str = "this address takes several items at once, and one idempotency key cannot stand \
                      for them: send it without";
-const CUT: &str = "the request's body cannot be read to its end";
 const EVENTS: &str = "a stream of events cannot be recorded; accept another content type";
 
 const EXPOSED: &str = "idempotency-status, idempotency-store, idempotent-replayed, retry-after, \

@@ -142,6 +142,18 @@ mod tests {
         assert_eq!(read, example());
     }
 
+    // As an operator writes it by hand.
+    #[test]
+    fn the_manuals_example_of_an_answer_is_read() {
+        let bytes = b"\x01\x00\xc9\x00\x00\x00\x01\
+            \x00\x08location\x00\x00\x00\x03/p1\
+            \x00\x00\x00\x04paid\x00";
+        let read = Recorded::decode(&Bytes::from_static(bytes)).unwrap();
+        assert_eq!(read.status, StatusCode::CREATED);
+        assert_eq!(read.headers["location"], "/p1");
+        assert_eq!(read.contents.bytes, "paid");
+    }
+
     #[test]
     fn an_answer_that_is_cut_off_or_goes_on_is_none() {
         let bytes = example().encode().unwrap();

@@ -134,8 +134,9 @@ impl Keeping {
         match body.read(self.answer_bytes_max).await {
             Ok(Read::Whole(contents)) => (parts, Body::from(contents), Kept::Whole),
             Ok(Read::TooLarge(body)) => (parts, body, Kept::NotWhole),
-            Err(error) => {
-                tracing::warn!(target: "onlyonce", %error, "the body of an answer failed");
+            Err(_) => {
+                // Without the error, which may repeat what was in the body.
+                tracing::warn!(target: "onlyonce", "the body of an answer failed half-way");
                 (parts, Body::default(), Kept::Cut)
             }
         }

@@ -76,13 +76,13 @@ impl DedupeLayer {
     /// Takes request bodies of at most `bytes` bytes. Default 1 MiB: what other servers take. A
     /// larger one is refused with 413 before anything is executed.
     pub fn body_bytes_max(self, bytes: usize) -> Self {
-        self.change(|rules| rules.body_bytes_max = bytes)
+        self.change(|rules| rules.intake.bytes_max = bytes)
     }
 
     /// Waits this long for a request's body. Default 30 s. A slower one is refused with 408 before
     /// anything is executed.
     pub fn body_timeout(self, timeout: Duration) -> Self {
-        self.change(|rules| rules.body_timeout = timeout)
+        self.change(|rules| rules.intake.timeout = timeout)
     }
 
     /// Keeps answers of at most `bytes` bytes, headers counted. Default 1 MiB: what stores keep by

@@ -44,7 +44,8 @@
 //!
 //! Inside of authentication, which gives the scope, of load shedding and of timeouts. Inside of
 //! compression too: a record then holds the answer itself, and each caller gets it in an encoding that
-//! it takes. Outside of everything that has effects.
+//! it takes. Outside of everything that has effects, and around all unsafe methods of an address: the
+//! answer to OPTIONS says that the address dedupes, and clients retry by it.
 
 mod adapter;
 pub(crate) mod answer;
@@ -52,6 +53,7 @@ mod canonical;
 pub(crate) mod fidelity;
 mod fingerprint;
 pub(crate) mod handler;
+pub(crate) mod intake;
 mod layer;
 mod outcome;
 mod problem;

@@ -13,6 +13,7 @@ use super::ScopeOf;
 use super::fidelity::CREDENTIALS;
 use super::fingerprint::FingerprintRules;
 use super::handler::Keep;
+use super::intake::Intake;
 use crate::server::Guarantee;
 
 /// What the author of a route says.
@@ -23,8 +24,7 @@ pub(super) struct Rules {
     pub(super) key: KeyRule,
     pub(super) guarantee: Guarantee,
     pub(super) deadline_max: Option<Duration>,
-    pub(super) body_bytes_max: usize,
-    pub(super) body_timeout: Duration,
+    pub(super) intake: Intake,
     pub(super) fingerprint: FingerprintRules,
     pub(super) keep: Keep,
     pub(super) answer_bytes_max: usize,
@@ -59,8 +59,7 @@ impl Rules {
             key: KeyRule::Required,
             guarantee: Guarantee::Claimed,
             deadline_max: None,
-            body_bytes_max: BODY_BYTES_MAX,
-            body_timeout: BODY_TIMEOUT,
+            intake: Intake::default(),
             fingerprint: FingerprintRules::default(),
             keep: Keep::Whole,
             answer_bytes_max: ANSWER_BYTES_MAX,
@@ -97,12 +96,6 @@ impl fmt::Debug for Rules {
             .finish_non_exhaustive()
     }
 }
-
-/// What other servers take by default.
-const BODY_BYTES_MAX: usize = 1 << 20;
-
-/// As long as a call of our clients lasts; a megabyte comes in it over the slowest of modems.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What stores record by default.
 const ANSWER_BYTES_MAX: usize = 1 << 20;

@@ -54,7 +54,7 @@ impl Words {
     }
 }
 
-/// Session, place in it, first unanswered place: `7, 12, 10`.
+/// Session, place in it, first unanswered place, which is at most that: `7, 12, 10`.
 fn session(text: &str) -> Option<SessionCall> {
     let mut numbers = text.split(',').map(|number| digits(number.trim()));
     let session = SessionCall {
@@ -62,7 +62,8 @@ fn session(text: &str) -> Option<SessionCall> {
         sequence: numbers.next()??,
         first_unanswered: numbers.next()??,
     };
-    numbers.next().is_none().then_some(session)
+    let whole = numbers.next().is_none() && session.first_unanswered <= session.sequence;
+    whole.then_some(session)
 }
 
 fn number<N: FromStr>(headers: &HeaderMap, name: &HeaderName) -> Result<Option<N>, Refusal> {
@@ -163,7 +164,7 @@ mod tests {
             (names::FIRST_SENT, &["", "now", "-5"]),
             (
                 names::SESSION,
-                &["", "1", "1,2", "1,2,3,4", "1,2,x", "1,,2"],
+                &["", "1", "1,2", "1,2,2,4", "1,2,x", "1,,2", "1,2,3"],
             ),
             (names::STORE, &["", "x", "\"\""]),
         ] {
