@@ -11,5 +11,6 @@ mod safe;
 mod calls;
 mod methods;
 mod outcomes;
+mod python;
 mod refusals;
 mod replays;
