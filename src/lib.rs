@@ -32,3 +32,8 @@ struct Readme;
 #[cfg(all(doctest, feature = "axum"))]
 #[doc = include_str!("manual/wrap_axum.md")]
 struct WrapAxum;
+
+/// So are those of the page on HTTP clients.
+#[cfg(all(doctest, feature = "reqwest"))]
+#[doc = include_str!("manual/clients.md")]
+struct HttpClients;

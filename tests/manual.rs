@@ -8,10 +8,7 @@ use std::path::Path;
 fn every_row_about_hostile_input_names_a_test_that_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let manual = std::fs::read_to_string(root.join("src/manual/hostile_input.md")).unwrap();
-    let mut tests = BTreeSet::new();
-    for folder in ["src", "tests", "storage", "middleware", "chaos-tests"] {
-        collect(&root.join(folder), &mut tests);
-    }
+    let tests = tests();
     let rows = manual
         .lines()
         .filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
@@ -23,6 +20,36 @@ fn every_row_about_hostile_input_names_a_test_that_exists() {
         checked += 1;
     }
     assert!(checked > 20, "only {checked} rows were seen");
+}
+
+#[test]
+fn what_the_pages_about_guarantees_name_as_shown_is_a_test_that_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tests = tests();
+    let mut checked = 0;
+    for page in ["guarantees.md", "failure_modes.md"] {
+        let text = std::fs::read_to_string(root.join("src/manual").join(page)).unwrap();
+        // A test is named by a sentence, nothing else that stands there has so many words.
+        let sentences = text.split('`').filter(|quoted| {
+            let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+            quoted.bytes().all(|byte| word(byte) || byte == b'_')
+                && quoted.matches('_').count() >= 4
+        });
+        for name in sentences {
+            assert!(tests.contains(name), "{page}: no test is called {name}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 60, "only {checked} names were seen");
+}
+
+fn tests() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut tests = BTreeSet::new();
+    for folder in ["src", "tests", "storage", "middleware", "chaos-tests"] {
+        collect(&root.join(folder), &mut tests);
+    }
+    tests
 }
 
 /// The names of all functions, and of the targets that a macro makes a test each.
@@ -44,6 +71,7 @@ fn name_in(line: &str) -> Option<String> {
         .strip_prefix("name: \"")
         .and_then(|line| line.split('"').next());
     let function = line
+        .trim_start_matches("pub ")
         .trim_start_matches("async ")
         .strip_prefix("fn ")
         .and_then(|line| line.split('(').next());

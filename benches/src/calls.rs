@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use onlyonce_storage::transaction::Table;
 use onlyonce_storage::{
     Answer, AnswerFormat, ClaimOutcome, ClaimRequest, Fingerprint, FingerprintAlgorithm,
     Fingerprints, IdempotencyKey, Scope, ScopedKey, Store, StoreLimits,
@@ -70,6 +71,28 @@ impl Calls {
         let recorded = self.store.complete(claim, answer).await;
         recorded.expect("the answer is recorded");
     }
+
+    /// Makes call `number`, which is new, in a transaction that writes a row of its own: its effect.
+    ///
+    /// # Panics
+    ///
+    /// When the store keeps no tables or does not do its work.
+    pub async fn first_in_transaction(&self, number: u64) {
+        let tables = self.store.transactions().expect("the store keeps tables");
+        let request = self.request(number);
+        let claim = match tables.begin(request).await.expect("the store answers") {
+            ClaimOutcome::Claimed(claim) => claim,
+            other => panic!("{other:?}"),
+        };
+        let transaction = tables.start(&claim);
+        let row = number.to_be_bytes();
+        let put = transaction.put(&EFFECTS, &row, &bytes(64));
+        put.expect("the row fits");
+        let work = transaction.end().expect("it has not failed");
+        let answer = Answer::new(AnswerFormat::new(1), bytes(300));
+        let committed = tables.commit(claim, work, answer).await;
+        committed.expect("effect and answer are recorded");
+    }
 }
 
 /// Bytes that cannot be made smaller.
@@ -79,3 +102,5 @@ pub fn bytes(count: usize) -> Vec<u8> {
     fastrand::fill(&mut bytes);
     bytes
 }
+
+const EFFECTS: Table = Table::new("effects");

@@ -45,6 +45,8 @@ pub async fn execute(
                 invalid("a token is two numbers with a point between, as `show` says it")
             })?;
             let by = Operator::parse(&by).map_err(|error| invalid(&error.to_string()))?;
+            let applied = matches!(outcome, Outcome::Applied { .. });
+            let operator = by.as_str().to_owned();
             let resolution = match outcome {
                 Outcome::Applied { format, answer } => {
                     Resolution::Applied(Answer::new(AnswerFormat::new(format), answer))
@@ -52,7 +54,14 @@ pub async fn execute(
                 Outcome::NotApplied => Resolution::NotApplied,
             };
             let key = key.scoped()?;
+            onlyonce_storage::kill_point!("admin: resolution read, nothing done");
             let resolved = store.resolve(key.clone(), token, resolution, by).await;
+            if resolved.is_ok() {
+                // Of what was not applied nothing else keeps the name.
+                let key = key.digest();
+                tracing::info!(target: "onlyonce", operator, applied, %token, ?key, "an operator has resolved a call in doubt");
+            }
+            onlyonce_storage::kill_point!("admin: resolved, nobody told");
             // As it is now: somebody else may have moved on already.
             match resolved {
                 Ok(()) => show_now(store, key).await.map(AdminReply::Key),
@@ -63,7 +72,9 @@ pub async fn execute(
         }
         AdminRequest::Seal { key } => {
             let key = key.scoped()?;
+            onlyonce_storage::kill_point!("admin: seal read, nothing done");
             store.seal(key.clone()).await.map_err(failed)?;
+            onlyonce_storage::kill_point!("admin: sealed, nobody told");
             show_now(store, key).await.map(AdminReply::Key)
         }
         AdminRequest::Sweep { confirm_clock } => {

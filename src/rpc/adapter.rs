@@ -1,11 +1,13 @@
 //! How the tower layers speak the native protocol.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use super::{
     Connecting, HandshakeError, Incoming, NotSent, RefusalCode, Reply, Request, Routes, Stamp,
     Status, TransportError, Verb, state,
 };
+use bytes::Bytes;
 use onlyonce_middleware::client::{
     self, Advice, Call, Cost, Executed, Keyed, Pushback, Ticket, Verdict,
 };
@@ -98,11 +100,12 @@ fn classify_reply(reply: &Reply) -> Verdict {
             hint(Pushback::Silent),
             Cost::Attempt,
         ),
-        // The key belongs to another request, so no attempt of this one was ever executed.
-        Status::Mismatch => Verdict::Refuse(Executed::Never),
         // Every attempt would meet the same answer, which is too large.
         Status::AnswerTooLarge => Verdict::Refuse(Executed::Unknown),
-        Status::Stale
+        // Not "never", also where the key belongs to another request: that may be in progress and
+        // end without an effect, and an earlier attempt of this one arrive when the key is free.
+        Status::Mismatch
+        | Status::Stale
         | Status::Misdirected
         | Status::KeyMissing
         | Status::KeyMalformed
@@ -140,6 +143,35 @@ const fn is_final(error: &TransportError) -> bool {
         ) => true,
         _ => false,
     }
+}
+
+/// What is kept of a reply: all that a replay must have.
+fn recorded(reply: &Reply) -> Answer {
+    let Some(after) = reply.retry_after else {
+        return Answer::new(ANSWER, reply.body.clone());
+    };
+    let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+    let mut body = millis.to_le_bytes().to_vec();
+    body.extend_from_slice(&reply.body);
+    Answer::new(ANSWER_ADVISED, body)
+}
+
+/// The advice and the body of a reply that was kept; `None` of what this version does not know.
+fn replayed(answer: &Answer) -> Option<(Option<Duration>, Bytes)> {
+    match answer.format() {
+        ANSWER => Some((None, answer.body().clone())),
+        ANSWER_ADVISED => {
+            let (millis, _) = answer.body().split_first_chunk::<8>()?;
+            let after = Duration::from_millis(u64::from_le_bytes(*millis));
+            Some((Some(after), answer.body().slice(8..)))
+        }
+        _ => None,
+    }
+}
+
+/// The body of a reply that was kept.
+pub(super) fn body_of(answer: &Answer) -> Bytes {
+    replayed(answer).map_or_else(|| answer.body().clone(), |(_, body)| body)
 }
 
 // === impl ServerAdapter ===
@@ -218,7 +250,7 @@ impl server::Adapter for ServerAdapter {
 
     async fn record(&self, result: Result<Reply, Infallible>) -> Recording<Reply> {
         let Ok(reply) = result;
-        let answer = || Answer::new(ANSWER, reply.body.clone());
+        let answer = || recorded(&reply);
         // A service may pass on what another server replied. Only a status that says that nothing
         // was executed frees the key: freed for any other, the next attempt would run again what
         // may have had its effect.
@@ -264,16 +296,16 @@ impl server::Adapter for ServerAdapter {
     }
 
     fn replay(&self, answer: &Answer, served: Served) -> Result<Reply, Refusal> {
-        if answer.format() != ANSWER {
+        let Some((retry_after, body)) = replayed(answer) else {
             return Err(Refusal::Unavailable {
                 reason: format!(
                     "the answer was recorded in format {} by another protocol",
                     answer.format().number()
                 ),
-                retry_after: std::time::Duration::from_secs(1),
+                retry_after: Duration::from_secs(1),
             });
-        }
-        Ok(Reply::new(status(served), answer.body().clone()))
+        };
+        Ok(Reply::new(status(served), body).retry_after(retry_after))
     }
 
     fn mark(&self, reply: Reply, served: Served) -> Reply {
@@ -338,3 +370,7 @@ const FINGERPRINT: FingerprintAlgorithm = FingerprintAlgorithm::new(1);
 
 /// The tagged bytes that a handler answered with.
 pub(super) const ANSWER: AnswerFormat = AnswerFormat::new(1);
+
+/// A reply that says when asking again is of use: the milliseconds (8 bytes, little endian), and its
+/// body.
+const ANSWER_ADVISED: AnswerFormat = AnswerFormat::new(2);

@@ -339,8 +339,10 @@ pub enum Known<R, F> {
     /// It has not happened, and no call that was first sent before the seal ever will; one that is
     /// first sent later is refused until the horizon.
     Sealed,
-    /// The call is older than what the server remembers: it may have been executed, and never will
-    /// be again. Only a ticket that says when the call was first sent is told so.
+    /// Nothing is left by which the server could tell whether the call was executed. Where the ticket
+    /// says when it was first sent, it is older than what the server remembers, and never will be
+    /// executed again. Where it says no more than the key, the principal has acknowledged calls in a
+    /// session, of which nothing is left; after a [`seal`](Client::seal) it is impossible from now on.
     Stale,
     /// It was answered, and the answer is no longer kept.
     Tombstone,

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use onlyonce_storage::{DoubtReason, KeyState};
 
+use super::adapter::body_of;
 use super::codec;
 
 /// What a server tells of a key.
@@ -44,9 +45,13 @@ pub(super) fn encode(state: &KeyState) -> Bytes {
         // What a state that this version cannot name is told as, below.
         _ => DoubtReason::Ambiguous.to_string(),
     };
+    let answer = match state {
+        KeyState::Completed(completion) => body_of(&completion.answer),
+        _ => Bytes::new(),
+    };
     let wire = match state {
         KeyState::Absent => Wire::Absent,
-        KeyState::Completed(completion) => Wire::Completed(completion.answer.body()),
+        KeyState::Completed(_) => Wire::Completed(&answer),
         KeyState::InDoubt(_) => Wire::InDoubt(&reason),
         KeyState::InProgress { .. } => Wire::InProgress,
         KeyState::Sealed { .. } => Wire::Sealed,

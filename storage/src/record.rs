@@ -113,8 +113,9 @@ pub enum KeyState {
         /// When, on the store's clock.
         at: Timestamp,
     },
-    /// The call that was asked about is older than what the store still remembers: it may have been
-    /// executed, and never will be again.
+    /// Nothing is left by which the store could tell whether the call was executed. It is older than
+    /// what is remembered, and never will be executed again; or the asker knows no more than its key,
+    /// and its principal acknowledges calls in sessions, of which nothing is left.
     Stale,
     /// It was used and answered; the answer is no longer kept.
     Tombstone {

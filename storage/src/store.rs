@@ -79,7 +79,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// `first_sent` says when the call that is asked about was first sent, on the store's clock, as
     /// far as the asker knows. An absent key whose call the store may have forgotten is
     /// [`KeyState::Stale`], never [`Absent`](KeyState::Absent) or [`Sealed`](KeyState::Sealed): it
-    /// may have been executed.
+    /// may have been executed. So is one of a principal with a live session in which calls were
+    /// acknowledged, where `first_sent` is `None`: who says it asks about a call that it was not
+    /// answered, who does not may have the key from anywhere. A seal is written in both cases.
     fn ask(
         &self,
         question: Question,

@@ -1,4 +1,6 @@
-//! First calls: claim and complete, each durable before it is answered, beside a log by hand.
+//! First calls: claim and complete, each durable before it is answered, beside a log by hand; and
+//! beside transactional calls (`sled-transaction`), whose effect, a row, and answer are one durable
+//! write.
 //!
 //! `cargo run --release -p onlyonce-bench --bin stores -- [ROUNDS] [SECONDS] [FOLDER] [STORE ...]`
 
@@ -31,7 +33,7 @@ fn main() {
     println!("round,callers,store,calls_per_s,p50_us,p99_us");
     for round in 1..=rounds {
         for callers in callers() {
-            for store in ["log", "sled", "memory"] {
+            for store in ["log", "sled", "sled-transaction", "memory"] {
                 if !chosen.is_empty() && !chosen.iter().any(|name| name == store) {
                     continue;
                 }
@@ -79,6 +81,15 @@ fn measure(store: &str, callers: usize, time: Duration, folder: &Path) -> Measur
             let options = SledOptions::new().limits(Calls::limits());
             let store = SledStore::open(folder.path(), options).expect("a store");
             calls(&runtime, callers, time, Arc::new(store))
+        }
+        "sled-transaction" => {
+            let options = SledOptions::new().limits(Calls::limits());
+            let store = SledStore::open(folder.path(), options).expect("a store");
+            let calls = Calls::new(Arc::new(store));
+            load::run(&runtime, callers, time, move |number| {
+                let calls = calls.clone();
+                async move { calls.first_in_transaction(number).await }
+            })
         }
         _ => {
             let options = MemoryOptions::new()

@@ -38,10 +38,17 @@ pub async fn book(
 pub async fn read(folder: &Path) -> Vec<(u64, Receipt)> {
     let store = SledStore::open_async(folder.join("store"), SledOptions::new()).await;
     let store = store.unwrap();
+    let booked = read_in(&store).await;
+    store.close().await.unwrap();
+    booked
+}
+
+/// The same of a store that is open.
+pub async fn read_in(store: &SledStore) -> Vec<(u64, Receipt)> {
     let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap());
     let mut booked = Vec::new();
     let mut last = FIRST;
-    for (key, value) in rows(&store, &BOOK).await {
+    for (key, value) in rows(store, &BOOK).await {
         if key == LAST {
             last = number(&value);
             continue;
@@ -52,14 +59,13 @@ pub async fn read(folder: &Path) -> Vec<(u64, Receipt)> {
     let entries: Vec<_> = booked.iter().map(|(_, receipt)| receipt.entry).collect();
     let expected: Vec<_> = (FIRST + 1..=last).collect();
     assert_eq!(entries, expected, "lines, and the number of the last");
-    let papers = rows(&store, &PAPERS).await.len();
+    let papers = rows(store, &PAPERS).await.len();
     assert_eq!(
         papers,
         booked.len() * PAPERS_EACH,
         "papers of {} lines",
         booked.len()
     );
-    store.close().await.unwrap();
     booked
 }
 

@@ -36,9 +36,9 @@ pub enum Front {
 
 /// The handler's state.
 #[derive(Clone)]
-struct Desk {
-    till: Till,
-    refused: Arc<Mutex<HashSet<u64>>>,
+pub struct Desk {
+    pub till: Till,
+    pub refused: Arc<Mutex<HashSet<u64>>>,
 }
 
 /// Does nothing when it is run as a test.
@@ -97,7 +97,7 @@ async fn serve(folder: PathBuf, front: Front) {
     say_passed("ended");
 }
 
-async fn open(folder: &Path) -> Arc<SledStore> {
+pub async fn open(folder: &Path) -> Arc<SledStore> {
     // Small, so that it is carried over while calls are served.
     let options = SledOptions::new().log_bytes(64 * 1024);
     let store = SledStore::open_async(folder.join("store"), options).await;
@@ -111,7 +111,7 @@ fn routes(desk: Desk) -> Routes {
         .into_routes()
 }
 
-async fn pay(_: Caller, desk: Desk, order: Order) -> Result<Receipt, Failure<Declined>> {
+pub async fn pay(_: Caller, desk: Desk, order: Order) -> Result<Receipt, Failure<Declined>> {
     kill_point!("handler: called, effect not made");
     match order.wish() {
         Wish::Decline => return Err(Declined.into()),
@@ -156,21 +156,21 @@ pub fn say_passed(when: &str) {
 }
 
 /// In one write, so that the parent sees whole lines or none.
-fn say(text: &str) {
+pub fn say(text: &str) {
     let line = format!("!{text}\n");
     std::io::stdout().write_all(line.as_bytes()).unwrap();
 }
 
-async fn until_parent_says_stop() {
+pub async fn until_parent_says_stop() {
     let mut nothing = [0; 64];
     let mut input = tokio::io::stdin();
     while matches!(input.read(&mut nothing).await, Ok(length) if length > 0) {}
 }
 
 /// Renewed every third of it, and so long that a loaded machine does not miss all of them.
-const LEASE: Duration = Duration::from_millis(2_400);
+pub const LEASE: Duration = Duration::from_millis(2_400);
 
 /// So long that one renewal is due.
 const SLOW: Duration = Duration::from_millis(900);
 
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use onlyonce::middleware::client::{
     AttemptTimeoutLayer, Backoff, BackoffOptions, EnforceDeadlineLayer, RetryBudget,
 };
-use onlyonce::middleware::stack;
+use onlyonce::middleware::stack::{self, ClientStack};
 use onlyonce::rpc::{CallFailure, Channel, ChannelOptions, Client, ClientAdapter, Known, Method};
 use onlyonce::storage::IdempotencyKey;
 use onlyonce_chaos::ledger::{Effect, Effects, Ending, History, Operation};
@@ -119,7 +119,7 @@ async fn call_by(
     ending(order, client.call_as(key(order), method, &order).await)
 }
 
-fn ending(order: Order, ended: Result<Receipt, CallFailure<Declined>>) -> Ending {
+pub fn ending(order: Order, ended: Result<Receipt, CallFailure<Declined>>) -> Ending {
     match ended {
         Ok(receipt) => Ending::Answered(text(&receipt).into()),
         Err(CallFailure::Fault(_)) => Ending::Declined("declined".into()),
@@ -129,7 +129,7 @@ fn ending(order: Order, ended: Result<Receipt, CallFailure<Declined>>) -> Ending
     }
 }
 
-fn key(order: Order) -> IdempotencyKey {
+pub fn key(order: Order) -> IdempotencyKey {
     IdempotencyKey::parse(&format!("order-{}", order.operation)).unwrap()
 }
 
@@ -138,15 +138,20 @@ pub fn text(Receipt { entry, paper }: &Receipt) -> String {
     format!("entry {entry}, paper {:016x}", digest(paper.as_bytes()))
 }
 
-/// Attempts and budget have no end: a server that is down comes back.
 fn client(address: impl Display) -> Client {
+    let channel = Channel::new(address.to_string(), ChannelOptions::default());
+    Client::in_sessions(&channel, layers())
+}
+
+/// Attempts and budget have no end: a server that is down comes back.
+pub fn layers() -> ClientStack<ClientAdapter> {
     let backoff = Backoff::new(BackoffOptions {
         base: Duration::from_millis(10),
         factor: 2,
         cap: Duration::from_millis(50),
     })
     .unwrap();
-    let layers = stack::client(ClientAdapter)
+    stack::client(ClientAdapter)
         .with_deadline(EnforceDeadlineLayer::new().with_timeout(PATIENCE))
         .with_attempt_timeout(AttemptTimeoutLayer::new().with_timeout(PATIENCE))
         .with_retry(|retry| {
@@ -154,9 +159,7 @@ fn client(address: impl Display) -> Client {
                 .with_attempts_max(NonZeroU32::MAX)
                 .with_budget(RetryBudget::unlimited())
                 .with_backoff(backoff)
-        });
-    let channel = Channel::new(address.to_string(), ChannelOptions::default());
-    Client::in_sessions(&channel, layers)
+        })
 }
 
 // === impl Told ===

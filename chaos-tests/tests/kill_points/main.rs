@@ -5,9 +5,15 @@
 //! without anybody thinking of it; one that the workload does not reach fails the test. Those of the
 //! client's outbox are killed at in a client (`outbox/`), all others in a server. Seeds and
 //! schedules are printed; `ONLYONCE_KILL_SEED` repeats one.
+//!
+//! `alone/` kills one call at each point, and holds what is found against the tables of the manual;
+//! `ONLYONCE_KILL_POINT` takes one point alone. The points at which a doubt is ended are killed at
+//! only there: the crowd ends none.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+#[cfg(test)]
+mod alone;
 #[cfg(test)]
 mod booked;
 #[cfg(test)]

@@ -21,6 +21,8 @@ pub struct Process {
     input: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
     pub opened: Passed,
+    /// Up to when it was told to stop; only the servers of one call say so.
+    pub served: Passed,
     pub ended: Passed,
 }
 
@@ -60,6 +62,7 @@ impl Process {
             child,
             lines: BufReader::new(output).lines(),
             opened: Passed::new(),
+            served: Passed::new(),
             ended: Passed::new(),
         }
     }
@@ -94,6 +97,7 @@ impl Process {
             match said.split_once(' ').unwrap() {
                 ("listening", address) => return Some(address.parse().unwrap()),
                 ("opened", passed) => note(&mut self.opened, passed),
+                ("served", passed) => note(&mut self.served, passed),
                 ("ended", passed) => note(&mut self.ended, passed),
                 _ => panic!("the child said {line:?}"),
             }

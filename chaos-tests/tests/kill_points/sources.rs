@@ -27,6 +27,11 @@ pub fn is_the_outbox_s(name: &str) -> bool {
     name.starts_with("outbox")
 }
 
+/// Whether only ending a doubt passes it, which the crowd never does.
+pub fn is_about_doubts(name: &str) -> bool {
+    name.starts_with("doubt") || name.starts_with("admin")
+}
+
 /// The names in a source text, without those in comments.
 fn names(text: &str) -> Vec<String> {
     let code: Vec<_> = text
@@ -64,6 +69,9 @@ const FOLDERS: [&str; 4] = [
 
 /// Where the macro is spoken of.
 const EXEMPT: [&str; 2] = ["storage/src/kill_point.rs", "kill_points/sources.rs"];
+
+/// What points of the test's own client with an outbox begin with.
+pub const OUTBOX_CHILD: &str = "outbox child";
 
 const MACRO: &str = "kill_point!(";
 

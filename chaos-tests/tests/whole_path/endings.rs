@@ -17,11 +17,11 @@ use super::shop::{
 use super::stores::{Folder, Unreachable, on_every_store};
 
 on_every_store![
-    // B4
+    // D2
     a_fault_of_the_handler_crosses_the_wire_and_is_replayed_like_any_answer,
-    // B5
+    // D1, D3
     a_handler_that_did_not_execute_frees_the_key,
-    // B16
+    // B15
     a_panic_of_the_handler_leaves_the_key_in_doubt,
 ];
 

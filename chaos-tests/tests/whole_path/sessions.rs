@@ -42,9 +42,10 @@ fn scoped(key: IdempotencyKey) -> ScopedKey {
     ScopedKey::new(scope, key)
 }
 
-async fn becomes_absent(store: &dyn Store, key: &ScopedKey) {
+/// Nothing is left of it, so that nobody can say whether it happened.
+async fn becomes_stale(store: &dyn Store, key: &ScopedKey) {
     for _ in 0..100 {
-        if store.peek(key.clone()).await.unwrap() == KeyState::Absent {
+        if store.peek(key.clone()).await.unwrap() == KeyState::Stale {
             return;
         }
         sleep(Duration::from_millis(50)).await;
@@ -79,7 +80,7 @@ async fn what_its_caller_has_is_forgotten_after_a_pause(store: Arc<dyn Store>) {
         .filter_map(|seen| seen.key)
         .collect();
     for key in keys {
-        becomes_absent(&*store, &scoped(key)).await;
+        becomes_stale(&*store, &scoped(key)).await;
     }
     assert_eq!(shop.runs(), 2);
 }
@@ -350,7 +351,7 @@ async fn a_session_outlives_its_server() {
         first_key(&shop)
     };
     let store = folder.open().await;
-    assert_eq!(store.peek(first).await.unwrap(), KeyState::Absent);
+    assert_eq!(store.peek(first).await.unwrap(), KeyState::Stale);
     let place = shop.seen()[4].session.unwrap();
     let resumed = SessionRequest::Resume {
         session: place.session,

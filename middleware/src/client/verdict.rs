@@ -18,9 +18,9 @@ pub enum Verdict {
 /// What a result without an answer proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Executed {
-    /// No attempt with these bytes was or will be executed (for example: the key was first used with
-    /// another request). It says nothing of what was sent before this call began: that may have been
-    /// other bytes.
+    /// No attempt with these bytes was or will be executed (for example: the key was settled with
+    /// another request; one that is still in progress may yet leave it free). It says nothing of what
+    /// was sent before this call began: that may have been other bytes.
     Never,
     /// This attempt was not executed; nothing is said of earlier ones.
     NotThisAttempt,

@@ -44,6 +44,7 @@ pub const TABLE: &[Metric] = &[
     SERVER_RECONCILED_TOTAL,
     SERVER_REPLAYS_TOTAL,
     SERVER_RERUNS_TOTAL,
+    SERVER_TRANSACTION_CONFLICTS_TOTAL,
     SERVER_UNRECORDED_TOTAL,
     SERVER_WAITERS,
 ];
@@ -167,6 +168,17 @@ pub const SERVER_RERUNS_TOTAL: Metric = Metric {
     unit: Unit::Count,
     labels: &[],
     description: "Handlers that ran again for a call in doubt",
+};
+
+/// Runs of transactional handlers that were rolled back because somebody else committed a change of
+/// what they had read, by what followed: `run_again`, or `given_up` where the call had run as often as
+/// it may and ends as not executed. So `given_up` counts calls.
+pub const SERVER_TRANSACTION_CONFLICTS_TOTAL: Metric = Metric {
+    name: "onlyonce_server_transaction_conflicts_total",
+    kind: Kind::Counter,
+    unit: Unit::Count,
+    labels: &["result"],
+    description: "Transactional runs that lost to another commit, by what followed",
 };
 
 /// Answers that were delivered and could not be recorded.

@@ -114,6 +114,10 @@ pub(crate) fn replayed() {
     counter!(names::SERVER_REPLAYS_TOTAL.name).increment(1);
 }
 
+pub(crate) fn transaction_lost(result: &'static str) {
+    counter!(names::SERVER_TRANSACTION_CONFLICTS_TOTAL.name, "result" => result).increment(1);
+}
+
 pub(crate) fn unrecorded() {
     counter!(names::SERVER_UNRECORDED_TOTAL.name).increment(1);
 }

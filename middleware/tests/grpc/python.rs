@@ -95,7 +95,10 @@ async fn a_grpcio_client_reads_a_replayed_failure_as_it_read_the_failure() {
     let Some(told) = python(server, "plain", &["k/20", "k/20"]).await else {
         return;
     };
-    assert_eq!(told, ["NOT_FOUND|executed|00ff|", "NOT_FOUND|replayed|00ff|"]);
+    assert_eq!(
+        told,
+        ["NOT_FOUND|executed|00ff|", "NOT_FOUND|replayed|00ff|"]
+    );
     assert_eq!(ledger.effects(), 1);
 }
 

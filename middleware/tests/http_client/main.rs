@@ -11,6 +11,8 @@ mod answers;
 mod bodies;
 mod codes;
 mod faults;
+mod h2_peer;
+mod nested;
 mod pacing;
 mod peer;
 mod redirects;

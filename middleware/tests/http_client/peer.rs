@@ -6,23 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use onlyonce_middleware::client::CallError;
+use onlyonce_middleware::client::{Backoff, BackoffOptions, RetryBudget};
 use onlyonce_middleware::http::Body;
-use onlyonce_middleware::http::client::{
-    Client, Hyper, Stack, TransportError, hyper, reqwest, stack,
-};
+use onlyonce_middleware::http::client::{Client, Hyper, Stack, hyper, reqwest, stack};
 use onlyonce_storage::StoreId;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-
-pub type Outcome = Result<Response<Body>, CallError<Response<Body>, TransportError>>;
 
 /// What a server did wrong with one request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     /// Closes the connection before it reads the body.
     CloseAtHead,
+    /// Closes the connection after so many bytes of the request.
+    CloseAfter(usize),
     /// Answers so before it reads the body, and closes.
     AnswerAtHead(&'static str),
     /// Reads the request, does nothing, and closes.
@@ -46,6 +44,8 @@ pub struct Seen {
     pub path: String,
     pub headers: HashMap<String, String>,
     pub body: Vec<u8>,
+    /// The lines after the last chunk.
+    pub trailers: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -58,6 +58,8 @@ struct Shared {
     /// The store it names; none if it does not dedupe.
     store: Mutex<Option<StoreId>>,
     answers_options: bool,
+    /// Where it sends everybody.
+    redirects_to: Mutex<Option<String>>,
     faults: Mutex<VecDeque<Fault>>,
     seen: Mutex<Vec<Seen>>,
     effects: Mutex<Vec<Vec<u8>>>,
@@ -87,6 +89,7 @@ impl Peer {
             shared: Arc::new(Shared {
                 store: Mutex::new(store),
                 answers_options,
+                redirects_to: Mutex::default(),
                 faults: Mutex::default(),
                 seen: Mutex::default(),
                 effects: Mutex::default(),
@@ -111,6 +114,16 @@ impl Peer {
     pub fn replace_store(&self, store: u8) {
         *self.shared.store.lock() = Some(StoreId::from_bytes([store; 16]));
         self.shared.records.lock().clear();
+    }
+
+    /// Sends everybody there, by 307.
+    pub fn redirect_to(&self, url: String) {
+        *self.shared.redirects_to.lock() = Some(url);
+    }
+
+    /// The header with which it names its store.
+    pub fn store_line(&self) -> String {
+        self.shared.store_line()
     }
 
     /// What it did, by body.
@@ -169,6 +182,19 @@ pub fn connector() -> hyper_util::client::legacy::connect::HttpConnector {
     hyper_util::client::legacy::connect::HttpConnector::new()
 }
 
+/// With as many retries as it takes, and hardly a pause between them.
+pub fn at_once(stack: Stack) -> Stack {
+    let backoff = || {
+        Backoff::new(BackoffOptions {
+            base: Duration::from_millis(1),
+            ..BackoffOptions::default()
+        })
+    };
+    quick(stack)
+        .with_budget(RetryBudget::unlimited)
+        .with_retry(move |retry| retry.with_backoff(backoff().unwrap()))
+}
+
 /// Over HTTP/2 from the first byte.
 pub fn over_hyper_h2() -> Stack {
     let mut builder =
@@ -201,7 +227,20 @@ pub fn answer(code: u16, headers: &str, body: &str) -> String {
 
 async fn serve(shared: Arc<Shared>, mut socket: TcpStream) {
     let mut buffer = Vec::new();
-    while let Some(mut seen) = read_head(&mut socket, &mut buffer).await {
+    loop {
+        let next = shared.faults.lock().front().cloned();
+        if let Some(Fault::CloseAfter(bytes)) = next {
+            while buffer.len() < bytes {
+                if read_more(&mut socket, &mut buffer).await.is_none() {
+                    return;
+                }
+            }
+            shared.faults.lock().pop_front();
+            return;
+        }
+        let Some(mut seen) = read_head(&mut socket, &mut buffer).await else {
+            return;
+        };
         let question = seen.method == "OPTIONS";
         let fault = if question {
             Fault::None
@@ -218,11 +257,21 @@ async fn serve(shared: Arc<Shared>, mut socket: TcpStream) {
             let _ = socket.write_all(answer.as_bytes()).await;
             return;
         }
-        let Some(body) = read_body(&mut socket, &mut buffer, &seen).await else {
+        if read_body(&mut socket, &mut buffer, &mut seen)
+            .await
+            .is_none()
+        {
             return;
-        };
-        seen.body = body;
+        }
         shared.seen.lock().push(seen.clone());
+        let elsewhere = shared.redirects_to.lock().clone();
+        if let Some(elsewhere) = elsewhere {
+            let said = answer(307, &format!("location: {elsewhere}\r\n"), "");
+            if socket.write_all(said.as_bytes()).await.is_err() {
+                return;
+            }
+            continue;
+        }
         if question {
             if !shared.answers_options {
                 std::future::pending::<()>().await;
@@ -325,31 +374,36 @@ async fn read_head(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Seen>
         path: first.next().unwrap().to_owned(),
         headers: lines.filter_map(header).collect(),
         body: Vec::new(),
+        trailers: Vec::new(),
     })
 }
 
-async fn read_body(socket: &mut TcpStream, buffer: &mut Vec<u8>, seen: &Seen) -> Option<Vec<u8>> {
+async fn read_body(socket: &mut TcpStream, buffer: &mut Vec<u8>, seen: &mut Seen) -> Option<()> {
     if seen.header("transfer-encoding").is_none() {
-        let length = seen
-            .header("content-length")
-            .map_or(0, |text| text.parse().unwrap());
+        let length = seen.header("content-length");
+        let length = length.map_or(0, |text| text.parse().unwrap());
         while buffer.len() < length {
             read_more(socket, buffer).await?;
         }
-        return Some(buffer.drain(..length).collect());
+        seen.body = buffer.drain(..length).collect();
+        return Some(());
     }
-    let mut body = Vec::new();
     loop {
         let size = read_line(socket, buffer).await?;
         let size = usize::from_str_radix(&size, 16).unwrap();
         while buffer.len() < size {
             read_more(socket, buffer).await?;
         }
-        body.extend(buffer.drain(..size));
-        // What follows a chunk, or the trailers.
-        while !read_line(socket, buffer).await?.is_empty() {}
+        seen.body.extend(buffer.drain(..size));
+        loop {
+            let line = read_line(socket, buffer).await?;
+            if line.is_empty() {
+                break;
+            }
+            seen.trailers.push(line);
+        }
         if size == 0 {
-            return Some(body);
+            return Some(());
         }
     }
 }

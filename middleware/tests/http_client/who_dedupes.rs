@@ -5,11 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use onlyonce_middleware::client::{Last, Outcome, Stopped, Ticket};
+use onlyonce_middleware::http::client::{Deadline, Hyper, stack};
 use onlyonce_storage::{IdempotencyKey, StoreId};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
-use crate::peer::{Fault, Peer, clients, over_hyper, quick, text};
+use tower::limit::ConcurrencyLimit;
+
+use crate::peer::{Fault, Peer, Seen, answer, clients, connector, over_hyper, quick, text};
 
 // H4
 #[tokio::test]
@@ -143,6 +147,34 @@ async fn a_header_that_is_no_key_is_an_error_and_nothing_is_sent_under_another()
     assert_eq!((peer.seen().len(), peer.questions()), (0, 0));
 }
 
+#[tokio::test]
+async fn a_question_without_an_answer_leaves_the_attempt_time_to_be_made() {
+    for timeout in [
+        over_hyper().with_attempt_timeout(Duration::from_millis(600)),
+        over_hyper().with_call_timeout(Duration::from_millis(600)),
+    ] {
+        let client = timeout.build();
+        let peer = Peer::silent_about_itself(1).await;
+        client.send(peer.post("a")).await.unwrap();
+        assert_eq!(peer.seen()[0].header("idempotency-attempt"), Some("1"));
+    }
+}
+
+// H9
+#[tokio::test]
+async fn a_peer_is_asked_also_through_a_transport_that_has_one_place() {
+    let transport = ConcurrencyLimit::new(Hyper::over(connector()), 1);
+    let client = quick(stack(transport)).build();
+    let peer = Peer::deduping(1).await;
+    let calls = (0..4).map(|_| client.send(peer.post("a")));
+    for result in futures_util::future::join_all(calls).await {
+        result.unwrap();
+    }
+    assert_eq!(peer.questions(), 1);
+    let dated = |seen: &Seen| seen.header("idempotency-first-sent").is_some();
+    assert!(peer.seen().iter().all(dated));
+}
+
 /// Passes connections on to one server after the other.
 async fn balancer(servers: Vec<Peer>) -> (Peer, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -220,4 +252,64 @@ async fn a_peer_of_which_it_is_assumed_is_sent_the_call_again() {
         seen[0].header("idempotency-key"),
         seen[1].header("idempotency-key")
     );
+}
+
+#[tokio::test]
+async fn all_attempts_of_a_call_say_the_same_date_or_none() {
+    let client = quick(over_hyper()).without_asking_peers().build();
+    let peer = Peer::deduping(1).await;
+    let busy = |peer: &Peer| {
+        let lines = "idempotency-status: not-executed\r\nretry-after-ms: 1\r\n".to_owned();
+        Fault::Say(answer(503, &(lines + &peer.store_line()), ""))
+    };
+    // The first attempt goes out before anything is known, the second when the clock is.
+    peer.misbehave([busy(&peer)]);
+    client.send(peer.post("a")).await.unwrap();
+    peer.misbehave([busy(&peer)]);
+    client.send(peer.post("b")).await.unwrap();
+    let seen = peer.seen();
+    let dates = seen.iter().map(|it| it.header("idempotency-first-sent"));
+    let dates: Vec<_> = dates.collect();
+    assert_eq!(dates[..2], [None, None]);
+    assert!(dates[2].is_some());
+    assert_eq!(dates[2], dates[3]);
+    assert!(seen[1].header("idempotency-store").is_some());
+}
+
+#[tokio::test]
+async fn a_call_ends_at_its_own_deadline_and_the_server_is_told_of_it() {
+    for (name, client) in clients() {
+        let peer = Peer::deduping(1).await;
+        peer.misbehave([Fault::Silent]);
+        let mut request = peer.post("a");
+        let began = Instant::now();
+        let deadline = Deadline(began + Duration::from_millis(300));
+        request.extensions_mut().insert(deadline);
+        let error = client.send(request).await.unwrap_err();
+        assert_eq!(error.outcome, Outcome::Unknown, "{name}");
+        assert_eq!(error.stopped, Stopped::Deadline, "{name}");
+        assert!(began.elapsed() < Duration::from_secs(2), "{name}");
+        // What the caller needs to come back to it.
+        assert_eq!(error.ticket.store, Some(StoreId::from_bytes([1; 16])));
+        assert!(error.ticket.first_sent.is_some(), "{name}");
+        let left = peer.seen()[0]
+            .header("idempotency-deadline-ms")
+            .unwrap()
+            .to_owned();
+        assert!(left.parse::<u64>().unwrap() <= 300, "{name}: {left}");
+
+        // With its ticket the call is the same one.
+        let mut again = peer.post("a");
+        again.extensions_mut().insert(error.ticket);
+        let response = client.send(again).await.unwrap();
+        assert_eq!(response.headers()["idempotency-status"], "replayed");
+        let seen = peer.seen();
+        for header in [
+            "idempotency-key",
+            "idempotency-first-sent",
+            "idempotency-store",
+        ] {
+            assert_eq!(seen[0].header(header), seen[1].header(header), "{name}");
+        }
+    }
 }

@@ -15,3 +15,4 @@ mod outcomes;
 mod readiness;
 mod reconciling;
 mod reruns;
+mod transacting;

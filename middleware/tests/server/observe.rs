@@ -13,6 +13,7 @@ use tower::{Layer, ServiceExt};
 
 use crate::doubts::{Frozen, Outside, after_a_panic, answer, finding, reconcile};
 use crate::protocol::{Ask, Effects, Handler, send};
+use crate::transacting::losing;
 use crate::watched::Watched;
 
 type Seen = Vec<(String, Vec<(String, String)>, DebugValue)>;
@@ -64,6 +65,18 @@ fn record_reconciling() -> Seen {
     })
 }
 
+/// A transaction that loses twice, and one that loses as often as it may run.
+fn record_losing() -> Seen {
+    record_of(async {
+        tokio::time::pause();
+        for (key, lost) in [("k", 2), ("l", u32::MAX)] {
+            let store = MemoryStore::default();
+            let server = losing(&store, lost).over(Arc::new(store));
+            send(&server, Ask::new(key, "book")).await;
+        }
+    })
+}
+
 fn record_of(calls: impl Future<Output = ()>) -> Seen {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
@@ -102,8 +115,9 @@ fn count(seen: &Seen, metric: names::Metric, label: Option<&str>) -> u64 {
 
 #[test]
 fn every_metric_that_the_server_emits_stands_in_the_table_and_every_one_there_is_emitted() {
-    let both = record().into_iter().chain(record_reconciling());
-    let seen: BTreeSet<String> = both.map(|(name, ..)| name).collect();
+    let all = record().into_iter().chain(record_reconciling());
+    let all = all.chain(record_losing());
+    let seen: BTreeSet<String> = all.map(|(name, ..)| name).collect();
     let table: BTreeSet<String> = names::TABLE
         .iter()
         .map(|metric| metric.name.to_owned())
@@ -160,6 +174,20 @@ fn what_came_of_asking_the_outside_world_is_counted_by_result() {
 }
 
 #[test]
+fn each_run_that_lost_is_counted_and_the_last_one_of_a_call_that_gave_up_as_such() {
+    let seen = record_losing();
+    let lost = |result| {
+        count(
+            &seen,
+            names::SERVER_TRANSACTION_CONFLICTS_TOTAL,
+            Some(result),
+        )
+    };
+    // Of eight runs that a call may have, seven are followed by another.
+    assert_eq!((lost("run_again"), lost("given_up")), (2 + 7, 1));
+}
+
+#[test]
 fn gauges_return_to_zero() {
     for gauge in [names::SERVER_IN_FLIGHT, names::SERVER_WAITERS] {
         let seen = record();
@@ -174,7 +202,8 @@ fn gauges_return_to_zero() {
 // I3
 #[test]
 fn no_label_shows_a_key_or_a_body() {
-    for (name, labels, _) in record().into_iter().chain(record_reconciling()) {
+    let all = record().into_iter().chain(record_reconciling());
+    for (name, labels, _) in all.chain(record_losing()) {
         let known = names::TABLE.iter().find(|metric| metric.name == name);
         let known = known.unwrap().labels;
         for (label, value) in labels {

@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use onlyonce_middleware::server::{
-    Adapter, Admission, Dedupe, DedupeLayer, DedupeOptions, Execution, InDoubtPolicy, Intent,
-    Outcome, Question, Recording, Refusal, Served,
+    Adapter, Admission, Dedupe, DedupeLayer, DedupeOptions, Execution, Guarantee, InDoubtPolicy,
+    Intent, Outcome, Question, Recording, Refusal, Served,
 };
+use onlyonce_storage::transaction::Transaction;
 use onlyonce_storage::{
     Answer, AnswerFormat, Fingerprint, FingerprintAlgorithm, Fingerprints, IdempotencyKey,
     KeyState, Scope, ScopedKey, Store, StoreId,
@@ -33,7 +34,12 @@ pub struct Ask {
     pub algorithm: u16,
     /// What the handler is told of its run.
     pub execution: Option<Execution>,
+    /// What a handler works on whose body begins with [`BOOK`].
+    pub transaction: Option<Transaction>,
 }
+
+/// What is done in a transaction begins with this.
+pub const BOOK: &str = "book";
 
 /// What a caller gets.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,6 +97,7 @@ impl Ask {
             question: None,
             algorithm: 1,
             execution: None,
+            transaction: None,
         }
     }
 
@@ -157,12 +164,27 @@ impl Adapter for Plain {
         let mut intent = Intent::new(key, fingerprints);
         intent.deadline = ask.deadline.map(|left| Instant::now() + left);
         intent.store = ask.store;
+        if ask.body.starts_with(BOOK) {
+            intent.guarantee = Guarantee::Transactional;
+        }
         Admission::Protected(intent, ask)
     }
 
     fn executing(&self, mut ask: Ask, execution: Execution) -> Ask {
         ask.execution = Some(execution);
         ask
+    }
+
+    fn transacting(
+        &self,
+        ask: &Ask,
+        execution: Execution,
+        transaction: &Transaction,
+    ) -> Option<Ask> {
+        let mut ask = ask.clone();
+        ask.execution = Some(execution);
+        ask.transaction = Some(transaction.clone());
+        Some(ask)
     }
 
     async fn record(&self, result: Result<Told, NoAnswer>) -> Recording<Told> {

@@ -7,7 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use onlyonce_middleware::server::{Dedupe, DedupeLayer, Refusal, Served};
-use onlyonce_storage::{IdempotencyKey, KeyState, MemoryStore, Scope, ScopedKey, Store};
+use onlyonce_storage::{
+    IdempotencyKey, KeyState, MemoryStore, Scope, ScopedKey, SessionRequest, SessionState, Store,
+};
 use tokio::sync::Notify;
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt};
@@ -146,4 +148,41 @@ async fn a_call_that_another_process_executes_holds_no_room_in_this_ones_handler
     );
     first.await.unwrap();
     assert_eq!(effects.of("pay"), 0);
+}
+
+// E7: of a call that says nothing about when it was first sent, a store may not be able to tell
+// whether it was acknowledged or never made. The claim tells, and needs room.
+#[tokio::test]
+async fn a_call_that_may_have_been_acknowledged_waits_for_room_and_claims_once() {
+    let effects = Effects::default();
+    let (gate, open) = gate(&effects);
+    let memory = Arc::new(MemoryStore::default());
+    let scope = Scope::principal("tenant").unwrap();
+    let opened = memory.session(scope.clone(), SessionRequest::Open).await;
+    let SessionState::Live { session, .. } = opened.unwrap() else {
+        panic!("it has few sessions");
+    };
+    let acknowledged = SessionRequest::Acknowledge {
+        session,
+        first_unanswered: 5,
+    };
+    memory.session(scope, acknowledged).await.unwrap();
+    let store = Watched::new(memory);
+    store.dawdle.store(true, Ordering::SeqCst);
+    let server = DedupeLayer::new(store.clone(), Plain).layer(gate);
+    open.store(false, Ordering::SeqCst);
+    let first = {
+        let server = server.clone();
+        tokio::spawn(async move { ask(&server, Ask::new("k", "pay")).await })
+    };
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.claims.load(Ordering::SeqCst), 0);
+    first.abort();
+    let _ = first.await;
+    open.store(true, Ordering::SeqCst);
+    let told = ask(&server, Ask::new("k", "pay")).await;
+    assert_eq!(told, Told::Done("pay #1".to_owned(), Served::Executed));
+    assert_eq!(store.claims.load(Ordering::SeqCst), 1);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use onlyonce_middleware::server::{
     DedupeLayer, DedupeOptions, InDoubtPolicy, Reconciled, Refusal, Served, Wait,
 };
-use onlyonce_storage::{DoubtReason, KeyState, MemoryStore, Store};
+use onlyonce_storage::{DoubtReason, Inspect, KeyState, MemoryStore, Operator, Resolution, Store};
 use tokio::sync::{Barrier, Notify};
 use tower::Layer;
 
@@ -390,6 +390,35 @@ async fn an_owner_that_completes_while_its_call_is_reconciled_has_said_the_last_
         assert_eq!(caller.await.unwrap(), Told::Done(body, Served::Replayed));
         assert_eq!(outside.effects.of("pay"), 1);
     }
+}
+
+// B2, B8: the operator looks, the hook looks, and they see different things. What one of them has seen
+// applied is not executed once more because the other has not.
+#[tokio::test]
+async fn what_the_hook_finds_applied_does_not_run_though_an_operator_said_not_applied() {
+    let effects = Effects::default();
+    let store = after_a_panic(&effects, true).await;
+    let operator = Arc::clone(&store);
+    let hook = reconcile(move |doubt| {
+        let operator = Arc::clone(&operator);
+        async move {
+            let by = Operator::parse("night-shift").unwrap();
+            let resolved = operator.resolve(doubt.key, doubt.token, Resolution::NotApplied, by);
+            assert_eq!(resolved.await, Ok(()));
+            Ok(Reconciled::Applied(answer("receipt 7")))
+        }
+    });
+    let server =
+        Handler::applying(&effects).over_policy(store.clone(), InDoubtPolicy::Reconcile(hook));
+    let told = send(&server, Ask::new("k", "pay")).await;
+    assert_eq!(effects.of("pay"), 1);
+    assert_eq!(in_doubt(&told), Some(DoubtReason::OwnerGone));
+    // It is in doubt again, for everybody, and can be ended like any other doubt.
+    let (policy, _) = finding(Reconciled::Applied(answer("receipt 7")));
+    let server = Handler::applying(&effects).over_policy(store, policy);
+    let told = send(&server, Ask::new("k", "pay")).await;
+    assert_eq!(told, Told::Done("receipt 7".to_owned(), Served::Replayed));
+    assert_eq!(effects.of("pay"), 1);
 }
 
 // Somebody else ran it again meanwhile, and that is in doubt as well: it is for the next to ask.

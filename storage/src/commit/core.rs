@@ -164,7 +164,7 @@ impl GroupCore {
                 question,
                 key,
                 first_sent,
-            } => Reply::State(self.ask(overlay, question, key.digest(), first_sent, &at)),
+            } => Reply::State(self.ask(overlay, question, &key, first_sent, &at)),
             Operation::Read { range, .. } => Reply::Rows(overlay.read(&range)),
             Operation::Release { key, token } => {
                 Reply::Settle(self.settle(overlay, (key, token), &at, |existing| {
@@ -180,11 +180,9 @@ impl GroupCore {
                 resolution,
                 by,
             } => Reply::Settle(self.resolve(overlay, (&key, token), resolution, by, &at)),
-            Operation::List(request) => {
-                Reply::Page(inspecting::list(&self.open, overlay, &request, &at))
-            }
+            Operation::List(request) => Reply::Page(inspecting::list(self, overlay, &request, &at)),
             Operation::Show { key, answer } => {
-                Reply::View(inspecting::show(overlay, key.digest(), answer, &at))
+                Reply::View(inspecting::show(self, overlay, key.digest(), answer, &at))
             }
             Operation::Session { scope, request } => {
                 Reply::Session(Ok(self.session(overlay, &scope, request, now)))
@@ -351,10 +349,11 @@ impl GroupCore {
         &mut self,
         overlay: &mut Overlay<'_>,
         question: Question,
-        key: KeyDigest,
+        scoped: &ScopedKey,
         first_sent: Option<Timestamp>,
         at: &Circumstances,
     ) -> Result<KeyState, StoreError> {
+        let key = scoped.digest();
         if let Some(held) = self.held(key, at) {
             let held = Record::Call(held.clone());
             return Ok(transition::state(Some(&held), first_sent, at));
@@ -363,7 +362,13 @@ impl GroupCore {
             overlay.rows.room()?;
             self.write(overlay, key, None, Some(Record::Sealed { at: at.now }));
         }
-        overlay.state(key, first_sent, at)
+        let state = overlay.state(key, first_sent, at)?;
+        if matches!(state, KeyState::Absent | KeyState::Sealed { .. })
+            && self.may_be_acknowledged(scoped.scope(), first_sent)
+        {
+            return Ok(KeyState::Stale);
+        }
+        Ok(state)
     }
 
     fn settle(
@@ -412,6 +417,17 @@ impl GroupCore {
         after: Option<Record>,
     ) {
         let after = after.map(|record| self.sessions.settled(key, record));
+        self.write_as_is(overlay, key, before, after);
+    }
+
+    /// The same of a record that is known to be held by its session, or by none.
+    pub(super) fn write_as_is(
+        &mut self,
+        overlay: &mut Overlay<'_>,
+        key: KeyDigest,
+        before: Option<Record>,
+        after: Option<Record>,
+    ) {
         self.sessions.changed(key, before.as_ref(), after.as_ref());
         self.open.changed(key, before.as_ref(), after.as_ref());
         overlay.write(key, before, after);

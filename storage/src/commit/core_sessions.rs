@@ -64,6 +64,13 @@ impl GroupCore {
         }
     }
 
+    /// Whether a call of which nothing is left may have been executed and acknowledged in a session
+    /// of its principal. Who says when it was first sent asks about a call that was not answered to
+    /// its caller, and was so never acknowledged; who does not may have the key from anywhere.
+    pub(super) fn may_be_acknowledged(&self, scope: &Scope, first_sent: Option<Timestamp>) -> bool {
+        first_sent.is_none() && self.sessions.acknowledge_for(scope_of(scope))
+    }
+
     pub(super) fn session(
         &mut self,
         overlay: &mut Overlay<'_>,

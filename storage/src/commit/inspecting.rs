@@ -1,7 +1,7 @@
 //! What operators ask of a core. Nothing here changes anything, and each answer takes a bounded
 //! time: the thread that gives it serves all calls.
 
-use super::open_calls::OpenCalls;
+use super::core::GroupCore;
 use super::overlay::Overlay;
 use crate::inspect::{PAGE_RECORDS_MAX, PAGE_SEEN_MAX};
 use crate::record::Record;
@@ -10,7 +10,7 @@ use crate::{AnswerBytes, KeyDigest, KeyView, ListPage, ListRequest, RecordView, 
 
 /// A page of what is open.
 pub(super) fn list(
-    open: &OpenCalls,
+    core: &GroupCore,
     overlay: &Overlay<'_>,
     request: &ListRequest,
     at: &Circumstances,
@@ -20,13 +20,13 @@ pub(super) fn list(
         records: Vec::new(),
         next: None,
     };
-    for (seen, place) in open.listed(request, at.now).enumerate() {
+    for (seen, place) in core.open.listed(request, at.now).enumerate() {
         if seen == PAGE_SEEN_MAX || page.records.len() == records_max {
             return Ok(page);
         }
         // What is not wanted is passed over without a look at its record.
         page.next = Some(place);
-        let view = view(overlay, place.key, at)?;
+        let view = view(core, overlay, place.key, at)?;
         if let KeyView::Call(call) = view
             && request.matches(&call, at.now)
         {
@@ -39,12 +39,13 @@ pub(super) fn list(
 
 /// One key.
 pub(super) fn show(
+    core: &GroupCore,
     overlay: &Overlay<'_>,
     key: KeyDigest,
     answer: AnswerBytes,
     at: &Circumstances,
 ) -> Result<KeyView, StoreError> {
-    let shown = view(overlay, key, at)?;
+    let shown = view(core, overlay, key, at)?;
     let KeyView::Call(call) = shown else {
         return Ok(shown);
     };
@@ -55,7 +56,16 @@ pub(super) fn show(
     Ok(KeyView::Call(call.with_answer(bytes)))
 }
 
-fn view(overlay: &Overlay<'_>, key: KeyDigest, at: &Circumstances) -> Result<KeyView, StoreError> {
+fn view(
+    core: &GroupCore,
+    overlay: &Overlay<'_>,
+    key: KeyDigest,
+    at: &Circumstances,
+) -> Result<KeyView, StoreError> {
+    // Written nowhere, and in progress all the same: who is told "absent" takes it for free.
+    if let Some(held) = core.held(key, at) {
+        return Ok(KeyView::Call(RecordView::of(held, at.now)));
+    }
     let record = overlay.record(key)?;
     // A lapse that nobody has written down yet is told as what it is.
     let lapsed = transition::lapse(record.as_ref(), at);

@@ -60,6 +60,8 @@ pub(super) struct Sessions {
     last: u64,
     live: BTreeMap<u64, Session>,
     by_scope: HashMap<ScopeDigest, usize>,
+    /// How many of a scope have acknowledged anything.
+    acknowledging: HashMap<ScopeDigest, usize>,
     by_use: BTreeSet<(Timestamp, u64)>,
     /// Held calls that no session holds any more.
     left: VecDeque<KeyDigest>,
@@ -156,10 +158,18 @@ impl Sessions {
         if first_unanswered <= session.row.first_unanswered {
             return None;
         }
+        if session.row.first_unanswered == 0 {
+            *self.acknowledging.entry(session.row.scope).or_default() += 1;
+        }
         session.row.first_unanswered = first_unanswered;
         let kept = session.calls.split_off(&first_unanswered);
         let acknowledged = std::mem::replace(&mut session.calls, kept);
         Some(acknowledged.into_values().collect())
+    }
+
+    /// Whether a live session of this scope has acknowledged anything.
+    pub(super) fn acknowledge_for(&self, scope: ScopeDigest) -> bool {
+        self.acknowledging.contains_key(&scope)
     }
 
     /// Whether a call may be claimed whose key is absent, in a session that is live.
@@ -216,11 +226,9 @@ impl Sessions {
         }
         self.by_use.remove(&(used, id));
         let session = self.live.remove(&id)?;
-        if let Some(count) = self.by_scope.get_mut(&session.row.scope) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_scope.remove(&session.row.scope);
-            }
+        one_less(&mut self.by_scope, session.row.scope);
+        if session.row.first_unanswered > 0 {
+            one_less(&mut self.acknowledging, session.row.scope);
         }
         self.left.extend(session.calls.into_values());
         Some(id)
@@ -233,6 +241,9 @@ impl Sessions {
 
     fn insert(&mut self, id: u64, row: SessionRow, now: Timestamp) {
         *self.by_scope.entry(row.scope).or_default() += 1;
+        if row.first_unanswered > 0 {
+            *self.acknowledging.entry(row.scope).or_default() += 1;
+        }
         self.by_use.insert((now, id));
         let session = Session {
             row,
@@ -265,6 +276,15 @@ impl Sessions {
             && let Some(session) = self.live.get_mut(&place.session)
         {
             session.calls.remove(&place.sequence);
+        }
+    }
+}
+
+fn one_less(counts: &mut HashMap<ScopeDigest, usize>, scope: ScopeDigest) {
+    if let Some(count) = counts.get_mut(&scope) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&scope);
         }
     }
 }

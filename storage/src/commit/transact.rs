@@ -13,7 +13,8 @@ use crate::transition::{self, Circumstances, ClaimStep, Settled};
 use crate::{ClaimRequest, FencingToken, KeyDigest, StoreError};
 
 /// The claims that are held in memory. Each is a record in progress that is written nowhere; their
-/// number is bounded by the quotas of the scopes, which they count for.
+/// number is bounded by the quotas of the scopes and the windows of the sessions, which they count
+/// for.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     calls: HashMap<KeyDigest, CallRecord>,
@@ -50,14 +51,25 @@ impl GroupCore {
     /// Lets go of the claim that is held of a key: the key is what it was before.
     pub(super) fn let_go(&mut self, key: KeyDigest) {
         if let Some(call) = self.held.calls.remove(&key) {
-            self.open.changed(key, Some(&Record::Call(call)), None);
+            let call = Record::Call(call);
+            self.sessions.changed(key, Some(&call), None);
+            self.open.changed(key, Some(&call), None);
         }
+    }
+
+    /// Writes what has become of a claim that was held. It keeps the claim's place in its session, if
+    /// that still has it.
+    fn write_held(&mut self, overlay: &mut Overlay<'_>, key: KeyDigest, after: CallRecord) {
+        let after = self.sessions.settled(key, Record::Call(after));
+        self.let_go(key);
+        self.write_as_is(overlay, key, None, Some(after));
     }
 
     /// Holds a claim, or holds it for longer.
     pub(super) fn hold(&mut self, key: KeyDigest, call: CallRecord) {
         let after = Record::Call(call.clone());
         let before = self.held.calls.insert(key, call).map(Record::Call);
+        self.sessions.changed(key, before.as_ref(), Some(&after));
         self.open.changed(key, before.as_ref(), Some(&after));
     }
 
@@ -131,8 +143,7 @@ impl GroupCore {
         }
         let completed = transition::complete(Some(&held), token, answer, at)
             .map_err(|transition::Fenced| CommitRefusal::Fenced)?;
-        self.let_go(key);
-        self.write(overlay, key, None, Some(Record::Call(completed)));
+        self.write_held(overlay, key, completed);
         overlay.written.add(writes);
         Ok(())
     }
@@ -145,9 +156,9 @@ impl GroupCore {
         key: KeyDigest,
         settled: Settled,
     ) {
-        self.let_go(key);
-        if let Settled::Write(call) = settled {
-            self.write(overlay, key, None, Some(Record::Call(call)));
+        match settled {
+            Settled::Remove => self.let_go(key),
+            Settled::Write(call) => self.write_held(overlay, key, call),
         }
     }
 

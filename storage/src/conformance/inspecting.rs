@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::Harness;
 use super::kit::{
-    LEASE, MINUTE, answer, ask, claimed, completed, in_doubt, key, key_of, operator_named, peek,
-    request, seal, settle,
+    LEASE, MINUTE, answer, ask, claimed, completed, given, in_doubt, key, key_of, operator_named,
+    peek, request, seal, settle,
 };
 use crate::{
     AnswerBytes, ClaimOutcome, Clock as _, DoubtReason, Inspect, KeyState, KeyView, ListRequest,
@@ -53,6 +53,31 @@ pub async fn what_is_open_is_listed_and_what_is_settled_is_not(harness: impl Har
     doubts.state = Some(OpenState::InDoubt);
     assert_eq!(list(&*store, doubts).await.len(), 2);
     drop(late);
+}
+
+/// A call whose claim is held for a transaction is in progress for operators, as for everybody else,
+/// and who seals its key is shown what keeps it from being sealed.
+pub async fn what_a_transaction_holds_is_in_progress_for_operators(harness: impl Harness) {
+    let store = harness.store();
+    let Some(transactions) = store.transactions() else {
+        return;
+    };
+    let held = key("held");
+    let begun = transactions.begin(request(&held)).await;
+    let claim = given(begun.expect("the store begins"));
+    let in_progress = StateView::InProgress {
+        lease_until: harness.clock().now().plus(LEASE),
+    };
+    let listed = list(&*store, ListRequest::new()).await;
+    let seen: Vec<_> = listed.iter().map(|view| (&view.key, &view.state)).collect();
+    assert_eq!(seen, [(&held, &in_progress)]);
+    let is_in_progress = |state| matches!(state, KeyState::InProgress { .. });
+    assert!(is_in_progress(seal(&*store, &held).await));
+    let view = shown(&*store, &held, AnswerBytes::Show).await;
+    assert_eq!((view.token, view.state), (claim.token(), in_progress));
+    assert!(is_in_progress(peek(&*store, &held).await));
+    assert_eq!(store.release(claim).await, Ok(()));
+    assert_eq!(list(&*store, ListRequest::new()).await, []);
 }
 
 /// Pages of any size, and changes between them.

@@ -17,6 +17,7 @@
 pub mod answers;
 pub mod claims;
 pub mod doubt;
+pub mod dropped;
 pub mod fencing;
 pub mod forgetting;
 pub mod inspecting;
@@ -123,6 +124,7 @@ macro_rules! conformance {
             forgetting: a_call_first_sent_too_far_ahead_is_refused
             forgetting: a_call_first_sent_at_the_time_the_store_tells_is_never_refused
             inspecting: what_is_open_is_listed_and_what_is_settled_is_not
+            inspecting: what_a_transaction_holds_is_in_progress_for_operators
             inspecting: a_list_in_small_pages_shows_every_doubt_once_while_calls_come_and_go
             inspecting: a_list_leaves_out_other_states_scopes_and_ages
             inspecting: an_answer_is_shown_only_to_who_asks_for_it
@@ -152,6 +154,9 @@ macro_rules! conformance {
             sessions: what_is_not_acknowledged_is_replayed
             sessions: what_is_open_is_not_forgotten_by_an_acknowledgement
             sessions: no_transaction_executes_what_was_acknowledged
+            sessions: a_transaction_is_forgotten_once_it_is_acknowledged
+            sessions: a_run_that_is_held_takes_its_number_in_the_window
+            sessions: what_was_acknowledged_is_never_said_not_to_have_happened
             sessions: a_call_cannot_acknowledge_itself
             sessions: without_an_acknowledgement_retention_frees
             sessions: an_expired_session_is_told_from_one_that_was_never_given
@@ -184,6 +189,7 @@ macro_rules! conformance_transactions {
             transactions: a_run_sees_its_own_writes_and_nobody_else_does
             transactions: an_answer_whose_writes_were_discarded_has_no_effect
             transactions: a_run_that_has_failed_once_never_ends_well
+            dropped: a_run_that_drops_a_read_commits_nothing
             transactions: a_row_that_is_read_twice_and_differs_is_a_conflict_at_once
             transactions: a_too_large_answer_commits_nothing
             transactions: many_transactions_on_the_same_rows_add_up

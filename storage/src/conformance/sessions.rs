@@ -5,12 +5,13 @@
 use std::time::Duration;
 
 use super::kit::{
-    DAY, MINUTE, answer, ask, completed, given, key, key_of, peek, request, settle, sweep,
+    DAY, MINUTE, answer, ask, completed, given, key, key_of, peek, request, seal, settle, sweep,
 };
 use super::{Harness, SESSIONS_MAX};
+use crate::transaction::TransactionalStore;
 use crate::{
-    Claim, ClaimOutcome, ClaimRequest, DoubtReason, Inspect, KeyState, SESSION_WINDOW, Scope,
-    ScopedKey, SessionCall, SessionRequest, SessionState,
+    Claim, ClaimOutcome, ClaimRequest, DoubtReason, Inspect, KeyState, Question, SESSION_WINDOW,
+    Scope, ScopedKey, SessionCall, SessionRequest, SessionState, StoreError,
 };
 
 /// E7: what was acknowledged leaves nothing, and its late duplicates are stale also after reopening.
@@ -24,8 +25,8 @@ pub async fn an_acknowledged_call_is_forgotten_and_its_duplicate_is_stale(
     for sequence in 1..=3 {
         call(&*store, session, sequence, sequence).await;
     }
-    assert_eq!(peek(&*store, &numbered(1)).await, KeyState::Absent);
-    assert_eq!(peek(&*store, &numbered(2)).await, KeyState::Absent);
+    assert_eq!(peek(&*store, &numbered(1)).await, KeyState::Stale);
+    assert_eq!(peek(&*store, &numbered(2)).await, KeyState::Stale);
     // What is not acknowledged is replayed.
     assert_eq!(replayed(&*store, session, 3, 3).await, "3");
     for (sequence, first_unanswered) in [(1, 1), (2, 1), (2, 2)] {
@@ -34,7 +35,7 @@ pub async fn an_acknowledged_call_is_forgotten_and_its_duplicate_is_stale(
     }
     let told = acknowledge(&*store, session, 4).await;
     assert_eq!(told, live(session, 4));
-    assert_eq!(peek(&*store, &numbered(3)).await, KeyState::Absent);
+    assert_eq!(peek(&*store, &numbered(3)).await, KeyState::Stale);
     // It only grows.
     assert_eq!(acknowledge(&*store, session, 2).await, live(session, 4));
     drop(store);
@@ -67,7 +68,7 @@ pub async fn what_is_not_acknowledged_is_replayed(mut harness: impl Harness) {
         return;
     }
     let store = harness.store();
-    assert_eq!(peek(&*store, &numbered(5)).await, KeyState::Absent);
+    assert_eq!(peek(&*store, &numbered(5)).await, KeyState::Stale);
     for sequence in 6..=20 {
         let body = replayed(&*store, session, sequence, 6).await;
         assert_eq!(body, sequence.to_string());
@@ -127,6 +128,98 @@ pub async fn no_transaction_executes_what_was_acknowledged(harness: impl Harness
     assert!(matches!(next, Ok(ClaimOutcome::Claimed(_))), "{next:?}");
 }
 
+/// E7: what a transaction came to is held for its session like what was claimed: it goes with its
+/// acknowledgement, also after reopening.
+pub async fn a_transaction_is_forgotten_once_it_is_acknowledged(mut harness: impl Harness) {
+    let mut store = harness.store();
+    if store.transactions().is_none() {
+        return;
+    }
+    let Some(session) = open(&*store).await else {
+        return;
+    };
+    for sequence in 1..=5 {
+        commit(&*store, session, sequence, 1).await;
+    }
+    for first_unanswered in [2, 4] {
+        assert_eq!(replayed(&*store, session, 4, 1).await, "4");
+        let told = acknowledge(&*store, session, first_unanswered).await;
+        assert_eq!(told, live(session, first_unanswered));
+        for sequence in 1..first_unanswered {
+            let gone = peek(&*store, &numbered(sequence)).await;
+            assert_eq!(gone, KeyState::Stale, "call {sequence} has left its record");
+            let late = transactional(&*store).begin(in_session(session, sequence, 1));
+            let late = ok(late.await);
+            assert!(matches!(late, ClaimOutcome::Stale), "{late:?}");
+        }
+        drop(store);
+        if !harness.reopen().await {
+            return;
+        }
+        store = harness.store();
+    }
+    assert_eq!(replayed(&*store, session, 5, 4).await, "5");
+}
+
+/// E14: a claim that is held in memory counts like one that is written: nobody else gets its number,
+/// and the window ends where it ends.
+pub async fn a_run_that_is_held_takes_its_number_in_the_window(harness: impl Harness) {
+    let store = harness.store();
+    let (Some(session), Some(transactions)) = (open(&*store).await, store.transactions()) else {
+        return;
+    };
+    let held = given(ok(transactions.begin(in_session(session, 1, 1)).await));
+    let mut other = request(&key("another"));
+    other.session = in_session(session, 1, 1).session;
+    for outcome in [
+        ok(transactions.begin(other.clone()).await),
+        ask(&*store, other.clone()).await,
+    ] {
+        assert!(matches!(outcome, ClaimOutcome::Stale), "{outcome:?}");
+    }
+    let over = SESSION_WINDOW + 1;
+    let outcome = ok(transactions.begin(in_session(session, over, 1)).await);
+    assert!(matches!(outcome, ClaimOutcome::WindowFull), "{outcome:?}");
+    // It was never executed: its number is free, for the one who has it.
+    store.release(held).await.expect("the owner releases");
+    let again = given(ok(transactions.begin(in_session(session, 1, 1)).await));
+    // A message that acknowledges it takes nothing: what it comes to is remembered like any other.
+    acknowledge(&*store, session, 2).await;
+    let transaction = transactions.start(&again);
+    let work = transaction.end().expect("it has not failed");
+    let committed = transactions.commit(again, work, answer("1")).await;
+    committed.expect("the owner commits");
+    assert_eq!(completed(&*store, &numbered(1)).await.answer.body(), "1");
+}
+
+/// E7: nothing is left of a call that was acknowledged, so who knows no more than its key is not told
+/// that it never happened. Who says when a call was first sent has no answer of it, so it was not
+/// acknowledged; and a principal without sessions is told what there is.
+pub async fn what_was_acknowledged_is_never_said_not_to_have_happened(mut harness: impl Harness) {
+    let store = harness.store();
+    let Some(session) = open(&*store).await else {
+        return;
+    };
+    assert_eq!(peek(&*store, &numbered(9)).await, KeyState::Absent);
+    call(&*store, session, 1, 1).await;
+    acknowledge(&*store, session, 2).await;
+    drop(store);
+    harness.reopen().await;
+    let store = harness.store();
+    assert_eq!(peek(&*store, &numbered(1)).await, KeyState::Stale);
+    let since = Some(store.now());
+    let unsent = store.ask(Question::Peek, numbered(2), since).await;
+    assert_eq!(unsent, Ok(KeyState::Absent));
+    let stranger = key_of("bob", "in-session-1");
+    assert_eq!(peek(&*store, &stranger).await, KeyState::Absent);
+    let sealed = seal(&*store, &stranger).await;
+    assert!(matches!(sealed, KeyState::Sealed { .. }), "{sealed:?}");
+    // The seal is there; that it came before any effect is what nobody knows.
+    assert_eq!(seal(&*store, &numbered(1)).await, KeyState::Stale);
+    let outcome = ask(&*store, request(&numbered(1))).await;
+    assert!(matches!(outcome, ClaimOutcome::Stale), "{outcome:?}");
+}
+
 /// E7: who sends a call has not had its answer; a message that says otherwise takes nothing.
 pub async fn a_call_cannot_acknowledge_itself(harness: impl Harness) {
     let store = harness.store();
@@ -142,7 +235,7 @@ pub async fn a_call_cannot_acknowledge_itself(harness: impl Harness) {
     other.session = in_session(session, 1, 1).session;
     let outcome = ask(&*store, other).await;
     assert!(matches!(outcome, ClaimOutcome::Stale), "{outcome:?}");
-    assert_eq!(peek(&*store, &key("another")).await, KeyState::Absent);
+    assert_eq!(peek(&*store, &key("another")).await, KeyState::Stale);
 }
 
 /// E7: a lost acknowledgement costs room until the session expires; then retention frees.
@@ -173,7 +266,7 @@ pub async fn without_an_acknowledgement_retention_frees(mut harness: impl Harnes
     }
     harness.clock().advance(DAY * 10);
     sweep(&*store).await;
-    let state = store.ask(crate::Question::Peek, numbered(1), first_sent);
+    let state = store.ask(Question::Peek, numbered(1), first_sent);
     assert_eq!(state.await, Ok(KeyState::Stale), "it was forgotten");
 }
 
@@ -243,7 +336,7 @@ pub async fn a_full_window_refuses_and_forgets_nothing(mut harness: impl Harness
     let store = harness.store();
     let outcome = ask(&*store, in_session(session, over, 1)).await;
     assert!(matches!(outcome, ClaimOutcome::WindowFull), "{outcome:?}");
-    assert_eq!(peek(&*store, &numbered(over)).await, KeyState::Absent);
+    assert_eq!(peek(&*store, &numbered(over)).await, KeyState::Stale);
     for sequence in (1..=SESSION_WINDOW).rev().step_by(101) {
         let body = replayed(&*store, session, sequence, 1).await;
         assert_eq!(body, sequence.to_string());
@@ -317,7 +410,7 @@ pub async fn a_thousand_acknowledged_calls_leave_nothing(mut harness: impl Harne
     harness.reopen().await;
     let store = harness.store();
     for sequence in [1, 2, 500, 999, 1_000] {
-        assert_eq!(peek(&*store, &numbered(sequence)).await, KeyState::Absent);
+        assert_eq!(peek(&*store, &numbered(sequence)).await, KeyState::Stale);
         let outcome = ask(&*store, in_session(session, sequence, 1)).await;
         assert!(matches!(outcome, ClaimOutcome::Stale), "{outcome:?}");
     }
@@ -356,6 +449,25 @@ fn live(session: u64, first_unanswered: u64) -> SessionState {
         session,
         first_unanswered,
     }
+}
+
+fn transactional(store: &dyn Inspect) -> &dyn TransactionalStore {
+    store.transactions().expect("the store keeps tables")
+}
+
+fn ok(outcome: Result<ClaimOutcome, StoreError>) -> ClaimOutcome {
+    outcome.expect("the store answers a claim")
+}
+
+/// A transaction without rows that is answered with its number.
+async fn commit(store: &dyn Inspect, session: u64, sequence: u64, first_unanswered: u64) {
+    let transactions = transactional(store);
+    let request = in_session(session, sequence, first_unanswered);
+    let claim = given(ok(transactions.begin(request).await));
+    let work = transactions.start(&claim).end();
+    let answer = answer(sequence.to_string());
+    let committed = transactions.commit(claim, work.expect("it has not failed"), answer);
+    committed.await.expect("the owner commits");
 }
 
 fn numbered(sequence: u64) -> ScopedKey {

@@ -13,7 +13,7 @@ use crate::transaction::{
 };
 use crate::{Claim, ClaimOutcome, Inspect, KeyState, ScopedKey, SettleError, StoreError};
 
-const ACCOUNTS: Table = Table::new("accounts");
+pub(super) const ACCOUNTS: Table = Table::new("accounts");
 const JOURNAL: Table = Table::new("journal");
 
 /// B1: both, also after a crash.
@@ -493,11 +493,11 @@ async fn add_one(store: &dyn Inspect, name: &str, which: usize) {
     }
 }
 
-fn transactional(store: &dyn Inspect) -> &dyn TransactionalStore {
+pub(super) fn transactional(store: &dyn Inspect) -> &dyn TransactionalStore {
     store.transactions().expect("the store keeps tables")
 }
 
-async fn begin(store: &dyn Inspect, key: &ScopedKey) -> (Claim, Transaction) {
+pub(super) async fn begin(store: &dyn Inspect, key: &ScopedKey) -> (Claim, Transaction) {
     let tables = transactional(store);
     let outcome = tables.begin(request(key)).await;
     let claim = given(outcome.expect("the store answers"));
@@ -505,7 +505,7 @@ async fn begin(store: &dyn Inspect, key: &ScopedKey) -> (Claim, Transaction) {
     (claim, transaction)
 }
 
-async fn commit(
+pub(super) async fn commit(
     store: &dyn Inspect,
     claim: Claim,
     transaction: &Transaction,
@@ -536,7 +536,7 @@ async fn commit_as(
 }
 
 /// Writes a row under a key of its own.
-async fn put(store: &dyn Inspect, name: &str, text: &str) {
+pub(super) async fn put(store: &dyn Inspect, name: &str, text: &str) {
     let own = ScopedKey::new(crate::Scope::global(), crate::IdempotencyKey::unique());
     commit_as(store, &own, "put", async |transaction| {
         let put = transaction.put(&ACCOUNTS, name.as_bytes(), text.as_bytes());
@@ -554,12 +554,12 @@ async fn remove(store: &dyn Inspect, name: &str) {
     .await;
 }
 
-async fn got(transaction: &Transaction, name: &str) -> Option<String> {
+pub(super) async fn got(transaction: &Transaction, name: &str) -> Option<String> {
     let found = transaction.get(&ACCOUNTS, name.as_bytes()).await;
     found.expect("it is read").map(|value| text(&value))
 }
 
-async fn value(store: &dyn Inspect, name: &str) -> Option<String> {
+pub(super) async fn value(store: &dyn Inspect, name: &str) -> Option<String> {
     let range = RowRange::of_key(&ACCOUNTS, name.as_bytes());
     let found = transactional(store).read(range).await;
     let found = found.expect("it is read").pop();

@@ -332,7 +332,7 @@ fn adopt(
         incarnation,
         forgotten_until,
         last_used,
-    } = loaded.identify(id, now)?;
+    } = loaded.identify(id, now, options.restored)?;
     crate::kill_point!("opening: incarnation raised, open calls not in doubt");
     let guard = ClockGuard::start(&*options.clock, last_used, options.retention.horizon);
     if guard.suspicion(&*options.clock).is_none() {

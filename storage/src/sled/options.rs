@@ -12,6 +12,7 @@ pub struct SledOptions {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: StoreLimits,
     pub(super) log_bytes: u64,
+    pub(super) restored: bool,
     pub(super) retention: RetentionOptions,
 }
 
@@ -26,6 +27,7 @@ impl SledOptions {
             clock: Arc::new(SystemClock),
             limits: StoreLimits::default(),
             log_bytes: LOG_BYTES,
+            restored: false,
             retention: RetentionOptions::default(),
         }
     }
@@ -60,6 +62,19 @@ impl SledOptions {
         } else {
             bytes
         };
+        self
+    }
+
+    /// Says that the directory is a copy that was made earlier, and that the store may have served
+    /// since: for the first opening after a backup was restored, and no other.
+    ///
+    /// Nothing in a store shows that it is older than another that is gone, and what that one has
+    /// executed since is not known here. So every call that was first sent before this opening, says
+    /// so, and has no record is stale: refused, never executed. Calls that do not say when they were
+    /// first sent cannot be told from new ones. Fencing tokens and sessions go on above all that the
+    /// other can have given. The clock must not be behind the one of the store that is gone.
+    pub const fn restored_copy(mut self) -> Self {
+        self.restored = true;
         self
     }
 

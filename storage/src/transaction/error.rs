@@ -23,6 +23,10 @@ pub enum TransactionError {
         /// The bound in bytes.
         max: usize,
     },
+    /// The handler has dropped a read before it ended, as a `select!` or a timeout inside it does.
+    /// What it meant to do with the row is not done.
+    #[error("a read was dropped before it ended: what hangs on it would be missing")]
+    ReadDropped,
     /// It has read as much as one may remember. Read a smaller range, or split the work.
     #[error("a transaction reads at most {reads} ranges and keys, with {rows} rows")]
     ReadsTooMany {

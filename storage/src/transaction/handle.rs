@@ -19,8 +19,14 @@ use crate::StoreFuture;
 /// run is committed.
 ///
 /// It sees what it has written itself. Nobody else does before it is committed, which only the
-/// server does, once the handler has returned: a handler cannot commit half of its work. A future of
-/// it that is dropped has no effect. The first error is final: see [`TransactionError`].
+/// server does, once the handler has returned: a handler cannot commit half of its work. The first
+/// error is final: see [`TransactionError`].
+///
+/// A read whose future is dropped before it has ended, as a `select!` or a timeout inside the handler
+/// does, ends the run: what the handler meant to do with the row is not done, and what it did before
+/// may be half of something. A part of a handler that is dropped while it waits for something else
+/// cannot be seen from here; who does that says [`discard_writes`](Self::discard_writes), or returns
+/// an error.
 ///
 /// Cloning gives another handle on the same run. When the run is over every handle fails with
 /// [`TransactionError::Ended`].
@@ -63,6 +69,9 @@ pub trait ReadRows: Send + Sync + 'static {
     /// The rows in a range as they are applied now, durable or not.
     fn read(&self, range: RowRange) -> StoreFuture<'_, Vec<Row>>;
 }
+
+/// A read that has not ended: when it is dropped, its transaction has failed.
+struct Waiting<'a>(&'a Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -195,7 +204,9 @@ impl Transaction {
     /// Reads in the store, and remembers what was found.
     async fn look(&self, range: RowRange) -> Result<Vec<Row>, TransactionError> {
         self.state.lock().check()?;
+        let waiting = Waiting(&self.state);
         let read = self.rows.read(range.clone()).await;
+        std::mem::forget(waiting);
         let mut state = self.state.lock();
         let rows = read.map_err(|error| state.fail(error.into()))?;
         state.remember(range, &rows)?;
@@ -211,6 +222,14 @@ impl fmt::Debug for Transaction {
             .field("rows_written", &state.rows_written)
             .field("failed", &state.failed)
             .finish_non_exhaustive()
+    }
+}
+
+// === impl Waiting ===
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().fail(TransactionError::ReadDropped);
     }
 }
 

@@ -89,7 +89,7 @@ async fn work(folder: &Path, server: &str) {
 }
 
 /// Makes use of an answer, and then lets the outbox forget it.
-async fn conclude(
+pub async fn conclude(
     outbox: &Outbox,
     notes: &Notes,
     order: Order,

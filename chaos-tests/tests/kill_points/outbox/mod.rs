@@ -4,7 +4,7 @@
 //! The server lives all the while: whatever is executed twice, lost or told otherwise is the
 //! client's doing.
 
-mod child;
+pub mod child;
 mod kills;
-mod notes;
-mod server;
+pub mod notes;
+pub mod server;

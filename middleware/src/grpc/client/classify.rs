@@ -141,8 +141,9 @@ fn of_status(status: Status, ending: &Ending, bound: bool) -> Verdict {
             };
             retry(Executed::Unknown, ending.pushback(Pushback::Silent), cost)
         }
-        // The key belongs to another request, so no attempt of this one was ever executed.
-        Status::Mismatch => Verdict::Refuse(Executed::Never),
+        // The key belongs to another request now. That one may come to nothing and leave the key to
+        // an earlier attempt of this one that is still on its way.
+        Status::Mismatch => Verdict::Refuse(Executed::NotThisAttempt),
         Status::NotExecuted => of_not_executed(ending, bound),
         Status::Stale => Verdict::Refuse(Executed::NotThisAttempt),
         // Has no table of its own.
@@ -312,7 +313,7 @@ mod tests {
         let after = Pushback::After(Duration::from_millis(40));
         assert_eq!(busy, retry(Executed::Unknown, after, Cost::OnlyTime));
         let mismatch = said("mismatch", &[("grpc-status", "3"), (PUSHBACK, "-1")]);
-        assert_eq!(mismatch, Verdict::Refuse(Executed::Never));
+        assert_eq!(mismatch, Verdict::Refuse(Executed::NotThisAttempt));
         let too_large = said("not-executed", &[("grpc-status", "8"), (PUSHBACK, "-1")]);
         assert_eq!(too_large, Verdict::Refuse(Executed::NotThisAttempt));
         let full = said("not-executed", &[("grpc-status", "8"), (PUSHBACK, "40")]);

@@ -27,7 +27,7 @@ use crate::http::client::TransportError;
 pub enum Error {
     /// A call of a protected method: what is known of it, its ticket, and what came last.
     #[error(transparent)]
-    Call(CallError<Response<Body>, TransportError>),
+    Call(Box<CallError<Response<Body>, TransportError>>),
     /// A call of another method.
     #[error(transparent)]
     Unprotected(TransportError),

@@ -1,7 +1,7 @@
 //! Calls over gRPC that are safe to retry.
 //!
-//! [`stack`] puts the client's layers around a transport: [`tower`] over a channel of tonic's, or
-//! [`hyper`](crate::http::client::hyper). What comes out is a tower service that a generated client of
+//! [`stack()`] puts the client's layers around a transport: [`tower()`] over a channel of tonic's, or
+//! [`hyper`](crate::http::client::hyper()). What comes out is a tower service that a generated client of
 //! tonic takes in place of the channel. `src/manual/grpc.md` is the page for users.
 //!
 //! What is particular to gRPC, beside what [`http::client`](crate::http::client) does with bodies,

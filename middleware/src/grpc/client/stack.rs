@@ -17,7 +17,7 @@ use super::wire::Wire;
 use crate::client::{Adapter as _, ChooseKey, UniqueKey};
 use crate::grpc::methods::{Methods, Protection};
 use crate::grpc::{names, timeout};
-use crate::http::client::stack::unsent;
+use crate::http::client::stack::{Failed, unsent};
 use crate::http::client::{self, Adapter, Classification, Deadline, TransportError};
 use crate::http::{Body, BoxError};
 
@@ -45,7 +45,7 @@ pub struct Client<T> {
     methods: Arc<Methods>,
 }
 
-/// Builds a [`Client`]. See [`stack`].
+/// Builds a [`Client`]. See [`stack()`].
 #[must_use = "a stack does nothing until it is built"]
 #[derive(Clone)]
 pub struct Stack<T, K = UniqueKey> {
@@ -210,7 +210,7 @@ where
         match with_deadline(request) {
             Ok(request) => {
                 let answering = self.calls.send(request);
-                Box::pin(async move { answering.await.map_err(Error::Call) })
+                Box::pin(async move { answering.await.map_err(call_error) })
             }
             Err(error) => Box::pin(async move { Err(error) }),
         }
@@ -225,12 +225,16 @@ impl<T> fmt::Debug for Client<T> {
     }
 }
 
+fn call_error(error: Failed) -> Error {
+    Error::Call(Box::new(error))
+}
+
 /// The same request, with what `grpc-timeout` says as its deadline.
 fn with_deadline(mut request: Request<Body>) -> Result<Request<Body>, Error> {
     let left = timeout::read(request.headers()).map_err(|error| {
         let ticket = Adapter::default().ticket(&request);
         let ticket = ticket.unwrap_or_else(|| UniqueKey.choose_ticket(&request));
-        Error::Call(unsent(ticket, TransportError::never_sent(error)))
+        call_error(unsent(ticket, TransportError::never_sent(error)))
     })?;
     request.headers_mut().remove(names::TIMEOUT);
     let Some(at) = left.and_then(|left| Instant::now().checked_add(left)) else {

@@ -12,7 +12,7 @@ use tower_service::Service;
 use crate::http::client::{TransportError, evidence};
 use crate::http::{Body, BoxError};
 
-/// Sends through a tower service. See [`tower`].
+/// Sends through a tower service. See [`tower()`].
 #[derive(Clone)]
 pub struct Tower<T> {
     service: T,
@@ -57,7 +57,7 @@ impl<T> Tower<T> {
     /// made.
     #[must_use]
     pub fn connect_error<E: Error + 'static>(mut self) -> Self {
-        self.connect_errors.push(|error| error.is::<E>());
+        self.connect_errors.push(<dyn Error>::is::<E>);
         self
     }
 

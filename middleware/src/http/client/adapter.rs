@@ -15,7 +15,7 @@ use crate::http::{Body, key};
 /// header `Idempotency-Key`; a header that is no key counts as none (a [`Client`](super::Client)
 /// refuses it). The headers that speak of the call are written anew for each attempt.
 ///
-/// [`stack`](super::stack) uses it; by itself it is for stacks of your own, which then have to read
+/// [`stack()`](super::stack()) uses it; by itself it is for stacks of your own, which then have to read
 /// bodies, and to learn of peers, themselves.
 #[derive(Clone, Debug, Default)]
 pub struct Adapter {

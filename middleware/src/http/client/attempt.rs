@@ -18,11 +18,13 @@ use super::stamp::{self, Stamp};
 use crate::client::{Call, Executed};
 use crate::http::{Body, Read, names};
 
-/// For how long a peer is waited for that is asked whether it dedupes: a fifth of an attempt.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// For how long a peer is waited for at most that is asked whether it dedupes: a fifth of an attempt.
+const ASK_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 
 /// As much of the answer to `OPTIONS` is read, so that its connection can be used again.
 const ASK_ANSWER_BYTES_MAX: usize = 16 * 1024;
+
+const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// What an attempt may take.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +36,8 @@ pub(super) struct AttemptOptions {
     /// Ask peers with `OPTIONS`.
     pub(super) ask_peers: bool,
     pub(super) dialect: Dialect,
+    /// How long an attempt takes at most.
+    pub(super) timeout: Duration,
 }
 
 /// What a protocol on top of HTTP says in words of its own.
@@ -152,14 +156,14 @@ where
     T::Future: Send,
 {
     async fn send(
-        self,
+        mut self,
         stamp: Stamp,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, TransportError> {
         let call = &*stamp.call;
         let undated = request.extensions_mut().remove::<SentUndated>();
         let (peers, route) = (Arc::clone(&self.peers), Route::of(&request));
-        let known = self.peer_of(&request, route.as_ref()).await?;
+        let known = self.peer_of(&stamp, &request, route.as_ref()).await?;
         let ticket = call.ticket();
         let sent = call.sent_before() || ticket.store.is_some();
         if known.is_none() && sent && !self.options.assume_dedupe {
@@ -229,46 +233,64 @@ where
 
     /// What is known of the peer that `request` is for; asks it if need be.
     async fn peer_of(
-        &self,
+        &mut self,
+        stamp: &Stamp,
         request: &Request<Body>,
         route: Option<&Route>,
     ) -> Result<Option<Known>, TransportError> {
-        let word = |route| self.peers.word(route);
-        if let Some(word) = route.and_then(word) {
+        let peers = Arc::clone(&self.peers);
+        if let Some(word) = route.and_then(|route| peers.word(route)) {
             return Ok(word.known());
         }
         if !self.options.ask_peers {
             return Ok(None);
         }
-        let Some(route) = route else {
-            return Ok(self.ask(request).await?.known());
+        let word = match route {
+            Some(route) => {
+                let asking = peers.asking(route);
+                let _asking = asking.lock().await;
+                // Somebody may have asked while this waited.
+                if let Some(word) = peers.word(route) {
+                    return Ok(word.known());
+                }
+                let word = self.ask(stamp, request).await?;
+                peers.note(route, word);
+                word
+            }
+            None => self.ask(stamp, request).await?,
         };
-        let asking = self.peers.asking(route);
-        let _asking = asking.lock().await;
-        // Somebody may have asked while this waited.
-        if let Some(word) = word(route) {
-            return Ok(word.known());
-        }
-        let word = self.ask(request).await?;
-        self.peers.note(route, word);
+        // The question took the place that the attempt had at the transport. Were both held at once, a
+        // transport with one place would never come to ask; and were this waited for with the right to
+        // ask in hand, it would be waited for by whoever has that place.
+        let ready = self.transport.ready().await;
+        ready.map_err(TransportError::not_sent)?;
         Ok(word.known())
     }
 
     /// Asks the peer whether it dedupes requests like this one. A peer that does not say so in time
     /// said nothing. One that cannot be reached has not been asked.
-    async fn ask(&self, request: &Request<Body>) -> Result<Word, TransportError> {
+    async fn ask(
+        &mut self,
+        stamp: &Stamp,
+        request: &Request<Body>,
+    ) -> Result<Word, TransportError> {
         let mut question = Request::new(Body::default());
         *question.method_mut() = Method::OPTIONS;
         *question.uri_mut() = request.uri().clone();
         *question.version_mut() = request.version();
         *question.headers_mut() = for_question(request.headers());
         let asked = async {
-            let response = self.transport.clone().oneshot(question).await?;
+            let response = self.transport.call(question).await?;
             let known = Known::told(&response);
             let _ = response.into_body().read(ASK_ANSWER_BYTES_MAX).await;
             Ok::<_, TransportError>(known.map_or(Word::Nothing, Word::Dedupes))
         };
-        match timeout(ASK_TIMEOUT, asked).await {
+        let left = stamp.deadline.map_or(Duration::MAX, |at| {
+            at.saturating_duration_since(Instant::now())
+        });
+        // The rest is for the call itself.
+        let half = self.options.timeout.min(left) / 2;
+        match timeout(half.min(ASK_TIMEOUT_MAX), asked).await {
             Ok(Err(error)) if error.executed() == Executed::NotThisAttempt => Err(error),
             Ok(Err(_)) | Err(_) => Ok(Word::Nothing),
             Ok(Ok(word)) => Ok(word),
@@ -279,7 +301,8 @@ where
 /// Reads the answer to its end, unless it is larger than `limit`, or is one that goes on and on.
 async fn read(response: Response<Body>, limit: usize) -> Result<Response<Body>, TransportError> {
     let kind = response.headers().get(header::CONTENT_TYPE);
-    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+    let kind = kind.and_then(|kind| kind.as_bytes().get(..EVENT_STREAM.len()));
+    if kind.is_some_and(|kind| kind.eq_ignore_ascii_case(EVENT_STREAM)) {
         return Ok(response);
     }
     let (head, body) = response.into_parts();

@@ -190,8 +190,9 @@ fn of_status(status: Status, code: StatusCode, hint: Option<Duration>, bound: bo
             };
             retry(Executed::Unknown, pushback(Pushback::Silent), cost)
         }
-        // The key belongs to another request, so no attempt of this one was ever executed.
-        Status::Mismatch => Verdict::Refuse(Executed::Never),
+        // The key belongs to another request now. That one may come to nothing and leave the key to
+        // an earlier attempt of this one that is still on its way.
+        Status::Mismatch => Verdict::Refuse(Executed::NotThisAttempt),
         Status::NotExecuted => match code.as_u16() {
             408 | 425 | 500 | 502 | 504 => retry(
                 Executed::NotThisAttempt,

@@ -14,7 +14,7 @@ use super::framed::framed;
 use super::{TransportError, evidence};
 use crate::http::Body;
 
-/// Sends through a client of hyper-util's. See [`hyper`].
+/// Sends through a client of hyper-util's. See [`hyper()`].
 pub struct Hyper<C> {
     client: Client<C, Body>,
 }

@@ -1,6 +1,6 @@
 //! Calls over HTTP that are safe to retry.
 //!
-//! [`stack`] puts the client's layers around a transport: [`hyper`] or [`reqwest`], or any tower
+//! [`stack()`] puts the client's layers around a transport: [`hyper()`] or [`reqwest()`], or any tower
 //! service of your own. `src/manual/clients.md` is the page for users.
 //!
 //! What is particular to HTTP:

@@ -15,7 +15,7 @@ use crate::http::Body;
 /// As many as reqwest follows by itself.
 const REDIRECTS_MAX: usize = 10;
 
-/// Sends through a client of reqwest's. See [`reqwest`].
+/// Sends through a client of reqwest's. See [`reqwest()`].
 #[derive(Clone, Debug)]
 pub struct Reqwest {
     client: Client,
@@ -59,7 +59,7 @@ impl From<Client> for Reqwest {
     /// redirect that it follows; but where it fails to connect nobody can tell whether that was before
     /// or after a redirect that ended the execution of the request. So **no failure of such a client
     /// proves that nothing was sent**, and towards a peer that does not dedupe none is retried.
-    /// Prefer [`reqwest`].
+    /// Prefer [`reqwest()`].
     fn from(client: Client) -> Self {
         Self {
             client,

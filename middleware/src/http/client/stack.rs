@@ -41,6 +41,9 @@ const ROUTES_MAX: usize = 1024;
 /// Three attempts of 10 s.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A third of that.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A call's deadline, where it is sooner than the stack's: put it among a request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline(pub Instant);
@@ -74,7 +77,7 @@ pub struct Client {
     shared: Arc<Shared>,
 }
 
-/// Builds a [`Client`]. See [`stack`].
+/// Builds a [`Client`]. See [`stack()`].
 #[must_use = "a stack does nothing until it is built"]
 #[derive(Clone)]
 pub struct Stack<K = UniqueKey> {
@@ -87,7 +90,6 @@ struct Numbers {
     transport: Transport,
     classification: Classification,
     attempt: AttemptOptions,
-    attempt_timeout: AttemptTimeoutLayer,
     call_timeout: Duration,
     request_bytes_max: usize,
     destinations_max: usize,
@@ -97,7 +99,7 @@ struct Numbers {
 }
 
 struct Shared {
-    choose: Arc<dyn Fn(&Request<Body>) -> Ticket + Send + Sync>,
+    choose: Arc<Choose>,
     numbers: Numbers,
     peers: Arc<Peers>,
     destinations: Mutex<HashMap<Name, Destination>>,
@@ -114,6 +116,8 @@ struct Destination {
     safe: BoxClient<Request<Body>, Response<Body>, TransportError>,
     used: Instant,
 }
+
+type Choose = dyn Fn(&Request<Body>) -> Ticket + Send + Sync;
 
 type Transport = BoxCloneSyncService<Request<Body>, Response<Body>, TransportError>;
 
@@ -151,9 +155,9 @@ where
                 answer_bytes_max: ANSWER_BYTES_MAX,
                 assume_dedupe: false,
                 ask_peers: true,
+                timeout: ATTEMPT_TIMEOUT,
                 dialect: Dialect::HTTP,
             },
-            attempt_timeout: AttemptTimeoutLayer::new(),
             call_timeout: CALL_TIMEOUT,
             request_bytes_max: REQUEST_BYTES_MAX,
             destinations_max: DESTINATIONS_MAX,
@@ -189,7 +193,7 @@ impl<K> Stack<K> {
     /// Ends attempts after `timeout`. 10 s (default). It covers the reading of the answer, as far as
     /// that is read.
     pub const fn with_attempt_timeout(mut self, timeout: Duration) -> Self {
-        self.numbers.attempt_timeout = AttemptTimeoutLayer::new().with_timeout(timeout);
+        self.numbers.attempt.timeout = timeout;
         self
     }
 
@@ -416,7 +420,7 @@ impl Shared {
         if uri.scheme().is_none() || uri.authority().is_none() {
             return Err(NoRequest::NoDestination);
         }
-        if !request.extensions().get::<Ticket>().is_some() {
+        if request.extensions().get::<Ticket>().is_none() {
             key::read(request.headers())?;
         }
         Ok(())
@@ -448,13 +452,14 @@ impl Shared {
 impl Numbers {
     fn destination(&self, peers: &Arc<Peers>) -> Destination {
         let budget = (self.budget)();
+        let attempt_timeout = AttemptTimeoutLayer::new().with_timeout(self.attempt.timeout);
         let around =
             |adapter: Adapter, retry: &dyn Fn(RetryLayer<Adapter>) -> RetryLayer<Adapter>| {
                 let transport =
                     Attempt::new(self.transport.clone(), Arc::clone(peers), self.attempt);
                 stack::client(adapter)
                     .with_deadline(EnforceDeadlineLayer::new().with_timeout(self.call_timeout))
-                    .with_attempt_timeout(self.attempt_timeout)
+                    .with_attempt_timeout(attempt_timeout)
                     .with_retry(|layer| retry((self.retry)(layer.with_budget(budget.clone()))))
                     .around(transport)
             };

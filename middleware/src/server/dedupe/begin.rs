@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use onlyonce_storage::{
-    Claim, ClaimOutcome, ClaimRequest, Completion, InDoubt, KeyState, StoreError,
+    Claim, ClaimOutcome, ClaimRequest, Completion, InDoubt, KeyState, Question, StoreError,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
@@ -14,7 +14,7 @@ use super::owner::Delivery;
 use super::patience::{far, patience};
 use super::reconcile::{self, Step};
 use super::service::Shared;
-use super::settle::{give_back, land_in_doubt, unable};
+use super::settle::{doubt_again, give_back, land_in_doubt, unable};
 use crate::server::{Adapter, Guarantee, Intent, Refusal, Served};
 
 /// What asking for the claim came to.
@@ -75,7 +75,8 @@ enum Room<S, Err> {
 /// executes, or the outside world is asked, the room (a permit, perhaps, that others wait for) is
 /// given back.
 ///
-/// A call in doubt is considered once: whoever finds it in doubt again is told so.
+/// A call in doubt is considered once: whoever finds it in doubt again is told so. What was found
+/// applied then is not executed, whatever becomes of its doubt meanwhile.
 pub(super) async fn begin<S, A, Res>(
     shared: &Shared<A>,
     intent: &Intent,
@@ -97,6 +98,7 @@ where
     let give_up_at = far(patience(shared.options.wait, intent.deadline));
     let mut considered = false;
     let mut rerun_of: Option<InDoubt> = None;
+    let mut applied: Option<InDoubt> = None;
     loop {
         let look = if rerun_of.is_none() {
             Look::Once
@@ -112,6 +114,10 @@ where
         };
         onlyonce_storage::kill_point!("dedupe: handler ready, key not claimed");
         match (claim(shared, &request, intent.guarantee).await, ready) {
+            (Asked::Claimed(claim, held_until), _) if let Some(in_doubt) = applied => {
+                let landing = doubt_again(shared, (claim, held_until), in_doubt).await;
+                return Begun::Landed(landing);
+            }
             (Asked::Claimed(claim, held_until), Some(handler)) => {
                 let grant = Grant {
                     claim,
@@ -140,8 +146,10 @@ where
                 considered = true;
                 match reconcile::consider(shared, intent, in_doubt).await {
                     Step::AskAgain => {}
+                    Step::Superseded(in_doubt) => applied = Some(in_doubt),
                     Step::Land(landing) => return Begun::Landed(landing),
                     Step::Rerun(in_doubt) => {
+                        onlyonce_storage::kill_point!("doubt: to run again, not claimed");
                         request.rerun_of = Some(in_doubt.token);
                         rerun_of = Some(in_doubt);
                     }
@@ -180,8 +188,11 @@ where
         if look == Look::Never {
             return std::future::pending().await;
         }
-        match shared.store.peek(intent.key.clone()).await {
+        let (key, first_sent) = (intent.key.clone(), intent.first_sent);
+        match shared.store.ask(Question::Peek, key, first_sent).await {
             Ok(KeyState::Absent) => std::future::pending().await,
+            // Of who does not say when it was first sent it may mean "executed, or never made".
+            Ok(KeyState::Stale) if first_sent.is_none() => std::future::pending().await,
             Ok(_) => Room::NotNeeded,
             Err(error) => Room::Unable(error),
         }

@@ -107,6 +107,7 @@ where
                 let _here = RunningHere::begin(shared.store.id(), execution.token);
                 let _running = Running::begin();
                 if execution.is_rerun() {
+                    onlyonce_storage::kill_point!("doubt: claimed again, handler not called");
                     observe::rerun();
                 }
                 let request = shared.adapter.executing(request, execution);

@@ -32,6 +32,9 @@ pub(super) enum Step {
     Land(Landing),
     /// The call runs again, if the doubt is still the same.
     Rerun(InDoubt),
+    /// It was applied, and somebody else has ended the doubt: the store knows more now. Where that
+    /// frees the key, one of the two is wrong, and nothing runs.
+    Superseded(InDoubt),
 }
 
 /// What asking came to.
@@ -88,7 +91,10 @@ pub(super) async fn consider<A: Adapter>(
     let store = shared.store.id();
     let gone = shared.ended.is_owner_known_gone(store, &in_doubt);
     let doubt = Doubt::new(intent.key.clone(), &in_doubt, gone);
-    let (result, step) = match shared.reconciler.ask(reconciliation, doubt).await {
+    onlyonce_storage::kill_point!("doubt: found, hook not asked");
+    let asked = shared.reconciler.ask(reconciliation, doubt).await;
+    onlyonce_storage::kill_point!("doubt: hook has answered, nothing done");
+    let (result, step) = match asked {
         Asked::Found(Reconciled::Applied(answer)) => {
             applied(shared, intent, in_doubt, answer).await
         }
@@ -126,10 +132,12 @@ async fn applied<A: Adapter>(
 ) -> (&'static str, Step) {
     let claim = Claim::of_doubt(intent.key.clone(), &in_doubt);
     let completed = shared.store.complete(claim, answer);
-    match timeout(shared.reconciler.timeout, completed).await {
+    let completed = timeout(shared.reconciler.timeout, completed).await;
+    onlyonce_storage::kill_point!("doubt: hook's answer recorded, nobody told");
+    match completed {
         // What everybody gets is read from the record.
         Ok(Ok(())) => ("applied", Step::AskAgain),
-        Ok(Err(SettleError::Fenced)) => ("superseded", Step::AskAgain),
+        Ok(Err(SettleError::Fenced)) => ("superseded", Step::Superseded(in_doubt)),
         Ok(Err(error)) => {
             tracing::warn!(target: "onlyonce", token = %in_doubt.token, %error, "what was reconciled is not recorded");
             ("unrecorded", stays(in_doubt))

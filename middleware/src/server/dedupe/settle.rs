@@ -71,12 +71,37 @@ pub(super) async fn give_back<A: Adapter>(shared: &Shared<A>, grant: Grant) -> L
     let given_back = match rerun_of {
         None => within(settle_by, shared.store.release(claim)).await,
         Some(InDoubt { reason, answer, .. }) => {
-            within(settle_by, shared.store.doubt(claim, reason, answer)).await
+            let doubted = within(settle_by, shared.store.doubt(claim, reason, answer)).await;
+            onlyonce_storage::kill_point!("doubt: run again for nothing, nobody told");
+            doubted
         }
     };
     onlyonce_storage::kill_point!("dedupe: released, nobody told");
     match given_back {
         Ok(()) => Landing::NotExecuted,
+        Err(error) => not_given_back(error),
+    }
+}
+
+/// Spends the claim of a call that the outside world knows to be applied, and whose doubt somebody
+/// has ended as if it was not (an operator who had looked before). Who of them is right cannot be
+/// known here, so it is in doubt again.
+pub(super) async fn doubt_again<A>(
+    shared: &Shared<A>,
+    (claim, held_until): (Claim, Instant),
+    in_doubt: InDoubt,
+) -> Landing {
+    let again = InDoubt {
+        token: claim.token(),
+        since: shared.store.now(),
+        ..in_doubt
+    };
+    let settle_by = settle_by(held_until, shared.options.lease);
+    let doubted = shared
+        .store
+        .doubt(claim, again.reason, again.answer.clone());
+    match within(settle_by, doubted).await {
+        Ok(()) => land_in_doubt(again),
         Err(error) => not_given_back(error),
     }
 }

@@ -24,7 +24,7 @@ use super::runs::RunningHere;
 use super::service::Shared;
 use super::settle::{Flown, give_back, settle_by, unable};
 use crate::jitter;
-use crate::observe::server::Running;
+use crate::observe::server::{self as observe, Running};
 use crate::server::{Adapter, Outcome, Recording, Refusal, Served};
 
 /// What one run came to.
@@ -53,7 +53,8 @@ where
     };
     let held_until = Mutex::new(grant.held_until);
     let mut pause = CONFLICT_PAUSE;
-    for _ in 0..shared.options.transaction_runs_max.max(1) {
+    let runs_max = shared.options.transaction_runs_max.max(1);
+    for number in 1..=runs_max {
         let mut claim = grant.claim;
         let transaction = store.start(&claim);
         let execution = Execution::new(claim.token(), None);
@@ -92,10 +93,15 @@ where
             Run::Conflict(claim) => grant.claim = claim,
         }
         onlyonce_storage::kill_point!("dedupe: transaction lost, not run again");
+        if number == runs_max {
+            break;
+        }
+        observe::transaction_lost("run_again");
         // Those who lost against one another come back at different times.
         sleep(jitter::up_to(pause)).await;
         pause = (pause * 2).min(CONFLICT_PAUSE_MAX);
     }
+    observe::transaction_lost("given_up");
     nothing(shared, Some(grant), not_able(CONFLICTS)).await
 }
 

@@ -2,6 +2,7 @@
 
 mod inspecting;
 mod opening;
+mod reading;
 mod replaying;
 #[cfg(test)]
 mod tests;
@@ -19,9 +20,9 @@ use parking_lot::RwLock;
 #[cfg(feature = "fuzzing")]
 pub(super) use self::opening::bring;
 pub(super) use self::opening::{Identity, Loaded, Parts};
+use self::reading::{answer_in, read_settled_record};
 pub(super) use self::replaying::SettledReader;
 use super::checkpoint::{Checkpoint, Checkpoints, Done};
-use super::frame::{Kind, Whole};
 use super::located::Located;
 use super::log::{GroupBytes, LogFiles, Note};
 use super::open_rows::OpenRows;
@@ -32,9 +33,9 @@ use crate::commit::bucket::Bucket;
 use crate::commit::disk::{Disk, Due, Syncer, Written};
 use crate::commit::{Change, Rows, Scan, SessionChange};
 use crate::inspect::BucketStats;
-use crate::record::{AnswerKept, CallRecord, Record};
+use crate::record::{CallRecord, Record};
 use crate::transaction::{KeyBounds, Table, Writes};
-use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, codec, transition};
+use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp, transition};
 
 /// An opened store. Only the thread that owns it changes anything; another one writes groups to
 /// the log, a third carries them over to sled.
@@ -304,8 +305,11 @@ impl Disk for SledDisk {
             // OK to ignore because everything is in the log; the next opening carries it over.
             let _ = this.carry_over();
         }
+        // By name: what is not dropped before the wait keeps the database open for all of it.
         let Self {
             rows,
+            tables,
+            next,
             checkpoints,
             db_file,
             lock,
@@ -314,7 +318,7 @@ impl Disk for SledDisk {
         // OK to ignore for the same reason.
         let _ = checkpoints.stop();
         crate::kill_point!("disk: checkpoints ended, database not closed");
-        drop((rows, syncer));
+        drop((rows, tables, next, syncer));
         crate::kill_point!("disk: database closed, lock held");
         wait_until_free(&db_file);
         drop(lock);
@@ -486,48 +490,6 @@ impl Notes {
         ];
         numbers.extend(self.used.map(|used| (META_LAST_USED, used)));
         numbers
-    }
-}
-
-/// The record at a place that may be another key's.
-fn read_settled_record(
-    key: KeyDigest,
-    pages: &Pages,
-    at: Position,
-    wait: Wait,
-) -> Result<Option<Record>, StoreError> {
-    let missing = || StoreError::Corrupt("a page of settled records is missing".to_owned());
-    let mut reader = pages.read(at, wait)?.ok_or_else(missing)?;
-    let length = Kind::Settled.expect(&mut reader)?;
-    let body = reader.take(length)?;
-    let (found, record) = keyed(&body).map_err(StoreError::Corrupt)?;
-    if found != key {
-        return Ok(None);
-    }
-    codec::decode(record).map(Some)
-}
-
-fn answer_in(
-    pages: &Pages,
-    key: KeyDigest,
-    call: &CallRecord,
-    wait: Wait,
-) -> Result<Option<Answer>, StoreError> {
-    let Some(&AnswerKept::Beside { format, length, at }) = call.kept() else {
-        return Ok(None);
-    };
-    let whole = Whole {
-        key,
-        token: call.token,
-        format,
-        length,
-    };
-    let Some(at) = Position::from_number(at) else {
-        return Ok(None);
-    };
-    match pages.read(at, wait)? {
-        None => Ok(None),
-        Some(mut reader) => whole.read(&mut reader),
     }
 }
 

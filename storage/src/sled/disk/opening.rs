@@ -120,13 +120,21 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// Raises the incarnation, and makes the identity of a new store. In sled, but not durable.
+    /// Raises the incarnation, and makes the identity of a new store. In sled, but not durable. Of a
+    /// copy that was `restored` nothing before now is known, and what was given since it was made
+    /// must not be given again: openings and sessions are fewer than milliseconds.
     pub(in crate::sled) fn identify(
         &mut self,
         id: StoreId,
         now: Timestamp,
+        restored: bool,
     ) -> Result<Identity, Cause> {
-        let incarnation = self.number(META_INCARNATION)?.unwrap_or(0) + 1;
+        let mut incarnation = self.number(META_INCARNATION)?.unwrap_or(0) + 1;
+        if restored {
+            incarnation = incarnation.max(now.as_millis());
+            self.rows.sessions.given(now.as_millis());
+            self.rows.notes.forgotten = self.rows.notes.forgotten.max(now.as_millis());
+        }
         // A call first sent before this store existed may have been executed by an earlier one.
         let forgotten = self
             .number(META_FORGOTTEN)?

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::commit::disk::{Disk, Due, Syncer, Written};
-use crate::commit::{Change, Rows, SessionChange};
+use crate::commit::{Change, Rows, Scan, SessionChange};
 use crate::record::{CallRecord, Record};
+use crate::transaction::{KeyBounds, Table, Writes};
 use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp};
 
 /// What a disk is told to do, and what it did.
@@ -14,6 +15,7 @@ use crate::{Answer, KeyDigest, RetentionOptions, StoreError, Swept, Timestamp};
 pub(super) struct Script {
     pub(super) fails_in: parking_lot::Mutex<Option<Step>>,
     pub(super) syncs: AtomicUsize,
+    pub(super) writes: AtomicUsize,
     /// While set, syncs wait: so that a crowd gathers.
     pub(super) slow: AtomicBool,
     /// While set, nothing is synced: where many groups are made and none is to survive.
@@ -68,6 +70,18 @@ impl Rows for Faulty<dyn Disk> {
     fn answer(&self, key: KeyDigest, call: &CallRecord) -> Result<Option<Answer>, StoreError> {
         self.inner.answer(key, call)
     }
+
+    fn room(&self) -> Result<(), StoreError> {
+        self.inner.room()
+    }
+
+    fn scan<'a>(&'a self, table: &Table, bounds: KeyBounds<'a>) -> Scan<'a> {
+        self.inner.scan(table, bounds)
+    }
+
+    fn room_for(&self, writes: &Writes) -> Result<(), StoreError> {
+        self.inner.room_for(writes)
+    }
 }
 
 impl Disk for Faulty<dyn Disk> {
@@ -82,6 +96,11 @@ impl Disk for Faulty<dyn Disk> {
     fn apply_sessions(&mut self, changes: Vec<SessionChange>) -> Result<(), String> {
         self.step(Step::Apply)?;
         self.inner.apply_sessions(changes)
+    }
+
+    fn apply_rows(&mut self, writes: Writes) -> Result<(), String> {
+        self.step(Step::Apply)?;
+        self.inner.apply_rows(writes)
     }
 
     fn hand_over(&mut self, memory: Vec<u8>) -> Result<Option<Written>, String> {
@@ -118,6 +137,7 @@ impl Disk for Faulty<dyn Disk> {
 impl Syncer for Faulty<dyn Syncer> {
     fn write(&mut self, group: &Written) -> Result<(), String> {
         self.step(Step::Write)?;
+        self.script.writes.fetch_add(1, Ordering::SeqCst);
         self.inner.write(group)
     }
 

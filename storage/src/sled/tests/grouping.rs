@@ -1,13 +1,14 @@
 //! How many syncs and groups are made for what is asked.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Barrier;
 
 use super::{answer, claimed, key, open, request};
 use crate::sled::SledOptions;
+use crate::transaction::{Table, TransactionalStore as _};
 use crate::{ClaimOutcome, KeyState, Store as _};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,6 +48,44 @@ async fn what_only_reads_needs_no_sync() {
     assert_eq!(script.syncs.load(Ordering::SeqCst), 1);
     store.complete(claim, answer(b"paid")).await.unwrap();
     assert_eq!(script.syncs.load(Ordering::SeqCst), 2);
+}
+
+/// One call alone, with an effect in the store: what its handler reads and the claim that it holds are
+/// written nowhere, effect and answer are in one group. A claimed call needs two, without the effect.
+#[tokio::test]
+async fn a_first_call_is_one_durable_write_in_a_transaction_and_two_where_it_is_claimed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, script) = open(folder.path(), &SledOptions::new());
+    let spent = || {
+        let count = |counter: &AtomicUsize| counter.load(Ordering::SeqCst);
+        [
+            count(&script.groups),
+            count(&script.writes),
+            count(&script.syncs),
+        ]
+    };
+    for number in 1..=3 {
+        let before = spent();
+        let key = key(&format!("booked-{number}"));
+        let ClaimOutcome::Claimed(mut claim) = store.begin(request(&key)).await.unwrap() else {
+            panic!("a new key is free");
+        };
+        let transaction = store.start(&claim);
+        let balance = transaction.get(&ACCOUNTS, b"alice").await.unwrap();
+        assert_eq!(balance.is_some(), number > 1);
+        let lease = Duration::from_secs(60);
+        store.renew(&mut claim, lease).await.unwrap();
+        transaction.put(&ACCOUNTS, b"alice", b"90").unwrap();
+        transaction.put(&ACCOUNTS, b"bob", b"110").unwrap();
+        assert_eq!(spent(), before, "nothing is written before the commit");
+        let work = transaction.end().unwrap();
+        store.commit(claim, work, answer(b"moved")).await.unwrap();
+        assert_eq!(spent(), before.map(|count| count + 1));
+    }
+    let before = spent();
+    let claim = claimed(&store, &key("claimed")).await;
+    store.complete(claim, answer(b"paid")).await.unwrap();
+    assert_eq!(spent(), before.map(|count| count + 2));
 }
 
 // G4: there is one writer, so nobody conflicts and nothing is tried again. A thousand who want the
@@ -91,3 +130,5 @@ async fn a_thousand_writers_of_one_key_conflict_with_nobody() {
     assert!(matches!(state, KeyState::Completed(_)), "{state:?}");
     store.close().await.unwrap();
 }
+
+const ACCOUNTS: Table = Table::new("accounts");
