@@ -171,7 +171,9 @@ async fn each_fault_proves_what_it_proves_and_no_more() {
     let hasty = endpoint(peer.address).timeout(Duration::from_millis(100));
     let mut bank = bank(over_channel(hasty.connect_lazy()), peer.address);
     let late = bank.transfer(pay()).await.unwrap_err();
-    assert_eq!(late.code(), Code::Cancelled);
+    // Here it is what it is.
+    assert_eq!(late.code(), Code::Unknown);
+    assert!(late.message().starts_with("outcome unknown"), "{late}");
     assert_eq!(class(&late, 2), Class::SentUnknown);
 }
 

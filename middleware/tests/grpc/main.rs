@@ -9,6 +9,7 @@ mod peer;
 mod safe;
 
 mod calls;
+mod cuts;
 mod methods;
 mod outcomes;
 mod python;

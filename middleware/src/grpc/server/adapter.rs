@@ -379,3 +379,20 @@ const OURS: [HeaderName; 3] = [names::REPLAYED, names::STATUS, names::STORE];
 
 /// A record of another version is there until a server of that version comes back.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Golden bytes: as the manual has them for operators.
+    #[test]
+    fn the_bytes_of_an_answer_are_those_that_are_recorded() {
+        let golden = b"\x01\x00\xc8\x00\x00\x00\x01\
+            \x00\x0ccontent-type\x00\x00\x00\x10application/grpc\
+            \x00\x00\x00\x09\x00\x00\x00\x00\x04paid\
+            \x01\x00\x00\x00\x01\x00\x0bgrpc-status\x00\x00\x00\x010";
+        let answer = answer(b"paid".as_slice());
+        assert_eq!(answer.body(), golden.as_slice());
+        assert_eq!(answer.format().number(), 3);
+    }
+}

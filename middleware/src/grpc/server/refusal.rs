@@ -172,6 +172,8 @@ const WINDOW_PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use onlyonce_storage::{KeyError, StoreId};
+
     use super::*;
 
     // RFC 4648, section 10.
@@ -197,19 +199,95 @@ mod tests {
         assert_eq!(encoded, "100 %25 %C3%BC%0A");
     }
 
+    // One row a refusal: its code, what is said of the call, and when asking again is of use.
     #[test]
-    fn who_should_not_ask_again_is_told_so() {
+    fn each_refusal_has_its_code_its_status_and_its_pushback() {
         let pause = Duration::from_millis(40);
-        let busy = response(&Refusal::InProgress { retry_after: pause });
-        assert_eq!(busy.headers()[names::PUSHBACK_MS], "40");
-        assert_eq!(busy.headers()[names::STATUS], "10");
-        for refusal in [
-            Refusal::Mismatch,
-            Refusal::Stale,
-            Refusal::TooLarge { limit: 1 },
+        let unavailable = Refusal::Unavailable {
+            reason: "the store is gone".to_owned(),
+            retry_after: pause,
+        };
+        let never = Some("-1");
+        for (refusal, code, said, pushback) in [
+            (
+                Refusal::DeadlinePassed { executing: false },
+                4,
+                "not-executed",
+                None,
+            ),
+            (
+                Refusal::DeadlinePassed { executing: true },
+                4,
+                "in-progress",
+                None,
+            ),
+            (Refusal::FirstSentAhead, 3, "not-executed", never),
+            (
+                Refusal::InProgress { retry_after: pause },
+                10,
+                "in-progress",
+                Some("40"),
+            ),
+            (
+                Refusal::KeyMalformed(KeyError::Several),
+                3,
+                "not-executed",
+                never,
+            ),
+            (Refusal::KeyMissing, 3, "not-executed", never),
+            (
+                Refusal::Misdirected {
+                    here: StoreId::from_bytes([1; 16]),
+                },
+                9,
+                "not-executed",
+                never,
+            ),
+            (Refusal::Mismatch, 3, "mismatch", never),
+            (
+                Refusal::NotRecordable { reason: "a stream" },
+                12,
+                "not-executed",
+                never,
+            ),
+            (
+                Refusal::OverQuota { retry_after: pause },
+                8,
+                "not-executed",
+                Some("40"),
+            ),
+            (Refusal::ScopeMissing, 7, "not-executed", never),
+            (Refusal::SessionExpired, 9, "not-executed", never),
+            (Refusal::Stale, 9, "stale", never),
+            (Refusal::TooLarge { limit: 1 }, 8, "not-executed", never),
+            (Refusal::TooSlow, 14, "not-executed", None),
+            (unavailable, 14, "not-executed", Some("40")),
+            (Refusal::UnknownSession, 9, "not-executed", never),
+            (
+                Refusal::Unreadable {
+                    reason: String::new(),
+                },
+                3,
+                "not-executed",
+                never,
+            ),
+            (Refusal::WindowFull, 8, "not-executed", Some("1000")),
         ] {
             let refused = response(&refusal);
-            assert_eq!(refused.headers()[names::PUSHBACK_MS], "-1", "{refusal:?}");
+            let line = |name| {
+                refused
+                    .headers()
+                    .get(name)
+                    .map(|value: &HeaderValue| value.to_str().unwrap())
+            };
+            assert_eq!(
+                line(names::STATUS),
+                Some(code.to_string().as_str()),
+                "{refusal:?}"
+            );
+            assert_eq!(line(call::STATUS), Some(said), "{refusal:?}");
+            assert_eq!(line(names::PUSHBACK_MS), pushback, "{refusal:?}");
+            assert_eq!(refused.status(), 200);
         }
     }
 }
