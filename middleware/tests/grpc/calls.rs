@@ -416,3 +416,27 @@ async fn a_call_that_is_dropped_is_executed_once_and_resumed_with_its_key() {
     assert_eq!(resumed.get_ref().number, 2);
     assert_eq!(ledger.effects(), 2);
 }
+
+// P13
+#[tokio::test]
+async fn a_handler_whose_caller_retries_makes_one_attempt_itself() {
+    let not_able = || Act::Answer(said("not-executed", 1), ended(14, Some("1")));
+    for (attempt, expected) in [(Some("1"), 1), (None, 3)] {
+        let peer = Peer::start(std::iter::repeat_with(not_able).take(3)).await;
+        let behind = peer.address;
+        let handler = move |_| async move {
+            // What comes of it is the handler's own answer.
+            bank(over_hyper(), behind).transfer(pay()).await
+        };
+        let server = serve(layer(), handler).await;
+        let mut request = kit::raw(server, "k");
+        if let Some(attempt) = attempt {
+            let attempt = http::HeaderValue::from_static(attempt);
+            request.headers_mut().insert("idempotency-attempt", attempt);
+        }
+        let failed = kit::send(request).await;
+        assert_eq!(peer.seen().len(), expected);
+        // What was not executed there may have been preceded by an effect here.
+        assert_eq!(failed.said(), "in-doubt");
+    }
+}
