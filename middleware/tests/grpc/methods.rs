@@ -24,6 +24,31 @@ async fn a_method_that_is_not_named_passes_and_says_so() {
 }
 
 #[tokio::test]
+async fn what_another_server_said_of_its_call_is_not_said_of_this_one() {
+    let handed_on = || {
+        let mut response = tonic::Response::new(crate::bank::Receipt::default());
+        for (name, value) in [
+            ("idempotency-status", "replayed"),
+            ("idempotency-store", "\"elsewhere\""),
+            ("idempotent-replayed", "true"),
+        ] {
+            response.metadata_mut().insert(name, value.parse().unwrap());
+        }
+        Ok(response)
+    };
+    let (server, _) = crate::kit::answering(layer(), handed_on).await;
+    let mut bank = client(server).await;
+    for (path, expected) in [(TRANSFER, "executed"), (REFUND, "unprotected")] {
+        let answer = bank.unary(keyed("k", 10), path).await.unwrap();
+        let metadata = answer.metadata();
+        assert_eq!(said(metadata), expected);
+        assert!(metadata.get("idempotent-replayed").is_none(), "{path}");
+        let store = metadata.get("idempotency-store").unwrap();
+        assert_ne!(store, "\"elsewhere\"", "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_streaming_method_passes_and_says_so() {
     let everything = layer().protect_service("bank.Bank").leave_out(WATCH);
     let (server, _) = paying(everything).await;

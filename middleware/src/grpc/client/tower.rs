@@ -16,6 +16,12 @@ use crate::http::{Body, BoxError};
 #[derive(Clone)]
 pub struct Tower<T> {
     service: T,
+    judge: Judge,
+}
+
+/// Says what an error proves.
+#[derive(Clone)]
+struct Judge {
     connect_errors: Vec<fn(&(dyn Error + 'static)) -> bool>,
 }
 
@@ -46,7 +52,9 @@ pub struct Tower<T> {
 pub const fn tower<T>(service: T) -> Tower<T> {
     Tower {
         service,
-        connect_errors: Vec::new(),
+        judge: Judge {
+            connect_errors: Vec::new(),
+        },
     }
 }
 
@@ -57,10 +65,49 @@ impl<T> Tower<T> {
     /// made.
     #[must_use]
     pub fn connect_error<E: Error + 'static>(mut self) -> Self {
-        self.connect_errors.push(<dyn Error>::is::<E>);
+        self.judge.connect_errors.push(<dyn Error>::is::<E>);
         self
     }
+}
 
+impl<T, R> Service<Request<Body>> for Tower<T>
+where
+    T: Service<Request<Body>, Response = Response<R>>,
+    T::Error: Into<BoxError>,
+    T::Future: Send + 'static,
+    R: http_body::Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = TransportError;
+    type Future = BoxFuture<'static, Result<Response<Body>, TransportError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        let ready = self.service.poll_ready(cx);
+        ready.map_err(|error| self.judge.judge(error.into()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let response = self.service.call(request);
+        let judge = self.judge.clone();
+        Box::pin(async move {
+            match response.await {
+                Ok(response) => Ok(response.map(Body::stream)),
+                Err(error) => Err(judge.judge(error.into())),
+            }
+        })
+    }
+}
+
+impl<T> fmt::Debug for Tower<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tower").finish_non_exhaustive()
+    }
+}
+
+// === impl Judge ===
+
+impl Judge {
     fn judge(&self, error: BoxError) -> TransportError {
         let mut next: Option<&(dyn Error + 'static)> = Some(&*error);
         while let Some(error) = next {
@@ -74,44 +121,5 @@ impl<T> Tower<T> {
         } else {
             TransportError::unknown(error)
         }
-    }
-}
-
-impl<T, R> Service<Request<Body>> for Tower<T>
-where
-    T: Service<Request<Body>, Response = Response<R>> + Clone,
-    T::Error: Into<BoxError>,
-    T::Future: Send + 'static,
-    T: Send + Sync + 'static,
-    R: http_body::Body<Data = Bytes> + Send + 'static,
-    R::Error: Into<BoxError>,
-{
-    type Response = Response<Body>;
-    type Error = TransportError;
-    type Future = BoxFuture<'static, Result<Response<Body>, TransportError>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
-        let ready = self.service.poll_ready(cx);
-        ready.map_err(|error| self.judge(error.into()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let response = self.service.call(request);
-        let judge = Tower {
-            service: (),
-            connect_errors: self.connect_errors.clone(),
-        };
-        Box::pin(async move {
-            match response.await {
-                Ok(response) => Ok(response.map(Body::stream)),
-                Err(error) => Err(judge.judge(error.into())),
-            }
-        })
-    }
-}
-
-impl<T> fmt::Debug for Tower<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tower").finish_non_exhaustive()
     }
 }

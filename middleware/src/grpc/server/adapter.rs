@@ -1,7 +1,6 @@
 //! How the server layers speak gRPC.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -15,12 +14,13 @@ use super::rules::Rules;
 use super::{fingerprint, refusal};
 use crate::grpc::message::{Message, PREFIX_BYTES};
 use crate::grpc::{names as grpc, timeout};
+use crate::http::server::adapter::status;
 use crate::http::server::answer::Recorded;
 use crate::http::server::fidelity::{CREDENTIALS, kept};
 use crate::http::server::handler::{Failure, Keep, Keeping, Kept};
 use crate::http::server::intake::hear_out;
 use crate::http::server::words::Words;
-use crate::http::{Body, Contents, ServingStore, Status, key, names};
+use crate::http::{Body, Contents, ServingStore, Status, key, names, try_clone_request};
 use crate::server::{Adapter, Admission, Execution, Intent, Outcome, Recording, Refusal, Served};
 
 /// Adapts the server layers to gRPC.
@@ -122,12 +122,7 @@ impl Adapter for GrpcAdapter {
         execution: Execution,
         transaction: &Transaction,
     ) -> Option<Request<Body>> {
-        let mut again = Request::new(request.body().try_clone()?);
-        *again.method_mut() = request.method().clone();
-        *again.uri_mut() = request.uri().clone();
-        *again.version_mut() = request.version();
-        *again.headers_mut() = request.headers().clone();
-        *again.extensions_mut() = request.extensions().clone();
+        let mut again = try_clone_request(request)?;
         again.extensions_mut().insert(execution);
         again.extensions_mut().insert(transaction.clone());
         Some(again)
@@ -173,21 +168,7 @@ impl Adapter for GrpcAdapter {
     }
 
     fn replay(&self, answer: &Answer, served: Served) -> Result<Response<Body>, Refusal> {
-        let unreadable = |reason| Refusal::Unavailable {
-            reason,
-            retry_after: UNREADABLE_PAUSE,
-        };
-        if answer.format() != ANSWER {
-            let number = answer.format().number();
-            return Err(unreadable(format!(
-                "the answer was recorded in format {number} by another protocol"
-            )));
-        }
-        let Some(recorded) = Recorded::decode(answer.body()) else {
-            return Err(unreadable(
-                "the recorded answer cannot be read by this version".to_owned(),
-            ));
-        };
+        let recorded = Recorded::read(answer, ANSWER)?;
         let mut response = Response::new(Body::from(recorded.contents));
         *response.status_mut() = recorded.status;
         *response.headers_mut() = recorded.headers;
@@ -334,18 +315,6 @@ impl GrpcAdapter {
     }
 }
 
-const fn status(served: Served) -> Status {
-    match served {
-        Served::Attached => Status::Attached,
-        Served::Executed => Status::Executed,
-        Served::ExecutedUnrecorded => Status::ExecutedUnrecorded,
-        Served::InDoubt => Status::InDoubt,
-        Served::NotExecuted => Status::NotExecuted,
-        Served::Replayed => Status::Replayed,
-        Served::Unprotected => Status::Unprotected,
-    }
-}
-
 /// Whether it is gRPC itself: gRPC-Web says in its body how a call ended, and is translated outside.
 fn is_grpc(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE);
@@ -376,9 +345,6 @@ const NOT_GRPC: &str = "a protected method takes gRPC: POST, and content type ap
 
 /// What is said of a call, and only by the layer that it went through.
 const OURS: [HeaderName; 3] = [names::REPLAYED, names::STATUS, names::STORE];
-
-/// A record of another version is there until a server of that version comes back.
-const UNREADABLE_PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
