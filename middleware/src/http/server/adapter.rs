@@ -1,7 +1,6 @@
 //! How the server layers speak HTTP.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -18,7 +17,7 @@ use super::outcome::{Meaning, applies_nothing, meaning};
 use super::problem;
 use super::rules::{KeyRule, Rules};
 use super::words::Words;
-use crate::http::{Body, Contents, ServingStore, Status, key, names};
+use crate::http::{Body, Contents, ServingStore, Status, key, names, try_clone_request};
 use crate::server::{Adapter, Admission, Execution, Intent, Outcome, Recording, Refusal, Served};
 
 /// Adapts the server layers to HTTP, for one route.
@@ -105,12 +104,7 @@ impl Adapter for HttpAdapter {
         execution: Execution,
         transaction: &Transaction,
     ) -> Option<Request<Body>> {
-        let mut again = Request::new(request.body().try_clone()?);
-        *again.method_mut() = request.method().clone();
-        *again.uri_mut() = request.uri().clone();
-        *again.version_mut() = request.version();
-        *again.headers_mut() = request.headers().clone();
-        *again.extensions_mut() = request.extensions().clone();
+        let mut again = try_clone_request(request)?;
         again.extensions_mut().insert(execution);
         again.extensions_mut().insert(transaction.clone());
         Some(again)
@@ -150,21 +144,7 @@ impl Adapter for HttpAdapter {
     }
 
     fn replay(&self, answer: &Answer, served: Served) -> Result<Response<Body>, Refusal> {
-        let unreadable = |reason| Refusal::Unavailable {
-            reason,
-            retry_after: UNREADABLE_PAUSE,
-        };
-        if answer.format() != ANSWER {
-            let number = answer.format().number();
-            return Err(unreadable(format!(
-                "the answer was recorded in format {number} by another protocol"
-            )));
-        }
-        let Some(recorded) = Recorded::decode(answer.body()) else {
-            return Err(unreadable(
-                "the recorded answer cannot be read by this version".to_owned(),
-            ));
-        };
+        let recorded = Recorded::read(answer, ANSWER)?;
         let mut response = Response::new(Body::from(recorded.contents));
         *response.status_mut() = recorded.status;
         *response.headers_mut() = recorded.headers;
@@ -342,7 +322,7 @@ impl HttpAdapter {
     }
 }
 
-const fn status(served: Served) -> Status {
+pub(crate) const fn status(served: Served) -> Status {
     match served {
         Served::Attached => Status::Attached,
         Served::Executed => Status::Executed,
@@ -384,6 +364,3 @@ const EVENTS: &str = "a stream of events cannot be recorded; accept another cont
 
 const EXPOSED: &str = "idempotency-status, idempotency-store, idempotent-replayed, retry-after, \
                        retry-after-ms";
-
-/// A record of another version is there until a server of that version comes back.
-const UNREADABLE_PAUSE: Duration = Duration::from_secs(1);
