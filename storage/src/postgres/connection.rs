@@ -74,12 +74,11 @@ pub(super) async fn arrive(
 ) -> Result<(Connection, Arrival), OpenError> {
     let connection = connect(options).await?;
     let within = options.answer_within.as_millis();
-    // A commit that is acknowledged before it is written would be no acknowledgement. Plans are made
-    // for tables that are larger than when they are made. The rest are bounds.
+    // A commit that is acknowledged before it is written would be no acknowledgement. What waits for
+    // a row reads it anew once it has it. And no statement outlives the patience of who asked.
     let settings = format!(
         "SELECT set_config('statement_timeout', '{within}', false),
             set_config('default_transaction_isolation', 'read committed', false),
-            set_config('enable_seqscan', 'off', false),
             CASE WHEN current_setting('synchronous_commit') = 'off'
                 THEN set_config('synchronous_commit', 'on', false) END"
     );

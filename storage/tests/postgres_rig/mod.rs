@@ -12,6 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
+
 use onlyonce_storage::postgres::{PostgresOptions, PostgresStore};
 
 /// A server. Its folder and its processes are gone when it is dropped, and also when this process is
@@ -39,9 +41,17 @@ pub fn shared() -> Option<&'static Server> {
 
 /// Options for a store in a schema that nobody else uses, which is not made yet.
 pub fn options(server: &Server) -> PostgresOptions {
+    named(server).1
+}
+
+/// The same, and the name of its schema, which its connections have as well.
+pub fn named(server: &Server) -> (String, PostgresOptions) {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    PostgresOptions::new(server.url()).schema(format!("store_{number}"))
+    let schema = format!("store_{number}");
+    let url = format!("{}?application_name={schema}", server.url());
+    let options = PostgresOptions::new(url).schema(&schema);
+    (schema, options)
 }
 
 /// A store of its own.
@@ -110,6 +120,9 @@ impl Server {
     }
 
     fn keep(programs: PathBuf, folder: PathBuf) -> Self {
+        // Its processes become ours when those that started them have ended: what was killed is then
+        // gone, and no zombie that looks as if it ran, whatever the first process here does.
+        set_child_subreaper(Some(getpid())).unwrap();
         if is_root() {
             let owned = Command::new("chown").arg("postgres").arg(&folder).status();
             assert!(owned.unwrap().success());
@@ -170,7 +183,12 @@ impl Server {
 
     /// Ends it as a crash would: nothing is written that was not.
     pub fn crash(&self) {
-        self.signal("KILL", &self.processes());
+        let processes = self.processes();
+        self.signal("KILL", &processes);
+        for pid in processes {
+            // OK to ignore because one that somebody else has reaped is gone as well.
+            let _ = waitpid(pid_of(pid), WaitOptions::empty());
+        }
     }
 
     /// Ends it in order.
@@ -269,13 +287,18 @@ fn as_owner(program: &Path) -> Command {
     command
 }
 
+fn pid_of(number: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(number).ok()?)
+}
+
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 /// The folder of `initdb` and the others.
 fn programs() -> Option<PathBuf> {
-    let has = |folder: &Path| folder.join("initdb").is_file() && folder.join("pg_ctl").is_file();
+    let all = ["initdb", "pg_basebackup", "pg_ctl", "postgres"];
+    let has = |folder: &Path| all.iter().all(|program| folder.join(program).is_file());
     let paths = std::env::var_os("PATH").unwrap_or_default();
     if let Some(found) = std::env::split_paths(&paths).find(|folder| has(folder)) {
         return Some(found);

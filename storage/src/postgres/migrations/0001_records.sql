@@ -80,6 +80,10 @@ CREATE FUNCTION {schema}.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$
     SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
 $$;
 
+-- The plans of the functions below are kept by a connection for as long as the statistics are: one that
+-- was made while a table was empty must not read all of it an hour later (enable_seqscan). What that
+-- costs on paper must not have them compiled (jit).
+
 -- Where this database stands: which system it is, and which timeline it writes.
 CREATE FUNCTION {schema}.place() RETURNS text LANGUAGE sql VOLATILE AS $$
     SELECT (SELECT system_identifier FROM pg_control_system())::text
@@ -118,7 +122,7 @@ CREATE FUNCTION {schema}.use_session(
     p_now bigint, p_session bigint, p_scope bytea, p_first bigint, p_idle bigint,
     OUT known integer, OUT first_unanswered bigint
 )
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     s {schema}.sessions%ROWTYPE;
@@ -171,7 +175,7 @@ CREATE FUNCTION {schema}.claim(
 RETURNS TABLE (
     verdict integer, now_ms bigint, forgotten_until bigint, kept {schema}.records
 )
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     r {schema}.records%ROWTYPE;
@@ -293,7 +297,7 @@ $$;
 -- Makes an absent key impossible; answers what is known of it.
 CREATE FUNCTION {schema}.seal(p_now bigint, p_key bytea, p_lock bigint, p_horizon bigint)
 RETURNS TABLE (now_ms bigint, forgotten_until bigint, kept {schema}.records)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     r {schema}.records%ROWTYPE;
@@ -323,7 +327,7 @@ CREATE FUNCTION {schema}.complete(
     p_retention bigint, p_idle bigint, p_format integer, p_answer bytea, p_again boolean
 )
 RETURNS boolean
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     of_session bigint;
     of_sequence bigint;
@@ -372,7 +376,7 @@ CREATE FUNCTION {schema}.renew(
     p_now bigint, p_key bytea, p_incarnation bigint, p_sequence bigint, p_lease bigint
 )
 RETURNS bigint
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     until bigint;
 BEGIN
@@ -394,7 +398,7 @@ CREATE FUNCTION {schema}.doubt(
     p_reason smallint, p_format integer, p_answer bytea, p_first_word boolean
 )
 RETURNS boolean
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 BEGIN
     UPDATE {schema}.records r SET
         state = 2,
@@ -418,7 +422,7 @@ CREATE FUNCTION {schema}.open_session(
     p_now bigint, p_scope bytea, p_idle bigint, p_of_scope_max bigint, p_in_all_max bigint,
     OUT session bigint, OUT bound integer
 )
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     t bigint;
@@ -451,7 +455,7 @@ CREATE FUNCTION {schema}.sweep(
     p_now bigint, p_lock bigint, p_horizon bigint, p_idle bigint, p_page bigint,
     OUT seen bigint, OUT answers bigint, OUT tombstones bigint, OUT is_busy boolean
 )
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     t bigint;
