@@ -10,7 +10,7 @@ use super::error::{Failure, OpenError};
 use super::migrations::{self, Schema};
 use super::options::PostgresOptions;
 use super::statement::Told;
-use crate::{StoreId, Timestamp};
+use crate::StoreId;
 
 /// A connection. Dropping it closes it, whatever it is waiting for: an answer that comes later is
 /// nobody's.
@@ -18,13 +18,6 @@ use crate::{StoreId, Timestamp};
 pub(super) struct Connection {
     client: Client,
     io: JoinHandle<()>,
-}
-
-/// What a connection to a store has found there.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Arrival {
-    pub(super) id: StoreId,
-    pub(super) now: Timestamp,
 }
 
 /// The address, as it was given.
@@ -71,7 +64,7 @@ pub(super) async fn connect(options: &PostgresOptions) -> Result<Connection, Ope
 pub(super) async fn arrive(
     options: &PostgresOptions,
     schema: &Schema,
-) -> Result<(Connection, Arrival), OpenError> {
+) -> Result<(Connection, StoreId), OpenError> {
     let connection = connect(options).await?;
     let within = options.answer_within.as_millis();
     // A commit that is acknowledged before it is written would be no acknowledgement. What waits for
@@ -84,21 +77,15 @@ pub(super) async fn arrive(
     );
     connection.run(&settings).await?;
     migrations::check(&connection, schema).await?;
-    let ask = Told::new(schema.sql("SELECT id, now_ms FROM {schema}.arrive($1)"));
+    let ask = Told::new(schema.sql("SELECT {schema}.arrive($1)"));
     let rows = connection.rows(&ask.time(options.told_now())).await?;
-    let found = rows.first().and_then(|row| {
-        let id: Vec<u8> = row.try_get(0).ok()?;
-        let now: i64 = row.try_get(1).ok()?;
-        Some(Arrival {
-            id: StoreId::from_bytes(id.try_into().ok()?),
-            now: Timestamp::from_millis(now.unsigned_abs()),
-        })
-    });
-    let Some(arrival) = found else {
+    let id = rows.first().and_then(|row| row.try_get(0).ok());
+    let id = id.and_then(|id: Vec<u8>| id.try_into().ok());
+    let Some(id) = id else {
         let reason = "the row of the store cannot be read".to_owned();
         return Err(OpenError::Failed { reason });
     };
-    Ok((connection, arrival))
+    Ok((connection, StoreId::from_bytes(id)))
 }
 
 // === impl Connection ===

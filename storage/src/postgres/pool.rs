@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::connection::{Arrival, Connection, arrive};
+use super::connection::{Connection, arrive};
 use super::error::{Failure, OpenError, unavailable};
 use super::migrations::Schema;
 use super::options::PostgresOptions;
@@ -39,18 +39,22 @@ pub(super) enum Asked {
 // === impl Pool ===
 
 impl Pool {
-    /// A pool, and what its first connection has found.
-    pub(super) async fn open(options: PostgresOptions) -> Result<(Self, Arrival), OpenError> {
+    /// A pool with one connection.
+    pub(super) async fn open(options: PostgresOptions) -> Result<Self, OpenError> {
         let schema = Schema::parse(&options.schema)?;
-        let (connection, arrival) = arrive(&options, &schema).await?;
-        let pool = Self {
+        let (connection, id) = arrive(&options, &schema).await?;
+        Ok(Self {
             schema,
-            id: arrival.id,
+            id,
             idle: Mutex::new(vec![connection]),
             permits: Semaphore::new(options.connections_max),
             options,
-        };
-        Ok((pool, arrival))
+        })
+    }
+
+    /// The identity of the store that its connections lead to.
+    pub(super) const fn id(&self) -> StoreId {
+        self.id
     }
 
     pub(super) const fn options(&self) -> &PostgresOptions {
@@ -126,13 +130,13 @@ impl Pool {
     }
 
     async fn connect(&self) -> Result<Connection, OpenError> {
-        let (connection, arrival) = arrive(&self.options, &self.schema).await?;
-        if arrival.id != self.id {
+        let (connection, id) = arrive(&self.options, &self.schema).await?;
+        if id != self.id {
             // Keys that this process has claimed are unknown there.
             return Err(OpenError::Failed {
                 reason: format!(
-                    "there is another store now, {}, and not {}; open it anew",
-                    arrival.id, self.id
+                    "there is another store now, {id}, and not {}; open it anew",
+                    self.id
                 ),
             });
         }

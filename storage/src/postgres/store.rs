@@ -73,8 +73,7 @@ impl PostgresStore {
     pub async fn open(options: PostgresOptions) -> Result<Self, OpenError> {
         let runtime = Handle::current();
         let horizon = options.retention.horizon;
-        let (pool, arrival) = Pool::open(options).await?;
-        let pool = Arc::new(pool);
+        let pool = Arc::new(Pool::open(options).await?);
         let opened = pool.rows(|_| {
             pool.told(
                 "UPDATE {schema}.store SET
@@ -99,8 +98,8 @@ impl PostgresStore {
         let guard = ClockGuard::start(&clock.reading(now), Some(last_used), horizon);
         let shared = Shared {
             abandonment: Arc::new(Abandonment::start(Arc::clone(&pool), &runtime)),
+            id: pool.id(),
             pool,
-            id: arrival.id,
             clock,
             guard: Mutex::new(guard),
         };

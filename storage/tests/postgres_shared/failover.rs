@@ -28,7 +28,7 @@ fn after_a_failover_that_lost_a_claim_nobody_who_says_when_executes_it_again() {
         let options = PostgresOptions::new(url)
             .schema(&schema)
             .answer_within(Duration::from_secs(10));
-        let store = PostgresStore::open(options).await.unwrap();
+        let store = PostgresStore::open(options.clone()).await.unwrap();
         let kept = given(store.claim(request(&key("kept"))).await.unwrap());
         assert_eq!(store.complete(kept, answer("kept")).await, Ok(()));
         followed(&primary).await;
@@ -39,6 +39,9 @@ fn after_a_failover_that_lost_a_claim_nobody_who_says_when_executes_it_again() {
 
         // From here on it follows no more.
         standby.stop();
+        for _ in 0..3 {
+            PostgresStore::open(options.clone()).await.unwrap();
+        }
         let mut lost = request(&key("lost"));
         lost.first_sent = Some(store.now());
         let claim = given(store.claim(lost.clone()).await.unwrap());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use onlyonce_storage::postgres::PostgresStore;
 use onlyonce_storage::{
     ClaimOutcome, DoubtReason, IdempotencyKey, Inspect as _, KeyState, ListRequest, Scope,
-    ScopedKey, Store as _, StoreError,
+    ScopedKey, SessionCall, SessionRequest, SessionState, Store as _, StoreError,
 };
 
 use crate::calls::{answer, given, key, replayed, request, run};
@@ -123,6 +123,20 @@ fn duplicates_of_a_hot_key_write_nothing() {
         let claim = given(store.claim(request(&busy)).await.unwrap());
         let settled = given(store.claim(request(&done)).await.unwrap());
         assert_eq!(store.complete(settled, answer("paid")).await, Ok(()));
+        let session = store.session(busy.scope().clone(), SessionRequest::Open);
+        let Ok(SessionState::Live { session, .. }) = session.await else {
+            panic!("a session is opened");
+        };
+        let numbered = || {
+            let mut request = request(&key("numbered"));
+            request.session = Some(SessionCall {
+                session,
+                sequence: 1,
+                first_unanswered: 1,
+            });
+            request
+        };
+        let in_session = given(store.claim(numbered()).await.unwrap());
         let client = server.client().await;
         // So does what the server does by itself.
         let quiet = "ALTER SYSTEM SET autovacuum = off";
@@ -136,11 +150,15 @@ fn duplicates_of_a_hot_key_write_nothing() {
             let outcome = store.claim(request(&busy)).await.unwrap();
             assert!(matches!(outcome, ClaimOutcome::InProgress { .. }));
             assert_eq!(replayed(&store, &done).await, answer("paid"));
+            let outcome = store.claim(numbered()).await.unwrap();
+            assert!(matches!(outcome, ClaimOutcome::InProgress { .. }));
             store.peek(busy.clone()).await.unwrap();
             store.seal(done.clone()).await.unwrap();
         }
         assert_eq!(written(&client, &schema).await, before);
-        assert_eq!(store.release(claim).await, Ok(()));
+        for claim in [claim, in_session] {
+            assert_eq!(store.release(claim).await, Ok(()));
+        }
         assert_ne!(written(&client, &schema).await, before, "a change is seen");
     });
 }

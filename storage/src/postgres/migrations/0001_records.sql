@@ -90,27 +90,28 @@ CREATE FUNCTION {schema}.place() RETURNS text LANGUAGE sql VOLATILE AS $$
         || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
 $$;
 
--- Notes that a connection has been made, and answers what it needs to know. A database at another
+-- Notes that a connection has been made, and answers the identity of the store. A database at another
 -- place than the last one may not have what was acknowledged there: no token of it is given again, no
 -- session, and calls first sent before now may have been executed.
-CREATE FUNCTION {schema}.arrive(p_now bigint, OUT id bytea, OUT now_ms bigint)
+CREATE FUNCTION {schema}.arrive(p_now bigint) RETURNS bytea
 LANGUAGE plpgsql AS $$
-#variable_conflict use_column
 DECLARE
     here text := {schema}.place();
-    found_store {schema}.store%ROWTYPE;
+    it {schema}.store%ROWTYPE;
 BEGIN
-    arrive.now_ms := COALESCE(p_now, {schema}.now_ms());
-    SELECT * INTO STRICT found_store FROM {schema}.store;
-    arrive.id := found_store.id;
-    IF found_store.place <> here THEN
-        UPDATE {schema}.store SET
+    SELECT * INTO STRICT it FROM {schema}.store;
+    IF it.place <> here THEN
+        UPDATE {schema}.store s SET
             place = here,
-            incarnation = store.incarnation + 1,
-            last_session = store.last_session + 1000000,
-            forgotten_until = greatest(store.forgotten_until, arrive.now_ms + 1000)
-        WHERE store.place <> here;
+            -- Openings and sessions that were noted there and are unknown here are fewer than that.
+            incarnation = s.incarnation + 1000000,
+            last_session = s.last_session + 1000000,
+            forgotten_until = greatest(
+                s.forgotten_until, COALESCE(p_now, {schema}.now_ms()) + 1000
+            )
+        WHERE s.place <> here;
     END IF;
+    RETURN it.id;
 END
 $$;
 
