@@ -25,3 +25,8 @@ pub mod rpc;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So are the manual's.
+#[cfg(all(doctest, feature = "postgres"))]
+#[doc = include_str!("manual/postgres.md")]
+struct Postgres;

@@ -1,9 +1,10 @@
 //! One connection: how it is made, and what is made sure of before it is used.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config, NoTls, Row};
 
 use super::error::{Failure, OpenError};
@@ -20,44 +21,91 @@ pub(super) struct Connection {
     io: JoinHandle<()>,
 }
 
-/// The address, as it was given.
-pub(super) fn address(options: &PostgresOptions) -> Result<Config, OpenError> {
-    let mut config = Config::from_str(&options.url).map_err(|error| OpenError::Address {
+/// The address as it was given, one for each host that it names.
+fn addresses(options: &PostgresOptions) -> Result<Vec<Config>, OpenError> {
+    let config = Config::from_str(&options.url).map_err(|error| OpenError::Address {
         reason: error.to_string(),
     })?;
     if !matches!(config.get_ssl_mode(), SslMode::Disable | SslMode::Prefer) {
         return Err(OpenError::TlsDemanded);
     }
-    if config.get_hosts().is_empty() {
+    let hosts = config.get_hosts();
+    if hosts.is_empty() {
         let reason = "it names no host".to_owned();
         return Err(OpenError::Address { reason });
     }
-    if config.get_connect_timeout().is_none() {
-        config.connect_timeout(options.answer_within);
-    }
-    if config.get_application_name().is_none() {
-        config.application_name("onlyonce");
-    }
-    Ok(config)
+    let of_host = |(place, host): (usize, &Host)| {
+        let mut one = Config::new();
+        match host {
+            Host::Tcp(name) => one.host(name),
+            #[cfg(unix)]
+            Host::Unix(path) => one.host_path(path),
+        };
+        if let Some(address) = config.get_hostaddrs().get(place) {
+            one.hostaddr(*address);
+        }
+        let ports = config.get_ports();
+        if let Some(port) = ports.get(place).or(ports.first()) {
+            one.port(*port);
+        }
+        if let Some(user) = config.get_user() {
+            one.user(user);
+        }
+        if let Some(password) = config.get_password() {
+            one.password(password);
+        }
+        if let Some(name) = config.get_dbname() {
+            one.dbname(name);
+        }
+        if let Some(more) = config.get_options() {
+            one.options(more);
+        }
+        one.application_name(config.get_application_name().unwrap_or("onlyonce"))
+            .target_session_attrs(config.get_target_session_attrs())
+            .channel_binding(config.get_channel_binding())
+            // A connection whose other end is gone without a word is noticed while nobody asks.
+            .keepalives(true)
+            .keepalives_idle(KEEPALIVE)
+            .keepalives_interval(KEEPALIVE / 3)
+            .keepalives_retries(3)
+            .tcp_user_timeout(options.answer_within)
+            .ssl_mode(SslMode::Disable);
+        one
+    };
+    Ok(hosts.iter().enumerate().map(of_host).collect())
 }
 
-/// A connection that nothing is known of yet.
+/// A connection that nothing is known of yet, to the first host that gives one. Each has its share of
+/// the time, and some is left for what is asked: one that takes the connection and then says nothing
+/// must not keep us from the next.
 pub(super) async fn connect(options: &PostgresOptions) -> Result<Connection, OpenError> {
-    let config = address(options)?;
-    let connecting = tokio::time::timeout(options.answer_within, config.connect(NoTls));
-    let (client, io) = match connecting.await {
-        Ok(Ok(connected)) => connected,
-        Ok(Err(error)) => return Err(OpenError::of(&error)),
-        Err(_) => {
-            let reason = format!("no answer within {:?}", options.answer_within);
-            return Err(OpenError::Unreachable { reason });
-        }
+    let configs = addresses(options)?;
+    let share = match u32::try_from(configs.len()) {
+        Ok(1) => options.answer_within,
+        Ok(hosts) => options.answer_within / hosts.saturating_add(1),
+        Err(_) => Duration::ZERO,
     };
-    let io = tokio::spawn(async move {
-        // OK to ignore because whoever waits for an answer is told that the connection has ended.
-        let _ = io.await;
-    });
-    Ok(Connection { client, io })
+    let mut refused = None;
+    for config in configs {
+        match tokio::time::timeout(share, config.connect(NoTls)).await {
+            Ok(Ok((client, io))) => {
+                let io = tokio::spawn(async move {
+                    // OK to ignore because whoever waits for an answer is told that the connection
+                    // has ended.
+                    let _ = io.await;
+                });
+                return Ok(Connection { client, io });
+            }
+            Ok(Err(error)) => refused = Some(OpenError::of(&error)),
+            Err(_) => {
+                let reason = format!("no answer within {share:?}");
+                refused.get_or_insert(OpenError::Unreachable { reason });
+            }
+        }
+    }
+    Err(refused.unwrap_or(OpenError::Unreachable {
+        reason: "no host was asked".to_owned(),
+    }))
 }
 
 /// A connection to a store: of the right version, and known to it.
@@ -119,3 +167,6 @@ impl Drop for Connection {
         self.io.abort();
     }
 }
+
+/// Shorter than most firewalls forget a connection that is quiet.
+const KEEPALIVE: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! G3: the connection is cut after the database has done what was asked, and before it said so.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use onlyonce_storage::postgres::PostgresOptions;
 use onlyonce_storage::{DoubtReason, KeyState, SettleError, Store as _};
@@ -16,6 +16,10 @@ use crate::postgres_rig::{self, Server};
 #[derive(Clone, Default)]
 struct Cutter {
     cut: Arc<AtomicBool>,
+    /// How often the database began to answer.
+    answers: Arc<AtomicU32>,
+    /// Whether something was asked since it last did.
+    asked: Arc<AtomicBool>,
 }
 
 impl Cutter {
@@ -36,12 +40,21 @@ impl Cutter {
     async fn carry(self, client: TcpStream, server: TcpStream) {
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = server.into_split();
+        let asked = Arc::clone(&self.asked);
         let asking = tokio::spawn(async move {
-            // OK to ignore because the other direction ends both.
-            let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+            let mut bytes = vec![0; 64 * 1024];
+            while let Ok(count @ 1..) = from_client.read(&mut bytes).await {
+                asked.store(true, Ordering::SeqCst);
+                if to_server.write_all(&bytes[..count]).await.is_err() {
+                    break;
+                }
+            }
         });
         let mut bytes = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from_server.read(&mut bytes).await {
+            if self.asked.swap(false, Ordering::SeqCst) {
+                self.answers.fetch_add(1, Ordering::SeqCst);
+            }
             if self.cut.swap(false, Ordering::SeqCst) {
                 break;
             }
@@ -54,6 +67,11 @@ impl Cutter {
 
     fn cut_the_next_answer(&self) {
         self.cut.store(true, Ordering::SeqCst);
+    }
+
+    /// Round trips since this was asked last.
+    fn round_trips(&self) -> u32 {
+        self.answers.swap(0, Ordering::SeqCst)
     }
 
     fn was_used(&self) -> bool {
@@ -113,6 +131,40 @@ fn a_word_whose_answer_was_cut_off_counts_once() {
         assert_eq!(store.release(claim).await, Ok(()));
         assert_eq!(store.peek(key("b")).await, Ok(KeyState::Absent));
         assert!(cutter.was_used());
+    });
+}
+
+/// What the manual says of the cost.
+#[test]
+fn a_claim_a_replay_and_each_word_that_spends_a_claim_are_one_round_trip() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let (cutter, port) = Cutter::start(server).await;
+        let (schema, _) = postgres_rig::named(server);
+        let url = format!("postgres://owner@127.0.0.1:{port}/postgres");
+        let options = PostgresOptions::new(url).schema(&schema).connections_max(1);
+        let store = postgres_rig::store(options).await;
+        let large = answer(vec![7; 1_000]);
+        cutter.round_trips();
+        let mut claim = given(store.claim(request(&key("a"))).await.unwrap());
+        assert_eq!(cutter.round_trips(), 1, "a first claim");
+        assert_eq!(store.renew(&mut claim, LEASE).await, Ok(()));
+        assert_eq!(cutter.round_trips(), 1, "a renewal");
+        assert_eq!(store.complete(claim, large.clone()).await, Ok(()));
+        assert_eq!(cutter.round_trips(), 1, "a completion");
+        assert_eq!(replayed(&store, &key("a")).await, large);
+        assert_eq!(cutter.round_trips(), 1, "a replay");
+        store.peek(key("a")).await.unwrap();
+        assert_eq!(cutter.round_trips(), 1, "a peek");
+        let claim = given(store.claim(request(&key("b"))).await.unwrap());
+        let doubted = store.doubt(claim, DoubtReason::Ambiguous, None).await;
+        assert_eq!(doubted, Ok(()));
+        assert_eq!(cutter.round_trips(), 2, "a claim and a doubt");
+        let claim = given(store.claim(request(&key("c"))).await.unwrap());
+        assert_eq!(store.release(claim).await, Ok(()));
+        assert_eq!(cutter.round_trips(), 2, "a claim and a release");
     });
 }
 

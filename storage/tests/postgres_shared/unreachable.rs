@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use onlyonce_storage::postgres::PostgresOptions;
 use onlyonce_storage::{ClaimOutcome, KeyState, Store as _, StoreError};
 use tokio::time::Instant;
 
@@ -107,5 +108,29 @@ fn a_database_that_is_gone_fails_closed_and_is_found_again() {
         server.up();
         assert_eq!(store.peek(key("a")).await, Ok(KeyState::Absent));
         drop(given(store.claim(request(&key("a"))).await.unwrap()));
+    });
+}
+
+/// A primary that was stopped with its machine still takes connections for its kernel; the next host
+/// must be asked all the same.
+#[test]
+fn a_host_that_takes_the_connection_and_says_nothing_does_not_hide_the_next() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (schema, _) = postgres_rig::named(server);
+        let url = format!(
+            "host=127.0.0.1,127.0.0.1 port={},{} user=owner dbname=postgres",
+            mute.local_addr().unwrap().port(),
+            server.port
+        );
+        let options = PostgresOptions::new(url)
+            .schema(&schema)
+            .answer_within(Duration::from_secs(3));
+        let store = postgres_rig::store(options).await;
+        let claim = given(store.claim(request(&key("a"))).await.unwrap());
+        assert_eq!(store.complete(claim, answer("paid")).await, Ok(()));
     });
 }
