@@ -6,10 +6,11 @@ use tokio_postgres::Row;
 
 use super::asking::{write, write_claim};
 use super::pool::Pool;
+use super::room::Count;
 use super::settling::{ROUNDS_MAX, too_contended};
 use super::statement::Told;
 use super::store::Shared;
-use super::stored::{AnswerColumn, Stored, corrupt, get, stored, time};
+use super::stored::{AnswerColumn, Stored, corrupt, get, number, stored, time};
 use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::transition::{self, Circumstances, ClaimStep, Refusal};
 use crate::{
@@ -27,11 +28,19 @@ pub(super) async fn claim(
 ) -> Result<ClaimOutcome, StoreError> {
     let pool = &*shared.pool;
     for _ in 0..ROUNDS_MAX {
-        let rows = pool.rows(|_| told(pool, request)).await?;
+        let scope = request.key.scope().digest();
+        let count = shared.room.take(scope, shared.clock.now());
+        let rows = pool.rows(|_| told(pool, request, count)).await?;
         let Some(row) = rows.first() else {
             return Err(corrupt("a claim was not answered"));
         };
         let at = shared.circumstances(time(row, "now_ms")?, time(row, "forgotten_until")?);
+        let open = (get(row, "in_progress")?, get(row, "in_doubt")?);
+        if let (Some(in_progress), Some(in_doubt)) = open {
+            let open = (number(in_progress)?, number(in_doubt)?);
+            let limits = &pool.options().limits;
+            shared.room.note(scope, open, limits, shared.clock.now());
+        }
         let outcome = match get::<i32>(row, "verdict")? {
             FOUND => decide(shared, request, row, &at).await?,
             CLAIMED => Some(given(shared, request, row)?),
@@ -44,16 +53,16 @@ pub(super) async fn claim(
     Err(too_contended(request.key.digest()))
 }
 
-fn told(pool: &Pool, request: &ClaimRequest) -> Told {
+fn told(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
     let options = pool.options();
     let scope = request.key.scope();
     let print = request.fingerprints.current();
     let session = request.session;
     let text = |name: Option<&str>| name.map(|name| name.as_bytes().to_vec());
     pool.told(
-        "SELECT verdict, now_ms, forgotten_until, (kept).* FROM {schema}.claim(
+        "SELECT verdict, now_ms, forgotten_until, in_progress, in_doubt, (kept).* FROM {schema}.claim(
             $1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
-            $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
+            $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
     )
     .time(options.told_now())
     .bytes(Some(request.key.digest().as_bytes()))
@@ -73,6 +82,7 @@ fn told(pool: &Pool, request: &ClaimRequest) -> Told {
     .number(session.map(|call| call.first_unanswered))
     .bytes(Some(scope.of_principal().digest().as_bytes()))
     .span(options.limits.session_idle)
+    .flag(count == Count::Anew)
     .number(options.limits.in_progress_max as u64)
     .number(options.limits.in_doubt_max as u64)
 }

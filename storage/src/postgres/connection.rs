@@ -116,10 +116,15 @@ pub(super) async fn arrive(
     let connection = connect(options).await?;
     let within = options.answer_within.as_millis();
     // A commit that is acknowledged before it is written would be no acknowledgement. What waits for
-    // a row reads it anew once it has it. And no statement outlives the patience of who asked.
+    // a row reads it anew once it has it. And no statement outlives the patience of who asked. A plan
+    // is kept for as long as the statistics are: one that was made while a table was empty must not
+    // read all of it an hour later (enable_seqscan), and what that costs on paper must not have it
+    // compiled (jit).
     let settings = format!(
         "SELECT set_config('statement_timeout', '{within}', false),
             set_config('default_transaction_isolation', 'read committed', false),
+            set_config('enable_seqscan', 'off', false),
+            set_config('jit', 'off', false),
             CASE WHEN current_setting('synchronous_commit') = 'off'
                 THEN set_config('synchronous_commit', 'on', false) END"
     );

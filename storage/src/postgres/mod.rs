@@ -27,6 +27,7 @@ mod error;
 mod migrations;
 mod options;
 mod pool;
+mod room;
 mod settling;
 mod statement;
 mod store;

@@ -68,8 +68,9 @@ impl PostgresOptions {
         self
     }
 
-    /// Keeps to `limits`. A scope may exceed them by as many calls as are being claimed at the same
-    /// moment: they do not wait for each other to be counted.
+    /// Keeps to `limits`. Open calls are counted before a quota can be reached and not for each claim,
+    /// so a scope may exceed them a little: by as many calls as are being claimed at the same moment,
+    /// and by a sixteenth of what was left for each process beyond sixteen.
     pub const fn limits(mut self, limits: StoreLimits) -> Self {
         self.limits = limits;
         self

@@ -13,6 +13,7 @@ use super::error::OpenError;
 use super::migrations::{self, Migration, Schema};
 use super::options::PostgresOptions;
 use super::pool::Pool;
+use super::room::Room;
 use super::stored::{corrupt, get, number, time};
 use super::time::SeenClock;
 use super::{asking, claiming, settling, sweeping};
@@ -57,6 +58,7 @@ pub(super) struct Shared {
     pub(super) pool: Arc<Pool>,
     pub(super) id: StoreId,
     pub(super) clock: SeenClock,
+    pub(super) room: Room,
     pub(super) abandonment: Arc<Abandonment>,
     guard: Mutex<ClockGuard>,
 }
@@ -101,6 +103,7 @@ impl PostgresStore {
             id: pool.id(),
             pool,
             clock,
+            room: Room::default(),
             guard: Mutex::new(guard),
         };
         Ok(Self {

@@ -57,7 +57,7 @@ fn a_database_that_is_killed_in_the_middle_of_calls_loses_nothing_that_was_ackno
         for caller in callers {
             caller.await.unwrap();
         }
-        let seen = seen.lock();
+        let seen = std::mem::take(&mut *seen.lock());
         assert!(
             seen.acknowledged.len() > 200,
             "{} calls",

@@ -80,10 +80,6 @@ CREATE FUNCTION {schema}.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$
     SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
 $$;
 
--- The plans of the functions below are kept by a connection for as long as the statistics are: one that
--- was made while a table was empty must not read all of it an hour later (enable_seqscan). What that
--- costs on paper must not have them compiled (jit).
-
 -- Where this database stands: which system it is, and which timeline it writes.
 CREATE FUNCTION {schema}.place() RETURNS text LANGUAGE sql VOLATILE AS $$
     SELECT (SELECT system_identifier FROM pg_control_system())::text
@@ -123,7 +119,7 @@ CREATE FUNCTION {schema}.use_session(
     p_now bigint, p_session bigint, p_scope bytea, p_first bigint, p_idle bigint,
     OUT known integer, OUT first_unanswered bigint
 )
-LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     s {schema}.sessions%ROWTYPE;
@@ -161,6 +157,9 @@ $$;
 -- the program decides. Other verdicts: 1 claimed, 2 first sent too far ahead, 3 stale, 4 over quota,
 -- 5 session expired, 6 session never given, 7 window full.
 --
+-- What is open in the scope is counted only where `p_count` asks for it: the program knows for how many
+-- calls the last count is good.
+--
 -- Who finds a key absent waits for whoever claims it at the moment, and looks again: so the token is
 -- drawn by one at a time and is larger than all that the key ever had. What is read after the record is
 -- read in a later snapshot: a record that a sweep or an acknowledgement removed is missed only by who
@@ -171,12 +170,13 @@ CREATE FUNCTION {schema}.claim(
     p_fingerprint_algorithm integer, p_fingerprint bytea, p_attempt bytea,
     p_lease bigint, p_retention bigint, p_first_sent bigint,
     p_session bigint, p_session_sequence bigint, p_session_first bigint, p_session_scope bytea,
-    p_idle bigint, p_in_progress_max bigint, p_in_doubt_max bigint
+    p_idle bigint, p_count boolean, p_in_progress_max bigint, p_in_doubt_max bigint
 )
 RETURNS TABLE (
-    verdict integer, now_ms bigint, forgotten_until bigint, kept {schema}.records
+    verdict integer, now_ms bigint, forgotten_until bigint,
+    in_progress bigint, in_doubt bigint, kept {schema}.records
 )
-LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     r {schema}.records%ROWTYPE;
@@ -184,7 +184,6 @@ DECLARE
     first_unanswered bigint;
     place text;
     told bigint;
-    open_calls bigint;
 BEGIN
     claim.now_ms := COALESCE(p_now, {schema}.now_ms());
     claim.verdict := 0;
@@ -244,19 +243,14 @@ BEGIN
             ELSE 0
         END;
     END IF;
-    IF claim.verdict = 0 THEN
-        SELECT count(*) INTO open_calls FROM (
+    IF claim.verdict = 0 AND p_count THEN
+        SELECT count(*) INTO claim.in_progress FROM (
             SELECT 1 FROM {schema}.records o
             WHERE o.scope = p_scope AND o.state = 1 AND o.at > claim.now_ms
             LIMIT p_in_progress_max
         ) counted;
-        IF open_calls >= p_in_progress_max THEN
-            claim.verdict := 4;
-        END IF;
-    END IF;
-    IF claim.verdict = 0 THEN
         -- A lapse that nobody has written down yet is a doubt.
-        SELECT count(*) INTO open_calls FROM (
+        SELECT count(*) INTO claim.in_doubt FROM (
             (SELECT 1 FROM {schema}.records o
             WHERE o.scope = p_scope AND o.state = 2 LIMIT p_in_doubt_max)
             UNION ALL
@@ -264,7 +258,7 @@ BEGIN
             WHERE o.scope = p_scope AND o.state = 1 AND o.at <= claim.now_ms
             LIMIT p_in_doubt_max)
         ) counted;
-        IF open_calls >= p_in_doubt_max THEN
+        IF claim.in_progress >= p_in_progress_max OR claim.in_doubt >= p_in_doubt_max THEN
             claim.verdict := 4;
         END IF;
     END IF;
@@ -298,7 +292,7 @@ $$;
 -- Makes an absent key impossible; answers what is known of it.
 CREATE FUNCTION {schema}.seal(p_now bigint, p_key bytea, p_lock bigint, p_horizon bigint)
 RETURNS TABLE (now_ms bigint, forgotten_until bigint, kept {schema}.records)
-LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     r {schema}.records%ROWTYPE;
@@ -328,7 +322,7 @@ CREATE FUNCTION {schema}.complete(
     p_retention bigint, p_idle bigint, p_format integer, p_answer bytea, p_again boolean
 )
 RETURNS boolean
-LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     of_session bigint;
     of_sequence bigint;
@@ -377,7 +371,7 @@ CREATE FUNCTION {schema}.renew(
     p_now bigint, p_key bytea, p_incarnation bigint, p_sequence bigint, p_lease bigint
 )
 RETURNS bigint
-LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     until bigint;
 BEGIN
@@ -399,7 +393,7 @@ CREATE FUNCTION {schema}.doubt(
     p_reason smallint, p_format integer, p_answer bytea, p_first_word boolean
 )
 RETURNS boolean
-LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE {schema}.records r SET
         state = 2,
@@ -423,7 +417,7 @@ CREATE FUNCTION {schema}.open_session(
     p_now bigint, p_scope bytea, p_idle bigint, p_of_scope_max bigint, p_in_all_max bigint,
     OUT session bigint, OUT bound integer
 )
-LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     t bigint;
@@ -456,7 +450,7 @@ CREATE FUNCTION {schema}.sweep(
     p_now bigint, p_lock bigint, p_horizon bigint, p_idle bigint, p_page bigint,
     OUT seen bigint, OUT answers bigint, OUT tombstones bigint, OUT is_busy boolean
 )
-LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     t bigint;
