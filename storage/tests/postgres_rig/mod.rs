@@ -7,6 +7,7 @@
 
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -140,6 +141,8 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .current_dir("/")
+            // What ends the group of this process must leave it to clean up.
+            .process_group(0)
             .spawn()
             .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
