@@ -169,5 +169,8 @@ async fn a_question_about_a_protected_method_is_answered_and_executes_nothing() 
     let told = send(question).await;
     assert_eq!(told.code, 200);
     assert!(told.headers.contains_key("idempotency-store"));
+    // It is an answer, and no refusal.
+    assert_eq!(told.headers["allow"], "OPTIONS, POST");
+    assert_eq!(told.line("grpc-status"), None);
     assert_eq!(ledger.effects(), 0);
 }
