@@ -22,6 +22,7 @@ mod error;
 mod evidence;
 #[cfg(any(feature = "hyper-util", feature = "reqwest"))]
 mod framed;
+mod outbox;
 mod peers;
 mod retry_after;
 mod stack;
@@ -39,6 +40,7 @@ pub use self::classify::Classification;
 pub use self::error::TransportError;
 #[cfg(feature = "hyper-util")]
 pub use self::hyper_util::{Hyper, hyper};
+pub use self::outbox::{Kept, Outbox, OutboxFailure, Pending, Resumed, Unfinished};
 #[cfg(feature = "reqwest")]
 pub use self::reqwest::{Reqwest, reqwest};
 pub use self::stack::{Client, Deadline, Stack, stack};
