@@ -7,7 +7,9 @@ use std::time::Duration;
 use http::Request;
 use onlyonce_middleware::client::Ticket;
 use onlyonce_middleware::http::Body;
-use onlyonce_middleware::http::client::{Hyper, OutboxFailure, TransportError, Unfinished, stack};
+use onlyonce_middleware::http::client::{
+    Hyper, Outbox, OutboxFailure, TransportError, Unfinished, stack,
+};
 use onlyonce_storage::IdempotencyKey;
 use onlyonce_storage::outbox::{FirstSent, OutboxLimits, OutboxState, Unknown};
 use tokio::sync::mpsc;
@@ -75,6 +77,24 @@ async fn a_call_to_a_server_that_does_not_dedupe_is_sent_by_one_run_only() {
     );
     // No server is told a time of another clock than its own.
     assert_eq!(seen[1].header("idempotency-first-sent"), None);
+}
+
+// E1: there is a horizon for it too, if only by the clock of this machine.
+#[tokio::test]
+async fn a_call_without_a_date_is_not_sent_without_end_either() {
+    let (folder, peer) = (Folder::new(), Peer::plain().await);
+    let opened = folder.open().await;
+    peer.misbehave([Fault::CloseDone]);
+    let _ = opened.outbox.call(peer.post("a")).await.unwrap_err();
+    opened.end().await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let (assuming, limits) = (over_hyper().assume_dedupe(), OutboxLimits::default());
+    let at_once = |outbox: Outbox| outbox.with_horizon(Duration::ZERO);
+    let opened = folder.open_with(quick(assuming).build(), limits, at_once);
+    let opened = opened.await;
+    let unfinished = unknown(&opened).await;
+    assert_eq!(unfinished.cannot_tell, Some(Unknown::Aged));
+    assert_eq!(peer.seen().len(), 1);
 }
 
 #[tokio::test]
