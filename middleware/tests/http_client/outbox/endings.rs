@@ -12,7 +12,7 @@ use onlyonce_middleware::http::client::{
 };
 use onlyonce_storage::IdempotencyKey;
 use onlyonce_storage::outbox::{FirstSent, OutboxLimits, OutboxState, Unknown};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tower::{ServiceExt, service_fn};
 
 use super::folder::{Folder, Opened};
@@ -260,4 +260,43 @@ async fn a_run_whose_first_attempt_was_not_sent_goes_on_with_the_time_that_was_n
         let dated = seen.header("idempotency-first-sent").is_some();
         assert_eq!(dated, sent.store.is_some());
     }
+}
+
+#[tokio::test]
+async fn a_run_that_was_noted_without_a_date_goes_on_without_one_though_its_peer_is_known_by_then()
+{
+    let peer = Peer::silent_about_itself(1).await;
+    let known = Arc::new(Notify::new());
+    let (waits, failed) = (Arc::clone(&known), Arc::new(AtomicBool::new(false)));
+    let transport = service_fn(move |request: Request<Body>| {
+        let fails = request.headers().contains_key("x-fails")
+            && request.method() == http::Method::POST
+            && !failed.swap(true, Ordering::SeqCst);
+        let waits = Arc::clone(&waits);
+        async move {
+            if fails {
+                waits.notified().await;
+                return Err(TransportError::not_sent("it is gone"));
+            }
+            Hyper::over(connector()).oneshot(request).await
+        }
+    });
+    let (folder, limits) = (Folder::new(), OutboxLimits::default());
+    let client = quick(stack(transport)).build();
+    let opened = folder.open_with(client, limits, |outbox| outbox).await;
+    let mut first = peer.post("a");
+    let fails = http::HeaderValue::from_static("1");
+    first.headers_mut().insert("x-fails", fails);
+    let other = async {
+        let kept = opened.outbox.call(peer.post("b")).await.unwrap();
+        opened.outbox.acknowledge(&kept.key).await.unwrap();
+        known.notify_one();
+    };
+    let (kept, ()) = tokio::join!(opened.outbox.call(first), other);
+    assert_eq!(text(kept.unwrap().response).await, "done");
+    let seen = peer.seen();
+    assert_eq!(seen[1].header("idempotency-attempt"), Some("2"));
+    assert_eq!(seen[1].header("idempotency-first-sent"), None);
+    assert_eq!(opened.state().await.sent().unwrap().store, None);
+    assert_eq!(peer.effects(), [b"b", b"a"]);
 }
