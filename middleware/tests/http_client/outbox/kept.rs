@@ -200,6 +200,54 @@ async fn a_full_outbox_refuses_a_call_over_http_before_it_is_sent() {
 }
 
 #[tokio::test]
+async fn an_answer_over_http_that_is_larger_than_is_kept_leaves_the_call_to_be_resumed() {
+    let (folder, peer) = (Folder::new(), Peer::deduping(1).await);
+    let mut limits = OutboxLimits::default();
+    limits.answer_bytes_max = 10;
+    let opened = folder.open_with(client(), limits, |outbox| outbox).await;
+    let failed = opened.outbox.call(peer.post("a")).await.unwrap_err();
+    let OutboxFailure::AnswerNotKept { error, .. } = failed else {
+        panic!("{failed:?}");
+    };
+    assert!(
+        matches!(error, OutboxError::AnswerTooLarge { limit: 10, .. }),
+        "{error}"
+    );
+    opened.end().await;
+    let opened = folder.open().await;
+    assert!(matches!(opened.state().await, OutboxState::Sent(_)));
+    let kept = opened.outbox.resume(&opened.key().await).await.unwrap();
+    assert_eq!(text(kept.response).await, "done");
+    assert_eq!(peer.effects().len(), 1);
+}
+
+// An outbox of another protocol.
+#[tokio::test]
+async fn what_is_no_kept_request_is_not_sent_and_stays() {
+    let (folder, peer) = (Folder::new(), Peer::deduping(1).await);
+    let opened = folder.open().await;
+    let uri = peer.url("/");
+    let length = u8::try_from(uri.len()).unwrap();
+    // What has no effect goes out without a note, so it is none of an outbox.
+    let mut get = vec![1, 0, 3, b'G', b'E', b'T', 0, 0, 0, length];
+    get.extend_from_slice(uri.as_bytes());
+    get.extend_from_slice(&[0; 9]);
+    for bytes in [b"not a request".to_vec(), get] {
+        let key = IdempotencyKey::unique();
+        let call = NewCall::new(key.clone(), "shop.pay", bytes.into());
+        opened.kept.write(call).await.unwrap();
+        let failed = opened.outbox.resume(&key).await.unwrap_err();
+        assert!(
+            matches!(failed, OutboxFailure::NotExecuted(_)),
+            "{failed:?}"
+        );
+        assert_eq!(opened.state().await, OutboxState::Unsent);
+        opened.outbox.cancel(&key).await.unwrap();
+    }
+    assert!(peer.seen().is_empty());
+}
+
+#[tokio::test]
 async fn a_request_that_cannot_be_kept_is_refused_before_anything_is_written() {
     let (folder, peer) = (Folder::new(), Peer::deduping(1).await);
     let opened = folder.open().await;

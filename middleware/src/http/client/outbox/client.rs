@@ -385,7 +385,9 @@ impl Outbox {
         } else {
             Outcome::NotExecuted
         };
-        let Some(stored) = Stored::decode(&call.request) else {
+        // What has no effect would go out without a note.
+        let stored = Stored::decode(&call.request).filter(|stored| !is_safe(&stored.method));
+        let Some(stored) = stored else {
             let text = "what is kept of it is no request that this version reads";
             return Err(Unfinished::ended(key, text.to_owned()).with(before));
         };
