@@ -12,6 +12,7 @@
 //! * `Idempotency-Status` is read before the status code: see [`Classification`].
 //! * Whether a peer dedupes is known of each route by itself (method, authority and path), because a
 //!   server may have the layer on some of its routes only. What is not known is asked with `OPTIONS`.
+//! * An [`Outbox`] keeps calls that are to outlive their client's process.
 
 mod adapter;
 mod attempt;
