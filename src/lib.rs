@@ -36,7 +36,7 @@ struct Readme;
 struct WrapAxum;
 
 /// So are those of the page on HTTP clients.
-#[cfg(all(doctest, feature = "reqwest"))]
+#[cfg(all(doctest, feature = "reqwest", feature = "sled"))]
 #[doc = include_str!("manual/clients.md")]
 struct HttpClients;
 

@@ -13,6 +13,7 @@ mod codes;
 mod faults;
 mod h2_peer;
 mod nested;
+mod outbox;
 mod pacing;
 mod peer;
 mod redirects;

@@ -5,21 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
 use onlyonce_middleware::client::Outcome;
-use onlyonce_middleware::client::outbox::{NoteSentLayer, TellPeer, policy};
+use onlyonce_middleware::client::outbox::{KeptCalls, NoteSentLayer, TellPeer, Unanswered, policy};
 use onlyonce_middleware::stack::{self, BoxClient, ClientStack};
-use onlyonce_storage::outbox::{
-    NewCall, OutboxCall, OutboxChange, OutboxEntry, OutboxError, OutboxState, OutboxStore,
-};
-use onlyonce_storage::{Clock as _, IdempotencyKey, RetentionOptions, SystemClock, kill_point};
+use onlyonce_storage::outbox::{NewCall, OutboxCall, OutboxChange, OutboxError, OutboxStore};
+use onlyonce_storage::{IdempotencyKey, RetentionOptions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use tower::{Service, ServiceExt as _};
 
-use super::ended::Ended;
-use super::turns::Turns;
+use super::ended::{Ended, into_failure, into_unfinished};
 use super::{Kept, OutboxFailure, Pending, Resumed, Unfinished};
 use crate::rpc::{Channel, ClientAdapter, Method, Reply, Request, Status, TransportError, value};
 
@@ -84,8 +80,7 @@ use crate::rpc::{Channel, ClientAdapter, Method, Reply, Request, Status, Transpo
 #[derive(Clone)]
 pub struct Outbox {
     stack: BoxClient<Request, Reply, TransportError>,
-    store: Arc<dyn OutboxStore>,
-    turns: Arc<Turns>,
+    calls: KeptCalls,
     timeout: Option<Duration>,
 }
 
@@ -122,8 +117,7 @@ impl Outbox {
         let note_sent = NoteSentLayer::new(Arc::clone(&store)).with_horizon(horizon);
         Self {
             stack: stack.around_noting(transport, &note_sent),
-            store,
-            turns: Arc::default(),
+            calls: KeptCalls::new(store),
             timeout: None,
         }
     }
@@ -199,7 +193,7 @@ impl Outbox {
         self.load(key, method).await?;
         match self.run(key).await {
             Ok(answer) => kept(key, &answer),
-            Err(ended) => Err(ended.into_failure(key)),
+            Err(ended) => Err(into_failure(ended, key)),
         }
     }
 
@@ -213,34 +207,16 @@ impl Outbox {
     ///
     /// When the outbox fails. That a call gets no answer is no error here.
     pub async fn resume_all(&self) -> Result<Vec<Resumed>, OutboxError> {
-        let mut calls = self.store.list().await?;
-        calls.retain(|call| call.state.is_unfinished());
-        let runs = calls.into_iter().map(|call| async move {
-            let ended = self.run(&call.key).await.err();
-            let state = match self.store.load(&call.key).await {
-                Ok(now) => now.entry.state,
-                // Somebody has taken its answer meanwhile.
-                Err(OutboxError::NotThere) => return Ok(None),
-                Err(error) => return Err(error),
-            };
-            let unfinished = match ended {
-                Some(Ended::Unfinished(_, unfinished)) => Some(unfinished),
-                Some(Ended::NotKept(error)) => Some(Unfinished::not_kept(&call.key, &error)),
-                Some(Ended::Outbox(error)) => return Err(error),
-                None => None,
-            };
-            Ok(Some(Resumed {
-                key: call.key,
-                method: call.method,
-                state,
-                unfinished,
-            }))
+        let ran = self.calls.run_all(async |key| self.run(&key).await).await?;
+        let resumed = ran.into_iter().map(|ran| Resumed {
+            unfinished: ran
+                .ended
+                .and_then(|ended| into_unfinished(ended, &ran.call.key)),
+            key: ran.call.key,
+            method: ran.call.method,
+            state: ran.state,
         });
-        let ended: Vec<_> = stream::iter(runs)
-            .buffer_unordered(RESUMED_AT_ONCE)
-            .collect()
-            .await;
-        ended.into_iter().filter_map(Result::transpose).collect()
+        Ok(resumed.collect())
     }
 
     /// All calls in the outbox, the oldest first.
@@ -249,12 +225,9 @@ impl Outbox {
     ///
     /// When the outbox fails.
     pub async fn pending(&self) -> Result<Vec<Pending>, OutboxError> {
-        let now = SystemClock.now();
-        let pending = |call: OutboxEntry| Pending {
-            age: now.since(call.written_at),
-            call,
-        };
-        Ok(self.store.list().await?.into_iter().map(pending).collect())
+        let calls = self.calls.list().await?;
+        let pending = |(age, call)| Pending { age, call };
+        Ok(calls.into_iter().map(pending).collect())
     }
 
     /// What a call was made with: to tell what a call of an earlier life was about.
@@ -313,7 +286,7 @@ impl Outbox {
     /// [`OutboxError::NotNow`] for a call that has no answer. When it fails the answer may be
     /// removed or not.
     pub async fn acknowledge(&self, key: &IdempotencyKey) -> Result<(), OutboxError> {
-        self.remove(key, OutboxChange::Acknowledge).await
+        self.calls.remove(key, OutboxChange::Acknowledge).await
     }
 
     /// Removes a call that was never sent by this outbox, or no attempt of which was executed.
@@ -323,7 +296,7 @@ impl Outbox {
     ///
     /// [`OutboxError::MaybeExecuted`] for any other that has no answer.
     pub async fn cancel(&self, key: &IdempotencyKey) -> Result<(), OutboxError> {
-        self.remove(key, OutboxChange::Cancel).await
+        self.calls.remove(key, OutboxChange::Cancel).await
     }
 
     /// Removes a call that may have been executed, and has no answer. Its effect may happen all the
@@ -337,14 +310,9 @@ impl Outbox {
         &self,
         key: &IdempotencyKey,
     ) -> Result<(), OutboxError> {
-        self.remove(key, OutboxChange::ForgetMaybeExecuted).await
-    }
-
-    async fn remove(&self, key: &IdempotencyKey, change: OutboxChange) -> Result<(), OutboxError> {
-        let _turn = self.turns.take(key).await;
-        self.store.change(key, change).await?;
-        kill_point!("outbox: call removed, nobody told");
-        Ok(())
+        self.calls
+            .remove(key, OutboxChange::ForgetMaybeExecuted)
+            .await
     }
 
     async fn write_and_run<A, R, F>(
@@ -357,12 +325,10 @@ impl Outbox {
         F: DeserializeOwned,
     {
         let key = call.key.clone();
-        kill_point!("outbox: call made, not written");
-        self.store
+        self.calls
             .write(call.timeout(self.timeout))
             .await
             .map_err(OutboxFailure::NotWritten)?;
-        kill_point!("outbox: call written, not sent");
         self.resume(&key, method).await
     }
 
@@ -376,7 +342,7 @@ impl Outbox {
             key: key.clone(),
             error,
         };
-        let call = self.store.load(key).await.map_err(failed)?;
+        let call = self.calls.store().load(key).await.map_err(failed)?;
         match call.entry.method == method.name() {
             true => Ok(call),
             false => Err(failed(OutboxError::Mismatch)),
@@ -385,24 +351,20 @@ impl Outbox {
 
     /// One run of a call: its answer is kept when this returns it.
     async fn run(&self, key: &IdempotencyKey) -> Result<Bytes, Ended> {
-        let _turn = self.turns.take(key).await;
-        let call = self.store.load(key).await.map_err(Ended::Outbox)?;
-        match (call.answer, &call.entry.state) {
-            (Some(answer), _) => return Ok(answer),
-            (None, OutboxState::Unknown { because, .. }) => {
-                return Err(Ended::given_up(key, *because));
-            }
-            (None, _) => {}
-        }
+        self.calls.run(key, |call| self.make(call)).await
+    }
+
+    /// Makes a call once, up to its answer.
+    async fn make(&self, call: OutboxCall) -> Result<Bytes, Unanswered<Unfinished>> {
         let ticket = policy::ticket(&call.entry);
-        let maybe_executed = ticket.maybe_executed;
+        let (key, maybe_executed) = (&call.entry.key, ticket.maybe_executed);
         let request = Request::new(call.entry.method.as_str(), call.request).ticket(ticket);
         let made = request.call();
         let attempts_made = || made.get().map_or(0, |made| made.attempts());
         let attempts = self.stack.clone().oneshot(request);
         let within = call.entry.timeout.unwrap_or(Duration::MAX);
-        match timeout(within, attempts).await {
-            Ok(Ok(reply)) if reply.status.carries_answer() => self.keep(key, reply.body).await,
+        let (outcome, unfinished) = match timeout(within, attempts).await {
+            Ok(Ok(reply)) if reply.status.carries_answer() => return Ok(reply.body),
             Ok(Ok(reply)) => {
                 // The stack answers a refusal only where nothing was executed. The state of a key is
                 // none, and no answer either.
@@ -410,13 +372,9 @@ impl Outbox {
                     Status::State => Outcome::Unknown,
                     _ => Outcome::NotExecuted,
                 };
-                let unfinished = Unfinished::refused(key, attempts_made(), &reply);
-                self.settle(key, outcome, unfinished).await
+                (outcome, Unfinished::refused(key, attempts_made(), &reply))
             }
-            Ok(Err(error)) => {
-                let (outcome, unfinished) = Unfinished::of(key, &error);
-                self.settle(key, outcome, unfinished).await
-            }
+            Ok(Err(error)) => Unfinished::of(key, &error),
             Err(_) => {
                 // What was never stamped was never handed to the transport.
                 let made = made
@@ -426,42 +384,21 @@ impl Outbox {
                     true => Outcome::Unknown,
                     false => Outcome::NotExecuted,
                 };
-                let unfinished = Unfinished::elapsed(key, attempts_made());
-                self.settle(key, outcome, unfinished).await
+                (outcome, Unfinished::elapsed(key, attempts_made()))
             }
-        }
-    }
-
-    async fn keep(&self, key: &IdempotencyKey, answer: Bytes) -> Result<Bytes, Ended> {
-        kill_point!("outbox: answer there, not kept");
-        let change = OutboxChange::Answer(answer.clone());
-        let kept = self.store.change(key, change).await;
-        kept.map_err(Ended::NotKept)?;
-        kill_point!("outbox: answer kept, nobody told");
-        Ok(answer)
-    }
-
-    /// Notes what the end of a run leaves behind.
-    async fn settle(
-        &self,
-        key: &IdempotencyKey,
-        outcome: Outcome,
-        unfinished: Unfinished,
-    ) -> Result<Bytes, Ended> {
-        if let Some(change) = policy::settle(outcome, unfinished.cannot_tell) {
-            // OK to ignore because without the note more is held possible, not less; and an outbox
-            // that fails says so to whoever asks it next.
-            let _ = self.store.change(key, change).await;
-            kill_point!("outbox: run settled, nobody told");
-        }
-        Err(Ended::Unfinished(outcome, unfinished))
+        };
+        Err(Unanswered {
+            outcome,
+            cannot_tell: unfinished.cannot_tell,
+            why: unfinished,
+        })
     }
 }
 
 impl fmt::Debug for Outbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outbox")
-            .field("store", &self.store)
+            .field("store", self.calls.store())
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
@@ -493,6 +430,3 @@ where
         }),
     }
 }
-
-/// So that a server which has just come back is not met by all that waited for it at once.
-const RESUMED_AT_ONCE: usize = 16;

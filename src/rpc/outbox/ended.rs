@@ -1,6 +1,6 @@
 //! How a run of a call ends without an answer.
 
-use onlyonce_middleware::client::outbox::NoteSentError;
+use onlyonce_middleware::client::outbox::{self, NoteSentError, Unanswered};
 use onlyonce_middleware::client::{Last, Outcome, Stopped};
 use onlyonce_storage::IdempotencyKey;
 use onlyonce_storage::outbox::{OutboxError, Unknown};
@@ -10,50 +10,54 @@ use crate::rpc::failed::{StackError, last_text, reply_text};
 use crate::rpc::{NotSent, Reply, Status, TransportError};
 
 /// How a run ends without an answer that is kept.
-pub(super) enum Ended {
-    NotKept(OutboxError),
-    Outbox(OutboxError),
-    Unfinished(Outcome, Unfinished),
+pub(super) type Ended = outbox::Ended<Unfinished>;
+
+/// How the caller is told.
+pub(super) fn into_failure<F>(ended: Ended, key: &IdempotencyKey) -> OutboxFailure<F> {
+    let key = key.clone();
+    match ended {
+        Ended::GivenUp(because) => {
+            OutboxFailure::OutcomeUnknown(Unfinished::given_up(&key, because))
+        }
+        Ended::NotKept(error) => OutboxFailure::AnswerNotKept { key, error },
+        Ended::Outbox(error) => OutboxFailure::Outbox { key, error },
+        Ended::Unfinished(Unanswered { outcome, why, .. }) => match outcome {
+            Outcome::InDoubt => OutboxFailure::InDoubt(why),
+            Outcome::NotExecuted => OutboxFailure::NotExecuted(why),
+            Outcome::Unknown => OutboxFailure::OutcomeUnknown(why),
+        },
+    }
 }
 
-// === impl Ended ===
-
-impl Ended {
-    pub(super) fn given_up(key: &IdempotencyKey, because: Unknown) -> Self {
-        let last = match because {
-            Unknown::Aged => "it is older than what servers remember",
-            _ => "the server remembers nothing of it",
-        };
-        let unfinished = Unfinished {
-            key: key.clone(),
-            cannot_tell: Some(because),
-            status: None,
-            attempts: 0,
-            stopped: Stopped::Final,
-            last: last.to_owned(),
-        };
-        Self::Unfinished(Outcome::Unknown, unfinished)
-    }
-
-    pub(super) fn into_failure<F>(self, key: &IdempotencyKey) -> OutboxFailure<F> {
-        let key = key.clone();
-        match self {
-            Self::NotKept(error) => OutboxFailure::AnswerNotKept { key, error },
-            Self::Outbox(error) => OutboxFailure::Outbox { key, error },
-            Self::Unfinished(Outcome::InDoubt, unfinished) => OutboxFailure::InDoubt(unfinished),
-            Self::Unfinished(Outcome::NotExecuted, unfinished) => {
-                OutboxFailure::NotExecuted(unfinished)
-            }
-            Self::Unfinished(Outcome::Unknown, unfinished) => {
-                OutboxFailure::OutcomeUnknown(unfinished)
-            }
-        }
+/// What is known of the call, unless it is the outbox that failed.
+pub(super) fn into_unfinished(ended: Ended, key: &IdempotencyKey) -> Option<Unfinished> {
+    match ended {
+        Ended::GivenUp(because) => Some(Unfinished::given_up(key, because)),
+        Ended::NotKept(error) => Some(Unfinished::not_kept(key, &error)),
+        Ended::Outbox(_) => None,
+        Ended::Unfinished(unanswered) => Some(unanswered.why),
     }
 }
 
 // === impl Unfinished ===
 
 impl Unfinished {
+    /// Nobody can tell since an earlier run.
+    fn given_up(key: &IdempotencyKey, because: Unknown) -> Self {
+        let last = match because {
+            Unknown::Aged => "it is older than what servers remember",
+            _ => "the server remembers nothing of it",
+        };
+        Self {
+            key: key.clone(),
+            cannot_tell: Some(because),
+            status: None,
+            attempts: 0,
+            stopped: Stopped::Final,
+            last: last.to_owned(),
+        }
+    }
+
     pub(super) fn of(key: &IdempotencyKey, error: &StackError) -> (Outcome, Self) {
         let (status, cannot_tell) = match &error.last {
             Last::Response(reply) => {
@@ -100,7 +104,7 @@ impl Unfinished {
     }
 
     /// The answer has come, and the outbox could not keep it.
-    pub(super) fn not_kept(key: &IdempotencyKey, error: &OutboxError) -> Self {
+    fn not_kept(key: &IdempotencyKey, error: &OutboxError) -> Self {
         Self {
             key: key.clone(),
             cannot_tell: None,

@@ -6,7 +6,6 @@ mod calls;
 mod client;
 mod ended;
 mod failed;
-mod turns;
 
 pub use self::calls::{Kept, Pending, Resumed};
 pub use self::client::Outbox;

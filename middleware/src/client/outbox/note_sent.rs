@@ -12,7 +12,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::policy;
-use crate::client::Keyed;
+use crate::client::{Call, Keyed};
 
 /// Notes durably that a call is being sent, when for the first time, and to which store, before the
 /// transport gets it.
@@ -108,8 +108,9 @@ impl NoteSentLayer {
         self
     }
 
-    async fn note<Req>(&self, keyed: &Keyed<Req>, peer: Peer) -> Result<(), NoteSentError> {
-        let call = keyed.call();
+    /// Notes that `call` is being sent to `peer`, and binds it to that peer's time and store. For
+    /// transports that know their peer of each request only.
+    pub(crate) async fn note(&self, call: &Call, peer: Peer) -> Result<(), NoteSentError> {
         let at = call.first_sent_or(peer.now);
         if let Some(store) = peer.store {
             call.bind(store);
@@ -122,8 +123,31 @@ impl NoteSentLayer {
                 horizon: self.horizon,
             });
         }
+        self.mark(call, FirstSent { at, store }).await
+    }
+
+    /// Notes that `call` is being sent to a peer of which neither time nor store are known, for the
+    /// first time at `at` by this machine's clock, which shows `now`. It is not bound to that time: no
+    /// server is told a time that is not of its own clock.
+    #[cfg(feature = "http")]
+    pub(crate) async fn note_undated(
+        &self,
+        call: &Call,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), NoteSentError> {
+        if policy::is_aged(at, now, self.horizon) {
+            return Err(NoteSentError::Aged {
+                age: now.since(at),
+                horizon: self.horizon,
+            });
+        }
+        self.mark(call, FirstSent { at, store: None }).await
+    }
+
+    async fn mark(&self, call: &Call, sent: FirstSent) -> Result<(), NoteSentError> {
         kill_point!("outbox: ready to send, not noted");
-        let noted = OutboxChange::MarkSent(FirstSent { at, store });
+        let noted = OutboxChange::MarkSent(sent);
         self.outbox.change(call.key(), noted).await?;
         kill_point!("outbox: noted as sent, not sent");
         Ok(())
@@ -173,7 +197,7 @@ where
         let layer = self.layer.clone();
         Box::pin(async move {
             if let Some(peer) = ready.peer() {
-                layer.note(&keyed, peer).await?;
+                layer.note(keyed.call(), peer).await?;
             }
             let response = ready.call(keyed);
             kill_point!("outbox: handed to the transport, not answered");

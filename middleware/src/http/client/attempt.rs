@@ -13,6 +13,7 @@ use tower::ServiceExt as _;
 use tower_service::Service;
 
 use super::TransportError;
+use super::outbox::Noting;
 use super::peers::{Known, Peers, Route, Word};
 use super::stamp::{self, Stamp};
 use crate::client::{Call, Executed};
@@ -162,6 +163,7 @@ where
     ) -> Result<Response<Body>, TransportError> {
         let call = &*stamp.call;
         let undated = request.extensions_mut().remove::<SentUndated>();
+        let noting = request.extensions_mut().remove::<Noting>();
         let (peers, route) = (Arc::clone(&self.peers), Route::of(&request));
         let known = self.peer_of(&stamp, &request, route.as_ref()).await?;
         let ticket = call.ticket();
@@ -173,7 +175,7 @@ where
         let dated_late = undated.as_ref().map_or_else(
             || stamp.attempt.get() > 1,
             |undated| undated.0.load(Ordering::Acquire),
-        );
+        ) || noting.as_ref().is_some_and(Noting::undated_before);
         let now = known.and_then(|known| known.now());
         let mut binding = Binding {
             call,
@@ -182,6 +184,16 @@ where
             undated: undated.as_ref(),
             sent: true,
         };
+        if let Some(noting) = &noting {
+            let (peer, dates) = (
+                (now, known.map(|known| known.store)),
+                binding.first_sent.is_some(),
+            );
+            let assume = self.options.assume_dedupe;
+            noting.note(&stamp.call, peer, dates, assume).await?;
+            // What is noted holds, whatever becomes of the attempt.
+            binding.hold();
+        }
         let headers = request.headers_mut();
         stamp.write_left(headers);
         stamp::write_peer(headers, binding.first_sent, binding.store);
@@ -349,11 +361,8 @@ impl Word {
 
 // === impl Binding ===
 
-impl Drop for Binding<'_> {
-    fn drop(&mut self) {
-        if !self.sent {
-            return;
-        }
+impl Binding<'_> {
+    fn hold(&self) {
         match (self.first_sent, self.undated) {
             (Some(at), _) => drop(self.call.first_sent_or(at)),
             (None, Some(undated)) => undated.0.store(true, Ordering::Release),
@@ -361,6 +370,14 @@ impl Drop for Binding<'_> {
         }
         if let Some(store) = self.store {
             self.call.bind(store);
+        }
+    }
+}
+
+impl Drop for Binding<'_> {
+    fn drop(&mut self) {
+        if self.sent {
+            self.hold();
         }
     }
 }

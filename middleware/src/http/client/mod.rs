@@ -12,6 +12,7 @@
 //! * `Idempotency-Status` is read before the status code: see [`Classification`].
 //! * Whether a peer dedupes is known of each route by itself (method, authority and path), because a
 //!   server may have the layer on some of its routes only. What is not known is asked with `OPTIONS`.
+//! * An [`Outbox`] keeps calls that are to outlive their client's process.
 
 mod adapter;
 mod attempt;
@@ -22,6 +23,7 @@ mod error;
 pub(crate) mod evidence;
 #[cfg(any(feature = "hyper-util", feature = "reqwest"))]
 mod framed;
+mod outbox;
 mod peers;
 mod retry_after;
 pub(crate) mod stack;
@@ -41,6 +43,7 @@ pub use self::classify::Classification;
 pub use self::error::TransportError;
 #[cfg(feature = "hyper-util")]
 pub use self::hyper_util::{Hyper, hyper};
+pub use self::outbox::{Kept, Outbox, OutboxFailure, Pending, Resumed, Unfinished};
 #[cfg(feature = "reqwest")]
 pub use self::reqwest::{Reqwest, reqwest};
 pub use self::stack::{Client, Deadline, Stack, stack};

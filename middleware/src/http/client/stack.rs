@@ -314,6 +314,22 @@ impl<K> fmt::Debug for Stack<K> {
 // === impl Client ===
 
 impl Client {
+    /// The ticket of the call that `request` makes, or why it cannot be sent.
+    pub(super) fn ticket(&self, request: &Request<Body>) -> Result<Ticket, TransportError> {
+        let checked = self.shared.check(request);
+        checked.map_err(TransportError::never_sent)?;
+        let ticket = Adapter::default().ticket(request);
+        Ok(ticket.unwrap_or_else(|| (self.shared.choose)(request)))
+    }
+
+    pub(super) fn classification(&self) -> &Classification {
+        &self.shared.numbers.classification
+    }
+
+    pub(super) fn call_timeout(&self) -> Duration {
+        self.shared.numbers.call_timeout
+    }
+
     /// Makes a call. See [`Client`] for its errors.
     pub fn send<B>(
         &self,
@@ -474,7 +490,7 @@ impl Numbers {
 }
 
 /// RFC 9110, 9.2.1.
-fn is_safe(method: &Method) -> bool {
+pub(super) fn is_safe(method: &Method) -> bool {
     matches!(
         *method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE

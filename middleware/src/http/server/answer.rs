@@ -97,7 +97,7 @@ impl Recorded {
     }
 }
 
-fn put_lines(out: &mut BytesMut, lines: &HeaderMap) -> Option<()> {
+pub(crate) fn put_lines(out: &mut BytesMut, lines: &HeaderMap) -> Option<()> {
     out.put_u32(u32::try_from(lines.len()).ok()?);
     for (name, value) in lines {
         let name = name.as_str();
@@ -109,7 +109,7 @@ fn put_lines(out: &mut BytesMut, lines: &HeaderMap) -> Option<()> {
     Some(())
 }
 
-fn take_lines(bytes: &mut Bytes) -> Option<HeaderMap> {
+pub(crate) fn take_lines(bytes: &mut Bytes) -> Option<HeaderMap> {
     let count = bytes.try_get_u32().ok()?;
     let mut lines = HeaderMap::new();
     for _ in 0..count {
@@ -124,7 +124,7 @@ fn take_lines(bytes: &mut Bytes) -> Option<HeaderMap> {
     Some(lines)
 }
 
-fn take(bytes: &mut Bytes, length: usize) -> Option<Bytes> {
+pub(crate) fn take(bytes: &mut Bytes, length: usize) -> Option<Bytes> {
     (length <= bytes.len()).then(|| bytes.split_to(length))
 }
 

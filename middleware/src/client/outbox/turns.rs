@@ -10,12 +10,12 @@ use tokio::sync::{Mutex as Turnstile, OwnedMutexGuard};
 
 /// Who is at which key. Holds an entry only for keys that somebody is at, or waits for.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(crate) struct Turns {
     keys: Mutex<HashMap<IdempotencyKey, Arc<Turnstile<()>>>>,
 }
 
 /// The right to act on one key. Dropping it lets the next one.
-pub(super) struct Turn {
+pub(crate) struct Turn {
     turns: Arc<Turns>,
     key: IdempotencyKey,
     turnstile: Option<Arc<Turnstile<()>>>,
@@ -26,7 +26,7 @@ pub(super) struct Turn {
 
 impl Turns {
     /// Waits for whoever is at `key`.
-    pub(super) async fn take(self: &Arc<Self>, key: &IdempotencyKey) -> Turn {
+    pub(crate) async fn take(self: &Arc<Self>, key: &IdempotencyKey) -> Turn {
         let turnstile = Arc::clone(self.keys.lock().entry(key.clone()).or_default());
         // Made before the wait, so that whoever gives up waiting is not left in the table.
         let mut turn = Turn {
