@@ -24,7 +24,7 @@ type ReadAnswer = dyn Fn(&Call, &Response<Body>) -> Verdict + Send + Sync;
 /// | `in-progress` | with 409 asked for again, at the cost of time only; otherwise another attempt |
 /// | `in-doubt` | in doubt, never retried |
 /// | `mismatch`, `stale` | refused, never retried |
-/// | `not-executed` | another attempt after 408, 425, 429, 500 and 502 to 504; otherwise refused |
+/// | `not-executed` | another attempt after 408, 425, 429, 500 and 502 to 504, and after 400 with `Retry-After` (the request was cut off on its way); otherwise refused |
 /// | `unprotected` | as without a status, but never retried |
 ///
 /// Without a status it is the code that speaks, and less is proven:
@@ -194,7 +194,9 @@ fn of_status(status: Status, code: StatusCode, hint: Option<Duration>, bound: bo
         // an earlier attempt of this one that is still on its way.
         Status::Mismatch => Verdict::Refuse(Executed::NotThisAttempt),
         Status::NotExecuted => match code.as_u16() {
-            408 | 425 | 500 | 502 | 504 => retry(
+            // A request that was cut off on its way is told so by 400, and to come again.
+            400 if hint.is_none() => Verdict::Refuse(Executed::NotThisAttempt),
+            400 | 408 | 425 | 500 | 502 | 504 => retry(
                 Executed::NotThisAttempt,
                 pushback(Pushback::Silent),
                 Cost::Attempt,
