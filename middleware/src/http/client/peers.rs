@@ -14,6 +14,10 @@ use crate::http::{Body, ServingStore, Status};
 /// A word that was not said again for so long is not relied on: servers are deployed anew.
 const RELIED_ON_FOR: Duration = Duration::from_secs(600);
 
+/// Where a call may have been executed already, so long: what was deployed anew meanwhile, without
+/// the layer, would execute it again. About as long as an attempt, so that a retry seldom asks.
+const RELIED_ON_AGAIN_FOR: Duration = Duration::from_secs(10);
+
 /// A peer that said nothing is not asked again for so long: most that say nothing never will.
 const NOT_ASKED_FOR: Duration = Duration::from_secs(60);
 
@@ -53,6 +57,8 @@ struct Entry {
     word: Option<(Word, Instant)>,
     /// Held by whoever asks, so that only one does.
     asking: Arc<tokio::sync::Mutex<()>>,
+    /// It leaves questions open, so that asking again would tell nothing.
+    silent: bool,
     used: Instant,
 }
 
@@ -66,13 +72,15 @@ impl Peers {
         }
     }
 
-    /// What is known of `route`, if it may still be relied on.
-    pub(super) fn word(&self, route: &Route) -> Option<Word> {
+    /// What is known of `route`, if it may still be relied on: for a call that is sent `again` after
+    /// it may have been executed, less long.
+    pub(super) fn word(&self, route: &Route, again: bool) -> Option<Word> {
         let mut routes = self.routes.lock();
         let entry = routes.get_mut(route)?;
         let (word, at) = entry.word?;
         entry.used = Instant::now();
         let good_for = match word {
+            Word::Dedupes(_) if again && !entry.silent => RELIED_ON_AGAIN_FOR,
             Word::Dedupes(_) => RELIED_ON_FOR,
             Word::Nothing => NOT_ASKED_FOR,
         };
@@ -88,25 +96,21 @@ impl Peers {
     /// Notes what a peer said when it was asked.
     pub(super) fn note(&self, route: &Route, word: Word) {
         let mut routes = self.routes.lock();
-        self.entry(&mut routes, route).word = Some((word, Instant::now()));
+        let entry = self.entry(&mut routes, route);
+        entry.silent = matches!(word, Word::Nothing);
+        entry.word = Some((word, Instant::now()));
     }
 
     /// Notes what an answer says of its route.
     pub(super) fn note_answer(&self, route: &Route, response: &Response<Body>) {
         if let Some(known) = Known::of(response) {
-            return self.note(route, Word::Dedupes(known));
+            let mut routes = self.routes.lock();
+            self.entry(&mut routes, route).word = Some((Word::Dedupes(known), Instant::now()));
+            return;
         }
-        // Such codes come from whatever stands in between, too, which knows nothing of stores.
-        let from_between = matches!(
-            response.status(),
-            StatusCode::REQUEST_TIMEOUT
-                | StatusCode::TOO_EARLY
-                | StatusCode::TOO_MANY_REQUESTS
-                | StatusCode::BAD_GATEWAY
-                | StatusCode::SERVICE_UNAVAILABLE
-                | StatusCode::GATEWAY_TIMEOUT
-        );
-        if !from_between && let Some(entry) = self.routes.lock().get_mut(route) {
+        if !from_between(response)
+            && let Some(entry) = self.routes.lock().get_mut(route)
+        {
             entry.word = Some((Word::Nothing, Instant::now()));
         }
     }
@@ -120,11 +124,25 @@ impl Peers {
         let entry = routes.entry(route.clone()).or_insert_with(|| Entry {
             word: None,
             asking: Arc::default(),
+            silent: false,
             used: Instant::now(),
         });
         entry.used = Instant::now();
         entry
     }
+}
+
+/// Such codes come from whatever stands in between, too, which knows nothing of stores.
+pub(super) fn from_between(response: &Response<Body>) -> bool {
+    matches!(
+        response.status(),
+        StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_EARLY
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    )
 }
 
 // === impl Route ===
@@ -198,7 +216,7 @@ mod tests {
     }
 
     fn store(peers: &Peers, path: &str) -> Option<StoreId> {
-        match peers.word(&route(path)) {
+        match peers.word(&route(path), false) {
             Some(Word::Dedupes(known)) => Some(known.store),
             _ => None,
         }
@@ -220,20 +238,23 @@ mod tests {
         peers.note_answer(&route("/a"), &answer(502, None));
         assert!(store(&peers, "/a").is_some());
         peers.note_answer(&route("/a"), &answer(200, None));
-        assert!(matches!(peers.word(&route("/a")), Some(Word::Nothing)));
+        assert!(matches!(
+            peers.word(&route("/a"), false),
+            Some(Word::Nothing)
+        ));
         tokio::time::advance(NOT_ASKED_FOR).await;
-        assert!(peers.word(&route("/a")).is_none());
+        assert!(peers.word(&route("/a"), false).is_none());
 
         peers.note_answer(&route("/b"), &answer(200, Some(1)));
         tokio::time::advance(RELIED_ON_FOR).await;
-        assert!(peers.word(&route("/b")).is_none());
+        assert!(peers.word(&route("/b"), false).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_route_that_does_not_say_so_is_not_known_by_another_of_its_server() {
         let peers = Peers::new(4);
         peers.note_answer(&route("/protected"), &answer(200, Some(1)));
-        assert!(peers.word(&route("/other")).is_none());
+        assert!(peers.word(&route("/other"), false).is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -243,7 +264,7 @@ mod tests {
             peers.note_answer(&route(path), &answer(200, Some(1)));
             tokio::time::advance(Duration::from_millis(1)).await;
             // Stays, since it is used.
-            let _ = peers.word(&route("/a"));
+            let _ = peers.word(&route("/a"), false);
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         assert_eq!(peers.routes.lock().len(), 2);
