@@ -11,6 +11,8 @@
 //! - [`storage`]: keys, claims, records, and the stores that keep them.
 
 pub use onlyonce_middleware as middleware;
+#[cfg(feature = "grpc")]
+pub use onlyonce_middleware::grpc;
 #[cfg(feature = "http")]
 pub use onlyonce_middleware::http;
 pub use onlyonce_storage as storage;
@@ -37,3 +39,8 @@ struct WrapAxum;
 #[cfg(all(doctest, feature = "reqwest"))]
 #[doc = include_str!("manual/clients.md")]
 struct HttpClients;
+
+/// And of the page on gRPC.
+#[cfg(all(doctest, feature = "grpc"))]
+#[doc = include_str!("manual/grpc.md")]
+struct Grpc;

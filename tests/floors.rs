@@ -145,6 +145,18 @@ fn only_benches_may_name_rivals() {
 }
 
 #[test]
+fn the_layers_for_grpc_depend_on_no_library_of_grpc() {
+    for (name, folder, _) in FLOORS {
+        for dependency in dependencies(folder) {
+            let grpc = ["prost", "tonic"]
+                .iter()
+                .any(|it| dependency.starts_with(it));
+            assert!(!grpc, "{name} depends on {dependency}");
+        }
+    }
+}
+
+#[test]
 fn a_library_user_gets_no_dependency_of_the_program_by_default() {
     let manifest = manifest(".");
     let defaults = manifest["features"]["default"].as_array().unwrap();

@@ -6,6 +6,8 @@
 //! and over the store.
 
 pub mod client;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod jitter;

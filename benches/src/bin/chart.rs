@@ -64,7 +64,7 @@ fn draw(title: &str, series: &BTreeMap<String, BTreeMap<u32, f64>>, left: u32) -
     let callers_max = all().map(|(callers, _)| *callers).max().unwrap_or(2);
     let x = |callers: u32| {
         let share = f64::from(callers).log2() / f64::from(callers_max).log2();
-        f64::from(left) + 60.0 + share * (f64::from(WIDTH) - 140.0)
+        f64::from(left) + 60.0 + share * (f64::from(WIDTH) - 190.0)
     };
     let y = |value: f64| {
         let share = (value.log10() - bottom) / (top - bottom);
@@ -123,6 +123,6 @@ fn page(width: u32, height: u32, drawn: &str) -> String {
     )
 }
 
-const WIDTH: u32 = 480;
+const WIDTH: u32 = 530;
 const HEIGHT: u32 = 340;
-const COLOURS: [&str; 3] = ["#777777", "#2a78d6", "#d65a2a"];
+const COLOURS: [&str; 4] = ["#777777", "#2a78d6", "#d65a2a", "#2a9d5a"];

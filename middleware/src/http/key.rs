@@ -12,7 +12,7 @@ use super::names;
 /// # Errors
 ///
 /// When there is more than one, on lines of their own or on one, or when it is no key.
-pub(super) fn read(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, KeyError> {
+pub(crate) fn read(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, KeyError> {
     let mut values = headers.get_all(names::KEY).iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -38,7 +38,7 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, KeyErr
 }
 
 /// The header's value for `key`: a structured-field string.
-pub(super) fn header_value(key: &IdempotencyKey) -> HeaderValue {
+pub(crate) fn header_value(key: &IdempotencyKey) -> HeaderValue {
     let mut text = String::with_capacity(key.as_str().len() + 2);
     text.push('"');
     for character in key.as_str().chars() {

@@ -7,12 +7,13 @@
 pub mod axum;
 mod body;
 pub mod client;
-mod key;
+pub(crate) mod key;
 pub mod names;
 pub mod server;
 mod status;
 mod store;
 
+pub(crate) use self::body::try_clone_request;
 pub use self::body::{Body, BoxError, Contents, Read};
 pub use self::server::{
     Dedupe, DedupeLayer, Definitive, NotExecuted, ScopeOf, answer, from_extension,

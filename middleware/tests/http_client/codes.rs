@@ -99,7 +99,7 @@ fn an_answer_proves_no_more_than_it_says() {
     );
     assert_eq!(
         verdict(Some("mismatch"), 422, None).0,
-        Verdict::Refuse(Executed::Never)
+        Verdict::Refuse(Executed::NotThisAttempt)
     );
 }
 

@@ -12,6 +12,7 @@ mod interrupted;
 mod layering;
 mod outcomes;
 mod outside_clients;
+mod python_requests;
 mod refusals;
 mod replays;
 mod scopes;

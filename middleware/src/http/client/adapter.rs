@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::stamp::Stamp;
 use super::{Classification, Deadline, TransportError};
 use crate::client::{self, Call, Keyed, Ticket, Verdict};
-use crate::http::{Body, key};
+use crate::http::{Body, key, try_clone_request};
 
 /// Adapts the client's layers to HTTP.
 ///
@@ -77,13 +77,7 @@ impl client::Adapter<Request<Body>> for Adapter {
     }
 
     fn try_clone(&self, request: &Request<Body>) -> Option<Request<Body>> {
-        let mut copy = Request::new(request.body().try_clone()?);
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.version_mut() = request.version();
-        *copy.headers_mut() = request.headers().clone();
-        *copy.extensions_mut() = request.extensions().clone();
-        Some(copy)
+        try_clone_request(request)
     }
 
     fn classify(&self, call: &Call, result: Result<&Response<Body>, &TransportError>) -> Verdict {

@@ -13,7 +13,7 @@ use tower::ServiceExt as _;
 use tower_service::Service;
 
 use super::TransportError;
-use super::peers::{Known, Peers, Route, Word, from_between};
+use super::peers::{Known, Peers, Route, Word};
 use super::stamp::{self, Stamp};
 use crate::client::{Call, Executed};
 use crate::http::{Body, Read, names};
@@ -35,8 +35,19 @@ pub(super) struct AttemptOptions {
     pub(super) assume_dedupe: bool,
     /// Ask peers with `OPTIONS`.
     pub(super) ask_peers: bool,
+    pub(super) dialect: Dialect,
     /// How long an attempt takes at most.
     pub(super) timeout: Duration,
+}
+
+/// What a protocol on top of HTTP says in words of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dialect {
+    /// Whether an answer, as far as it was read, may come from whatever stands in between, which knows
+    /// nothing of stores.
+    pub(crate) from_between: fn(&Response<Body>) -> bool,
+    /// Whether the head of an answer says that the server has another store than the request names.
+    pub(crate) misdirected: fn(&Response<Body>) -> bool,
 }
 
 /// Makes attempts. Stands around the transport, inside of everything else.
@@ -77,6 +88,25 @@ struct Binding<'a> {
     store: Option<StoreId>,
     undated: Option<&'a SentUndated>,
     sent: bool,
+}
+
+// === impl Dialect ===
+
+impl Dialect {
+    pub(super) const HTTP: Self = Self {
+        from_between: |response| {
+            matches!(
+                response.status(),
+                StatusCode::REQUEST_TIMEOUT
+                    | StatusCode::TOO_EARLY
+                    | StatusCode::TOO_MANY_REQUESTS
+                    | StatusCode::BAD_GATEWAY
+                    | StatusCode::SERVICE_UNAVAILABLE
+                    | StatusCode::GATEWAY_TIMEOUT
+            )
+        },
+        misdirected: |response| response.status() == StatusCode::MISDIRECTED_REQUEST,
+    };
 }
 
 // === impl Attempt ===
@@ -167,7 +197,11 @@ where
         }
 
         // From here on the binding holds also where this future is dropped.
-        let limit = self.options.answer_bytes_max;
+        let AttemptOptions {
+            answer_bytes_max: limit,
+            dialect,
+            ..
+        } = self.options;
         let response = self.respond(request).await;
         match &response {
             Err(error) => binding.sent = error.executed() != Executed::NotThisAttempt,
@@ -176,7 +210,7 @@ where
                     .iter()
                     .for_each(|route| peers.note_answer(route, response));
                 let said = Known::of(response).map(|known| known.store);
-                if response.status() == StatusCode::MISDIRECTED_REQUEST && ticket.store.is_none() {
+                if (dialect.misdirected)(response) && ticket.store.is_none() {
                     // That store is not there any more. The call met none yet.
                     binding.sent = false;
                 } else if ticket.store.is_none() {
@@ -185,7 +219,13 @@ where
             }
         }
         drop(binding);
-        read(response?, limit).await
+        let head = response?;
+        let speaks = Known::of(&head).is_some();
+        let response = read(head, limit).await?;
+        if !speaks && !(dialect.from_between)(&response) {
+            route.iter().for_each(|route| peers.note_silence(route));
+        }
+        Ok(response)
     }
 
     async fn exchange(self, request: Request<Body>) -> Result<Response<Body>, TransportError> {
@@ -255,11 +295,12 @@ where
         *question.uri_mut() = request.uri().clone();
         *question.version_mut() = request.version();
         *question.headers_mut() = for_question(request.headers());
+        let from_between = self.options.dialect.from_between;
         let asked = async {
             let response = self.transport.call(question).await?;
             let known = Known::told(&response);
-            let silent = known.is_none() && from_between(&response);
-            let _ = response.into_body().read(ASK_ANSWER_BYTES_MAX).await;
+            let read = read(response, ASK_ANSWER_BYTES_MAX).await;
+            let silent = known.is_none() && read.is_ok_and(|response| from_between(&response));
             let word = known.map_or(Word::Nothing, Word::Dedupes);
             Ok::<_, TransportError>((!silent).then_some(word))
         };

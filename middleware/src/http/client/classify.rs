@@ -165,7 +165,7 @@ fn read_head(call: &Call, response: &Response<Body>, clock: &dyn Clock) -> Verdi
 }
 
 /// What it says of a call whose earlier attempts met another store.
-const fn of_another_store(status: Option<Status>) -> Verdict {
+pub(crate) const fn of_another_store(status: Option<Status>) -> Verdict {
     match status {
         Some(Status::InDoubt) => Verdict::InDoubt,
         Some(Status::Mismatch | Status::NotExecuted | Status::Stale) => {
@@ -261,7 +261,7 @@ fn look_into(response: &Response<Body>, verdict: BodyVerdict) -> Verdict {
     }
 }
 
-const fn retry(executed: Executed, pushback: Pushback, cost: Cost) -> Verdict {
+pub(crate) const fn retry(executed: Executed, pushback: Pushback, cost: Cost) -> Verdict {
     Verdict::Retry(Advice {
         executed,
         pushback,

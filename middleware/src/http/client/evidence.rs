@@ -8,7 +8,7 @@ use std::error::Error;
 /// where an HTTP/2 peer says so: `REFUSED_STREAM`, or `GOAWAY` with a lower stream (RFC 9113, 8.7). A
 /// connection that ends without a whole answer proves nothing, however early it does: the peer may
 /// have acted before it was gone.
-pub(super) fn not_processed(error: &(dyn Error + 'static)) -> bool {
+pub(crate) fn not_processed(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<::hyper_util::client::legacy::Error>()

@@ -16,15 +16,15 @@
 mod adapter;
 mod attempt;
 mod body_errors;
-mod classify;
+pub(crate) mod classify;
 mod error;
 #[cfg(any(feature = "hyper-util", feature = "reqwest"))]
-mod evidence;
+pub(crate) mod evidence;
 #[cfg(any(feature = "hyper-util", feature = "reqwest"))]
 mod framed;
 mod peers;
 mod retry_after;
-mod stack;
+pub(crate) mod stack;
 mod stamp;
 
 #[cfg(feature = "hyper-util")]
@@ -33,6 +33,8 @@ mod hyper_util;
 mod reqwest;
 
 pub use self::adapter::Adapter;
+#[cfg(feature = "grpc")]
+pub(crate) use self::attempt::Dialect;
 pub use self::attempt::PeerDoesNotDedupe;
 pub use self::body_errors::{BodyVerdict, JsonRpcErrors, XmlRpcFaults};
 pub use self::classify::Classification;

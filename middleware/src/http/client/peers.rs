@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use onlyonce_storage::{StoreId, Timestamp};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -101,16 +101,18 @@ impl Peers {
         entry.word = Some((word, Instant::now()));
     }
 
-    /// Notes what an answer says of its route.
+    /// Notes what an answer says of its route. What it does not say takes nothing back:
+    /// [`note_silence`](Self::note_silence) does.
     pub(super) fn note_answer(&self, route: &Route, response: &Response<Body>) {
         if let Some(known) = Known::of(response) {
             let mut routes = self.routes.lock();
             self.entry(&mut routes, route).word = Some((Word::Dedupes(known), Instant::now()));
-            return;
         }
-        if !from_between(response)
-            && let Some(entry) = self.routes.lock().get_mut(route)
-        {
+    }
+
+    /// Notes that the server itself answered and said nothing of a store.
+    pub(super) fn note_silence(&self, route: &Route) {
+        if let Some(entry) = self.routes.lock().get_mut(route) {
             entry.word = Some((Word::Nothing, Instant::now()));
         }
     }
@@ -130,19 +132,6 @@ impl Peers {
         entry.used = Instant::now();
         entry
     }
-}
-
-/// Such codes come from whatever stands in between, too, which knows nothing of stores.
-pub(super) fn from_between(response: &Response<Body>) -> bool {
-    matches!(
-        response.status(),
-        StatusCode::REQUEST_TIMEOUT
-            | StatusCode::TOO_EARLY
-            | StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT
-    )
 }
 
 // === impl Route ===
@@ -192,6 +181,8 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::*;
 
     fn route(path: &str) -> Route {
@@ -234,10 +225,10 @@ mod tests {
         let peers = Peers::new(4);
         peers.note_answer(&route("/a"), &answer(200, Some(1)));
         assert_eq!(store(&peers, "/a"), Some(StoreId::from_bytes([1; 16])));
-        // A gateway's answer takes nothing back, the server's own does.
+        assert!(store(&peers, "/a").is_some());
         peers.note_answer(&route("/a"), &answer(502, None));
         assert!(store(&peers, "/a").is_some());
-        peers.note_answer(&route("/a"), &answer(200, None));
+        peers.note_silence(&route("/a"));
         assert!(matches!(
             peers.word(&route("/a"), false),
             Some(Word::Nothing)

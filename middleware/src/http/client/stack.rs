@@ -16,7 +16,7 @@ use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 use tower_service::Service;
 
-use super::attempt::{Attempt, AttemptOptions, SentUndated};
+use super::attempt::{Attempt, AttemptOptions, Dialect, SentUndated};
 use super::peers::Peers;
 use super::{Adapter, Classification, TransportError};
 use crate::client::{
@@ -121,7 +121,7 @@ type Choose = dyn Fn(&Request<Body>) -> Ticket + Send + Sync;
 
 type Transport = BoxCloneSyncService<Request<Body>, Response<Body>, TransportError>;
 
-type Failed = CallError<Response<Body>, TransportError>;
+pub(crate) type Failed = CallError<Response<Body>, TransportError>;
 
 /// Why a request cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -156,6 +156,7 @@ where
                 assume_dedupe: false,
                 ask_peers: true,
                 timeout: ATTEMPT_TIMEOUT,
+                dialect: Dialect::HTTP,
             },
             call_timeout: CALL_TIMEOUT,
             request_bytes_max: REQUEST_BYTES_MAX,
@@ -235,6 +236,20 @@ impl<K> Stack<K> {
     /// processed; and one that may have been sent before is not sent until then.
     pub const fn without_asking_peers(mut self) -> Self {
         self.numbers.attempt.ask_peers = false;
+        self
+    }
+
+    /// Reads the heads of answers in another protocol's words.
+    #[cfg(feature = "grpc")]
+    pub(crate) const fn with_dialect(mut self, dialect: Dialect) -> Self {
+        self.numbers.attempt.dialect = dialect;
+        self
+    }
+
+    /// Asks peers with `OPTIONS` again.
+    #[cfg(feature = "grpc")]
+    pub(crate) const fn asking_peers(mut self) -> Self {
+        self.numbers.attempt.ask_peers = true;
         self
     }
 
@@ -467,6 +482,6 @@ fn is_safe(method: &Method) -> bool {
 }
 
 /// How a call ends whose request cannot be sent.
-fn unsent(ticket: Ticket, error: TransportError) -> Failed {
+pub(crate) fn unsent(ticket: Ticket, error: TransportError) -> Failed {
     CallError::new(&Call::new(ticket), Stopped::Final, Last::Error(error))
 }

@@ -18,7 +18,7 @@ use super::outcome::{Meaning, applies_nothing, meaning};
 use super::problem;
 use super::rules::{KeyRule, Rules};
 use super::words::Words;
-use crate::http::{Body, Contents, ServingStore, Status, key, names};
+use crate::http::{Body, Contents, ServingStore, Status, key, names, try_clone_request};
 use crate::server::{Adapter, Admission, Execution, Intent, Outcome, Recording, Refusal, Served};
 
 /// Adapts the server layers to HTTP, for one route.
@@ -108,12 +108,7 @@ impl Adapter for HttpAdapter {
         execution: Execution,
         transaction: &Transaction,
     ) -> Option<Request<Body>> {
-        let mut again = Request::new(request.body().try_clone()?);
-        *again.method_mut() = request.method().clone();
-        *again.uri_mut() = request.uri().clone();
-        *again.version_mut() = request.version();
-        *again.headers_mut() = request.headers().clone();
-        *again.extensions_mut() = request.extensions().clone();
+        let mut again = try_clone_request(request)?;
         again.extensions_mut().insert(execution);
         again.extensions_mut().insert(transaction.clone());
         Some(again)
@@ -153,21 +148,7 @@ impl Adapter for HttpAdapter {
     }
 
     fn replay(&self, answer: &Answer, served: Served) -> Result<Response<Body>, Refusal> {
-        let unreadable = |reason| Refusal::Unavailable {
-            reason,
-            retry_after: UNREADABLE_PAUSE,
-        };
-        if answer.format() != ANSWER {
-            let number = answer.format().number();
-            return Err(unreadable(format!(
-                "the answer was recorded in format {number} by another protocol"
-            )));
-        }
-        let Some(recorded) = Recorded::decode(answer.body()) else {
-            return Err(unreadable(
-                "the recorded answer cannot be read by this version".to_owned(),
-            ));
-        };
+        let recorded = Recorded::read(answer, ANSWER)?;
         let mut response = Response::new(Body::from(recorded.contents));
         *response.status_mut() = recorded.status;
         *response.headers_mut() = recorded.headers;
@@ -251,7 +232,7 @@ impl HttpAdapter {
             // Waiting for its own call it would end in doubt.
             return Err(Refusal::Unavailable {
                 reason: TWICE.to_owned(),
-                retry_after: UNREADABLE_PAUSE,
+                retry_after: TWICE_PAUSE,
             });
         }
         if rules.keep == Keep::Whole && wants_only_events(&parts.headers) {
@@ -358,7 +339,7 @@ impl HttpAdapter {
     }
 }
 
-const fn status(served: Served) -> Status {
+pub(crate) const fn status(served: Served) -> Status {
     match served {
         Served::Attached => Status::Attached,
         Served::Executed => Status::Executed,
@@ -397,10 +378,10 @@ const ANSWER: AnswerFormat = AnswerFormat::new(2);
 const BATCH: &str = "this address takes several items at once, and one idempotency key cannot stand \
                      for them: send it without";
 const TWICE: &str = "two dedupe layers of one store stand on this address: leave one of them";
+/// Nothing changes before somebody changes the server.
+const TWICE_PAUSE: Duration = Duration::from_secs(1);
+
 const EVENTS: &str = "a stream of events cannot be recorded; accept another content type";
 
 const EXPOSED: &str = "idempotency-status, idempotency-store, idempotent-replayed, retry-after, \
                        retry-after-ms";
-
-/// A record of another version is there until a server of that version comes back.
-const UNREADABLE_PAUSE: Duration = Duration::from_secs(1);

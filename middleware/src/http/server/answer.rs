@@ -11,10 +11,14 @@
 //!
 //! Numbers are big-endian. Nothing follows.
 
+use std::time::Duration;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use onlyonce_storage::{Answer, AnswerFormat};
 
 use crate::http::Contents;
+use crate::server::Refusal;
 
 /// What is kept of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +31,27 @@ pub(crate) struct Recorded {
 // === impl Recorded ===
 
 impl Recorded {
+    /// What `answer` says, which has to be of this format.
+    ///
+    /// # Errors
+    ///
+    /// The refusal to give instead, when it is of another format or version.
+    pub(crate) fn read(answer: &Answer, format: AnswerFormat) -> Result<Self, Refusal> {
+        let unreadable = |reason| Refusal::Unavailable {
+            reason,
+            retry_after: UNREADABLE_PAUSE,
+        };
+        if answer.format() != format {
+            let number = answer.format().number();
+            return Err(unreadable(format!(
+                "the answer was recorded in format {number} by another protocol"
+            )));
+        }
+        Self::decode(answer.body()).ok_or_else(|| {
+            unreadable("the recorded answer cannot be read by this version".to_owned())
+        })
+    }
+
     /// Its bytes; `None` where a part of it is longer than its length can say.
     pub(crate) fn encode(&self) -> Option<Bytes> {
         let body = &self.contents.bytes;
@@ -104,6 +129,9 @@ fn take(bytes: &mut Bytes, length: usize) -> Option<Bytes> {
 }
 
 const VERSION: u8 = 1;
+
+/// A record of another version is there until a server of that version comes back.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

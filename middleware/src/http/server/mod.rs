@@ -47,7 +47,7 @@
 //! it takes. Outside of everything that has effects, and around all unsafe methods of an address: the
 //! answer to OPTIONS says that the address dedupes, and clients retry by it.
 
-mod adapter;
+pub(crate) mod adapter;
 pub(crate) mod answer;
 mod canonical;
 pub(crate) mod fidelity;
@@ -57,10 +57,10 @@ pub(crate) mod intake;
 mod layer;
 mod outcome;
 mod problem;
-mod rules;
+pub(crate) mod rules;
 mod said;
 mod scope;
-mod service;
+pub(crate) mod service;
 pub(crate) mod words;
 
 pub use self::adapter::answer;

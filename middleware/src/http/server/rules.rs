@@ -45,9 +45,9 @@ pub(super) enum KeyRule {
 }
 
 /// Asks whether the caller may still see the answer that is kept.
-pub(super) type OnReplay = Arc<dyn Fn(request::Parts, response::Parts) -> Allowed + Send + Sync>;
+pub(crate) type OnReplay = Arc<dyn Fn(request::Parts, response::Parts) -> Allowed + Send + Sync>;
 
-pub(super) type Allowed = Pin<Box<dyn Future<Output = bool> + Send>>;
+pub(crate) type Allowed = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 // === impl Rules ===
 

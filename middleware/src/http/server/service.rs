@@ -105,7 +105,7 @@ async fn show_if_allowed(
 }
 
 /// The error as the inner service gave it.
-fn own_error<E: 'static>(error: Failure) -> E {
+pub(crate) fn own_error<E: 'static>(error: Failure) -> E {
     let own = error.downcast::<E>();
     // OK because every error in there was put there by `Handler<S>`, whose errors are these.
     *own.unwrap_or_else(|_| unreachable!("a failure is what the handler failed with"))

@@ -115,7 +115,8 @@ where
         onlyonce_storage::kill_point!("dedupe: handler ready, key not claimed");
         match (claim(shared, &request, intent.guarantee).await, ready) {
             (Asked::Claimed(claim, held_until), _) if let Some(in_doubt) = applied => {
-                let landing = doubt_again(shared, (claim, held_until), in_doubt).await;
+                let again = doubt_again(shared, (claim, held_until), in_doubt);
+                let landing = Box::pin(again).await;
                 return Begun::Landed(landing);
             }
             (Asked::Claimed(claim, held_until), Some(handler)) => {
@@ -133,7 +134,7 @@ where
                     held_until,
                     rerun_of: rerun_of.clone(),
                 };
-                match give_back(shared, grant).await {
+                match Box::pin(give_back(shared, grant)).await {
                     Landing::NotExecuted => {}
                     landing => return Begun::Landed(landing),
                 }
@@ -144,7 +145,7 @@ where
             (Asked::InDoubt(in_doubt), ready) => {
                 drop(ready);
                 considered = true;
-                match reconcile::consider(shared, intent, in_doubt).await {
+                match Box::pin(reconcile::consider(shared, intent, in_doubt)).await {
                     Step::AskAgain => {}
                     Step::Superseded(in_doubt) => applied = Some(in_doubt),
                     Step::Land(landing) => return Begun::Landed(landing),
@@ -157,7 +158,7 @@ where
             }
             (Asked::InProgress { retry_after }, ready) => {
                 drop(ready);
-                let over = until_over(shared, intent, give_up_at, retry_after);
+                let over = Box::pin(until_over(shared, intent, give_up_at, retry_after));
                 tokio::select! {
                     () = deliver.closed() => return Begun::Landed(Landing::NotExecuted),
                     over = over => match over {

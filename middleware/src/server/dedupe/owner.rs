@@ -1,7 +1,8 @@
 //! The one execution of a call: it begins, runs under its lease, is settled, and told.
 //!
 //! It runs in a task of its own, so that neither a caller who goes away nor one who stops waiting
-//! can abandon an effect half-way.
+//! can abandon an effect half-way. What happens seldom is boxed there: every task has room for the
+//! largest of what it may await, and is moved as a whole.
 
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
@@ -93,12 +94,12 @@ where
         onlyonce_storage::kill_point!("dedupe: claimed, handler not called");
         let flown = if !lead.flight().start_running() {
             Flown {
-                landing: give_back(&shared, grant).await,
+                landing: Box::pin(give_back(&shared, grant)).await,
                 response: None,
             }
         } else if intent.guarantee == Guarantee::Transactional {
             let flown = transact::fly(&shared, grant, handler, request);
-            nested::handling(intent.caller_retries, flown).await
+            Box::pin(nested::handling(intent.caller_retries, flown)).await
         } else {
             let before = grant.rerun_of.as_ref().map(|before| before.token);
             let execution = Execution::new(grant.claim.token(), before);
@@ -113,7 +114,8 @@ where
                 let request = shared.adapter.executing(request, execution);
                 handler.call(request).await
             };
-            let handler = nested::handling(intent.caller_retries, handler);
+            // Boxed, since each future that it is handed to would have room for it twice.
+            let handler = Box::pin(nested::handling(intent.caller_retries, handler));
             fly(&shared, grant, handler).await
         };
         lead.land(flown.landing.clone());
@@ -155,7 +157,7 @@ where
         // A panic may have come before or after the effect.
         Ended::Itself(Err(_panic)) => {
             let run = run(claim, rerun_of);
-            doubt(shared, run, DoubtReason::OwnerGone, None, None).await
+            Box::pin(doubt(shared, run, DoubtReason::OwnerGone, None, None)).await
         }
         Ended::NeverBegun => {
             let grant = Grant {
@@ -164,13 +166,13 @@ where
                 rerun_of,
             };
             Flown {
-                landing: give_back(shared, grant).await,
+                landing: Box::pin(give_back(shared, grant)).await,
                 response: None,
             }
         }
         Ended::Stopped => {
             let run = run(claim, rerun_of);
-            doubt(shared, run, DoubtReason::LeaseLapsed, None, None).await
+            Box::pin(doubt(shared, run, DoubtReason::LeaseLapsed, None, None)).await
         }
     }
 }

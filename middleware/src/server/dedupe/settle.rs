@@ -40,12 +40,13 @@ pub(super) async fn settle<A: Adapter>(
     let Recording { outcome, response } = recording;
     match outcome {
         Outcome::Record(answer) => complete(shared, run, answer, response).await,
-        Outcome::NotExecuted => not_executed(shared, run, response).await,
+        Outcome::NotExecuted => Box::pin(not_executed(shared, run, response)).await,
         Outcome::InDoubt(answer) => {
-            doubt(shared, run, DoubtReason::Ambiguous, answer, response).await
+            Box::pin(doubt(shared, run, DoubtReason::Ambiguous, answer, response)).await
         }
         Outcome::Unrecorded => {
-            let flown = doubt(shared, run, DoubtReason::Unrecorded, None, None).await;
+            let flown = doubt(shared, run, DoubtReason::Unrecorded, None, None);
+            let flown = Box::pin(flown).await;
             Flown {
                 response: response
                     .map(|response| shared.mark(response, Served::ExecutedUnrecorded)),
@@ -134,7 +135,13 @@ async fn complete<A: Adapter>(
         }
         // Somebody settled the doubt that our claim had fallen into.
         Err(SettleError::Fenced) => Flown {
-            landing: settled_by_another(shared, key, token, DoubtReason::Unrecorded).await,
+            landing: Box::pin(settled_by_another(
+                shared,
+                key,
+                token,
+                DoubtReason::Unrecorded,
+            ))
+            .await,
             response: None,
         },
         // The answer exists and is not known to be kept: it is delivered this once, and says so.

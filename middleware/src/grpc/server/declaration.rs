@@ -1,0 +1,102 @@
+//! What a handler can say of its run, whatever it answers.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use crate::http::{Body, Definitive, NotExecuted};
+
+/// What a handler says of its run, whatever it answers: among the extensions of its request.
+///
+/// The statuses of tonic have no place for it, and metadata would be the wrong one: handlers hand on
+/// the statuses of servers that they call (`?`), and what such a server says of itself is not so of
+/// the handler that called it.
+///
+/// ```
+/// use onlyonce_middleware::grpc::Declaration;
+/// # use tonic::{Request, Response, Status};
+///
+/// async fn transfer(request: Request<()>) -> Result<Response<()>, Status> {
+///     let run = request.extensions().get::<Declaration>().cloned().unwrap_or_default();
+///     // Before any effect:
+///     run.not_executed();
+///     Err(Status::unavailable("the books are closed; come back"))
+/// }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Declaration(Arc<AtomicU8>);
+
+const NOT_EXECUTED: u8 = 1;
+const DEFINITIVE: u8 = 2;
+
+/// A handler that finds a [`Declaration`] in its requests.
+#[derive(Clone, Debug)]
+pub(super) struct Declaring<S> {
+    inner: S,
+}
+
+// === impl Declaration ===
+
+impl Declaration {
+    /// Nothing was executed: the key is free again, and the answer is not recorded.
+    ///
+    /// Say it only where the handler has had no effect and nothing that it set going still can. The
+    /// next attempt with the key runs the handler again.
+    pub fn not_executed(&self) {
+        self.0.fetch_or(NOT_EXECUTED, Ordering::AcqRel);
+    }
+
+    /// This is the call's answer for good, whatever its status: it is recorded, and an error with it
+    /// leaves no doubt. Said beside [`not_executed`](Self::not_executed), this one counts: it frees no
+    /// key.
+    pub fn definitive(&self) {
+        self.0.fetch_or(DEFINITIVE, Ordering::AcqRel);
+    }
+
+    fn put_on<B>(&self, response: &mut Response<B>) {
+        let said = self.0.load(Ordering::Acquire);
+        if said & DEFINITIVE != 0 {
+            response.extensions_mut().insert(Definitive);
+        } else if said & NOT_EXECUTED != 0 {
+            response.extensions_mut().insert(NotExecuted);
+        }
+    }
+}
+
+// === impl Declaring ===
+
+impl<S> Declaring<S> {
+    pub(super) const fn new(inner: S) -> Self {
+        Self { inner }
+    }
+}
+
+impl<S, B> Service<Request<Body>> for Declaring<S>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<B>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let declaration = Declaration::default();
+        request.extensions_mut().insert(declaration.clone());
+        let answering = self.inner.call(request);
+        Box::pin(async move {
+            let mut response = answering.await?;
+            declaration.put_on(&mut response);
+            Ok(response)
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! Takes gRPC requests in, and gives each caller its response.
+
+use std::fmt;
+use std::future::{Future, ready};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tower_service::Service;
+
+use super::adapter::{FromRecord, GrpcAdapter};
+use super::declaration::Declaring;
+use crate::http::server::handler::Handler;
+use crate::http::server::rules::OnReplay;
+use crate::http::server::service::own_error;
+use crate::http::{Body, BoxError};
+use crate::observe::ServeSpan;
+use crate::server;
+
+/// See [`DedupeLayer`](super::DedupeLayer).
+///
+/// It takes requests with any body, and hands them on with a [`Body`], which the routes and the
+/// generated services of tonic take. What the inner service fails with where nothing was protected, or
+/// while it gets ready, is handed out; a protected call that fails without a response is in doubt.
+#[derive(Clone)]
+pub struct Dedupe<S> {
+    core: ServeSpan<server::Dedupe<Handler<Declaring<S>>, GrpcAdapter>>,
+    adapter: GrpcAdapter,
+}
+
+/// What [`Dedupe`] answers with, later.
+///
+/// Dropping it leaves an execution that has begun running to its end.
+pub type ResponseFuture<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+
+// === impl Dedupe ===
+
+impl<S> Dedupe<S> {
+    pub(super) const fn new(
+        core: ServeSpan<server::Dedupe<Handler<Declaring<S>>, GrpcAdapter>>,
+        adapter: GrpcAdapter,
+    ) -> Self {
+        Self { core, adapter }
+    }
+}
+
+impl<S> fmt::Debug for Dedupe<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dedupe")
+            .field("adapter", &self.adapter)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Dedupe<S>
+where
+    S: Service<Request<Body>, Response = Response<R>> + Clone + Send + 'static,
+    S::Error: Send + 'static,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    R: http_body::Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        // Room in the handler is awaited where it is needed.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        if let Some(told) = self.adapter.answer_question(&request) {
+            return Box::pin(ready(Ok(told)));
+        }
+        let request = request.map(Body::stream);
+        let Some(hook) = self.adapter.rules.on_replay.clone() else {
+            let answering = self.core.call(request);
+            return Box::pin(async move { answering.await.map_err(own_error) });
+        };
+        let (parts, body) = request.into_parts();
+        let asked = parts.clone();
+        let answering = self.core.call(Request::from_parts(parts, body));
+        let adapter = self.adapter.clone();
+        Box::pin(async move {
+            let response = answering.await.map_err(own_error)?;
+            Ok(show_if_allowed(&adapter, &hook, asked, response).await)
+        })
+    }
+}
+
+async fn show_if_allowed(
+    adapter: &GrpcAdapter,
+    hook: &OnReplay,
+    request: http::request::Parts,
+    response: Response<Body>,
+) -> Response<Body> {
+    if response.extensions().get::<FromRecord>().is_none() {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    if hook(request, parts.clone()).await {
+        Response::from_parts(parts, body)
+    } else {
+        adapter.withhold(&parts.headers)
+    }
+}
