@@ -44,3 +44,8 @@ struct HttpClients;
 #[cfg(all(doctest, feature = "grpc"))]
 #[doc = include_str!("manual/grpc.md")]
 struct Grpc;
+
+/// And of the page on PostgreSQL.
+#[cfg(all(doctest, feature = "postgres"))]
+#[doc = include_str!("manual/postgres.md")]
+struct Postgres;

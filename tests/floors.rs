@@ -71,7 +71,7 @@ fn fault_injection_knows_neither_the_layer_nor_a_store() {
 
 #[test]
 fn the_vocabulary_of_storage_names_no_backend_and_backends_do_not_name_each_other() {
-    let backends = ["memory", "sled"];
+    let backends = ["memory", "postgres", "sled"];
     for (file, line) in uses("storage/src") {
         let path = file.to_string_lossy().replace('\\', "/");
         let own = backends
@@ -101,6 +101,20 @@ fn only_the_store_and_the_bank_of_the_demo_name_a_database() {
                 "{path}: {line}"
             );
             assert!(!line.contains("use sled::"), "{path}: {line}");
+        }
+    }
+}
+
+#[test]
+fn only_its_own_store_names_postgres() {
+    for folder in ["storage/src", "middleware/src", "chaos-tests/src", "src"] {
+        for (file, line) in lines(folder) {
+            let path = file.to_string_lossy().replace('\\', "/");
+            let named = line.contains("tokio_postgres");
+            assert!(
+                !named || path.contains("storage/src/postgres/"),
+                "{path}: {line}"
+            );
         }
     }
 }

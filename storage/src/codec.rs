@@ -341,7 +341,7 @@ impl From<AnswerV1<'_>> for AnswerKept {
     }
 }
 
-const fn reason_number(reason: DoubtReason) -> u8 {
+pub(crate) const fn reason_number(reason: DoubtReason) -> u8 {
     match reason {
         DoubtReason::Ambiguous => 1,
         DoubtReason::LeaseLapsed => 2,
@@ -350,7 +350,7 @@ const fn reason_number(reason: DoubtReason) -> u8 {
     }
 }
 
-fn reason_of(number: u8) -> Result<DoubtReason, StoreError> {
+pub(crate) fn reason_of(number: u8) -> Result<DoubtReason, StoreError> {
     Ok(match number {
         1 => DoubtReason::Ambiguous,
         2 => DoubtReason::LeaseLapsed,

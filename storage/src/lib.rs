@@ -13,6 +13,7 @@
 //! - `memory` (default): `MemoryStore`, the reference, for tests and for effects that die with
 //!   the process.
 //! - `sled`: `SledStore`, the embedded durable store, and `SledOutbox`, which keeps a client's calls.
+//! - `postgres`: `PostgresStore`, the store on PostgreSQL, which several processes share.
 //! - `conformance`: the suite that every store must pass, as the macro `conformance!`.
 //! - `fuzzing`: what the fuzzer runs, of the parsers that are private; no part of the public API.
 //! - `points`: a test may end the process at any named point of the code.
@@ -37,6 +38,8 @@ mod operator;
 pub mod outbox;
 #[cfg(feature = "points")]
 pub mod points;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod record;
 mod retention;
 mod session;

@@ -1,6 +1,6 @@
 //! The clock seam: the only place that reads the wall clock.
 
-#[cfg(any(feature = "memory", feature = "sled"))]
+#[cfg(any(feature = "memory", feature = "postgres", feature = "sled"))]
 mod guard;
 
 use std::fmt;
@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-#[cfg(any(feature = "memory", feature = "sled"))]
+#[cfg(any(feature = "memory", feature = "postgres", feature = "sled"))]
 pub(crate) use self::guard::ClockGuard;
 
 /// Milliseconds since the Unix epoch, on the clock of a store.

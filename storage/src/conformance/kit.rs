@@ -109,10 +109,14 @@ pub(super) async fn sweep(store: &dyn Inspect) {
 /// Waits until a key that was abandoned is in doubt: a store may need a moment for it. Says
 /// whether it came to that; the owner's claim must never be given to somebody else meanwhile.
 pub(super) async fn gets_in_doubt(store: &dyn Inspect, key: &ScopedKey) -> bool {
-    for _ in 0..PEEKS_MAX {
+    for peeks in 0..PEEKS_MAX {
         match peek(store, key).await {
             KeyState::InDoubt(_) => return true,
-            KeyState::Absent | KeyState::InProgress { .. } => tokio::task::yield_now().await,
+            KeyState::Absent | KeyState::InProgress { .. } if peeks < PEEKS_AT_ONCE => {
+                tokio::task::yield_now().await;
+            }
+            // One that has to reach its database first.
+            KeyState::Absent | KeyState::InProgress { .. } => tokio::time::sleep(PAUSE).await,
             other => panic!("an abandoned key is {other:?}"),
         }
     }
@@ -120,4 +124,6 @@ pub(super) async fn gets_in_doubt(store: &dyn Inspect, key: &ScopedKey) -> bool 
 }
 
 /// Each asks the store once; an embedded one needs one or two.
-const PEEKS_MAX: usize = 1_000;
+const PEEKS_MAX: usize = 3_000;
+const PEEKS_AT_ONCE: usize = 1_000;
+const PAUSE: Duration = Duration::from_millis(1);

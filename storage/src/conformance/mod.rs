@@ -42,6 +42,12 @@ pub trait Harness: Send {
     /// The clock of the store.
     fn clock(&self) -> &ManualClock;
 
+    /// Whether other processes may hold claims of the store: an opening then says nothing about
+    /// who owns a claim, and only the lapse of its lease does.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Ends the store as a crash would and opens it again on what it made durable. `false` where
     /// nothing is durable; the suite then leaves out what comes after.
     fn reopen(&mut self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;

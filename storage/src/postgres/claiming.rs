@@ -1,0 +1,205 @@
+//! How a key is claimed.
+
+use std::sync::Arc;
+
+use tokio_postgres::Row;
+
+use super::asking::{write, write_claim};
+use super::pool::Pool;
+use super::room::Count;
+use super::settling::{ROUNDS_MAX, too_contended};
+use super::statement::Told;
+use super::store::Shared;
+use super::stored::{AnswerColumn, Stored, corrupt, get, number, stored, time};
+use crate::record::{AnswerKept, CallRecord, Record, State};
+use crate::transition::{self, Circumstances, ClaimStep, Refusal};
+use crate::{
+    Abandoned, Claim, ClaimOutcome, ClaimRequest, Completion, FencingToken, InDoubt, KeyDigest,
+    StoreError,
+};
+
+/// Claims the key, or says what is known of it: one round trip, but for a lapse that is written down
+/// and for a re-run, which take two, and for whoever finds the record changed in between.
+///
+/// Asked again after a lost answer, the database finds a claim of this very attempt: it is this one's.
+pub(super) async fn claim(
+    shared: &Shared,
+    request: &ClaimRequest,
+) -> Result<ClaimOutcome, StoreError> {
+    let pool = &*shared.pool;
+    for _ in 0..ROUNDS_MAX {
+        let scope = request.key.scope().digest();
+        let count = shared.room.take(scope, shared.clock.now());
+        let rows = pool.rows(|_| told(pool, request, count)).await?;
+        let Some(row) = rows.first() else {
+            return Err(corrupt("a claim was not answered"));
+        };
+        let at = shared.circumstances(time(row, "now_ms")?, time(row, "forgotten_until")?);
+        let open = (get(row, "in_progress")?, get(row, "in_doubt")?);
+        if let (Some(in_progress), Some(in_doubt)) = open {
+            let open = (number(in_progress)?, number(in_doubt)?);
+            let limits = &pool.options().limits;
+            shared.room.note(scope, open, limits, shared.clock.now());
+        }
+        let outcome = match get::<i32>(row, "verdict")? {
+            FOUND => decide(shared, request, row, &at).await?,
+            CLAIMED => Some(given(shared, request, row)?),
+            verdict => Some(refused(verdict)?),
+        };
+        if let Some(outcome) = outcome {
+            return Ok(outcome);
+        }
+    }
+    Err(too_contended(request.key.digest()))
+}
+
+fn told(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
+    let options = pool.options();
+    let scope = request.key.scope();
+    let print = request.fingerprints.current();
+    let session = request.session;
+    let text = |name: Option<&str>| name.map(|name| name.as_bytes().to_vec());
+    pool.told(
+        "SELECT verdict, now_ms, forgotten_until, in_progress, in_doubt, (kept).* FROM {schema}.claim(
+            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+            $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
+    )
+    .time(options.told_now())
+    .bytes(Some(request.key.digest().as_bytes()))
+    .long(lock(request.key.digest()))
+    .bytes(Some(scope.digest().as_bytes()))
+    .bytes(text(scope.principal_name()).as_deref())
+    .bytes(text(scope.operation_name()).as_deref())
+    .bytes(Some(request.key.key().as_str().as_bytes()))
+    .int(i32::from(print.algorithm().number()))
+    .bytes(Some(print.digest()))
+    .bytes(Some(request.attempt.as_bytes()))
+    .span(request.lease)
+    .span(request.retention)
+    .time(request.first_sent)
+    .number(session.map(|call| call.session))
+    .number(session.map(|call| call.sequence))
+    .number(session.map(|call| call.first_unanswered))
+    .bytes(Some(scope.of_principal().digest().as_bytes()))
+    .span(options.limits.session_idle)
+    .flag(count == Count::Anew)
+    .number(options.limits.in_progress_max as u64)
+    .number(options.limits.in_doubt_max as u64)
+}
+
+/// What a record that is there comes to. `None` where it has changed meanwhile.
+async fn decide(
+    shared: &Shared,
+    request: &ClaimRequest,
+    row: &Row,
+    at: &Circumstances,
+) -> Result<Option<ClaimOutcome>, StoreError> {
+    let pool = &*shared.pool;
+    let Some(found) = stored(row, AnswerColumn::Bytes)? else {
+        return Ok(None);
+    };
+    let step = transition::claim(Some(&found.record), request, NOT_DRAWN, at)?;
+    Ok(match step {
+        ClaimStep::Claim(call) => {
+            let token = write_claim(pool, &found, &call).await?;
+            token.map(|token| claimed(shared, &CallRecord { token, ..call }))
+        }
+        ClaimStep::Doubt(call) => {
+            let written = write(pool, &found, &call).await?;
+            written.then(|| replayed(call))
+        }
+        ClaimStep::OwnClaim(call) => Some(claimed(shared, &call)),
+        ClaimStep::Refuse(refusal) => Some(of_refusal(refusal)),
+        ClaimStep::Replay(call) => Some(replayed(call)),
+    })
+}
+
+/// The claim that the database has just written.
+fn given(shared: &Shared, request: &ClaimRequest, row: &Row) -> Result<ClaimOutcome, StoreError> {
+    let written = stored(row, AnswerColumn::Bytes)?;
+    match written {
+        Some(Stored {
+            record: Record::Call(call),
+            ..
+        }) if call.key == request.key => Ok(claimed(shared, &call)),
+        _ => Err(corrupt("what was claimed is another key")),
+    }
+}
+
+fn claimed(shared: &Shared, call: &CallRecord) -> ClaimOutcome {
+    let State::InProgress { lease } = call.state else {
+        return replayed(call.clone());
+    };
+    let on_drop = Arc::clone(&shared.abandonment) as Arc<dyn Abandoned>;
+    ClaimOutcome::Claimed(Claim::new(
+        call.key.clone(),
+        call.token,
+        lease,
+        Some(on_drop),
+    ))
+}
+
+fn replayed(call: CallRecord) -> ClaimOutcome {
+    match call.state {
+        State::Completed {
+            at,
+            answer: AnswerKept::Here(answer),
+            ..
+        } => ClaimOutcome::Completed(Completion {
+            answer,
+            completed_at: at,
+            token: call.token,
+        }),
+        State::InDoubt {
+            since,
+            reason,
+            answer,
+        } => ClaimOutcome::InDoubt(InDoubt {
+            token: call.token,
+            since,
+            reason,
+            answer: match answer {
+                Some(AnswerKept::Here(answer)) => Some(answer),
+                _ => None,
+            },
+        }),
+        // OK because only settled and doubted calls are replayed: this one's answer is gone.
+        State::Completed { .. } | State::InProgress { .. } => ClaimOutcome::Stale,
+    }
+}
+
+fn of_refusal(refusal: Refusal) -> ClaimOutcome {
+    match refusal {
+        Refusal::FirstSentAhead => ClaimOutcome::FirstSentAhead,
+        Refusal::InProgress { retry_after } => ClaimOutcome::InProgress { retry_after },
+        Refusal::Mismatch => ClaimOutcome::Mismatch,
+        Refusal::SessionExpired => ClaimOutcome::SessionExpired,
+        Refusal::Stale => ClaimOutcome::Stale,
+        Refusal::UnknownSession => ClaimOutcome::UnknownSession,
+        Refusal::WindowFull => ClaimOutcome::WindowFull,
+    }
+}
+
+fn refused(verdict: i32) -> Result<ClaimOutcome, StoreError> {
+    Ok(match verdict {
+        2 => ClaimOutcome::FirstSentAhead,
+        3 => ClaimOutcome::Stale,
+        4 => ClaimOutcome::OverQuota,
+        5 => ClaimOutcome::SessionExpired,
+        6 => ClaimOutcome::UnknownSession,
+        7 => ClaimOutcome::WindowFull,
+        other => return Err(corrupt(&format!("a claim was answered with {other}"))),
+    })
+}
+
+/// On what those wait for each other who find a key absent. Two keys may share it; then they wait.
+pub(super) fn lock(key: KeyDigest) -> i64 {
+    let [a, b, c, d, e, f, g, h, ..] = *key.as_bytes();
+    i64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// The database draws the token in the statement that writes the claim.
+const NOT_DRAWN: FencingToken = FencingToken::new(u64::MAX, u64::MAX);
+
+const FOUND: i32 = 0;
+const CLAIMED: i32 = 1;

@@ -1,0 +1,177 @@
+//! One connection: how it is made, and what is made sure of before it is used.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::{Client, Config, NoTls, Row};
+
+use super::error::{Failure, OpenError};
+use super::migrations::{self, Schema};
+use super::options::PostgresOptions;
+use super::statement::Told;
+use crate::StoreId;
+
+/// A connection. Dropping it closes it, whatever it is waiting for: an answer that comes later is
+/// nobody's.
+#[derive(Debug)]
+pub(super) struct Connection {
+    client: Client,
+    io: JoinHandle<()>,
+}
+
+/// The address as it was given, one for each host that it names.
+fn addresses(options: &PostgresOptions) -> Result<Vec<Config>, OpenError> {
+    let config = Config::from_str(&options.url).map_err(|error| OpenError::Address {
+        reason: error.to_string(),
+    })?;
+    if !matches!(config.get_ssl_mode(), SslMode::Disable | SslMode::Prefer) {
+        return Err(OpenError::TlsDemanded);
+    }
+    let hosts = config.get_hosts();
+    if hosts.is_empty() {
+        let reason = "it names no host".to_owned();
+        return Err(OpenError::Address { reason });
+    }
+    let of_host = |(place, host): (usize, &Host)| {
+        let mut one = Config::new();
+        match host {
+            Host::Tcp(name) => one.host(name),
+            #[cfg(unix)]
+            Host::Unix(path) => one.host_path(path),
+        };
+        if let Some(address) = config.get_hostaddrs().get(place) {
+            one.hostaddr(*address);
+        }
+        let ports = config.get_ports();
+        if let Some(port) = ports.get(place).or(ports.first()) {
+            one.port(*port);
+        }
+        if let Some(user) = config.get_user() {
+            one.user(user);
+        }
+        if let Some(password) = config.get_password() {
+            one.password(password);
+        }
+        if let Some(name) = config.get_dbname() {
+            one.dbname(name);
+        }
+        if let Some(more) = config.get_options() {
+            one.options(more);
+        }
+        one.application_name(config.get_application_name().unwrap_or("onlyonce"))
+            .target_session_attrs(config.get_target_session_attrs())
+            .channel_binding(config.get_channel_binding())
+            // A connection whose other end is gone without a word is noticed while nobody asks.
+            .keepalives(true)
+            .keepalives_idle(KEEPALIVE)
+            .keepalives_interval(KEEPALIVE / 3)
+            .keepalives_retries(3)
+            .tcp_user_timeout(options.answer_within)
+            .ssl_mode(SslMode::Disable);
+        one
+    };
+    Ok(hosts.iter().enumerate().map(of_host).collect())
+}
+
+/// A connection that nothing is known of yet, to the first host that gives one. Each has its share of
+/// the time, and some is left for what is asked: one that takes the connection and then says nothing
+/// must not keep us from the next.
+pub(super) async fn connect(options: &PostgresOptions) -> Result<Connection, OpenError> {
+    let configs = addresses(options)?;
+    let share = match u32::try_from(configs.len()) {
+        Ok(1) => options.answer_within,
+        Ok(hosts) => options.answer_within / hosts.saturating_add(1),
+        Err(_) => Duration::ZERO,
+    };
+    let mut refused = None;
+    for config in configs {
+        match tokio::time::timeout(share, config.connect(NoTls)).await {
+            Ok(Ok((client, io))) => {
+                let io = tokio::spawn(async move {
+                    // OK to ignore because whoever waits for an answer is told that the connection
+                    // has ended.
+                    let _ = io.await;
+                });
+                return Ok(Connection { client, io });
+            }
+            Ok(Err(error)) => refused = Some(OpenError::of(&error)),
+            Err(_) => {
+                let reason = format!("no answer within {share:?}");
+                refused.get_or_insert(OpenError::Unreachable { reason });
+            }
+        }
+    }
+    Err(refused.unwrap_or(OpenError::Unreachable {
+        reason: "no host was asked".to_owned(),
+    }))
+}
+
+/// A connection to a store: of the right version, and known to it.
+pub(super) async fn arrive(
+    options: &PostgresOptions,
+    schema: &Schema,
+) -> Result<(Connection, StoreId), OpenError> {
+    let connection = connect(options).await?;
+    let within = options.answer_within.as_millis();
+    // A commit that is acknowledged before it is written would be no acknowledgement. What waits for
+    // a row reads it anew once it has it. And no statement outlives the patience of who asked. A plan
+    // is kept for as long as the statistics are: one that was made while a table was empty must not
+    // read all of it an hour later (enable_seqscan), and what that costs on paper must not have it
+    // compiled (jit).
+    let settings = format!(
+        "SELECT set_config('statement_timeout', '{within}', false),
+            set_config('default_transaction_isolation', 'read committed', false),
+            set_config('enable_seqscan', 'off', false),
+            set_config('jit', 'off', false),
+            CASE WHEN current_setting('synchronous_commit') = 'off'
+                THEN set_config('synchronous_commit', 'on', false) END"
+    );
+    connection.run(&settings).await?;
+    migrations::check(&connection, schema).await?;
+    let ask = Told::new(schema.sql("SELECT {schema}.arrive($1)"));
+    let rows = connection.rows(&ask.time(options.told_now())).await?;
+    let id = rows.first().and_then(|row| row.try_get(0).ok());
+    let id = id.and_then(|id: Vec<u8>| id.try_into().ok());
+    let Some(id) = id else {
+        let reason = "the row of the store cannot be read".to_owned();
+        return Err(OpenError::Failed { reason });
+    };
+    Ok((connection, StoreId::from_bytes(id)))
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Statements without values, while a store is opened or migrated.
+    pub(super) async fn run(&self, sql: &str) -> Result<(), OpenError> {
+        let ran = self.client.batch_execute(sql).await;
+        ran.map_err(|error| OpenError::of(&error))
+    }
+
+    /// A statement while a store is opened or migrated.
+    pub(super) async fn rows(&self, told: &Told) -> Result<Vec<Row>, OpenError> {
+        let asked = self.client.query_typed(told.sql(), &told.values()).await;
+        asked.map_err(|error| OpenError::of(&error))
+    }
+
+    /// A statement of a call.
+    pub(super) async fn ask(&self, told: &Told) -> Result<Vec<Row>, Failure> {
+        let asked = self.client.query_typed(told.sql(), &told.values()).await;
+        asked.map_err(|error| Failure::of(&error))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.io.abort();
+    }
+}
+
+/// Shorter than most firewalls forget a connection that is quiet.
+const KEEPALIVE: Duration = Duration::from_secs(30);

@@ -1,0 +1,41 @@
+//! The store on PostgreSQL, which any number of processes share.
+//!
+//! The rule: **every change is one statement that compares before it sets**, with the record's token
+//! and version, on the database's clock. So no process has to know of another: of two that write, the
+//! second finds that what it has read is no longer so, and decides anew.
+//!
+//! ```text
+//!  process 1 --+                      +-- claim(): absent -> in progress, in one round trip
+//!  process 2 --+--> pool -- NoTls --> |   what is there comes back, and `transition` decides
+//!  process 3 --+    (16)              +-- records, sessions, store: a schema of its own
+//! ```
+//!
+//! What is decided in SQL (`migrations/`) is what must be one step with a read: whether an absent key
+//! may be claimed, and the changes by which a claim is spent. Everything else is decided by
+//! [`transition`](crate::transition) and written if the record is still the one that was read. The
+//! suite that every store passes holds both to the same rules.
+//!
+//! Waiting is by asking again: nothing here tells a process that another has finished.
+//!
+//! What holds and what does not, failover and poolers above all, stands in `src/manual/postgres.md`.
+
+mod abandoning;
+mod asking;
+mod claiming;
+mod connection;
+mod error;
+mod migrations;
+mod options;
+mod pool;
+mod room;
+mod settling;
+mod statement;
+mod store;
+mod stored;
+mod sweeping;
+mod time;
+
+pub use self::error::OpenError;
+pub use self::migrations::Migration;
+pub use self::options::PostgresOptions;
+pub use self::store::PostgresStore;

@@ -1,0 +1,117 @@
+//! The settings of a [`PostgresStore`](super::PostgresStore).
+
+use std::fmt;
+use std::time::Duration;
+
+#[cfg(feature = "conformance")]
+use std::sync::Arc;
+
+#[cfg(feature = "conformance")]
+use crate::Clock;
+use crate::{RetentionOptions, StoreLimits};
+
+/// The settings of a [`PostgresStore`](super::PostgresStore).
+///
+/// All processes of a store should have the same retention and limits: each applies its own.
+#[derive(Clone)]
+#[must_use = "options do nothing until a store is opened with them"]
+pub struct PostgresOptions {
+    pub(super) answer_within: Duration,
+    pub(super) connections_max: usize,
+    pub(super) limits: StoreLimits,
+    pub(super) retention: RetentionOptions,
+    pub(super) schema: String,
+    pub(super) url: String,
+    #[cfg(feature = "conformance")]
+    pub(super) clock: Option<Arc<dyn Clock>>,
+}
+
+// === impl PostgresOptions ===
+
+impl PostgresOptions {
+    /// The store in the schema `onlyonce` of the database at `url`: `postgres://USER@HOST/DATABASE`,
+    /// or `host=… dbname=…`. Several hosts may be named for a database that fails over, with
+    /// `target_session_attrs=read-write`.
+    ///
+    /// The connection is not encrypted: this crate brings no TLS. A URL that demands it
+    /// (`sslmode=require`) is refused when the store is opened.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            answer_within: ANSWER_WITHIN,
+            connections_max: CONNECTIONS_MAX,
+            limits: StoreLimits::default(),
+            retention: RetentionOptions::default(),
+            schema: SCHEMA.to_owned(),
+            url: url.into(),
+            #[cfg(feature = "conformance")]
+            clock: None,
+        }
+    }
+
+    /// How long one question to the database may take in all: waiting for a connection, making one,
+    /// every retry. Then the call fails closed with
+    /// [`StoreError::Unavailable`](crate::StoreError::Unavailable). Default 5 s: as long as a
+    /// duplicate waits by default, and a sixth of a lease. At least 10 ms.
+    pub const fn answer_within(mut self, within: Duration) -> Self {
+        self.answer_within = if within.as_millis() < 10 {
+            Duration::from_millis(10)
+        } else {
+            within
+        };
+        self
+    }
+
+    /// How many connections this process has at most. Default 16: where throughput levelled off on
+    /// two cores, and six such processes fit into a server's default of 100. At least 1.
+    pub const fn connections_max(mut self, connections: usize) -> Self {
+        self.connections_max = if connections == 0 { 1 } else { connections };
+        self
+    }
+
+    /// Keeps to `limits`. Open calls are counted before a quota can be reached and not for each claim,
+    /// so a scope may exceed them a little: by as many calls as are being claimed at the same moment,
+    /// and by a sixteenth of what was left for each process beyond sixteen.
+    pub const fn limits(mut self, limits: StoreLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Remembers settled calls for as long as `retention` says.
+    pub const fn retention(mut self, retention: RetentionOptions) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Keeps the store in another schema than `onlyonce`: 1 to 48 lower-case letters, digits and
+    /// `_`, no digit first. Another name is refused when the store is opened.
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = schema.into();
+        self
+    }
+
+    /// Tells the database the time, for the suite that every store passes. A store that serves
+    /// anybody must not have this: its processes would judge leases by clocks of their own.
+    #[cfg(feature = "conformance")]
+    #[doc(hidden)]
+    pub fn clock_of_tests(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+}
+
+impl fmt::Debug for PostgresOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL may hold a password.
+        f.debug_struct("PostgresOptions")
+            .field("answer_within", &self.answer_within)
+            .field("connections_max", &self.connections_max)
+            .field("limits", &self.limits)
+            .field("retention", &self.retention)
+            .field("schema", &self.schema)
+            .finish_non_exhaustive()
+    }
+}
+
+const SCHEMA: &str = "onlyonce";
+const CONNECTIONS_MAX: usize = 16;
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);

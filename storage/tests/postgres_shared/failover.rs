@@ -1,0 +1,118 @@
+//! B22: the primary is gone, and the standby that takes over has not had everything.
+
+use std::time::Duration;
+
+use onlyonce_storage::postgres::{OpenError, PostgresOptions, PostgresStore};
+use onlyonce_storage::{ClaimOutcome, SessionRequest, SessionState, Store as _};
+
+use crate::calls::{answer, given, key, replayed, request, run};
+use crate::postgres_rig::{self, Durable, Server};
+
+/// A claim and its answer that the standby never had: whoever says when it first sent the call is
+/// refused as stale, and nothing is executed. Tokens and sessions go on above all that were given.
+/// Whoever does not say it is executed again: that is documented, and held here as what it is.
+#[test]
+fn after_a_failover_that_lost_a_claim_nobody_who_says_when_executes_it_again() {
+    let Some(primary) = Server::start(Durable::No) else {
+        return;
+    };
+    run(async {
+        let (schema, options) = postgres_rig::named(&primary);
+        PostgresStore::migrate(&options).await.unwrap();
+        let standby = primary.standby();
+        let url = format!(
+            "host=127.0.0.1,127.0.0.1 port={},{} user=owner dbname=postgres \
+            target_session_attrs=read-write",
+            primary.port, standby.port
+        );
+        let options = PostgresOptions::new(url)
+            .schema(&schema)
+            .answer_within(Duration::from_secs(10));
+        let store = PostgresStore::open(options.clone()).await.unwrap();
+        let kept = given(store.claim(request(&key("kept"))).await.unwrap());
+        assert_eq!(store.complete(kept, answer("kept")).await, Ok(()));
+        followed(&primary).await;
+        // A standby takes no calls.
+        let reading = PostgresOptions::new(standby.url()).schema(&schema);
+        let refused = PostgresStore::open(reading).await.unwrap_err();
+        assert!(matches!(refused, OpenError::Standby { .. }), "{refused}");
+
+        // From here on it follows no more.
+        standby.stop();
+        for _ in 0..3 {
+            PostgresStore::open(options.clone()).await.unwrap();
+        }
+        let mut lost = request(&key("lost"));
+        lost.first_sent = Some(store.now());
+        let claim = given(store.claim(lost.clone()).await.unwrap());
+        let token = claim.token();
+        assert_eq!(store.complete(claim, answer("paid")).await, Ok(()));
+        let open = store.session(key("s").scope().clone(), SessionRequest::Open);
+        let Ok(SessionState::Live { session, .. }) = open.await else {
+            panic!("a session is opened");
+        };
+        primary.crash();
+        standby.up();
+        standby.promote();
+
+        let mut again = lost.clone();
+        again.attempt = onlyonce_storage::AttemptId::random();
+        let outcome = store.claim(again).await.unwrap();
+        assert!(matches!(outcome, ClaimOutcome::Stale), "{outcome:?}");
+        assert_eq!(replayed(&store, &key("kept")).await, answer("kept"));
+        let mut fresh = request(&key("fresh"));
+        fresh.first_sent = Some(store.now());
+        let next = given(store.claim(fresh).await.unwrap());
+        assert!(next.token() > token, "{:?} after {token:?}", next.token());
+        let open = store.session(key("s").scope().clone(), SessionRequest::Open);
+        let Ok(SessionState::Live { session: later, .. }) = open.await else {
+            panic!("a session is opened");
+        };
+        assert!(later > session);
+        assert_eq!(store.complete(next, answer("fresh")).await, Ok(()));
+        // Documented: nothing tells this call from a new one.
+        let mut silent = lost;
+        silent.first_sent = None;
+        drop(given(store.claim(silent).await.unwrap()));
+    });
+}
+
+/// A pooler keeps a store's connections over a failover: no connection is made that could notice.
+#[test]
+fn a_failover_behind_a_connection_that_lives_on_is_noticed_by_the_claim() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let (schema, options) = postgres_rig::named(server);
+        let store = postgres_rig::store(options).await;
+        let before = given(store.claim(request(&key("before"))).await.unwrap());
+        let mut old = request(&key("old"));
+        old.first_sent = Some(store.now());
+        // As if the row had been written on another timeline.
+        let client = server.client().await;
+        let moved = format!(
+            "UPDATE {schema}.store SET place = regexp_replace(place, '.{{8}}$', '00000009')"
+        );
+        client.batch_execute(&moved).await.unwrap();
+        let outcome = store.claim(old).await.unwrap();
+        assert!(matches!(outcome, ClaimOutcome::Stale), "{outcome:?}");
+        let after = given(store.claim(request(&key("after"))).await.unwrap());
+        let (before, after) = (before.token(), after.token());
+        assert!(after.incarnation() > before.incarnation());
+    });
+}
+
+/// Waits until the standby has everything.
+async fn followed(primary: &Server) {
+    let client = primary.client().await;
+    for _ in 0..200 {
+        let asked = "SELECT COALESCE(bool_and(replay_lsn >= pg_current_wal_lsn()), false)
+            FROM pg_stat_replication";
+        if client.query_one(asked, &[]).await.unwrap().get(0) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the standby does not follow");
+}
