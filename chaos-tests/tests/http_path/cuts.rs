@@ -55,7 +55,7 @@ impl Lengths {
     }
 }
 
-// F6, P25, P26, A1
+// P26
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_payment_that_is_cut_at_any_byte_is_made_once_and_its_retry_gets_the_answer() {
     let (folder, books) = (Folder::new(), Books::default());
@@ -79,7 +79,7 @@ async fn a_payment_that_is_cut_at_any_byte_is_made_once_and_its_retry_gets_the_a
     judge(&history, &books);
 }
 
-// F6, A1, H7
+// P26
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_single_attempt_that_is_cut_at_any_byte_is_unknown_and_its_ticket_gets_the_answer() {
     let (folder, books) = (Folder::new(), Books::default());

@@ -55,7 +55,7 @@ async fn with_kills(route: &'static str, folder: &Folder, books: &Books) -> Vec<
     made
 }
 
-// B1, A1
+// B1
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn payments_to_a_server_that_is_killed_are_answered_or_in_doubt_and_made_once_at_most() {
     let (folder, books) = (Folder::new(), Books::default());
@@ -89,7 +89,7 @@ async fn payments_to_a_server_that_is_killed_are_answered_or_in_doubt_and_made_o
     assert!(report.figures().answered as usize > CALLS / 2, "{report}");
 }
 
-// B1, F11
+// B1
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bookings_by_a_server_that_is_killed_are_never_in_doubt_and_committed_once() {
     let (folder, books) = (Folder::new(), Books::default());

@@ -30,7 +30,7 @@ async fn balancer(servers: Vec<SocketAddr>) -> SocketAddr {
     addr
 }
 
-// A8, C17
+// B22
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_balancer_over_two_stores_makes_no_payment_twice() {
     let (folders, books) = ([Folder::new(), Folder::new()], Books::default());
@@ -76,7 +76,7 @@ async fn a_balancer_over_two_stores_makes_no_payment_twice() {
     assert!(report.figures().answered > 0, "{report}");
 }
 
-// A8
+// B22
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_payment_that_is_resumed_at_a_wiped_store_is_not_made_again() {
     let books = Books::default();
@@ -107,7 +107,7 @@ async fn a_payment_that_is_resumed_at_a_wiped_store_is_not_made_again() {
     }
 }
 
-// A8
+// H4
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_without_the_layer_is_sent_a_payment_once_whatever_is_lost() {
     let books = Books::default();

@@ -37,7 +37,7 @@ fn storm() -> Plan {
         ))
 }
 
-// A1, F6, P25
+// P26
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_payment_of_hundreds_is_made_twice_and_all_are_answered_in_the_end() {
     let seed = seed();
@@ -78,7 +78,7 @@ async fn no_payment_of_hundreds_is_made_twice_and_all_are_answered_in_the_end() 
     assert_eq!(report.figures().effects, 400, "seed {seed}: {report}");
 }
 
-// A1, F11
+// B1
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_booking_of_hundreds_is_committed_twice_and_none_is_in_doubt() {
     let seed = seed();

@@ -155,7 +155,7 @@ async fn what_is_not_protected_streams_in_both_directions() {
     }
 }
 
-// B17: the inner one would wait for the outer one's call, which is its own.
+// The inner one would wait for the outer one's call, which is its own.
 #[tokio::test]
 async fn a_second_layer_of_one_store_on_a_way_says_so_at_once_and_leaves_no_doubt() {
     let ledger = Ledger::default();

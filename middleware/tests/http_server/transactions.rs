@@ -153,7 +153,6 @@ async fn refuse_and_leave_a_writer(Transaction(accounts): Transaction) -> Status
     StatusCode::CONFLICT
 }
 
-// F11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_still_writes_when_the_handler_has_refused_changes_nothing() {
     let store = memory();
