@@ -63,7 +63,7 @@ where
         let result = match running.await {
             Ok(reply) => Ok(reply),
             Err(Undone::Fault(fault)) => {
-                transaction.discard_writes();
+                transaction.refuse_writes();
                 Err(Failure::Fault(fault))
             }
             Err(Undone::NotExecuted(why)) => Err(Failure::NotExecuted(why)),

@@ -104,6 +104,19 @@ fn an_answer_proves_no_more_than_it_says() {
 }
 
 #[test]
+fn a_status_that_is_not_known_proves_nothing_whatever_the_code() {
+    for code in 200..600 {
+        let (verdict, _) = verdict(Some("partly-executed"), code, None);
+        let proves = match verdict {
+            Verdict::Retry(advice) => advice.executed,
+            Verdict::Refuse(executed) => executed,
+            _ => continue,
+        };
+        assert_eq!(proves, Executed::Unknown, "{code}");
+    }
+}
+
+#[test]
 fn what_a_route_without_protection_says_of_a_store_binds_nothing() {
     assert_eq!(verdict(Some("unprotected"), 200, Some(1)).1.store(), None);
     let bound = Some(StoreId::from_bytes([1; 16]));

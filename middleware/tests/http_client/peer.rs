@@ -116,6 +116,11 @@ impl Peer {
         self.shared.records.lock().clear();
     }
 
+    /// Is deployed anew, and dedupes no more.
+    pub fn stop_deduping(&self) {
+        *self.shared.store.lock() = None;
+    }
+
     /// Sends everybody there, by 307.
     pub fn redirect_to(&self, url: String) {
         *self.shared.redirects_to.lock() = Some(url);

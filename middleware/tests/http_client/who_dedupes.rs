@@ -313,3 +313,56 @@ async fn a_call_ends_at_its_own_deadline_and_the_server_is_told_of_it() {
         }
     }
 }
+
+/// The clock goes on by so much; nothing waits for that.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+// H4
+#[tokio::test]
+async fn a_peer_that_dedupes_no_more_is_asked_before_it_gets_a_call_again() {
+    for (name, client) in clients() {
+        let peer = Peer::deduping(1).await;
+        client.send(peer.post("a")).await.unwrap();
+        pass(Duration::from_secs(60)).await;
+        peer.stop_deduping();
+        peer.misbehave([Fault::CloseDone]);
+        let error = client.send(peer.post("b")).await.unwrap_err();
+        assert_eq!(error.outcome, Outcome::Unknown, "{name}");
+        assert_eq!(peer.effects(), [b"a", b"b"], "{name}");
+        let resumed = client.send(with_ticket(&peer, error.ticket)).await;
+        assert_eq!(resumed.unwrap_err().outcome, Outcome::Unknown, "{name}");
+        assert_eq!(peer.effects(), [b"a", b"b"], "{name}");
+    }
+}
+
+fn with_ticket(peer: &Peer, ticket: Ticket) -> http::Request<onlyonce_middleware::http::Body> {
+    let mut request = peer.post("b");
+    request.extensions_mut().insert(ticket);
+    request
+}
+
+// H4
+#[tokio::test]
+async fn a_peer_that_is_known_by_its_answers_alone_gets_a_call_again_after_a_while_too() {
+    for (name, client) in clients() {
+        let peer = Peer::silent_about_itself(1).await;
+        client.send(peer.post("a")).await.unwrap();
+        pass(Duration::from_secs(60)).await;
+        peer.misbehave([Fault::CloseDone]);
+        client.send(peer.post("b")).await.unwrap();
+        assert_eq!(peer.effects(), [b"a", b"b"], "{name}");
+        assert_eq!(peer.questions(), 1, "{name}");
+    }
+    // As where none is asked.
+    let client = quick(over_hyper()).without_asking_peers().build();
+    let peer = Peer::deduping(1).await;
+    client.send(peer.post("a")).await.unwrap();
+    pass(Duration::from_secs(60)).await;
+    peer.misbehave([Fault::CloseDone]);
+    client.send(peer.post("b")).await.unwrap();
+    assert_eq!((peer.effects().len(), peer.questions()), (2, 0));
+}

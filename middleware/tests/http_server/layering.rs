@@ -154,3 +154,22 @@ async fn what_is_not_protected_streams_in_both_directions() {
         assert_eq!(frame.into_data().unwrap(), piece);
     }
 }
+
+// The inner one would wait for the outer one's call, which is its own.
+#[tokio::test]
+async fn a_second_layer_of_one_store_on_a_way_says_so_at_once_and_leaves_no_doubt() {
+    let ledger = Ledger::default();
+    let layer = layer();
+    let route = counting(&ledger).layer(layer.clone());
+    let server = serve(Router::new().route("/pay", route).layer(layer.clone())).await;
+    for _ in 0..2 {
+        let refused = post("/pay", "x").key("k").send(server).await;
+        assert_eq!((refused.code, refused.said()), (503, "not-executed"));
+        assert!(refused.text().contains("two dedupe layers"));
+    }
+    // The key is free: with one of them taken away the call is made.
+    let route = counting(&ledger).layer(layer);
+    let server = serve(Router::new().route("/pay", route)).await;
+    let reply = post("/pay", "x").key("k").send(server).await;
+    assert_eq!((reply.said(), ledger.effects()), ("executed", 1));
+}

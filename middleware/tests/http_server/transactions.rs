@@ -136,3 +136,33 @@ async fn a_route_that_is_not_transactional_says_so_before_the_effect() {
     }
     assert_eq!(ledger.effects(), 0);
 }
+
+/// Answers a refusal, and leaves somebody behind who goes on writing.
+async fn refuse_and_leave_a_writer(Transaction(accounts): Transaction) -> StatusCode {
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    tokio::task::spawn_blocking(move || {
+        let mut begun = Some(begun);
+        while accounts
+            .put(&ACCOUNTS, b"alice", &1_u64.to_be_bytes())
+            .is_ok()
+        {
+            begun.take().map(|begun| begun.send(()));
+        }
+    });
+    begins.await.unwrap();
+    StatusCode::CONFLICT
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_still_writes_when_the_handler_has_refused_changes_nothing() {
+    let store = memory();
+    let layer = DedupeLayer::new(Arc::clone(&store), Scope::global()).transactional();
+    let handler = route_post(refuse_and_leave_a_writer).layer(layer);
+    let server = serve(Router::new().route("/pay", handler)).await;
+    for number in 0..300 {
+        let refused = post("/pay", "").key(&format!("refused-{number}"));
+        let reply = refused.send(server).await;
+        assert_eq!((reply.code, reply.said()), (409, "executed"));
+        assert_eq!(balance(&store).await, 0, "call {number}");
+    }
+}

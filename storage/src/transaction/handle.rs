@@ -80,6 +80,8 @@ struct State {
     writes: Writes,
     rows_written: usize,
     bytes_written: usize,
+    /// The handler has answered that nothing is to be applied.
+    refuses_writes: bool,
     /// What it has failed with for good.
     failed: Option<TransactionError>,
 }
@@ -152,6 +154,7 @@ impl Transaction {
     /// When key, value, or all that was written is too large.
     pub fn put(&self, table: &Table, key: &[u8], value: &[u8]) -> Result<(), TransactionError> {
         let mut state = self.state.lock();
+        state.check_writes()?;
         if value.len() > VALUE_BYTES_MAX {
             return Err(state.fail(TransactionError::ValueTooLarge {
                 bytes: value.len(),
@@ -173,10 +176,17 @@ impl Transaction {
     /// Forgets what was written, for an answer that has no effect. What was read still counts: the
     /// answer was given because of it.
     pub fn discard_writes(&self) {
+        self.state.lock().discard_writes();
+    }
+
+    /// Forgets what was written, and what will be: the run ends with an answer that has no effect. A
+    /// handle that is still held elsewhere, as by a task that the handler left behind, fails with
+    /// [`TransactionError::Ended`] when it writes, and changes nothing. Whoever runs the handler calls
+    /// this, once it has answered.
+    pub fn refuse_writes(&self) {
         let mut state = self.state.lock();
-        state.writes = Writes::new();
-        state.rows_written = 0;
-        state.bytes_written = 0;
+        state.discard_writes();
+        state.refuses_writes = true;
     }
 
     /// Ends the run: what it came to. Whoever runs the handler calls this, and nobody else.
@@ -240,6 +250,21 @@ impl State {
         self.failed.clone().map_or(Ok(()), Err)
     }
 
+    fn discard_writes(&mut self) {
+        self.writes = Writes::new();
+        self.rows_written = 0;
+        self.bytes_written = 0;
+    }
+
+    /// Without failing for good: the run has its answer, and somebody else came too late.
+    fn check_writes(&self) -> Result<(), TransactionError> {
+        self.check()?;
+        if self.refuses_writes {
+            return Err(TransactionError::Ended);
+        }
+        Ok(())
+    }
+
     fn check_key(&mut self, key: &[u8]) -> Result<(), TransactionError> {
         self.check()?;
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
@@ -282,6 +307,7 @@ impl State {
         key: &[u8],
         value: Option<Bytes>,
     ) -> Result<(), TransactionError> {
+        self.check_writes()?;
         self.check_key(key)?;
         let key = Bytes::copy_from_slice(key);
         let bytes = row_bytes(&key, value.as_ref());

@@ -77,6 +77,11 @@ pub(super) struct SentUndated(Arc<AtomicBool>);
 #[error("the call may have been executed before, and the peer is not known to dedupe")]
 pub struct PeerDoesNotDedupe;
 
+/// The call may have been executed before, and whether its peer still dedupes could not be learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the peer has not said lately that it dedupes, and did not answer when it was asked")]
+struct NotAsked;
+
 /// What a call is bound to once an attempt of it may have been processed.
 struct Binding<'a> {
     call: &'a Call,
@@ -165,9 +170,10 @@ where
         let undated = request.extensions_mut().remove::<SentUndated>();
         let noting = request.extensions_mut().remove::<Noting>();
         let (peers, route) = (Arc::clone(&self.peers), Route::of(&request));
-        let known = self.peer_of(&stamp, &request, route.as_ref()).await?;
         let ticket = call.ticket();
         let sent = call.sent_before() || ticket.store.is_some();
+        let known = self.peer_of(&stamp, &request, route.as_ref(), sent);
+        let known = known.await?;
         if known.is_none() && sent && !self.options.assume_dedupe {
             return Err(TransportError::never_sent(PeerDoesNotDedupe));
         }
@@ -243,15 +249,18 @@ where
         self.transport.call(request).await
     }
 
-    /// What is known of the peer that `request` is for; asks it if need be.
+    /// What is known of the peer that `request` is for; asks it if need be. `again` if the call may
+    /// have been executed.
     async fn peer_of(
         &mut self,
         stamp: &Stamp,
         request: &Request<Body>,
         route: Option<&Route>,
+        again: bool,
     ) -> Result<Option<Known>, TransportError> {
+        let again = again && self.options.ask_peers && !self.options.assume_dedupe;
         let peers = Arc::clone(&self.peers);
-        if let Some(word) = route.and_then(|route| peers.word(route)) {
+        if let Some(word) = route.and_then(|route| peers.word(route, again)) {
             return Ok(word.known());
         }
         if !self.options.ask_peers {
@@ -262,14 +271,21 @@ where
                 let asking = peers.asking(route);
                 let _asking = asking.lock().await;
                 // Somebody may have asked while this waited.
-                if let Some(word) = peers.word(route) {
+                if let Some(word) = peers.word(route, again) {
                     return Ok(word.known());
                 }
-                let word = self.ask(stamp, request).await?;
+                let word = match self.ask(stamp, request).await? {
+                    Some(word) => word,
+                    // What it said before is not taken back by that, nor is it relied on.
+                    None if again && peers.word(route, false).is_some() => {
+                        return Err(TransportError::not_sent(NotAsked));
+                    }
+                    None => Word::Nothing,
+                };
                 peers.note(route, word);
                 word
             }
-            None => self.ask(stamp, request).await?,
+            None => self.ask(stamp, request).await?.unwrap_or(Word::Nothing),
         };
         // The question took the place that the attempt had at the transport. Were both held at once, a
         // transport with one place would never come to ask; and were this waited for with the right to
@@ -279,23 +295,26 @@ where
         Ok(word.known())
     }
 
-    /// Asks the peer whether it dedupes requests like this one. A peer that does not say so in time
-    /// said nothing. One that cannot be reached has not been asked.
+    /// Asks the peer whether it dedupes requests like this one; `None` where it does not answer in
+    /// time, or another does in its place. One that cannot be reached has not been asked.
     async fn ask(
         &mut self,
         stamp: &Stamp,
         request: &Request<Body>,
-    ) -> Result<Word, TransportError> {
+    ) -> Result<Option<Word>, TransportError> {
         let mut question = Request::new(Body::default());
         *question.method_mut() = Method::OPTIONS;
         *question.uri_mut() = request.uri().clone();
         *question.version_mut() = request.version();
         *question.headers_mut() = for_question(request.headers());
+        let from_between = self.options.dialect.from_between;
         let asked = async {
             let response = self.transport.call(question).await?;
             let known = Known::told(&response);
-            let _ = response.into_body().read(ASK_ANSWER_BYTES_MAX).await;
-            Ok::<_, TransportError>(known.map_or(Word::Nothing, Word::Dedupes))
+            let read = read(response, ASK_ANSWER_BYTES_MAX).await;
+            let silent = known.is_none() && read.is_ok_and(|response| from_between(&response));
+            let word = known.map_or(Word::Nothing, Word::Dedupes);
+            Ok::<_, TransportError>((!silent).then_some(word))
         };
         let left = stamp.deadline.map_or(Duration::MAX, |at| {
             at.saturating_duration_since(Instant::now())
@@ -304,7 +323,7 @@ where
         let half = self.options.timeout.min(left) / 2;
         match timeout(half.min(ASK_TIMEOUT_MAX), asked).await {
             Ok(Err(error)) if error.executed() == Executed::NotThisAttempt => Err(error),
-            Ok(Err(_)) | Err(_) => Ok(Word::Nothing),
+            Ok(Err(_)) | Err(_) => Ok(None),
             Ok(Ok(word)) => Ok(word),
         }
     }

@@ -9,7 +9,7 @@ use onlyonce_storage::{Clock, SystemClock};
 
 use super::{BodyVerdict, TransportError, retry_after};
 use crate::client::{Advice, Call, Cost, Executed, Pushback, Verdict};
-use crate::http::{Body, Contents, ServingStore, Status};
+use crate::http::{Body, Contents, ServingStore, Status, names};
 
 type ReadBody = dyn Fn(&Response<Body>, &Contents) -> BodyVerdict + Send + Sync;
 type ReadAnswer = dyn Fn(&Call, &Response<Body>) -> Verdict + Send + Sync;
@@ -24,7 +24,7 @@ type ReadAnswer = dyn Fn(&Call, &Response<Body>) -> Verdict + Send + Sync;
 /// | `in-progress` | with 409 asked for again, at the cost of time only; otherwise another attempt |
 /// | `in-doubt` | in doubt, never retried |
 /// | `mismatch`, `stale` | refused, never retried |
-/// | `not-executed` | another attempt after 408, 425, 429, 500 and 502 to 504; otherwise refused |
+/// | `not-executed` | another attempt after 408, 425, 429, 500 and 502 to 504, and after 400 with `Retry-After` (the request was cut off on its way); otherwise refused |
 /// | `unprotected` | as without a status, but never retried |
 ///
 /// Without a status it is the code that speaks, and less is proven:
@@ -37,6 +37,9 @@ type ReadAnswer = dyn Fn(&Call, &Response<Body>) -> Verdict + Send + Sync;
 /// | 400, 401, 407, 409, 412, 413, 421, 422 | refused |
 /// | other 5xx | refused, and the outcome is unknown |
 /// | all others | the answer |
+///
+/// With a status that this version does not know, or two of them, the code proves nothing of
+/// execution.
 ///
 /// What is refused is given to the caller as it came, unless an attempt may have been executed: then
 /// it is not the answer to that one, and the call ends with its outcome unknown and the response
@@ -160,6 +163,15 @@ fn read_head(call: &Call, response: &Response<Body>, clock: &dyn Clock) -> Verdi
             verdict => verdict,
         },
         Some(status) => of_status(status, code, hint, bound),
+        // It says something that this version does not know, and that counts before the code.
+        None if headers.contains_key(names::STATUS) => match of_code(code, hint, bound) {
+            Verdict::Retry(advice) => Verdict::Retry(Advice {
+                executed: Executed::Unknown,
+                ..advice
+            }),
+            Verdict::Refuse(_) => Verdict::Refuse(Executed::Unknown),
+            verdict => verdict,
+        },
         None => of_code(code, hint, bound),
     }
 }
@@ -194,7 +206,9 @@ fn of_status(status: Status, code: StatusCode, hint: Option<Duration>, bound: bo
         // an earlier attempt of this one that is still on its way.
         Status::Mismatch => Verdict::Refuse(Executed::NotThisAttempt),
         Status::NotExecuted => match code.as_u16() {
-            408 | 425 | 500 | 502 | 504 => retry(
+            // A request that was cut off on its way is told so by 400, and to come again.
+            400 if hint.is_none() => Verdict::Refuse(Executed::NotThisAttempt),
+            400 | 408 | 425 | 500 | 502 | 504 => retry(
                 Executed::NotThisAttempt,
                 pushback(Pushback::Silent),
                 Cost::Attempt,

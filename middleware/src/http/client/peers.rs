@@ -14,6 +14,10 @@ use crate::http::{Body, ServingStore, Status};
 /// A word that was not said again for so long is not relied on: servers are deployed anew.
 const RELIED_ON_FOR: Duration = Duration::from_secs(600);
 
+/// Where a call may have been executed already, so long: what was deployed anew meanwhile, without
+/// the layer, would execute it again. About as long as an attempt, so that a retry seldom asks.
+const RELIED_ON_AGAIN_FOR: Duration = Duration::from_secs(10);
+
 /// A peer that said nothing is not asked again for so long: most that say nothing never will.
 const NOT_ASKED_FOR: Duration = Duration::from_secs(60);
 
@@ -53,6 +57,8 @@ struct Entry {
     word: Option<(Word, Instant)>,
     /// Held by whoever asks, so that only one does.
     asking: Arc<tokio::sync::Mutex<()>>,
+    /// It leaves questions open, so that asking again would tell nothing.
+    silent: bool,
     used: Instant,
 }
 
@@ -66,13 +72,15 @@ impl Peers {
         }
     }
 
-    /// What is known of `route`, if it may still be relied on.
-    pub(super) fn word(&self, route: &Route) -> Option<Word> {
+    /// What is known of `route`, if it may still be relied on: for a call that is sent `again` after
+    /// it may have been executed, less long.
+    pub(super) fn word(&self, route: &Route, again: bool) -> Option<Word> {
         let mut routes = self.routes.lock();
         let entry = routes.get_mut(route)?;
         let (word, at) = entry.word?;
         entry.used = Instant::now();
         let good_for = match word {
+            Word::Dedupes(_) if again && !entry.silent => RELIED_ON_AGAIN_FOR,
             Word::Dedupes(_) => RELIED_ON_FOR,
             Word::Nothing => NOT_ASKED_FOR,
         };
@@ -88,14 +96,17 @@ impl Peers {
     /// Notes what a peer said when it was asked.
     pub(super) fn note(&self, route: &Route, word: Word) {
         let mut routes = self.routes.lock();
-        self.entry(&mut routes, route).word = Some((word, Instant::now()));
+        let entry = self.entry(&mut routes, route);
+        entry.silent = matches!(word, Word::Nothing);
+        entry.word = Some((word, Instant::now()));
     }
 
     /// Notes what an answer says of its route. What it does not say takes nothing back:
     /// [`note_silence`](Self::note_silence) does.
     pub(super) fn note_answer(&self, route: &Route, response: &Response<Body>) {
         if let Some(known) = Known::of(response) {
-            self.note(route, Word::Dedupes(known));
+            let mut routes = self.routes.lock();
+            self.entry(&mut routes, route).word = Some((Word::Dedupes(known), Instant::now()));
         }
     }
 
@@ -115,6 +126,7 @@ impl Peers {
         let entry = routes.entry(route.clone()).or_insert_with(|| Entry {
             word: None,
             asking: Arc::default(),
+            silent: false,
             used: Instant::now(),
         });
         entry.used = Instant::now();
@@ -195,7 +207,7 @@ mod tests {
     }
 
     fn store(peers: &Peers, path: &str) -> Option<StoreId> {
-        match peers.word(&route(path)) {
+        match peers.word(&route(path), false) {
             Some(Word::Dedupes(known)) => Some(known.store),
             _ => None,
         }
@@ -217,20 +229,23 @@ mod tests {
         peers.note_answer(&route("/a"), &answer(502, None));
         assert!(store(&peers, "/a").is_some());
         peers.note_silence(&route("/a"));
-        assert!(matches!(peers.word(&route("/a")), Some(Word::Nothing)));
+        assert!(matches!(
+            peers.word(&route("/a"), false),
+            Some(Word::Nothing)
+        ));
         tokio::time::advance(NOT_ASKED_FOR).await;
-        assert!(peers.word(&route("/a")).is_none());
+        assert!(peers.word(&route("/a"), false).is_none());
 
         peers.note_answer(&route("/b"), &answer(200, Some(1)));
         tokio::time::advance(RELIED_ON_FOR).await;
-        assert!(peers.word(&route("/b")).is_none());
+        assert!(peers.word(&route("/b"), false).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_route_that_does_not_say_so_is_not_known_by_another_of_its_server() {
         let peers = Peers::new(4);
         peers.note_answer(&route("/protected"), &answer(200, Some(1)));
-        assert!(peers.word(&route("/other")).is_none());
+        assert!(peers.word(&route("/other"), false).is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -240,7 +255,7 @@ mod tests {
             peers.note_answer(&route(path), &answer(200, Some(1)));
             tokio::time::advance(Duration::from_millis(1)).await;
             // Stays, since it is used.
-            let _ = peers.word(&route("/a"));
+            let _ = peers.word(&route("/a"), false);
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         assert_eq!(peers.routes.lock().len(), 2);

@@ -1,12 +1,13 @@
 //! How the server layers speak HTTP.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
 use onlyonce_storage::transaction::Transaction;
-use onlyonce_storage::{Answer, AnswerFormat, IdempotencyKey, KeyState, Scope, ScopedKey, Store};
+use onlyonce_storage::{Answer, AnswerFormat, KeyDigest, KeyState, ScopedKey, Store, StoreId};
 use tokio::time::Instant;
 
 use super::answer::Recorded;
@@ -29,11 +30,14 @@ pub(super) struct HttpAdapter {
 
 /// What the head of a protected request says.
 struct Asked {
-    key: IdempotencyKey,
-    scope: Scope,
+    key: ScopedKey,
     deadline: Option<Instant>,
     words: Words,
 }
+
+/// By which store a request is deduped already, and under which key; among its extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DedupedBy(StoreId, KeyDigest);
 
 /// Marks a response that was made from a record; among its extensions.
 #[derive(Clone, Copy, Debug)]
@@ -223,13 +227,20 @@ impl HttpAdapter {
         };
         let scope = rules.scope_of(parts).ok_or(Refusal::ScopeMissing)?;
         let words = Words::read(&parts.headers, now)?;
+        let key = ScopedKey::new(scope, key);
+        if parts.extensions.get() == Some(&self.deduped_by(&key)) {
+            // Waiting for its own call it would end in doubt.
+            return Err(Refusal::Unavailable {
+                reason: TWICE.to_owned(),
+                retry_after: TWICE_PAUSE,
+            });
+        }
         if rules.keep == Keep::Whole && wants_only_events(&parts.headers) {
             return Err(Refusal::NotRecordable { reason: EVENTS });
         }
         let own = rules.deadline_max.and_then(|max| now.checked_add(max));
         Ok(Some(Asked {
             key,
-            scope,
             deadline: words.deadline.into_iter().chain(own).min(),
             words,
         }))
@@ -244,7 +255,6 @@ impl HttpAdapter {
     ) -> Result<Admission<Request<Body>>, Refusal> {
         let Asked {
             key,
-            scope,
             deadline,
             words,
         } = asked;
@@ -253,14 +263,17 @@ impl HttpAdapter {
         let fingerprints = rules
             .fingerprint
             .of(&parts, original_uri(&parts), &contents);
-        let mut intent = Intent::new(ScopedKey::new(scope, key.clone()), fingerprints);
+        let deduped_by = self.deduped_by(&key);
+        let in_handler = key.key().clone();
+        let mut intent = Intent::new(key, fingerprints);
         intent.deadline = deadline;
         intent.first_sent = words.first_sent;
         intent.store = words.store;
         intent.session = words.session;
         intent.guarantee = rules.guarantee;
         intent.caller_retries = words.attempt.is_some();
-        parts.extensions.insert(key);
+        parts.extensions.insert(in_handler);
+        parts.extensions.insert(deduped_by);
         parts.extensions.insert(Keeping {
             keep: rules.keep,
             answer_bytes_max: rules.answer_bytes_max,
@@ -268,6 +281,10 @@ impl HttpAdapter {
         });
         let request = Request::from_parts(parts, Body::from(contents));
         Ok(Admission::Protected(intent, request))
+    }
+
+    fn deduped_by(&self, key: &ScopedKey) -> DedupedBy {
+        DedupedBy(self.store.id(), key.digest())
     }
 
     /// The answer in bytes; `None` where it is larger than what is kept.
@@ -360,6 +377,10 @@ const ANSWER: AnswerFormat = AnswerFormat::new(2);
 
 const BATCH: &str = "this address takes several items at once, and one idempotency key cannot stand \
                      for them: send it without";
+const TWICE: &str = "two dedupe layers of one store stand on this address: leave one of them";
+/// Nothing changes before somebody changes the server.
+const TWICE_PAUSE: Duration = Duration::from_secs(1);
+
 const EVENTS: &str = "a stream of events cannot be recorded; accept another content type";
 
 const EXPOSED: &str = "idempotency-status, idempotency-store, idempotent-replayed, retry-after, \

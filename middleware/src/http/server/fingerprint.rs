@@ -81,10 +81,23 @@ impl FingerprintRules {
         if let Some(query) = uri.query() {
             builder = builder.field("query", query.as_bytes());
         }
-        let always = [header::CONTENT_TYPE, header::CONTENT_ENCODING];
-        for name in always.iter().chain(&self.headers) {
-            for value in request.headers.get_all(name) {
+        for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING] {
+            for value in request.headers.get_all(&name) {
                 builder = builder.field(name.as_str(), value.as_bytes());
+            }
+        }
+        for name in &self.headers {
+            // Apart from the fields of above, one of which may have its name.
+            builder = builder.field("header", name.as_str().as_bytes());
+            for value in request.headers.get_all(name) {
+                builder = builder.field("", value.as_bytes());
+            }
+            if name == header::HOST
+                && !request.headers.contains_key(name)
+                && let Some(authority) = uri.authority()
+            {
+                // Over HTTP/2 it stands there.
+                builder = builder.field("", authority.as_str().as_bytes());
             }
         }
         builder
@@ -229,6 +242,31 @@ mod tests {
         ] {
             assert!(!same(&first, &of(&rules, &parts("/", &headers), "")));
         }
+    }
+
+    #[test]
+    fn a_chosen_header_is_no_part_of_the_address_whatever_its_name() {
+        for name in ["query", "body", "trailer", "json"] {
+            let mut rules = FingerprintRules::default();
+            rules.compare_header(HeaderName::from_static(name));
+            let in_address = of(&rules, &parts("/?a", &[]), "");
+            let in_header = of(&rules, &parts("/", &[(name, "a")]), "");
+            assert!(!same(&in_address, &in_header), "{name}");
+            let in_body = of(&rules, &parts("/", &[]), "a");
+            assert!(!same(&in_body, &in_header), "{name}");
+        }
+    }
+
+    // C2: over HTTP/2 the host is in the address, and there is no such header.
+    #[test]
+    fn the_host_tells_requests_apart_where_it_was_chosen_over_http_1_and_2() {
+        let mut rules = FingerprintRules::default();
+        rules.compare_header(header::HOST);
+        let first = of(&rules, &parts("http://a.example/pay", &[]), "");
+        let other = of(&rules, &parts("http://b.example/pay", &[]), "");
+        assert!(!same(&first, &other));
+        let over_1 = of(&rules, &parts("/pay", &[("host", "a.example")]), "");
+        assert!(same(&first, &over_1));
     }
 
     #[test]

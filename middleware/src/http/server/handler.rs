@@ -101,7 +101,7 @@ where
             if (keeping.applies_nothing)(&parts, whole)
                 && let Some(transaction) = transaction
             {
-                transaction.discard_writes();
+                transaction.refuse_writes();
             }
             parts.extensions.insert(kept);
             Ok(Response::from_parts(parts, body))

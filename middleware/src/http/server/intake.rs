@@ -80,4 +80,5 @@ const HEARD_BYTES_MAX: usize = 1 << 16;
 /// A second attempt would cost the client more.
 const HEARD_FOR: Duration = Duration::from_secs(1);
 
-const CUT: &str = "the request's body cannot be read to its end";
+/// Its client did nothing wrong, as far as anybody here knows.
+pub(super) const CUT: &str = "the request's body cannot be read to its end";

@@ -19,6 +19,10 @@ use crate::server::{self, DedupeOptions, Executions, Guarantee, InDoubtPolicy, K
 /// Lets the effect of a call happen at most once per key, for any HTTP service. See the
 /// [module](super).
 ///
+/// It has to stand on every method of an address that has an effect. What is answered to `OPTIONS`
+/// there counts for all of them: a client that learned so that the address is deduped repeats also a
+/// request with a method that is not.
+///
 /// Each method makes a layer that differs in one thing, over the same table of executions: clone one
 /// layer for the routes of a server, and say of each route what is true of it. Make one by
 /// [`new`](Self::new) per store and process.

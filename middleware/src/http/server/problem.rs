@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
+use super::intake::CUT;
 use crate::http::{Body, Status, names};
 use crate::server::Refusal;
 
@@ -91,8 +92,10 @@ const fn status(refusal: &Refusal) -> Status {
     }
 }
 
-const fn retry_after(refusal: &Refusal) -> Option<Duration> {
+fn retry_after(refusal: &Refusal) -> Option<Duration> {
     match refusal {
+        // What the network has cut comes whole the next time. The client's own pause will do.
+        Refusal::Unreadable { reason } if reason == CUT => Some(Duration::ZERO),
         Refusal::InProgress { retry_after }
         | Refusal::OverQuota { retry_after }
         | Refusal::Unavailable { retry_after, .. } => Some(*retry_after),
