@@ -23,6 +23,7 @@ pub mod forgetting;
 pub mod inspecting;
 mod kit;
 pub mod quota;
+pub mod refused;
 pub mod reruns;
 pub mod sealing;
 pub mod sessions;
@@ -193,8 +194,8 @@ macro_rules! conformance_transactions {
             transactions: of_two_that_find_nothing_and_book_it_one_commits
             transactions: what_others_write_elsewhere_is_no_conflict
             transactions: a_run_sees_its_own_writes_and_nobody_else_does
-            transactions: an_answer_whose_writes_were_discarded_has_no_effect
-            transactions: who_writes_after_writes_were_refused_changes_nothing
+            refused: an_answer_whose_writes_were_discarded_has_no_effect
+            refused: who_writes_after_writes_were_refused_changes_nothing
             transactions: a_run_that_has_failed_once_never_ends_well
             dropped: a_run_that_drops_a_read_commits_nothing
             transactions: a_row_that_is_read_twice_and_differs_is_a_conflict_at_once
