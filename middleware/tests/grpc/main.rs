@@ -10,6 +10,7 @@ mod safe;
 
 mod calls;
 mod cuts;
+mod layered;
 mod methods;
 mod outcomes;
 mod python;

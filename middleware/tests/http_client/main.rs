@@ -12,6 +12,7 @@ mod bodies;
 mod codes;
 mod faults;
 mod h2_peer;
+mod in_between;
 mod nested;
 mod outbox;
 mod pacing;

@@ -8,8 +8,8 @@ use crate::client::{Call, Cost, Executed, Pushback, Verdict};
 use crate::grpc::code::ending_lines;
 use crate::grpc::{Code, names};
 use crate::http::client::Dialect;
-use crate::http::client::classify::{of_another_store, retry};
-use crate::http::{Body, ServingStore, Status};
+use crate::http::client::classify::{may_be_answered_elsewhere, of_another_store, retry};
+use crate::http::{Body, ServingStore, Status, names as call_names};
 
 /// What the client stack of HTTP does not know of gRPC's answers.
 pub(super) const DIALECT: Dialect = Dialect {
@@ -41,7 +41,17 @@ pub(super) fn classify(call: &Call, response: &Response<Body>) -> Verdict {
             verdict => verdict,
         },
         Some(status) => of_status(status, &ending, bound),
-        None => of_ending(&ending),
+        // It says something that this version does not know, and that counts before the code.
+        None if headers.contains_key(call_names::STATUS) => match of_ending(&ending) {
+            Verdict::Refuse(_) => Verdict::Refuse(Executed::Unknown),
+            verdict => verdict,
+        },
+        None => match of_ending(&ending) {
+            Verdict::Accept if may_be_answered_elsewhere(call) => {
+                Verdict::Refuse(Executed::Unknown)
+            }
+            verdict => verdict,
+        },
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use onlyonce_storage::transaction::Transaction;
-use onlyonce_storage::{Answer, AnswerFormat, IdempotencyKey, KeyState, Scope, ScopedKey, Store};
+use onlyonce_storage::{Answer, AnswerFormat, KeyState, ScopedKey, Store};
 use tokio::time::Instant;
 
 use super::outcome::{Meaning, applies_nothing, meaning};
@@ -14,13 +14,13 @@ use super::rules::Rules;
 use super::{fingerprint, refusal};
 use crate::grpc::message::{Message, PREFIX_BYTES};
 use crate::grpc::{names as grpc, timeout};
-use crate::http::server::adapter::status;
+use crate::http::server::adapter::{DedupedBy, deduped_twice, status};
 use crate::http::server::answer::Recorded;
 use crate::http::server::fidelity::{CREDENTIALS, kept};
 use crate::http::server::handler::{Failure, Keep, Keeping, Kept};
 use crate::http::server::intake::hear_out;
 use crate::http::server::words::Words;
-use crate::http::{Body, Contents, ServingStore, Status, key, names, try_clone_request};
+use crate::http::{Body, Contents, NotExecuted, ServingStore, Status, key, names, try_clone_request};
 use crate::server::{Adapter, Admission, Execution, Intent, Outcome, Recording, Refusal, Served};
 
 /// Adapts the server layers to gRPC.
@@ -32,8 +32,7 @@ pub(super) struct GrpcAdapter {
 
 /// What the head of a request to a protected method says.
 struct Asked {
-    key: IdempotencyKey,
-    scope: Scope,
+    key: ScopedKey,
     deadline: Option<Instant>,
     words: Words,
 }
@@ -186,7 +185,12 @@ impl Adapter for GrpcAdapter {
     }
 
     fn refuse(&self, refusal: &Refusal) -> Response<Body> {
-        self.put_store(refusal::response(refusal))
+        let mut response = self.put_store(refusal::response(refusal));
+        if *refusal == deduped_twice() {
+            // For the other layer, around this one: no code says so by itself.
+            response.extensions_mut().insert(NotExecuted);
+        }
+        response
     }
 
     fn tell(&self, _: &KeyState) -> Response<Body> {
@@ -227,13 +231,16 @@ impl GrpcAdapter {
         let key = key::read(&parts.headers).map_err(Refusal::KeyMalformed)?;
         let key = key.ok_or(Refusal::KeyMissing)?;
         let scope = self.rules.scope_of(parts).ok_or(Refusal::ScopeMissing)?;
+        let key = ScopedKey::new(scope, key);
+        if parts.extensions.get() == Some(&DedupedBy::of(&*self.store, &key)) {
+            return Err(deduped_twice());
+        }
         let words = Words::read(&parts.headers, now)?;
         let left = timeout::read(&parts.headers).map_err(|error| unreadable(&error.to_string()))?;
         let deadlines = [left, self.rules.deadline_max].into_iter().flatten();
         let deadlines = deadlines.filter_map(|left| now.checked_add(left));
         Ok(Asked {
             key,
-            scope,
             deadline: deadlines.chain(words.deadline).min(),
             words,
         })
@@ -248,14 +255,15 @@ impl GrpcAdapter {
     ) -> Result<Admission<Request<Body>>, Refusal> {
         let Asked {
             key,
-            scope,
             deadline,
             words,
         } = asked;
         let contents = self.rules.intake.read(body, deadline).await?;
         let message = Message::only_one_of(&contents.bytes).map_err(unreadable)?;
         let fingerprints = fingerprint::of(&parts, &message);
-        let mut intent = Intent::new(ScopedKey::new(scope, key.clone()), fingerprints);
+        let deduped_by = DedupedBy::of(&*self.store, &key);
+        let in_handler = key.key().clone();
+        let mut intent = Intent::new(key, fingerprints);
         intent.deadline = deadline;
         intent.first_sent = words.first_sent;
         intent.store = words.store;
@@ -265,7 +273,8 @@ impl GrpcAdapter {
         intent.caller_retries = words.attempt.is_some() || repeated;
         // A duplicate may come from a client that takes another compression, or none.
         parts.headers.remove(grpc::ACCEPT_ENCODING);
-        parts.extensions.insert(key);
+        parts.extensions.insert(in_handler);
+        parts.extensions.insert(deduped_by);
         parts.extensions.insert(Keeping {
             keep: Keep::Whole,
             answer_bytes_max: self.rules.answer_bytes_max,

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Response, header};
 
 use crate::grpc::{Code, names};
 use crate::http::names as call;
+use crate::http::server::intake::CUT;
 use crate::http::{Body, Status};
 use crate::server::Refusal;
 
@@ -60,9 +61,11 @@ impl Again {
 }
 
 /// The one place where the codes are chosen.
-const fn code_and_pushback(refusal: &Refusal) -> (Code, Option<Again>) {
+fn code_and_pushback(refusal: &Refusal) -> (Code, Option<Again>) {
     let (code, again) = match refusal {
         Refusal::DeadlinePassed { .. } => return (Code::DeadlineExceeded, None),
+        // As over HTTP: another attempt may arrive whole.
+        Refusal::Unreadable { reason } if reason == CUT => return (Code::Unavailable, None),
         Refusal::FirstSentAhead
         | Refusal::KeyMalformed(_)
         | Refusal::KeyMissing

@@ -82,6 +82,16 @@ pub struct PeerDoesNotDedupe;
 #[error("the peer has not said lately that it dedupes, and did not answer when it was asked")]
 struct NotAsked;
 
+/// What became of the question whether a peer dedupes.
+enum Asked {
+    /// It, or somebody on its behalf, answered this.
+    Answered(Word),
+    /// Somebody in between answered, or the connection broke.
+    AnsweredByAnother,
+    /// Nobody answered in time.
+    LeftOpen,
+}
+
 /// What a call is bound to once an attempt of it may have been processed.
 struct Binding<'a> {
     call: &'a Call,
@@ -274,18 +284,31 @@ where
                 if let Some(word) = peers.word(route, again) {
                     return Ok(word.known());
                 }
-                let word = match self.ask(stamp, request).await? {
-                    Some(word) => word,
+                match self.ask(stamp, request).await? {
+                    Asked::Answered(word) => {
+                        peers.note(route, word);
+                        word
+                    }
                     // What it said before is not taken back by that, nor is it relied on.
-                    None if again && peers.word(route, false).is_some() => {
+                    Asked::LeftOpen | Asked::AnsweredByAnother
+                        if again && peers.word(route, false).is_some() =>
+                    {
                         return Err(TransportError::not_sent(NotAsked));
                     }
-                    None => Word::Nothing,
-                };
-                peers.note(route, word);
-                word
+                    Asked::LeftOpen => {
+                        peers.note(route, Word::Nothing);
+                        Word::Nothing
+                    }
+                    Asked::AnsweredByAnother => {
+                        peers.note_not_asked(route);
+                        Word::Nothing
+                    }
+                }
             }
-            None => self.ask(stamp, request).await?.unwrap_or(Word::Nothing),
+            None => match self.ask(stamp, request).await? {
+                Asked::Answered(word) => word,
+                Asked::LeftOpen | Asked::AnsweredByAnother => Word::Nothing,
+            },
         };
         // The question took the place that the attempt had at the transport. Were both held at once, a
         // transport with one place would never come to ask; and were this waited for with the right to
@@ -295,13 +318,13 @@ where
         Ok(word.known())
     }
 
-    /// Asks the peer whether it dedupes requests like this one; `None` where it does not answer in
-    /// time, or another does in its place. One that cannot be reached has not been asked.
+    /// Asks the peer whether it dedupes requests like this one. One that cannot be reached has not been
+    /// asked.
     async fn ask(
         &mut self,
         stamp: &Stamp,
         request: &Request<Body>,
-    ) -> Result<Option<Word>, TransportError> {
+    ) -> Result<Asked, TransportError> {
         let mut question = Request::new(Body::default());
         *question.method_mut() = Method::OPTIONS;
         *question.uri_mut() = request.uri().clone();
@@ -314,7 +337,11 @@ where
             let read = read(response, ASK_ANSWER_BYTES_MAX).await;
             let silent = known.is_none() && read.is_ok_and(|response| from_between(&response));
             let word = known.map_or(Word::Nothing, Word::Dedupes);
-            Ok::<_, TransportError>((!silent).then_some(word))
+            Ok::<_, TransportError>(if silent {
+                Asked::AnsweredByAnother
+            } else {
+                Asked::Answered(word)
+            })
         };
         let left = stamp.deadline.map_or(Duration::MAX, |at| {
             at.saturating_duration_since(Instant::now())
@@ -323,8 +350,9 @@ where
         let half = self.options.timeout.min(left) / 2;
         match timeout(half.min(ASK_TIMEOUT_MAX), asked).await {
             Ok(Err(error)) if error.executed() == Executed::NotThisAttempt => Err(error),
-            Ok(Err(_)) | Err(_) => Ok(None),
-            Ok(Ok(word)) => Ok(word),
+            Ok(Err(_)) => Ok(Asked::AnsweredByAnother),
+            Err(_elapsed) => Ok(Asked::LeftOpen),
+            Ok(Ok(asked)) => Ok(asked),
         }
     }
 }

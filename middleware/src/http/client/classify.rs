@@ -172,8 +172,21 @@ fn read_head(call: &Call, response: &Response<Body>, clock: &dyn Clock) -> Verdi
             Verdict::Refuse(_) => Verdict::Refuse(Executed::Unknown),
             verdict => verdict,
         },
-        None => of_code(code, hint, bound),
+        None => match of_code(code, hint, bound) {
+            // Whoever dedupes says so on each answer: this one is somebody else's, and the call has
+            // another, or none.
+            Verdict::Accept if may_be_answered_elsewhere(call) => {
+                Verdict::Refuse(Executed::Unknown)
+            }
+            verdict => verdict,
+        },
     }
+}
+
+/// Whether an earlier attempt may have been executed by a peer that dedupes, so that what says nothing
+/// of the call cannot be its answer.
+pub(crate) fn may_be_answered_elsewhere(call: &Call) -> bool {
+    call.store().is_some() && (call.attempts() > 1 || call.sent_before())
 }
 
 /// What it says of a call whose earlier attempts met another store.

@@ -101,6 +101,13 @@ impl Peers {
         entry.word = Some((word, Instant::now()));
     }
 
+    /// Notes that somebody between here and the peer answered the question: it says nothing of the
+    /// peer, which is asked again when that counts.
+    pub(super) fn note_not_asked(&self, route: &Route) {
+        let mut routes = self.routes.lock();
+        self.entry(&mut routes, route).word = Some((Word::Nothing, Instant::now()));
+    }
+
     /// Notes what an answer says of its route. What it does not say takes nothing back:
     /// [`note_silence`](Self::note_silence) does.
     pub(super) fn note_answer(&self, route: &Route, response: &Response<Body>) {

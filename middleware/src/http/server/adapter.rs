@@ -37,7 +37,7 @@ struct Asked {
 
 /// By which store a request is deduped already, and under which key; among its extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct DedupedBy(StoreId, KeyDigest);
+pub(crate) struct DedupedBy(StoreId, KeyDigest);
 
 /// Marks a response that was made from a record; among its extensions.
 #[derive(Clone, Copy, Debug)]
@@ -228,12 +228,8 @@ impl HttpAdapter {
         let scope = rules.scope_of(parts).ok_or(Refusal::ScopeMissing)?;
         let words = Words::read(&parts.headers, now)?;
         let key = ScopedKey::new(scope, key);
-        if parts.extensions.get() == Some(&self.deduped_by(&key)) {
-            // Waiting for its own call it would end in doubt.
-            return Err(Refusal::Unavailable {
-                reason: TWICE.to_owned(),
-                retry_after: TWICE_PAUSE,
-            });
+        if parts.extensions.get() == Some(&DedupedBy::of(&*self.store, &key)) {
+            return Err(deduped_twice());
         }
         if rules.keep == Keep::Whole && wants_only_events(&parts.headers) {
             return Err(Refusal::NotRecordable { reason: EVENTS });
@@ -263,7 +259,7 @@ impl HttpAdapter {
         let fingerprints = rules
             .fingerprint
             .of(&parts, original_uri(&parts), &contents);
-        let deduped_by = self.deduped_by(&key);
+        let deduped_by = DedupedBy::of(&*self.store, &key);
         let in_handler = key.key().clone();
         let mut intent = Intent::new(key, fingerprints);
         intent.deadline = deadline;
@@ -281,10 +277,6 @@ impl HttpAdapter {
         });
         let request = Request::from_parts(parts, Body::from(contents));
         Ok(Admission::Protected(intent, request))
-    }
-
-    fn deduped_by(&self, key: &ScopedKey) -> DedupedBy {
-        DedupedBy(self.store.id(), key.digest())
     }
 
     /// The answer in bytes; `None` where it is larger than what is kept.
@@ -353,6 +345,22 @@ pub(crate) const fn status(served: Served) -> Status {
 
 /// The address as the client sent it: axum takes the prefix of nested routers away, and two of them
 /// must not share a key because what is left is the same.
+/// Why a layer refuses what another one of the same store dedupes already under the same key.
+/// Waiting for its own call it would end in doubt.
+pub(crate) fn deduped_twice() -> Refusal {
+    Refusal::Unavailable {
+        reason: TWICE.to_owned(),
+        retry_after: TWICE_PAUSE,
+    }
+}
+
+impl DedupedBy {
+    /// What marks a call under `key` that is deduped by `store`.
+    pub(crate) fn of(store: &dyn Store, key: &ScopedKey) -> Self {
+        Self(store.id(), key.digest())
+    }
+}
+
 fn original_uri(request: &Parts) -> &Uri {
     #[cfg(feature = "axum")]
     if let Some(original) = request.extensions.get::<::axum::extract::OriginalUri>() {

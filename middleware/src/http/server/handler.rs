@@ -84,8 +84,10 @@ where
             .map_err(|error| Box::new(error) as Failure)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Answering {
-        let keeping = request.extensions().get::<Keeping>().copied();
+    fn call(&mut self, mut request: Request<Body>) -> Answering {
+        // Taken out: the handler of another layer further inside, which lets the request pass, must not
+        // read the answer in this one's place.
+        let keeping = request.extensions_mut().remove::<Keeping>();
         let transaction = request.extensions().get::<Transaction>().cloned();
         let answering = self.inner.call(request);
         Box::pin(async move {

@@ -81,4 +81,4 @@ const HEARD_BYTES_MAX: usize = 1 << 16;
 const HEARD_FOR: Duration = Duration::from_secs(1);
 
 /// Its client did nothing wrong, as far as anybody here knows.
-pub(super) const CUT: &str = "the request's body cannot be read to its end";
+pub(crate) const CUT: &str = "the request's body cannot be read to its end";
