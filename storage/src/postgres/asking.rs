@@ -107,7 +107,31 @@ pub(super) async fn ask(
     };
     shared.clock.note(found.at.now, found.at.forgotten_until);
     let record = found.stored.map(|stored| stored.record);
-    Ok(transition::state(record.as_ref(), first_sent, &found.at))
+    let state = transition::state(record.as_ref(), first_sent, &found.at);
+    // Who says when it was first sent asks about a call that was not answered to its caller, and was
+    // so never acknowledged; who does not may have the key from anywhere.
+    if matches!(state, KeyState::Absent | KeyState::Sealed { .. })
+        && first_sent.is_none()
+        && acknowledges(pool, key).await?
+    {
+        return Ok(KeyState::Stale);
+    }
+    Ok(state)
+}
+
+/// Whether a live session of the key's principal has acknowledged anything. Read after the record:
+/// what was acknowledged before that was removed with it.
+async fn acknowledges(pool: &Pool, key: &ScopedKey) -> Result<bool, StoreError> {
+    let rows = pool.rows(|_| {
+        pool.told(
+            "SELECT FROM {schema}.sessions WHERE scope = $1 AND first_unanswered > 0
+                AND used + $2 > COALESCE($3, {schema}.now_ms()) LIMIT 1",
+        )
+        .bytes(Some(key.scope().of_principal().digest().as_bytes()))
+        .span(pool.options().limits.session_idle)
+        .time(pool.options().told_now())
+    });
+    Ok(!rows.await?.is_empty())
 }
 
 pub(super) async fn show(

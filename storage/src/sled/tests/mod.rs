@@ -130,10 +130,15 @@ fn copy_into(from: &Path, to: &Path) {
 
 /// Opens what must be refused as corrupt; why it was.
 fn refused(path: &Path) -> String {
-    match SledStore::open(path, SledOptions::new()) {
-        Err(OpenError::Corrupt { reason, .. }) => reason,
-        other => panic!("it was opened: {other:?}"),
+    // The threads of the database that was refused before may hold its file for a moment longer.
+    for _ in 0..1_000 {
+        match SledStore::open(path, SledOptions::new()) {
+            Err(OpenError::Corrupt { reason, .. }) => return reason,
+            Err(OpenError::Locked { .. }) => std::thread::park_timeout(Duration::from_millis(5)),
+            other => panic!("it was opened: {other:?}"),
+        }
     }
+    panic!("it stays locked")
 }
 
 /// The newest turn of the log that has begun.
