@@ -103,12 +103,12 @@ async fn a_transaction_whose_answer_is_cut_commits_nothing_within_another_layer(
         let response = if nested {
             let inner = grpc::DedupeLayer::new(store, Scope::global()).protect(PATH);
             outer
-                .layer(inner.layer(handler.clone()))
+                .layer(inner.layer(handler))
                 .oneshot(pay())
                 .await
                 .unwrap()
         } else {
-            outer.layer(handler.clone()).oneshot(pay()).await.unwrap()
+            outer.layer(handler).oneshot(pay()).await.unwrap()
         };
         shown(response).await;
         rows.push(

@@ -20,7 +20,9 @@ use crate::http::server::fidelity::{CREDENTIALS, kept};
 use crate::http::server::handler::{Failure, Keep, Keeping, Kept};
 use crate::http::server::intake::hear_out;
 use crate::http::server::words::Words;
-use crate::http::{Body, Contents, NotExecuted, ServingStore, Status, key, names, try_clone_request};
+use crate::http::{
+    Body, Contents, NotExecuted, ServingStore, Status, key, names, try_clone_request,
+};
 use crate::server::{Adapter, Admission, Execution, Intent, Outcome, Recording, Refusal, Served};
 
 /// Adapts the server layers to gRPC.
