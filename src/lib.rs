@@ -24,6 +24,9 @@ pub mod demo;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod rpc;
+mod store_url;
+
+pub use store_url::{StoreUrl, StoreUrlError};
 
 /// The README's examples are tests.
 #[cfg(all(doctest, feature = "axum"))]
