@@ -3,6 +3,7 @@
 //! Whether a call is safe to retry shows only when its *answer* gets lost after the effect. The
 //! usual fault injection loses requests, which every retry survives. Here are
 //!
+//! - [`fault`]: the words that all of it speaks: where, when, what;
 //! - [`proxy`]: a TCP proxy for servers in any language, that loses answers from a byte on, resets
 //!   and closes in the middle of a frame, delays, slices, and goes silent;
 //! - [`layer`]: the same for a tower service, without a socket;
@@ -62,6 +63,7 @@
 //! ```
 
 pub mod cancel;
+pub mod fault;
 pub mod layer;
 pub mod ledger;
 pub mod proxy;
