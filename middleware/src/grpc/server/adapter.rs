@@ -9,15 +9,17 @@ use onlyonce_storage::transaction::Transaction;
 use onlyonce_storage::{Answer, AnswerFormat, KeyState, ScopedKey, Store};
 use tokio::time::Instant;
 
+use super::declaration::{Entering, NeverEntered};
 use super::outcome::{Meaning, applies_nothing, meaning};
 use super::rules::Rules;
 use super::{fingerprint, refusal};
 use crate::grpc::message::{Message, PREFIX_BYTES};
+use crate::grpc::methods::Protection;
 use crate::grpc::{names as grpc, timeout};
 use crate::http::server::adapter::{DedupedBy, deduped_twice, status};
 use crate::http::server::answer::Recorded;
 use crate::http::server::fidelity::{CREDENTIALS, kept};
-use crate::http::server::handler::{Failure, Keep, Keeping, Kept};
+use crate::http::server::handler::{Failure, FromRecord, Keep, Keeping, Kept};
 use crate::http::server::intake::hear_out;
 use crate::http::server::words::Words;
 use crate::http::{
@@ -38,10 +40,6 @@ struct Asked {
     deadline: Option<Instant>,
     words: Words,
 }
-
-/// Marks a response that was made from a record; among its extensions.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FromRecord;
 
 /// Marks a response of which a layer like this one has said how its caller got it; among its
 /// extensions, which no server of others can set.
@@ -145,6 +143,14 @@ impl Adapter for GrpcAdapter {
         }
         let contents = body.contents().filter(|_| kept == Kept::Whole);
         let meaning = meaning(&parts, contents, &self.rules.releases);
+        let never_entered = parts.extensions.remove::<NeverEntered>().is_some();
+        if never_entered && meaning != Meaning::NotExecuted {
+            tracing::error!(
+                target: "onlyonce",
+                "a method is said to be entered by its handler, and succeeded without: its failures \
+                 may be taken for calls that were not executed"
+            );
+        }
         let answer = || self.encode(&parts, contents?);
         let outcome = match meaning {
             Meaning::NotExecuted => Outcome::NotExecuted,
@@ -273,6 +279,10 @@ impl GrpcAdapter {
         intent.guarantee = self.rules.guarantee;
         let repeated = parts.headers.contains_key(grpc::PREVIOUS_ATTEMPTS);
         intent.caller_retries = words.attempt.is_some() || repeated;
+        let said_of_method = self.rules.methods.protection(parts.uri.path());
+        if said_of_method == Some(Protection::ProtectedEntered) {
+            parts.extensions.insert(Entering);
+        }
         // A duplicate may come from a client that takes another compression, or none.
         parts.headers.remove(grpc::ACCEPT_ENCODING);
         parts.extensions.insert(in_handler);

@@ -31,14 +31,31 @@ use crate::http::{Body, Definitive, NotExecuted};
 #[derive(Clone, Debug, Default)]
 pub struct Declaration(Arc<AtomicU8>);
 
+/// The run was answered before its handler began: the handler must not begin any more. See
+/// [`Declaration::enter`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the run was answered before its handler began")]
+pub struct Answered;
+
 const NOT_EXECUTED: u8 = 1;
 const DEFINITIVE: u8 = 2;
+const ENTERED: u8 = 4;
+const ANSWERED: u8 = 8;
 
 /// A handler that finds a [`Declaration`] in its requests.
 #[derive(Clone, Debug)]
 pub(super) struct Declaring<S> {
     inner: S,
 }
+
+/// The author of the method has said that its handler enters; among the extensions of its requests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entering;
+
+/// Marks a response that was given before the handler entered, which it never will; among its
+/// extensions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NeverEntered;
 
 // === impl Declaration ===
 
@@ -56,6 +73,29 @@ impl Declaration {
     /// key.
     pub fn definitive(&self) {
         self.0.fetch_or(DEFINITIVE, Ordering::AcqRel);
+    }
+
+    /// The handler begins: what stands before it (an interceptor, the decoder of the message) has let
+    /// the call through. The first thing that the handler of a method does which is protected by
+    /// [`protect_entered`](super::DedupeLayer::protect_entered); elsewhere it says nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the run was answered already, by something that did not wait for its handler. The key
+    /// may be free again and the next attempt under way, so the handler must return without any
+    /// effect; nobody hears what it answers.
+    pub fn enter(&self) -> Result<(), Answered> {
+        let before = self.0.fetch_or(ENTERED, Ordering::AcqRel);
+        if before & ANSWERED == 0 {
+            Ok(())
+        } else {
+            Err(Answered)
+        }
+    }
+
+    /// Ends the run for a handler that has not entered; whether there is none that has.
+    fn keep_out(&self) -> bool {
+        self.0.fetch_or(ANSWERED, Ordering::AcqRel) & ENTERED == 0
     }
 
     fn put_on<B>(&self, response: &mut Response<B>) {
@@ -92,9 +132,16 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let declaration = Declaration::default();
         request.extensions_mut().insert(declaration.clone());
+        // Taken out, as it speaks of this layer's method.
+        let enters = request.extensions_mut().remove::<Entering>().is_some();
         let answering = self.inner.call(request);
         Box::pin(async move {
             let mut response = answering.await?;
+            // What is said there of another run is not so of this one.
+            response.extensions_mut().remove::<NeverEntered>();
+            if enters && declaration.keep_out() {
+                response.extensions_mut().insert(NeverEntered);
+            }
             declaration.put_on(&mut response);
             Ok(response)
         })

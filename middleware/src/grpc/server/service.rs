@@ -9,9 +9,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::adapter::{FromRecord, GrpcAdapter};
+use super::adapter::GrpcAdapter;
 use super::declaration::Declaring;
-use crate::http::server::handler::Handler;
+use crate::http::server::handler::{FromRecord, Handler};
 use crate::http::server::rules::OnReplay;
 use crate::http::server::service::own_error;
 use crate::http::{Body, BoxError};

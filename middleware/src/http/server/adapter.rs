@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::answer::Recorded;
 use super::fidelity::{kept, kept_without_body};
-use super::handler::{EVENT_STREAM, Failure, Keep, Keeping, Kept};
+use super::handler::{EVENT_STREAM, Failure, FromRecord, Keep, Keeping, Kept};
 use super::intake::hear_out;
 use super::outcome::{Meaning, applies_nothing, meaning};
 use super::problem;
@@ -38,10 +38,6 @@ struct Asked {
 /// By which store a request is deduped already, and under which key; among its extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DedupedBy(StoreId, KeyDigest);
-
-/// Marks a response that was made from a record; among its extensions.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FromRecord;
 
 /// The bytes of a recorded HTTP answer, for who settles a doubt: the answer that
 /// [`Reconciled::Applied`](crate::server::Reconciled::Applied) and an operator are asked for.
@@ -343,8 +339,6 @@ pub(crate) const fn status(served: Served) -> Status {
     }
 }
 
-/// The address as the client sent it: axum takes the prefix of nested routers away, and two of them
-/// must not share a key because what is left is the same.
 /// Why a layer refuses what another one of the same store dedupes already under the same key.
 /// Waiting for its own call it would end in doubt.
 pub(crate) fn deduped_twice() -> Refusal {
@@ -361,6 +355,8 @@ impl DedupedBy {
     }
 }
 
+/// The address as the client sent it: axum takes the prefix of nested routers away, and two of them
+/// must not share a key because what is left is the same.
 fn original_uri(request: &Parts) -> &Uri {
     #[cfg(feature = "axum")]
     if let Some(original) = request.extensions.get::<::axum::extract::OriginalUri>() {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::adapter::{FromRecord, HttpAdapter};
-use super::handler::{Failure, Handler};
+use super::adapter::HttpAdapter;
+use super::handler::{Failure, FromRecord, Handler};
 use super::rules::OnReplay;
 use crate::http::{Body, BoxError};
 use crate::observe::ServeSpan;
