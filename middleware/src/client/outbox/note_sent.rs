@@ -157,11 +157,8 @@ impl NoteSentLayer {
     /// For a call of which one attempt was noted, and that one was provably not executed.
     #[cfg(feature = "http")]
     pub(crate) async fn take_back(&self, call: &Call) -> Result<(), NoteSentError> {
-        self.outbox
-            .change(call.key(), OutboxChange::NotExecuted)
-            .await?;
-        kill_point!("outbox: note taken back, not sent again");
-        Ok(())
+        let change = OutboxChange::NotExecuted;
+        Ok(self.outbox.change(call.key(), change).await?)
     }
 
     async fn mark(&self, call: &Call, sent: FirstSent) -> Result<(), NoteSentError> {
