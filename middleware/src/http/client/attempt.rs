@@ -287,11 +287,14 @@ where
         }
         let word = match route {
             Some(route) => {
-                let asking = peers.asking(route);
-                let _asking = asking.lock().await;
+                let (asking, began) = (peers.asking(route), Instant::now());
+                let mut asking = asking.lock().await;
                 // Somebody may have asked while this waited.
                 if let Some(word) = peers.word(route, again) {
                     return Ok(word.known());
+                }
+                if again && asking.is_some_and(|ended| ended >= began) {
+                    return Err(TransportError::not_sent(NotAsked));
                 }
                 match self.ask(stamp, request).await? {
                     Asked::Answered(word) => {
@@ -302,6 +305,7 @@ where
                     Asked::LeftOpen | Asked::AnsweredByAnother
                         if again && peers.word(route, false).is_some() =>
                     {
+                        *asking = Some(Instant::now());
                         return Err(TransportError::not_sent(NotAsked));
                     }
                     Asked::LeftOpen => {
