@@ -394,3 +394,22 @@ async fn a_store_that_was_replaced_after_an_attempt_was_lost_ends_the_run_in_the
     assert_eq!(bound.store, Some(StoreId::from_bytes([1; 16])));
     assert_eq!(peer.effects(), [b"a", b"b"]);
 }
+
+#[tokio::test]
+async fn a_conflict_that_says_nothing_of_the_call_is_an_answer_and_no_proof_that_nothing_happened() {
+    for code in [409, 412, 422] {
+        for peer in [Peer::plain().await, Peer::deduping(1).await] {
+            let (folder, opened_as) = (Folder::new(), OutboxLimits::default());
+            let client = quick(over_hyper()).build();
+            let opened = folder.open_with(client, opened_as, |outbox| outbox).await;
+            peer.misbehave([Fault::Say(answer(code, "", "it is there"))]);
+            let kept = opened.outbox.call(peer.post("a")).await.unwrap();
+            assert_eq!(kept.response.status(), code);
+            assert_eq!(text(kept.response).await, "it is there");
+            // It is not made again.
+            let kept = opened.outbox.resume(&kept.key).await.unwrap();
+            assert_eq!(kept.response.status(), code);
+            assert_eq!(peer.seen().len(), 1);
+        }
+    }
+}
