@@ -188,7 +188,8 @@ impl Call {
     pub(crate) fn begin_attempt(&self) -> bool {
         self.attempts.fetch_add(1, Ordering::AcqRel);
         let earlier = self.maybe_executed.swap(true, Ordering::AcqRel);
-        self.maybe_executed_earlier.store(earlier, Ordering::Release);
+        self.maybe_executed_earlier
+            .store(earlier, Ordering::Release);
         earlier
     }
 

@@ -190,14 +190,16 @@ async fn a_handler_that_comes_after_the_answer_does_not_begin() {
     let (late_run, handed_over) = oneshot::channel::<Declaration>();
     let late_run = Arc::new(parking_lot::Mutex::new(Some(late_run)));
     // Answers for a handler that still waits for its turn, as a buffer with a timeout does.
-    let impatient = service_fn(move |request: http::Request<onlyonce_middleware::http::Body>| {
-        let run = request.extensions().get::<Declaration>().cloned().unwrap();
-        if let Some(late_run) = late_run.lock().take() {
-            late_run.send(run).unwrap();
-        }
-        let answer = Status::deadline_exceeded("too slow").into_http::<tonic::body::Body>();
-        std::future::ready(Ok::<_, std::convert::Infallible>(answer))
-    });
+    let impatient = service_fn(
+        move |request: http::Request<onlyonce_middleware::http::Body>| {
+            let run = request.extensions().get::<Declaration>().cloned().unwrap();
+            if let Some(late_run) = late_run.lock().take() {
+                late_run.send(run).unwrap();
+            }
+            let answer = Status::deadline_exceeded("too slow").into_http::<tonic::body::Body>();
+            std::future::ready(Ok::<_, std::convert::Infallible>(answer))
+        },
+    );
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let bank = DedupeLayer::new(store, Scope::global())
         .protect_entered(TRANSFER)

@@ -242,15 +242,17 @@ async fn a_request_that_was_cut_off_may_come_again() {
 #[tokio::test]
 async fn an_answer_that_a_handler_passes_on_from_another_services_record_is_shown_unasked() {
     let layer = || grpc::DedupeLayer::new(Arc::new(MemoryStore::new()), Scope::global());
-    let behind = layer().protect(PATH).layer(service_fn(async |_: Request<Body>| {
-        let mut trailers = http::HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from_static("0"));
-        let contents = Contents {
-            bytes: b"\0\0\0\0\0"[..].into(),
-            trailers: Some(trailers),
-        };
-        Ok::<_, Infallible>(Response::new(Body::from(contents)))
-    }));
+    let behind = layer()
+        .protect(PATH)
+        .layer(service_fn(async |_: Request<Body>| {
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", HeaderValue::from_static("0"));
+            let contents = Contents {
+                bytes: b"\0\0\0\0\0"[..].into(),
+                trailers: Some(trailers),
+            };
+            Ok::<_, Infallible>(Response::new(Body::from(contents)))
+        }));
     behind.clone().oneshot(request("there")).await.unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);

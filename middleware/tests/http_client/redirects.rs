@@ -33,7 +33,10 @@ async fn a_redirect_of_the_same_origin_keeps_key_method_body_and_credential() {
         let peer = Peer::deduping(1).await;
         let [first, second] = sent_on(code, &peer, &peer, "/moved").await;
         assert_eq!(second.path, "/moved");
-        assert_eq!((second.method.as_str(), &second.body), ("POST", &first.body));
+        assert_eq!(
+            (second.method.as_str(), &second.body),
+            ("POST", &first.body)
+        );
         for name in ["idempotency-key", "idempotency-first-sent", "authorization"] {
             assert!(first.header(name).is_some(), "{code} {name}");
             assert_eq!(first.header(name), second.header(name), "{code} {name}");

@@ -392,9 +392,7 @@ async fn many_calls_that_may_have_been_executed_ask_a_peer_one_question_that_it_
             Ok::<_, TransportError>(response.body(Body::default()).unwrap())
         }
     });
-    let client = stack(transport)
-        .with_attempts_max(NonZeroU32::MIN)
-        .build();
+    let client = stack(transport).with_attempts_max(NonZeroU32::MIN).build();
     let pay = || {
         let request = http::Request::post("http://bank.example/pay");
         request.body(Body::default()).unwrap()
@@ -415,7 +413,10 @@ async fn many_calls_that_may_have_been_executed_ask_a_peer_one_question_that_it_
         assert_eq!(error.outcome, Outcome::Unknown);
     }
     assert_eq!(questions.load(Ordering::SeqCst), 2);
-    assert!(began.elapsed() < Duration::from_secs(3), "one after the other");
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "one after the other"
+    );
     // It is asked again by whoever comes later.
     tokio::time::advance(Duration::from_millis(1)).await;
     let mut again = pay();

@@ -26,7 +26,8 @@ fn bank(server: SocketAddr) -> Bank {
 
 async fn pay(bank: &mut Bank, whom: &str) -> Result<Response<Receipt>, Status> {
     let to = whom.to_owned();
-    bank.transfer(Request::new(Transfer { to, cents: 10 })).await
+    bank.transfer(Request::new(Transfer { to, cents: 10 }))
+        .await
 }
 
 fn outcome(failed: &Status) -> Outcome {

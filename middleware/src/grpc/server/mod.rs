@@ -93,4 +93,5 @@ mod service;
 pub use self::adapter::answer;
 pub use self::declaration::{Answered, Declaration};
 pub use self::layer::DedupeLayer;
-pub use self::service::{Dedupe, ResponseFuture};
+pub use self::service::Dedupe;
+pub use crate::http::server::ResponseFuture;

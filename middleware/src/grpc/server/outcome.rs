@@ -5,18 +5,8 @@ use http::response::Parts;
 
 use super::declaration::NeverEntered;
 use crate::grpc::Code;
+use crate::http::server::outcome::Meaning;
 use crate::http::{Contents, Definitive, NotExecuted, Status, names};
-
-/// What an answer means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
-    /// The call's answer from now on.
-    Final,
-    /// It leaves open whether the effect happened, and is kept for duplicates.
-    InDoubt,
-    /// Nothing was executed.
-    NotExecuted,
-}
 
 /// What a complete answer means; without `contents` it is too large to be kept, and only what the
 /// handler declared speaks.

@@ -83,8 +83,8 @@ impl Classification {
         }
     }
 
-    /// Looks into the bodies of answers too: see [`JsonRpcErrors`](super::JsonRpcErrors) and
-    /// [`XmlRpcFaults`](super::XmlRpcFaults). `read` is asked only where all else says that this is the
+    /// Looks into the bodies of answers too: see [`ErrorCodes`](super::ErrorCodes). `read` is asked only
+    /// where all else says that this is the
     /// answer, and only for bodies that are in memory. A custom classification looks for itself.
     #[must_use]
     pub fn with_body<F>(mut self, read: F) -> Self

@@ -8,7 +8,7 @@ use crate::http::{Status, names};
 
 /// What an answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(crate) enum Meaning {
     /// The call's answer from now on.
     Final,
     /// It leaves open whether the effect happened, and is kept for duplicates.

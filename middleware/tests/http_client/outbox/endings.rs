@@ -340,11 +340,7 @@ async fn a_deadline_that_has_passed_sends_nothing_and_the_call_may_be_cancelled(
         "{failed:?}"
     );
     assert!(peer.seen().is_empty());
-    opened
-        .outbox
-        .cancel(&opened.key().await)
-        .await
-        .unwrap();
+    opened.outbox.cancel(&opened.key().await).await.unwrap();
 }
 
 // H4
@@ -396,7 +392,8 @@ async fn a_store_that_was_replaced_after_an_attempt_was_lost_ends_the_run_in_the
 }
 
 #[tokio::test]
-async fn a_conflict_that_says_nothing_of_the_call_is_an_answer_and_no_proof_that_nothing_happened() {
+async fn a_conflict_that_says_nothing_of_the_call_is_an_answer_and_no_proof_that_nothing_happened()
+{
     for code in [409, 412, 422] {
         for peer in [Peer::plain().await, Peer::deduping(1).await] {
             let (folder, opened_as) = (Folder::new(), OutboxLimits::default());

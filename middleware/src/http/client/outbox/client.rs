@@ -509,9 +509,7 @@ fn told(key: IdempotencyKey, ran: Result<Bytes, Ended<Unfinished>>) -> Result<Ke
     let Some(recorded) = Recorded::decode(&bytes) else {
         return Err(OutboxFailure::Unreadable { key });
     };
-    let mut response = Response::new(Body::from(recorded.contents));
-    *response.status_mut() = recorded.status;
-    *response.headers_mut() = recorded.headers;
+    let response = recorded.into_response();
     Ok(Kept { key, response })
 }
 
