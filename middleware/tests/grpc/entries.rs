@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
-use onlyonce_middleware::grpc::{Answered, Declaration, DedupeLayer};
+use onlyonce_middleware::grpc::{Declaration, DedupeLayer, EnterError};
 use onlyonce_storage::{MemoryOptions, MemoryStore, Scope, Store, StoreLimits};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -29,9 +29,9 @@ fn narrow() -> DedupeLayer {
 }
 
 fn entered(request: &Request<Transfer>) -> Result<(), Status> {
-    let run = request.extensions().get::<Declaration>().unwrap();
-    run.enter()
-        .map_err(|answered| Status::aborted(answered.to_string()))
+    let run = request.extensions().get::<Declaration>().cloned();
+    let entered = run.unwrap_or_default().enter();
+    entered.map_err(|error| Status::aborted(error.to_string()))
 }
 
 /// A handler that enters, has an effect, and fails where it is asked for nothing.
@@ -208,5 +208,51 @@ async fn a_handler_that_comes_after_the_answer_does_not_begin() {
     let told = bank.oneshot(request).await.unwrap();
     assert_eq!(told.headers()["idempotency-status"], "not-executed");
     let run = tokio::time::timeout(Duration::from_secs(5), handed_over);
-    assert_eq!(run.await.unwrap().unwrap().enter(), Err(Answered));
+    assert_eq!(
+        run.await.unwrap().unwrap().enter(),
+        Err(EnterError::Answered)
+    );
+}
+
+// D1
+#[tokio::test]
+async fn a_handler_that_the_layer_would_not_hear_does_not_begin() {
+    let ledger = Ledger::default();
+    let bank = BankServer::new(entering(&ledger));
+    let forgetful = service_fn(move |mut request: http::Request<_>| {
+        request.extensions_mut().remove::<Declaration>();
+        bank.clone().oneshot(request)
+    });
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let bank = DedupeLayer::new(store, Scope::global())
+        .protect_entered(TRANSFER)
+        .layer(forgetful);
+    for _ in 0..2 {
+        let request = raw(([127, 0, 0, 1], 1).into(), "k");
+        let request = request.map(onlyonce_middleware::http::Body::from);
+        let told = bank.clone().oneshot(request).await.unwrap();
+        assert_eq!(told.headers()["idempotency-status"], "not-executed");
+    }
+    assert_eq!(ledger.effects(), 0);
+}
+
+#[tokio::test]
+async fn a_handler_that_forgets_to_enter_is_believed_until_its_first_success() {
+    let ledger = Ledger::default();
+    let counted = ledger.clone();
+    let forgetful = move |request: Request<Transfer>| {
+        let number = counted.apply();
+        let text = String::new();
+        std::future::ready(match request.get_ref().cents {
+            0 => Err(Status::internal("the books are lost")),
+            _ => Ok(Response::new(Receipt { number, text })),
+        })
+    };
+    let server = serve(narrow().protect_entered(TRANSFER), forgetful).await;
+    assert_eq!(send(raw(server, "a")).await.said(), "executed");
+    for _ in 0..2 {
+        assert_eq!(send(of_nothing(server, "b")).await.said(), "in-doubt");
+    }
+    assert_eq!(send(undecodable(server, "c")).await.said(), "in-doubt");
+    assert_eq!(ledger.effects(), 2);
 }

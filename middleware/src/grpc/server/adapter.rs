@@ -1,6 +1,7 @@
 //! How the server layers speak gRPC.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -124,13 +125,17 @@ impl Adapter for GrpcAdapter {
             return nothing();
         };
         let contents = body.contents().filter(|_| kept == Kept::Whole);
+        if self.rules.entry_forgotten.load(Ordering::Acquire) {
+            parts.extensions.remove::<NeverEntered>();
+        }
         let meaning = meaning(&parts, contents, &self.rules.releases);
         let never_entered = parts.extensions.remove::<NeverEntered>().is_some();
-        if never_entered && meaning != Meaning::NotExecuted {
+        if never_entered && meaning == Meaning::Final {
+            self.rules.entry_forgotten.store(true, Ordering::Release);
             tracing::error!(
                 target: "onlyonce",
-                "a method is said to be entered by its handler, and succeeded without: its failures \
-                 may be taken for calls that were not executed"
+                "a method whose handler is said to enter has succeeded without: from now on what was \
+                 not entered is taken for what may have been executed"
             );
         }
         let outcome = outcome(meaning, || self.encode(&parts, contents?));

@@ -31,16 +31,27 @@ use crate::http::{Body, Definitive, NotExecuted};
 #[derive(Clone, Debug, Default)]
 pub struct Declaration(Arc<AtomicU8>);
 
-/// The run was answered before its handler began: the handler must not begin any more. See
-/// [`Declaration::enter`].
+/// Why a handler must not begin. See [`Declaration::enter`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the run was answered before its handler began")]
-pub struct Answered;
+#[non_exhaustive]
+pub enum EnterError {
+    /// Something has answered in its place.
+    #[error("the run was answered before its handler began")]
+    Answered,
+    /// The declaration is none that a layer has made: it would not hear of what the handler does.
+    #[error(
+        "no dedupe layer stands in front of the handler, or something in between has dropped the \
+         extensions of its request"
+    )]
+    NoLayer,
+}
 
 const NOT_EXECUTED: u8 = 1;
 const DEFINITIVE: u8 = 2;
 const ENTERED: u8 = 4;
 const ANSWERED: u8 = 8;
+/// A layer looks at it.
+const LAYERED: u8 = 16;
 
 /// A handler that finds a [`Declaration`] in its requests.
 #[derive(Clone, Debug)]
@@ -81,16 +92,23 @@ impl Declaration {
     ///
     /// # Errors
     ///
-    /// When the run was answered already, by something that did not wait for its handler. The key
-    /// may be free again and the next attempt under way, so the handler must return without any
-    /// effect; nobody hears what it answers.
-    pub fn enter(&self) -> Result<(), Answered> {
+    /// When the run was answered already, by something that did not wait for its handler: the key may
+    /// be free again and the next attempt under way. Or when the declaration is none of a layer, which
+    /// would take the handler for one that never began. Either way it must return without any effect.
+    pub fn enter(&self) -> Result<(), EnterError> {
         let before = self.0.fetch_or(ENTERED, Ordering::AcqRel);
-        if before & ANSWERED == 0 {
-            Ok(())
+        if before & LAYERED == 0 {
+            Err(EnterError::NoLayer)
+        } else if before & ANSWERED != 0 {
+            Err(EnterError::Answered)
         } else {
-            Err(Answered)
+            Ok(())
         }
+    }
+
+    /// The declaration of a run that a layer looks at.
+    fn of_run() -> Self {
+        Self(Arc::new(AtomicU8::new(LAYERED)))
     }
 
     /// Ends the run for a handler that has not entered; whether there is none that has.
@@ -130,7 +148,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let declaration = Declaration::default();
+        let declaration = Declaration::of_run();
         request.extensions_mut().insert(declaration.clone());
         // Taken out, as it speaks of this layer's method.
         let enters = request.extensions_mut().remove::<Entering>().is_some();

@@ -86,7 +86,9 @@ impl DedupeLayer {
     /// doubts as their scope may have.
     ///
     /// Say it only of handlers that have no effect before they enter, on any path: what such a handler
-    /// has done counts as not executed. An `OK` frees no key, whoever gives it.
+    /// has done counts as not executed. An `OK` frees no key, whoever gives it; of a handler that has not
+    /// entered it is logged as an error, and from then on, until the server is started anew, this
+    /// layer and its clones believe no handler that it did not begin.
     ///
     /// ```
     /// use onlyonce_middleware::grpc::Declaration;
@@ -94,7 +96,7 @@ impl DedupeLayer {
     ///
     /// async fn transfer(request: Request<()>) -> Result<Response<()>, Status> {
     ///     let run = request.extensions().get::<Declaration>().cloned().unwrap_or_default();
-    ///     run.enter().map_err(|answered| Status::aborted(answered.to_string()))?;
+    ///     run.enter().map_err(|error| Status::aborted(error.to_string()))?;
     ///     // Whatever has an effect.
     ///     Ok(Response::new(()))
     /// }

@@ -91,7 +91,7 @@ mod rules;
 mod service;
 
 pub use self::adapter::answer;
-pub use self::declaration::{Answered, Declaration};
+pub use self::declaration::{Declaration, EnterError};
 pub use self::layer::DedupeLayer;
 pub use self::service::Dedupe;
 pub use crate::http::server::ResponseFuture;
