@@ -36,6 +36,8 @@ pub struct Call {
     /// What the ticket brought: no attempt of ours can prove anything about it.
     sent_before: bool,
     maybe_executed: AtomicBool,
+    /// What `maybe_executed` was before the attempt that was begun last.
+    maybe_executed_earlier: AtomicBool,
 }
 
 /// A request that has its key. Retry and hedge take nothing else, so a request cannot be sent a
@@ -116,6 +118,7 @@ impl Call {
             attempts: AtomicU32::new(0),
             sent_before,
             maybe_executed: AtomicBool::new(sent_before),
+            maybe_executed_earlier: AtomicBool::new(sent_before),
         }
     }
 
@@ -172,12 +175,22 @@ impl Call {
         self.maybe_executed.load(Ordering::Acquire)
     }
 
+    /// Whether any attempt before the one that was begun last may have been executed. What that one is
+    /// answered may speak of them.
+    #[must_use]
+    pub fn maybe_executed_earlier(&self) -> bool {
+        self.maybe_executed_earlier.load(Ordering::Acquire)
+    }
+
     /// Begins an attempt: from here on the call may have been executed, until
     /// [`settle_attempt`](Self::settle_attempt) says otherwise. Answers what
     /// [`maybe_executed`](Self::maybe_executed) was before.
     pub(crate) fn begin_attempt(&self) -> bool {
         self.attempts.fetch_add(1, Ordering::AcqRel);
-        self.maybe_executed.swap(true, Ordering::AcqRel)
+        let earlier = self.maybe_executed.swap(true, Ordering::AcqRel);
+        self.maybe_executed_earlier
+            .store(earlier, Ordering::Release);
+        earlier
     }
 
     /// Settles what the attempt just made has shown of the call.

@@ -14,6 +14,8 @@ pub(crate) struct Methods {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protection {
     Protected,
+    /// Its handler says when it begins.
+    ProtectedEntered,
     Unprotected,
 }
 
@@ -52,12 +54,17 @@ impl Methods {
     }
 
     pub(crate) fn protects(&self, path: &str) -> bool {
+        !matches!(self.protection(path), None | Some(Protection::Unprotected))
+    }
+
+    /// What was said of the method at `path`.
+    pub(crate) fn protection(&self, path: &str) -> Option<Protection> {
         let service = path.rfind('/').map_or(path, |slash| &path[..=slash]);
         let named = self
             .methods
             .get(path)
             .or_else(|| self.services.get(service));
-        named == Some(&Protection::Protected)
+        named.copied()
     }
 }
 
@@ -76,6 +83,7 @@ mod tests {
         methods.name_method("/bank.Bank/Transfer", Protection::Protected);
         methods.name_service("shop.Shop");
         methods.name_method("/shop.Shop/Watch", Protection::Unprotected);
+        methods.name_method("/shop.Shop/Pay", Protection::ProtectedEntered);
         for (path, protected) in [
             ("/bank.Bank/Transfer", true),
             ("/bank.Bank/Balance", false),
@@ -83,6 +91,7 @@ mod tests {
             ("/bank.Bank/Transfer/", false),
             ("/x/bank.Bank/Transfer", false),
             ("/shop.Shop/Order", true),
+            ("/shop.Shop/Pay", true),
             ("/shop.Shop/Watch", false),
             ("/shop.Shopping/Order", false),
             ("", false),

@@ -12,4 +12,4 @@ pub mod server;
 mod timeout;
 
 pub use self::code::Code;
-pub use self::server::{Declaration, Dedupe, DedupeLayer, answer};
+pub use self::server::{Declaration, Dedupe, DedupeLayer, EnterError, answer};

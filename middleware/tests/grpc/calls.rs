@@ -440,3 +440,28 @@ async fn a_handler_whose_caller_retries_makes_one_attempt_itself() {
         assert_eq!(failed.said(), "in-doubt");
     }
 }
+
+// H4
+#[tokio::test]
+async fn a_server_that_answers_without_the_layer_is_trusted_no_more_whatever_its_code() {
+    let mut wrong = Vec::new();
+    for code in 0..=16_u8 {
+        let peer = Peer::start([executed(1)]).await;
+        let mut bank = bank(over_hyper(), peer.address);
+        bank.transfer(pay()).await.unwrap();
+        let in_between = matches!(code, 1 | 4 | 8 | 14);
+        let bare = match code {
+            0 => Act::Answer(Vec::new(), ended(0, None)),
+            code => Act::Only(ended(code, Some("-1"))),
+        };
+        // What is deployed anew executes the next call, whose answer is lost.
+        peer.then([bare, Act::Close]);
+        let _ = bank.transfer(pay()).await;
+        let _ = bank.transfer(pay()).await;
+        let retried = peer.seen().len() > 3;
+        if retried != in_between {
+            wrong.push(code);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}

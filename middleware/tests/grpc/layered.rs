@@ -238,6 +238,41 @@ async fn a_request_that_was_cut_off_may_come_again() {
     assert_ne!(pushback, Some(HeaderValue::from_static("-1")));
 }
 
+// I3
+#[tokio::test]
+async fn an_answer_that_a_handler_passes_on_from_another_services_record_is_shown_unasked() {
+    let layer = || grpc::DedupeLayer::new(Arc::new(MemoryStore::new()), Scope::global());
+    let behind = layer()
+        .protect(PATH)
+        .layer(service_fn(async |_: Request<Body>| {
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", HeaderValue::from_static("0"));
+            let contents = Contents {
+                bytes: b"\0\0\0\0\0"[..].into(),
+                trailers: Some(trailers),
+            };
+            Ok::<_, Infallible>(Response::new(Body::from(contents)))
+        }));
+    behind.clone().oneshot(request("there")).await.unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let in_front = layer()
+        .protect(PATH)
+        .on_replay(move |_, _| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async { false }
+        })
+        .layer(service_fn(move |_: Request<Body>| {
+            behind.clone().oneshot(request("there"))
+        }));
+    let first = shown(in_front.clone().oneshot(request("here")).await.unwrap()).await;
+    assert_eq!(asked.load(Ordering::SeqCst), 0, "{first}");
+    assert!(first.contains("executed"), "{first}");
+    let again = shown(in_front.oneshot(request("here")).await.unwrap()).await;
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "{again}");
+    assert!(again.contains("grpc=Some(\"7\")"), "{again}");
+}
+
 async fn shown(response: Response<Body>) -> String {
     let (head, body) = response.into_parts();
     let body = body.collect().await.unwrap();

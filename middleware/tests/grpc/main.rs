@@ -10,6 +10,7 @@ mod safe;
 
 mod calls;
 mod cuts;
+mod entries;
 mod layered;
 mod methods;
 mod outcomes;

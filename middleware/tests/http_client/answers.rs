@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use onlyonce_middleware::client::{Last, Outcome, Stopped, Verdict};
-use onlyonce_middleware::http::client::{Classification, JsonRpcErrors, XmlRpcFaults};
+use onlyonce_middleware::http::client::{Classification, ErrorCodes};
 use tokio::time::{Instant, timeout};
 
 use crate::h2_peer::H2Peer;
@@ -77,8 +77,8 @@ async fn nobody_waits_for_the_end_of_an_event_stream() {
 // P24
 #[tokio::test]
 async fn an_error_in_the_body_is_what_its_code_was_said_to_be() {
-    let json = JsonRpcErrors::new().retry(&[-32_000]).in_doubt(&[-32_001]);
-    let xml = XmlRpcFaults::new().retry(&[4]).in_doubt(&[5]);
+    let json = ErrorCodes::new().retry(&[-32_000]).in_doubt(&[-32_001]);
+    let xml = ErrorCodes::new().retry(&[4]).in_doubt(&[5]);
     let fault = |code: i64| {
         format!(
             "<methodResponse><fault><value><struct><member><name>faultCode</name><value>\
@@ -89,11 +89,11 @@ async fn an_error_in_the_body_is_what_its_code_was_said_to_be() {
     let (for_json, for_xml) = (json.clone(), xml.clone());
     let cases = [
         (
-            Classification::http().with_body(move |head, body| for_json.read(head, body)),
+            Classification::http().with_body(move |head, body| for_json.in_json_rpc(head, body)),
             [error(-32_000), error(-32_001), error(-32_601)],
         ),
         (
-            Classification::http().with_body(move |head, body| for_xml.read(head, body)),
+            Classification::http().with_body(move |head, body| for_xml.in_xml_rpc(head, body)),
             [fault(4), fault(5), fault(6)],
         ),
     ];

@@ -224,3 +224,16 @@ async fn an_unprotected_answer_that_asks_for_a_retry_gets_none() {
         assert_eq!(peer.seen().len(), 1, "{name}");
     }
 }
+
+#[test]
+fn a_conflict_without_a_status_proves_nothing_and_is_no_answer_to_an_earlier_attempt() {
+    for code in [409, 412, 422] {
+        for store in [None, Some(1)] {
+            let (first, _) = verdict(None, code, store);
+            assert_eq!(first, Verdict::Accept, "{code}");
+            let before = Call::new(Ticket::new(IdempotencyKey::unique()));
+            let (later, _) = verdict_on(before, None, code, store);
+            assert!(matches!(later, Verdict::Refuse(_)), "{code}: {later:?}");
+        }
+    }
+}

@@ -1,17 +1,20 @@
 //! Which peers a call is repeated to.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use onlyonce_middleware::client::{Last, Outcome, Stopped, Ticket};
-use onlyonce_middleware::http::client::{Deadline, Hyper, stack};
-use onlyonce_storage::{IdempotencyKey, StoreId};
+use onlyonce_middleware::http::client::{Deadline, Hyper, TransportError, stack};
+use onlyonce_middleware::http::{Body, ServingStore};
+use onlyonce_storage::{IdempotencyKey, StoreId, Timestamp};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use tower::limit::ConcurrencyLimit;
+use tower::service_fn;
 
 use crate::peer::{Fault, Peer, Seen, answer, clients, connector, over_hyper, quick, text};
 
@@ -365,4 +368,60 @@ async fn a_peer_that_is_known_by_its_answers_alone_gets_a_call_again_after_a_whi
     peer.misbehave([Fault::CloseDone]);
     client.send(peer.post("b")).await.unwrap();
     assert_eq!((peer.effects().len(), peer.questions()), (2, 0));
+}
+
+// A9
+#[tokio::test(start_paused = true)]
+async fn many_calls_that_may_have_been_executed_ask_a_peer_one_question_that_it_leaves_open() {
+    let questions = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&questions);
+    let transport = service_fn(move |request: http::Request<Body>| {
+        let question = request.method() == http::Method::OPTIONS;
+        let number = counted.fetch_add(usize::from(question), Ordering::SeqCst);
+        async move {
+            if question && number > 0 {
+                std::future::pending::<()>().await;
+            }
+            let store = ServingStore {
+                id: StoreId::from_bytes([1; 16]),
+                now: Some(Timestamp::from_millis(1_763_740_800_000)),
+            };
+            let response = http::Response::builder()
+                .header("idempotency-store", store.header_value())
+                .header("idempotency-status", "executed");
+            Ok::<_, TransportError>(response.body(Body::default()).unwrap())
+        }
+    });
+    let client = stack(transport).with_attempts_max(NonZeroU32::MIN).build();
+    let pay = || {
+        let request = http::Request::post("http://bank.example/pay");
+        request.body(Body::default()).unwrap()
+    };
+    client.send(pay()).await.unwrap();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let began = Instant::now();
+    let calls: Vec<_> = (0..20)
+        .map(|number| {
+            let mut again = pay();
+            let key = IdempotencyKey::parse(&format!("k{number}")).unwrap();
+            again.extensions_mut().insert(Ticket::new(key));
+            tokio::spawn(client.send(again))
+        })
+        .collect();
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(error.outcome, Outcome::Unknown);
+    }
+    assert_eq!(questions.load(Ordering::SeqCst), 2);
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "one after the other"
+    );
+    // It is asked again by whoever comes later.
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let mut again = pay();
+    let key = IdempotencyKey::parse("later").unwrap();
+    again.extensions_mut().insert(Ticket::new(key));
+    client.send(again).await.unwrap_err();
+    assert_eq!(questions.load(Ordering::SeqCst), 3);
 }

@@ -173,3 +173,34 @@ async fn a_second_layer_of_one_store_on_a_way_says_so_at_once_and_leaves_no_doub
     let reply = post("/pay", "x").key("k").send(server).await;
     assert_eq!((reply.said(), ledger.effects()), ("executed", 1));
 }
+
+// I3
+#[tokio::test]
+async fn an_answer_that_a_handler_passes_on_from_another_services_record_is_shown_unasked() {
+    use onlyonce_middleware::http::Body;
+    use tower::{Layer, ServiceExt, service_fn};
+
+    let request = |key: &'static str| {
+        let request = http::Request::post("/pay").header("idempotency-key", key);
+        request.body(Body::default()).unwrap()
+    };
+    let behind = layer().layer(service_fn(async |_: http::Request<Body>| {
+        Ok::<_, Infallible>(http::Response::new(Body::from("paid")))
+    }));
+    behind.clone().oneshot(request("there")).await.unwrap();
+    let asked = Ledger::default();
+    let counted = asked.clone();
+    let in_front = layer()
+        .on_replay(move |_, _| {
+            counted.apply();
+            async { false }
+        })
+        .layer(service_fn(move |_: http::Request<Body>| {
+            behind.clone().oneshot(request("there"))
+        }));
+    let first = in_front.clone().oneshot(request("here")).await.unwrap();
+    assert_eq!((first.status().as_u16(), asked.effects()), (200, 0));
+    assert_eq!(first.headers()["idempotency-status"], "executed");
+    let again = in_front.oneshot(request("here")).await.unwrap();
+    assert_eq!((again.status().as_u16(), asked.effects()), (403, 1));
+}

@@ -1,5 +1,8 @@
 //! What a handler's answer means for its key.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse, Response};
@@ -7,6 +10,8 @@ use axum::routing::post as route_post;
 use http::StatusCode;
 use onlyonce_middleware::http::{Definitive, NotExecuted};
 use onlyonce_middleware::server::{Doubt, InDoubtPolicy, Reconciled, Reconciliation};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_http::timeout::TimeoutLayer;
 
 use crate::client::post;
 use crate::kit::{Ledger, answering, layer, serve};
@@ -52,6 +57,32 @@ async fn a_5xx_is_in_doubt_and_every_duplicate_gets_that_same_answer() {
             assert_eq!((reply.code, reply.said()), (code, "in-doubt"));
         }
         assert_eq!((first.body, ledger.effects()), (again.body, 1));
+    }
+}
+
+// D4
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_a_timeout_inside_has_cut_off_is_in_doubt_whatever_code_that_says() {
+    for code in [408, 503, 504] {
+        let ledger = Ledger::default();
+        let counted = ledger.clone();
+        let handler = service_fn(move |_: http::Request<onlyonce_middleware::http::Body>| {
+            counted.apply();
+            // Never comes to the second half of its effect.
+            std::future::pending::<Result<Response, Infallible>>()
+        });
+        let status = StatusCode::from_u16(code).unwrap();
+        let second = Duration::from_secs(1);
+        let timeout = TimeoutLayer::with_status_code(status, second).layer(handler);
+        let service = layer().layer(timeout);
+        for _ in 0..2 {
+            let request = http::Request::post("/pay").header("idempotency-key", "k");
+            let request = request.body(Body::empty()).unwrap();
+            let reply = service.clone().oneshot(request).await.unwrap();
+            assert_eq!(reply.status(), code);
+            assert_eq!(reply.headers()["idempotency-status"], "in-doubt", "{code}");
+        }
+        assert_eq!(ledger.effects(), 1);
     }
 }
 

@@ -145,6 +145,22 @@ impl NoteSentLayer {
         self.mark(call, FirstSent { at, store: None }).await
     }
 
+    /// Notes that `call`, which was never sent, is being sent to `peer`. It is bound to neither time nor
+    /// store: whoever asks for this does that, or [takes the note back](Self::take_back).
+    #[cfg(feature = "http")]
+    pub(crate) async fn note_first(&self, call: &Call, peer: Peer) -> Result<(), NoteSentError> {
+        let (at, store) = (peer.now, peer.store);
+        self.mark(call, FirstSent { at, store }).await
+    }
+
+    /// Notes that `call` was not executed, so that it may go to another store than the one that is noted.
+    /// For a call of which one attempt was noted, and that one was provably not executed.
+    #[cfg(feature = "http")]
+    pub(crate) async fn take_back(&self, call: &Call) -> Result<(), NoteSentError> {
+        let change = OutboxChange::NotExecuted;
+        Ok(self.outbox.change(call.key(), change).await?)
+    }
+
     async fn mark(&self, call: &Call, sent: FirstSent) -> Result<(), NoteSentError> {
         kill_point!("outbox: ready to send, not noted");
         let noted = OutboxChange::MarkSent(sent);

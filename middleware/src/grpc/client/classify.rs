@@ -13,8 +13,7 @@ use crate::http::{Body, ServingStore, Status, names as call_names};
 
 /// What the client stack of HTTP does not know of gRPC's answers.
 pub(super) const DIALECT: Dialect = Dialect {
-    // Whatever stands in between never says that a call succeeded.
-    from_between: |response| Code::of(response) != Some(Code::Ok),
+    from_between,
     misdirected: |response| {
         let headers = response.headers();
         Status::of(headers) == Some(Status::NotExecuted)
@@ -52,6 +51,19 @@ pub(super) fn classify(call: &Call, response: &Response<Body>) -> Verdict {
             }
             verdict => verdict,
         },
+    }
+}
+
+/// Whether what stands in between says such things: proxies and meshes, of peers that they cannot reach
+/// or spare. Whatever else comes without a word about the call is from a server that has no layer.
+fn from_between(response: &Response<Body>) -> bool {
+    match Ending::of(response).how {
+        How::Code(code) => matches!(
+            code,
+            Code::Cancelled | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Unavailable
+        ),
+        How::Cut => true,
+        How::Unread => false,
     }
 }
 

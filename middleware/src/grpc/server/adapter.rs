@@ -1,6 +1,7 @@
 //! How the server layers speak gRPC.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -9,21 +10,25 @@ use onlyonce_storage::transaction::Transaction;
 use onlyonce_storage::{Answer, AnswerFormat, KeyState, ScopedKey, Store};
 use tokio::time::Instant;
 
-use super::outcome::{Meaning, applies_nothing, meaning};
+use super::declaration::{Entering, NeverEntered};
+use super::outcome::{applies_nothing, meaning};
 use super::rules::Rules;
 use super::{fingerprint, refusal};
 use crate::grpc::message::{Message, PREFIX_BYTES};
+use crate::grpc::methods::Protection;
 use crate::grpc::{names as grpc, timeout};
 use crate::http::server::adapter::{DedupedBy, deduped_twice, status};
 use crate::http::server::answer::Recorded;
 use crate::http::server::fidelity::{CREDENTIALS, kept};
-use crate::http::server::handler::{Failure, Keep, Keeping, Kept};
+use crate::http::server::handler::{Failure, FromRecord, Keep, Keeping, Kept};
 use crate::http::server::intake::hear_out;
-use crate::http::server::words::Words;
-use crate::http::{
-    Body, Contents, NotExecuted, ServingStore, Status, key, names, try_clone_request,
+use crate::http::server::outcome::Meaning;
+use crate::http::server::recording::{
+    answered, encode, in_transaction, nothing, outcome, say_as_kept,
 };
-use crate::server::{Adapter, Admission, Execution, Intent, Outcome, Recording, Refusal, Served};
+use crate::http::server::words::{Asked, Words};
+use crate::http::{Body, Contents, NotExecuted, ServingStore, Status, key, names};
+use crate::server::{Adapter, Admission, Execution, Recording, Refusal, Served};
 
 /// Adapts the server layers to gRPC.
 #[derive(Clone, Debug)]
@@ -31,17 +36,6 @@ pub(super) struct GrpcAdapter {
     pub(super) store: Arc<dyn Store>,
     pub(super) rules: Arc<Rules>,
 }
-
-/// What the head of a request to a protected method says.
-struct Asked {
-    key: ScopedKey,
-    deadline: Option<Instant>,
-    words: Words,
-}
-
-/// Marks a response that was made from a record; among its extensions.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FromRecord;
 
 /// Marks a response of which a layer like this one has said how its caller got it; among its
 /// extensions, which no server of others can set.
@@ -123,36 +117,28 @@ impl Adapter for GrpcAdapter {
         execution: Execution,
         transaction: &Transaction,
     ) -> Option<Request<Body>> {
-        let mut again = try_clone_request(request)?;
-        again.extensions_mut().insert(execution);
-        again.extensions_mut().insert(transaction.clone());
-        Some(again)
+        in_transaction(request, execution, transaction)
     }
 
     async fn record(&self, result: Result<Response<Body>, Failure>) -> Recording<Response<Body>> {
-        let nothing = Recording {
-            outcome: Outcome::InDoubt(None),
-            response: None,
+        let Some((mut parts, body, kept)) = answered(result) else {
+            return nothing();
         };
-        // It failed without an answer, before or after its effect.
-        let Ok(response) = result else {
-            return nothing;
-        };
-        let (mut parts, body) = response.into_parts();
-        let kept = parts.extensions.remove::<Kept>().unwrap_or(Kept::NotWhole);
-        if kept == Kept::Cut {
-            return nothing;
-        }
         let contents = body.contents().filter(|_| kept == Kept::Whole);
+        if self.rules.entry_forgotten.load(Ordering::Acquire) {
+            parts.extensions.remove::<NeverEntered>();
+        }
         let meaning = meaning(&parts, contents, &self.rules.releases);
-        let answer = || self.encode(&parts, contents?);
-        let outcome = match meaning {
-            Meaning::NotExecuted => Outcome::NotExecuted,
-            Meaning::Final => answer().map_or(Outcome::Unrecorded, Outcome::Record),
-            Meaning::InDoubt => {
-                answer().map_or(Outcome::Unrecorded, |answer| Outcome::InDoubt(Some(answer)))
-            }
-        };
+        let never_entered = parts.extensions.remove::<NeverEntered>().is_some();
+        if never_entered && meaning == Meaning::Final {
+            self.rules.entry_forgotten.store(true, Ordering::Release);
+            tracing::error!(
+                target: "onlyonce",
+                "a method whose handler is said to enter has succeeded without: from now on what was \
+                 not entered is taken for what may have been executed"
+            );
+        }
+        let outcome = outcome(meaning, || self.encode(&parts, contents?));
         // What the handler's own callees said of their calls is not so of this one.
         remove_ours(&mut parts.headers);
         let body = match body.contents().cloned() {
@@ -169,10 +155,7 @@ impl Adapter for GrpcAdapter {
     }
 
     fn replay(&self, answer: &Answer, served: Served) -> Result<Response<Body>, Refusal> {
-        let recorded = Recorded::read(answer, ANSWER)?;
-        let mut response = Response::new(Body::from(recorded.contents));
-        *response.status_mut() = recorded.status;
-        *response.headers_mut() = recorded.headers;
+        let mut response = Recorded::read(answer, ANSWER)?.into_response();
         response.extensions_mut().insert(FromRecord);
         Ok(self.say(response, status(served)))
     }
@@ -212,15 +195,10 @@ impl GrpcAdapter {
         protected.then(|| self.put_store(refusal::told()))
     }
 
-    /// Says that the caller may not see the answer that is kept. What became of the call stays said:
-    /// told as not executed, its client would make it anew.
+    /// Says that the caller may not see the answer that is kept.
     pub(super) fn withhold(&self, kept: &HeaderMap) -> Response<Body> {
         let mut response = refusal::not_authorised();
-        for name in [names::STATUS, names::REPLAYED] {
-            if let Some(value) = kept.get(&name) {
-                response.headers_mut().insert(name, value.clone());
-            }
-        }
+        say_as_kept(response.headers_mut(), kept);
         self.put_store(response)
     }
 
@@ -255,24 +233,20 @@ impl GrpcAdapter {
         body: Body,
         asked: Asked,
     ) -> Result<Admission<Request<Body>>, Refusal> {
-        let Asked {
-            key,
-            deadline,
-            words,
-        } = asked;
-        let contents = self.rules.intake.read(body, deadline).await?;
+        let contents = self.rules.intake.read(body, asked.deadline).await?;
         let message = Message::only_one_of(&contents.bytes).map_err(unreadable)?;
         let fingerprints = fingerprint::of(&parts, &message);
-        let deduped_by = DedupedBy::of(&*self.store, &key);
-        let in_handler = key.key().clone();
-        let mut intent = Intent::new(key, fingerprints);
-        intent.deadline = deadline;
-        intent.first_sent = words.first_sent;
-        intent.store = words.store;
-        intent.session = words.session;
+        let deduped_by = DedupedBy::of(&*self.store, &asked.key);
+        let in_handler = asked.key.key().clone();
+        let attempt = asked.words.attempt;
+        let mut intent = asked.into_intent(fingerprints);
         intent.guarantee = self.rules.guarantee;
         let repeated = parts.headers.contains_key(grpc::PREVIOUS_ATTEMPTS);
-        intent.caller_retries = words.attempt.is_some() || repeated;
+        intent.caller_retries = attempt.is_some() || repeated;
+        let said_of_method = self.rules.methods.protection(parts.uri.path());
+        if said_of_method == Some(Protection::ProtectedEntered) {
+            parts.extensions.insert(Entering);
+        }
         // A duplicate may come from a client that takes another compression, or none.
         parts.headers.remove(grpc::ACCEPT_ENCODING);
         parts.extensions.insert(in_handler);
@@ -286,20 +260,13 @@ impl GrpcAdapter {
         Ok(Admission::Protected(intent, request))
     }
 
-    /// The answer in bytes; `None` where it is larger than what is kept.
     fn encode(&self, parts: &http::response::Parts, contents: &Contents) -> Option<Answer> {
-        let withheld = &self.rules.withheld;
-        let trailers = contents.trailers.as_ref();
-        let recorded = Recorded {
-            status: parts.status,
-            headers: kept(&parts.headers, withheld),
-            contents: Contents {
-                bytes: contents.bytes.clone(),
-                trailers: trailers.map(|lines| kept(lines, withheld)),
-            },
-        };
-        let bytes = recorded.encode()?;
-        (bytes.len() <= self.rules.answer_bytes_max).then(|| Answer::new(ANSWER, bytes))
+        let Rules {
+            withheld,
+            answer_bytes_max,
+            ..
+        } = &*self.rules;
+        encode(ANSWER, parts, Some(contents), withheld, *answer_bytes_max)
     }
 
     /// Says how the caller got this answer, in place of whatever was said.

@@ -31,14 +31,42 @@ use crate::http::{Body, Definitive, NotExecuted};
 #[derive(Clone, Debug, Default)]
 pub struct Declaration(Arc<AtomicU8>);
 
+/// Why a handler must not begin. See [`Declaration::enter`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnterError {
+    /// Something has answered in its place.
+    #[error("the run was answered before its handler began")]
+    Answered,
+    /// The declaration is none that a layer has made: it would not hear of what the handler does.
+    #[error(
+        "no dedupe layer stands in front of the handler, or something in between has dropped the \
+         extensions of its request"
+    )]
+    NoLayer,
+}
+
 const NOT_EXECUTED: u8 = 1;
 const DEFINITIVE: u8 = 2;
+const ENTERED: u8 = 4;
+const ANSWERED: u8 = 8;
+/// A layer looks at it.
+const LAYERED: u8 = 16;
 
 /// A handler that finds a [`Declaration`] in its requests.
 #[derive(Clone, Debug)]
 pub(super) struct Declaring<S> {
     inner: S,
 }
+
+/// The author of the method has said that its handler enters; among the extensions of its requests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entering;
+
+/// Marks a response that was given before the handler entered, which it never will; among its
+/// extensions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NeverEntered;
 
 // === impl Declaration ===
 
@@ -56,6 +84,36 @@ impl Declaration {
     /// key.
     pub fn definitive(&self) {
         self.0.fetch_or(DEFINITIVE, Ordering::AcqRel);
+    }
+
+    /// The handler begins: what stands before it (an interceptor, the decoder of the message) has let
+    /// the call through. The first thing that the handler of a method does which is protected by
+    /// [`protect_entered`](super::DedupeLayer::protect_entered); elsewhere it says nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the run was answered already, by something that did not wait for its handler: the key may
+    /// be free again and the next attempt under way. Or when the declaration is none of a layer, which
+    /// would take the handler for one that never began. Either way it must return without any effect.
+    pub fn enter(&self) -> Result<(), EnterError> {
+        let before = self.0.fetch_or(ENTERED, Ordering::AcqRel);
+        if before & LAYERED == 0 {
+            Err(EnterError::NoLayer)
+        } else if before & ANSWERED != 0 {
+            Err(EnterError::Answered)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The declaration of a run that a layer looks at.
+    fn of_run() -> Self {
+        Self(Arc::new(AtomicU8::new(LAYERED)))
+    }
+
+    /// Ends the run for a handler that has not entered; whether there is none that has.
+    fn keep_out(&self) -> bool {
+        self.0.fetch_or(ANSWERED, Ordering::AcqRel) & ENTERED == 0
     }
 
     fn put_on<B>(&self, response: &mut Response<B>) {
@@ -90,11 +148,18 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let declaration = Declaration::default();
+        let declaration = Declaration::of_run();
         request.extensions_mut().insert(declaration.clone());
+        // Taken out, as it speaks of this layer's method.
+        let enters = request.extensions_mut().remove::<Entering>().is_some();
         let answering = self.inner.call(request);
         Box::pin(async move {
             let mut response = answering.await?;
+            // What is said there of another run is not so of this one.
+            response.extensions_mut().remove::<NeverEntered>();
+            if enters && declaration.keep_out() {
+                response.extensions_mut().insert(NeverEntered);
+            }
             declaration.put_on(&mut response);
             Ok(response)
         })

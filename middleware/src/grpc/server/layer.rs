@@ -76,6 +76,43 @@ impl DedupeLayer {
         self.change(|rules| rules.methods.name_method(path, Protection::Protected))
     }
 
+    /// Protects the unary method at `path`, whose handler says when it begins: the first thing that it
+    /// does is to [`enter`](super::Declaration::enter).
+    ///
+    /// What stands between this layer and the handler refuses calls that the layer has claimed: an
+    /// interceptor, the decoder of the message, a limit. Of a method that is protected so, every such
+    /// refusal frees the key and is told as `not-executed`; of any other it is an answer like the
+    /// handler's, recorded or in doubt by its code, and whoever may call at all can make as many
+    /// doubts as their scope may have.
+    ///
+    /// Say it only of handlers that have no effect before they enter, on any path: what such a handler
+    /// has done counts as not executed. An `OK` frees no key, whoever gives it; of a handler that has not
+    /// entered it is logged as an error, and from then on, until the server is started anew, this
+    /// layer and its clones believe no handler that it did not begin.
+    ///
+    /// ```
+    /// use onlyonce_middleware::grpc::Declaration;
+    /// # use tonic::{Request, Response, Status};
+    ///
+    /// async fn transfer(request: Request<()>) -> Result<Response<()>, Status> {
+    ///     let run = request.extensions().get::<Declaration>().cloned().unwrap_or_default();
+    ///     run.enter().map_err(|error| Status::aborted(error.to_string()))?;
+    ///     // Whatever has an effect.
+    ///     Ok(Response::new(()))
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When `path` is not of the form `/package.Service/Method`.
+    pub fn protect_entered(self, path: &str) -> Self {
+        self.change(|rules| {
+            rules
+                .methods
+                .name_method(path, Protection::ProtectedEntered);
+        })
+    }
+
     /// Protects all methods of a service, for example `bank.Bank` (tonic's `BankServer::NAME`, as far
     /// as they are not [left out](Self::leave_out). All of them must be unary.
     ///

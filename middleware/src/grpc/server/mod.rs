@@ -46,6 +46,7 @@
 //! | answers any other code, or none | in doubt, and the answer is kept for duplicates |
 //! | says so in its [`Declaration`], whatever it answers | free, or completed |
 //! | answers a code that [`release`](DedupeLayer::release) names | free |
+//! | was never entered, and the answer is no `OK`: see [`protect_entered`](DedupeLayer::protect_entered) | free |
 //! | panics, fails, or its body fails half-way | in doubt |
 //! | answers more than is kept | in doubt; the answer is delivered once, marked `executed; unrecorded` |
 //!
@@ -74,7 +75,10 @@
 //! # Place in the order
 //!
 //! Inside of authentication, which gives the scope, of load shedding, of timeouts, and of what
-//! translates gRPC-Web. Outside of everything that has effects. Answers of protected methods are not
+//! translates gRPC-Web. Outside of everything that has effects. An interceptor that stands inside, and
+//! the decoder of messages, which always does, refuse what the layer has claimed already: where their
+//! refusals are not to be recorded or in doubt, the handler says when it begins
+//! ([`Declaration::enter`]). Answers of protected methods are not
 //! compressed, since a duplicate may come from a client that cannot decompress.
 
 mod adapter;
@@ -87,6 +91,7 @@ mod rules;
 mod service;
 
 pub use self::adapter::answer;
-pub use self::declaration::Declaration;
+pub use self::declaration::{Declaration, EnterError};
 pub use self::layer::DedupeLayer;
-pub use self::service::{Dedupe, ResponseFuture};
+pub use self::service::Dedupe;
+pub use crate::http::server::ResponseFuture;

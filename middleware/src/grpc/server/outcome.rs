@@ -3,19 +3,10 @@
 use http::HeaderMap;
 use http::response::Parts;
 
+use super::declaration::NeverEntered;
 use crate::grpc::Code;
+use crate::http::server::outcome::Meaning;
 use crate::http::{Contents, Definitive, NotExecuted, Status, names};
-
-/// What an answer means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
-    /// The call's answer from now on.
-    Final,
-    /// It leaves open whether the effect happened, and is kept for duplicates.
-    InDoubt,
-    /// Nothing was executed.
-    NotExecuted,
-}
 
 /// What a complete answer means; without `contents` it is too large to be kept, and only what the
 /// handler declared speaks.
@@ -34,7 +25,10 @@ pub(super) fn meaning(answer: &Parts, contents: Option<&Contents>, releases: &[C
         return Meaning::InDoubt;
     }
     let code = contents.and_then(|contents| Code::ending(&answer.headers, contents));
+    let never_entered = answer.extensions.get::<NeverEntered>().is_some();
     match code {
+        // A success is somebody's, also where its handler forgot to enter.
+        Some(code) if never_entered && code != Code::Ok => Meaning::NotExecuted,
         Some(code) if releases.contains(&code) => Meaning::NotExecuted,
         Some(
             Code::Ok
@@ -122,6 +116,26 @@ mod tests {
         assert_eq!(said(&parts), Meaning::NotExecuted);
         parts.extensions.insert(Definitive);
         assert_eq!(said(&parts), Meaning::Final);
+    }
+
+    #[test]
+    fn a_run_that_was_never_entered_frees_the_key_unless_it_succeeded() {
+        for code in Code::ALL {
+            let (mut parts, contents) = answer(Some(code));
+            parts.extensions.insert(NeverEntered);
+            let expected = match code {
+                Code::Ok => Meaning::Final,
+                _ => Meaning::NotExecuted,
+            };
+            assert_eq!(meaning(&parts, Some(&contents), &[]), expected, "{code:?}");
+            // Nobody knows whether it is a success.
+            assert_eq!(meaning(&parts, None, &[]), Meaning::InDoubt, "{code:?}");
+            parts.extensions.insert(Definitive);
+            assert_eq!(meaning(&parts, Some(&contents), &[]), Meaning::Final);
+        }
+        let (mut parts, contents) = answer(None);
+        parts.extensions.insert(NeverEntered);
+        assert_eq!(meaning(&parts, Some(&contents), &[]), Meaning::InDoubt);
     }
 
     #[test]

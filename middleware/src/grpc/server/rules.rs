@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::{HeaderName, request};
@@ -29,6 +30,9 @@ pub(super) struct Rules {
     /// What says that nothing was executed.
     pub(super) releases: Vec<Code>,
     pub(super) on_replay: Option<OnReplay>,
+    /// Whether a handler that is said to enter was seen to succeed without: then that it did not enter
+    /// proves nothing.
+    pub(super) entry_forgotten: Arc<AtomicBool>,
 }
 
 // === impl Rules ===
@@ -45,6 +49,7 @@ impl Rules {
             withheld: CREDENTIALS.to_vec(),
             releases: Vec::new(),
             on_replay: None,
+            entry_forgotten: Arc::default(),
         }
     }
 

@@ -1,19 +1,17 @@
 //! Takes gRPC requests in, and gives each caller its response.
 
 use std::fmt;
-use std::future::{Future, ready};
-use std::pin::Pin;
+use std::future::ready;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::adapter::{FromRecord, GrpcAdapter};
+use super::adapter::GrpcAdapter;
 use super::declaration::Declaring;
 use crate::http::server::handler::Handler;
-use crate::http::server::rules::OnReplay;
-use crate::http::server::service::own_error;
+use crate::http::server::service::{ResponseFuture, answer_allowed};
 use crate::http::{Body, BoxError};
 use crate::observe::ServeSpan;
 use crate::server;
@@ -28,11 +26,6 @@ pub struct Dedupe<S> {
     core: ServeSpan<server::Dedupe<Handler<Declaring<S>>, GrpcAdapter>>,
     adapter: GrpcAdapter,
 }
-
-/// What [`Dedupe`] answers with, later.
-///
-/// Dropping it leaves an execution that has begun running to its end.
-pub type ResponseFuture<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
 
 // === impl Dedupe ===
 
@@ -77,34 +70,10 @@ where
             return Box::pin(ready(Ok(told)));
         }
         let request = request.map(Body::stream);
-        let Some(hook) = self.adapter.rules.on_replay.clone() else {
-            let answering = self.core.call(request);
-            return Box::pin(async move { answering.await.map_err(own_error) });
-        };
-        let (parts, body) = request.into_parts();
-        let asked = parts.clone();
-        let answering = self.core.call(Request::from_parts(parts, body));
         let adapter = self.adapter.clone();
-        Box::pin(async move {
-            let response = answering.await.map_err(own_error)?;
-            Ok(show_if_allowed(&adapter, &hook, asked, response).await)
+        let hook = adapter.rules.on_replay.clone();
+        answer_allowed(&mut self.core, request, hook, move |kept| {
+            adapter.withhold(kept)
         })
-    }
-}
-
-async fn show_if_allowed(
-    adapter: &GrpcAdapter,
-    hook: &OnReplay,
-    request: http::request::Parts,
-    response: Response<Body>,
-) -> Response<Body> {
-    if response.extensions().get::<FromRecord>().is_none() {
-        return response;
-    }
-    let (parts, body) = response.into_parts();
-    if hook(request, parts.clone()).await {
-        Response::from_parts(parts, body)
-    } else {
-        adapter.withhold(&parts.headers)
     }
 }

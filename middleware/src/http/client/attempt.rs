@@ -200,21 +200,22 @@ where
             undated: undated.as_ref(),
             sent: true,
         };
+        let mut note_may_go = false;
         if let Some(noting) = &noting {
             let (peer, dates) = (
                 (now, known.map(|known| known.store)),
                 binding.first_sent.is_some(),
             );
             let assume = self.options.assume_dedupe;
-            noting.note(&stamp.call, peer, dates, assume).await?;
-            // What is noted holds, whatever becomes of the attempt.
-            binding.hold();
+            note_may_go = noting.note(&stamp.call, peer, dates, assume).await?;
         }
+        // What is noted holds, whatever becomes of the attempt.
+        let noted = noting.is_some();
         let headers = request.headers_mut();
         stamp.write_left(headers);
         stamp::write_peer(headers, binding.first_sent, binding.store);
         if stamp.deadline.is_some_and(|at| at <= Instant::now()) {
-            binding.sent = false;
+            binding.sent = noted;
             return Err(TransportError::not_sent("the call's deadline has passed"));
         }
 
@@ -226,7 +227,9 @@ where
         } = self.options;
         let response = self.respond(request).await;
         match &response {
-            Err(error) => binding.sent = error.executed() != Executed::NotThisAttempt,
+            Err(error) => {
+                binding.sent = noted || error.executed() != Executed::NotThisAttempt;
+            }
             Ok(response) => {
                 route
                     .iter()
@@ -234,7 +237,13 @@ where
                 let said = Known::of(response).map(|known| known.store);
                 if (dialect.misdirected)(response) && ticket.store.is_none() {
                     // That store is not there any more. The call met none yet.
-                    binding.sent = false;
+                    binding.sent = match &noting {
+                        None => false,
+                        Some(noting) if note_may_go && said.is_some() => {
+                            !noting.take_back(call).await
+                        }
+                        Some(_) => true,
+                    };
                 } else if ticket.store.is_none() {
                     binding.store = said.or(binding.store);
                 }
@@ -278,11 +287,14 @@ where
         }
         let word = match route {
             Some(route) => {
-                let asking = peers.asking(route);
-                let _asking = asking.lock().await;
+                let (asking, began) = (peers.asking(route), Instant::now());
+                let mut asking = asking.lock().await;
                 // Somebody may have asked while this waited.
                 if let Some(word) = peers.word(route, again) {
                     return Ok(word.known());
+                }
+                if again && asking.is_some_and(|ended| ended >= began) {
+                    return Err(TransportError::not_sent(NotAsked));
                 }
                 match self.ask(stamp, request).await? {
                     Asked::Answered(word) => {
@@ -293,6 +305,7 @@ where
                     Asked::LeftOpen | Asked::AnsweredByAnother
                         if again && peers.word(route, false).is_some() =>
                     {
+                        *asking = Some(Instant::now());
                         return Err(TransportError::not_sent(NotAsked));
                     }
                     Asked::LeftOpen => {

@@ -25,28 +25,19 @@ pub enum BodyVerdict {
     Retry(Executed),
 }
 
-/// Reads the `error` of JSON-RPC answers.
+/// What the codes of errors mean that live in bodies: in the `error` of JSON-RPC, or the `<fault>` of
+/// XML-RPC.
 ///
-/// Every error is the call's answer, except those whose codes are named here. Answers to batches are
-/// answers.
+/// Every error is the call's answer, except those whose codes are named here.
 #[derive(Clone, Debug, Default)]
-pub struct JsonRpcErrors(Codes);
-
-/// Reads the `<fault>` of XML-RPC answers.
-///
-/// Every fault is the call's answer, except those whose codes are named here.
-#[derive(Clone, Debug, Default)]
-pub struct XmlRpcFaults(Codes);
-
-#[derive(Clone, Debug, Default)]
-struct Codes {
+pub struct ErrorCodes {
     retried: Vec<i64>,
     in_doubt: Vec<i64>,
 }
 
-// === impl JsonRpcErrors ===
+// === impl ErrorCodes ===
 
-impl JsonRpcErrors {
+impl ErrorCodes {
     /// Every error is an answer.
     #[must_use]
     pub fn new() -> Self {
@@ -57,55 +48,40 @@ impl JsonRpcErrors {
     /// only towards peers that are known to dedupe.
     #[must_use]
     pub fn retry(mut self, codes: &[i64]) -> Self {
-        self.0.retried.extend(codes);
+        self.retried.extend(codes);
         self
     }
 
     /// Errors with these codes leave the call in doubt.
     #[must_use]
     pub fn in_doubt(mut self, codes: &[i64]) -> Self {
-        self.0.in_doubt.extend(codes);
+        self.in_doubt.extend(codes);
         self
     }
 
-    /// What this body says. One that is not JSON-RPC is an answer.
+    /// What this body says. One that is not JSON-RPC is an answer, and so is the answer to a batch.
     #[must_use]
-    pub fn read(&self, _: &Response<Body>, body: &Contents) -> BodyVerdict {
+    pub fn in_json_rpc(&self, _: &Response<Body>, body: &Contents) -> BodyVerdict {
         let reply = serde_json::from_slice::<Value>(&body.bytes).unwrap_or_default();
         let code = reply.get("error").and_then(|error| error.get("code"));
         let code = code.and_then(Value::as_i64);
-        code.map_or(BodyVerdict::Answer, |code| self.0.read(code))
-    }
-}
-
-// === impl XmlRpcFaults ===
-
-impl XmlRpcFaults {
-    /// Every fault is an answer.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Faults with these codes are retried. The effect may have happened all the same, so it is done
-    /// only towards peers that are known to dedupe.
-    #[must_use]
-    pub fn retry(mut self, codes: &[i64]) -> Self {
-        self.0.retried.extend(codes);
-        self
-    }
-
-    /// Faults with these codes leave the call in doubt.
-    #[must_use]
-    pub fn in_doubt(mut self, codes: &[i64]) -> Self {
-        self.0.in_doubt.extend(codes);
-        self
+        code.map_or(BodyVerdict::Answer, |code| self.read(code))
     }
 
     /// What this body says. One that is not XML-RPC is an answer.
     #[must_use]
-    pub fn read(&self, _: &Response<Body>, body: &Contents) -> BodyVerdict {
-        fault_code(&body.bytes).map_or(BodyVerdict::Answer, |code| self.0.read(code))
+    pub fn in_xml_rpc(&self, _: &Response<Body>, body: &Contents) -> BodyVerdict {
+        fault_code(&body.bytes).map_or(BodyVerdict::Answer, |code| self.read(code))
+    }
+
+    fn read(&self, code: i64) -> BodyVerdict {
+        if self.in_doubt.contains(&code) {
+            BodyVerdict::InDoubt
+        } else if self.retried.contains(&code) {
+            BodyVerdict::Retry(Executed::Unknown)
+        } else {
+            BodyVerdict::Answer
+        }
     }
 }
 
@@ -140,20 +116,6 @@ fn fault_code(xml: &[u8]) -> Option<i64> {
     }
 }
 
-// === impl Codes ===
-
-impl Codes {
-    fn read(&self, code: i64) -> BodyVerdict {
-        if self.in_doubt.contains(&code) {
-            BodyVerdict::InDoubt
-        } else if self.retried.contains(&code) {
-            BodyVerdict::Retry(Executed::Unknown)
-        } else {
-            BodyVerdict::Answer
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -174,8 +136,8 @@ mod tests {
     // P24
     #[test]
     fn a_json_rpc_error_is_what_its_code_was_said_to_be() {
-        let errors = JsonRpcErrors::new().retry(&[-32_000]).in_doubt(&[7]);
-        let read = |text: &str| errors.read(&head(), &contents(text));
+        let errors = ErrorCodes::new().retry(&[-32_000]).in_doubt(&[7]);
+        let read = |text: &str| errors.in_json_rpc(&head(), &contents(text));
         let error = |code: i64| read(&format!(r#"{{"id":1,"error":{{"code":{code}}}}}"#));
         assert_eq!(error(-32_000), BodyVerdict::Retry(Executed::Unknown));
         assert_eq!(error(7), BodyVerdict::InDoubt);
@@ -194,8 +156,8 @@ mod tests {
     // P24
     #[test]
     fn an_xml_rpc_fault_is_what_its_code_was_said_to_be() {
-        let faults = XmlRpcFaults::new().retry(&[4]).in_doubt(&[-5]);
-        let read = |text: &str| faults.read(&head(), &contents(text));
+        let faults = ErrorCodes::new().retry(&[4]).in_doubt(&[-5]);
+        let read = |text: &str| faults.in_xml_rpc(&head(), &contents(text));
         let value = |kind: &str, code: i64| {
             format!(
                 "<?xml version=\"1.0\"?><!-- <fault> --><methodResponse>\n<fault><value><struct>\

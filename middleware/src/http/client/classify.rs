@@ -34,9 +34,13 @@ type ReadAnswer = dyn Fn(&Call, &Response<Body>) -> Verdict + Send + Sync;
 /// | 425, 429 | another attempt; this one was not executed |
 /// | 408, 502, 503, 504 | another attempt, towards a peer that is known to dedupe |
 /// | 409 with `Retry-After`, from a peer that is known to dedupe | in progress: asked for again |
-/// | 400, 401, 407, 409, 412, 413, 421, 422 | refused |
+/// | 409, 412, 422 | the answer, if no earlier attempt may have been executed; otherwise refused |
+/// | 400, 401, 407, 413, 421 | refused |
 /// | other 5xx | refused, and the outcome is unknown |
 /// | all others | the answer |
+///
+/// A 409, 412 or 422 may be what a server says that finds the effect there already: of a request that
+/// something in between has sent twice, too. So it proves nothing, and is what the server answered.
 ///
 /// With a status that this version does not know, or two of them, the code proves nothing of
 /// execution.
@@ -79,8 +83,8 @@ impl Classification {
         }
     }
 
-    /// Looks into the bodies of answers too: see [`JsonRpcErrors`](super::JsonRpcErrors) and
-    /// [`XmlRpcFaults`](super::XmlRpcFaults). `read` is asked only where all else says that this is the
+    /// Looks into the bodies of answers too: see [`ErrorCodes`](super::ErrorCodes). `read` is asked only
+    /// where all else says that this is the
     /// answer, and only for bodies that are in memory. A custom classification looks for itself.
     #[must_use]
     pub fn with_body<F>(mut self, read: F) -> Self
@@ -149,7 +153,7 @@ impl fmt::Debug for Classification {
 fn read_head(call: &Call, response: &Response<Body>, clock: &dyn Clock) -> Verdict {
     let (headers, code) = (response.headers(), response.status());
     let status = Status::of(headers);
-    let bound = call.store().is_some();
+    let (bound, earlier) = (call.store().is_some(), call.maybe_executed_earlier());
     // What a route without protection says of a store is said of other routes.
     let store = ServingStore::of(headers).filter(|_| status != Some(Status::Unprotected));
     let elsewhere = store.is_some_and(|store| call.bind(store.id) != store.id);
@@ -158,13 +162,13 @@ fn read_head(call: &Call, response: &Response<Body>, clock: &dyn Clock) -> Verdi
     }
     let hint = retry_after::read(headers, clock);
     match status {
-        Some(Status::Unprotected) => match of_code(code, hint, false) {
+        Some(Status::Unprotected) => match of_code(code, hint, false, earlier) {
             Verdict::Retry(advice) => Verdict::Refuse(advice.executed),
             verdict => verdict,
         },
         Some(status) => of_status(status, code, hint, bound),
         // It says something that this version does not know, and that counts before the code.
-        None if headers.contains_key(names::STATUS) => match of_code(code, hint, bound) {
+        None if headers.contains_key(names::STATUS) => match of_code(code, hint, bound, true) {
             Verdict::Retry(advice) => Verdict::Retry(Advice {
                 executed: Executed::Unknown,
                 ..advice
@@ -172,7 +176,7 @@ fn read_head(call: &Call, response: &Response<Body>, clock: &dyn Clock) -> Verdi
             Verdict::Refuse(_) => Verdict::Refuse(Executed::Unknown),
             verdict => verdict,
         },
-        None => match of_code(code, hint, bound) {
+        None => match of_code(code, hint, bound, earlier) {
             // Whoever dedupes says so on each answer: this one is somebody else's, and the call has
             // another, or none.
             Verdict::Accept if may_be_answered_elsewhere(call) => {
@@ -242,7 +246,8 @@ fn of_status(status: Status, code: StatusCode, hint: Option<Duration>, bound: bo
     }
 }
 
-fn of_code(code: StatusCode, hint: Option<Duration>, bound: bool) -> Verdict {
+/// `earlier` says whether an earlier attempt may have been executed.
+fn of_code(code: StatusCode, hint: Option<Duration>, bound: bool, earlier: bool) -> Verdict {
     let pushback = |otherwise| hint.map_or(otherwise, Pushback::After);
     match code.as_u16() {
         425 => retry(
@@ -266,6 +271,7 @@ fn of_code(code: StatusCode, hint: Option<Duration>, bound: bool) -> Verdict {
             pushback(Pushback::Silent),
             Cost::OnlyTime,
         ),
+        409 | 412 | 422 if !earlier => Verdict::Accept,
         400 | 401 | 407 | 409 | 412 | 413 | 421 | 422 => Verdict::Refuse(Executed::NotThisAttempt),
         500..=599 => Verdict::Refuse(Executed::Unknown),
         _ => Verdict::Accept,

@@ -38,7 +38,7 @@ pub use self::adapter::Adapter;
 #[cfg(feature = "grpc")]
 pub(crate) use self::attempt::Dialect;
 pub use self::attempt::PeerDoesNotDedupe;
-pub use self::body_errors::{BodyVerdict, JsonRpcErrors, XmlRpcFaults};
+pub use self::body_errors::{BodyVerdict, ErrorCodes};
 pub use self::classify::Classification;
 pub use self::error::TransportError;
 #[cfg(feature = "hyper-util")]

@@ -52,11 +52,14 @@ pub(super) struct Known {
     at: Instant,
 }
 
+/// Held by whoever asks, so that only one does. Says when the last question ended that came to nothing:
+/// whoever waited for that one need not ask it again.
+pub(super) type Asking = Arc<tokio::sync::Mutex<Option<Instant>>>;
+
 #[derive(Debug)]
 struct Entry {
     word: Option<(Word, Instant)>,
-    /// Held by whoever asks, so that only one does.
-    asking: Arc<tokio::sync::Mutex<()>>,
+    asking: Asking,
     /// It leaves questions open, so that asking again would tell nothing.
     silent: bool,
     used: Instant,
@@ -88,7 +91,7 @@ impl Peers {
     }
 
     /// What whoever asks about `route` has to hold.
-    pub(super) fn asking(&self, route: &Route) -> Arc<tokio::sync::Mutex<()>> {
+    pub(super) fn asking(&self, route: &Route) -> Asking {
         let mut routes = self.routes.lock();
         Arc::clone(&self.entry(&mut routes, route).asking)
     }

@@ -11,15 +11,16 @@ use onlyonce_storage::{Answer, AnswerFormat, KeyDigest, KeyState, ScopedKey, Sto
 use tokio::time::Instant;
 
 use super::answer::Recorded;
-use super::fidelity::{kept, kept_without_body};
-use super::handler::{EVENT_STREAM, Failure, Keep, Keeping, Kept};
+use super::fidelity::kept;
+use super::handler::{EVENT_STREAM, Failure, FromRecord, Keep, Keeping, Kept};
 use super::intake::hear_out;
-use super::outcome::{Meaning, applies_nothing, meaning};
+use super::outcome::{applies_nothing, meaning};
 use super::problem;
+use super::recording::{answered, encode, in_transaction, nothing, outcome, say_as_kept};
 use super::rules::{KeyRule, Rules};
-use super::words::Words;
-use crate::http::{Body, Contents, ServingStore, Status, key, names, try_clone_request};
-use crate::server::{Adapter, Admission, Execution, Intent, Outcome, Recording, Refusal, Served};
+use super::words::{Asked, Words};
+use crate::http::{Body, Contents, ServingStore, Status, key, names};
+use crate::server::{Adapter, Admission, Execution, Recording, Refusal, Served};
 
 /// Adapts the server layers to HTTP, for one route.
 #[derive(Clone, Debug)]
@@ -28,20 +29,9 @@ pub(super) struct HttpAdapter {
     pub(super) rules: Arc<Rules>,
 }
 
-/// What the head of a protected request says.
-struct Asked {
-    key: ScopedKey,
-    deadline: Option<Instant>,
-    words: Words,
-}
-
 /// By which store a request is deduped already, and under which key; among its extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DedupedBy(StoreId, KeyDigest);
-
-/// Marks a response that was made from a record; among its extensions.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FromRecord;
 
 /// The bytes of a recorded HTTP answer, for who settles a doubt: the answer that
 /// [`Reconciled::Applied`](crate::server::Reconciled::Applied) and an operator are asked for.
@@ -108,50 +98,26 @@ impl Adapter for HttpAdapter {
         execution: Execution,
         transaction: &Transaction,
     ) -> Option<Request<Body>> {
-        let mut again = try_clone_request(request)?;
-        again.extensions_mut().insert(execution);
-        again.extensions_mut().insert(transaction.clone());
-        Some(again)
+        in_transaction(request, execution, transaction)
     }
 
     async fn record(&self, result: Result<Response<Body>, Failure>) -> Recording<Response<Body>> {
-        let nothing = Recording {
-            outcome: Outcome::InDoubt(None),
-            response: None,
+        let Some((parts, body, kept)) = answered(result) else {
+            return nothing();
         };
-        // It failed without an answer, before or after its effect.
-        let Ok(response) = result else {
-            return nothing;
-        };
-        let (mut parts, body) = response.into_parts();
-        let kept = parts.extensions.remove::<Kept>().unwrap_or(Kept::NotWhole);
-        if kept == Kept::Cut {
-            return nothing;
-        }
         let answer = || match (kept, body.contents()) {
             (Kept::Head, _) => self.encode(&parts, None),
             (Kept::Whole, Some(contents)) => self.encode(&parts, Some(contents)),
             _ => None,
         };
-        let outcome = match meaning(&parts, self.rules.releases_503) {
-            Meaning::Final => answer().map_or(Outcome::Unrecorded, Outcome::Record),
-            Meaning::InDoubt => {
-                answer().map_or(Outcome::Unrecorded, |answer| Outcome::InDoubt(Some(answer)))
-            }
-            Meaning::Nothing => Outcome::InDoubt(None),
-            Meaning::NotExecuted => Outcome::NotExecuted,
-        };
         Recording {
-            outcome,
+            outcome: outcome(meaning(&parts, self.rules.releases_503), answer),
             response: Some(Response::from_parts(parts, body)),
         }
     }
 
     fn replay(&self, answer: &Answer, served: Served) -> Result<Response<Body>, Refusal> {
-        let recorded = Recorded::read(answer, ANSWER)?;
-        let mut response = Response::new(Body::from(recorded.contents));
-        *response.status_mut() = recorded.status;
-        *response.headers_mut() = recorded.headers;
+        let mut response = Recorded::read(answer, ANSWER)?.into_response();
         response.extensions_mut().insert(FromRecord);
         self.mark_headers(response.headers_mut(), status(served));
         Ok(response)
@@ -193,16 +159,11 @@ impl Adapter for HttpAdapter {
 }
 
 impl HttpAdapter {
-    /// Says that the caller may not see the answer that is kept. What became of the call stays said:
-    /// told as not executed, its client would make it anew.
+    /// Says that the caller may not see the answer that is kept.
     pub(super) fn withhold(&self, kept: &HeaderMap) -> Response<Body> {
         let mut response = problem::not_authorised();
         let headers = response.headers_mut();
-        for name in [names::STATUS, names::REPLAYED] {
-            if let Some(value) = kept.get(&name) {
-                headers.insert(name, value.clone());
-            }
-        }
+        say_as_kept(headers, kept);
         self.name_store(headers);
         self.expose(headers);
         response
@@ -249,25 +210,18 @@ impl HttpAdapter {
         body: Body,
         asked: Asked,
     ) -> Result<Admission<Request<Body>>, Refusal> {
-        let Asked {
-            key,
-            deadline,
-            words,
-        } = asked;
+        let deadline = asked.deadline;
         let rules = &*self.rules;
         let contents = rules.intake.read(body, deadline).await?;
         let fingerprints = rules
             .fingerprint
             .of(&parts, original_uri(&parts), &contents);
-        let deduped_by = DedupedBy::of(&*self.store, &key);
-        let in_handler = key.key().clone();
-        let mut intent = Intent::new(key, fingerprints);
-        intent.deadline = deadline;
-        intent.first_sent = words.first_sent;
-        intent.store = words.store;
-        intent.session = words.session;
+        let deduped_by = DedupedBy::of(&*self.store, &asked.key);
+        let in_handler = asked.key.key().clone();
+        let attempt = asked.words.attempt;
+        let mut intent = asked.into_intent(fingerprints);
         intent.guarantee = rules.guarantee;
-        intent.caller_retries = words.attempt.is_some();
+        intent.caller_retries = attempt.is_some();
         parts.extensions.insert(in_handler);
         parts.extensions.insert(deduped_by);
         parts.extensions.insert(Keeping {
@@ -279,25 +233,13 @@ impl HttpAdapter {
         Ok(Admission::Protected(intent, request))
     }
 
-    /// The answer in bytes; `None` where it is larger than what is kept.
     fn encode(&self, parts: &http::response::Parts, contents: Option<&Contents>) -> Option<Answer> {
-        let withheld = &self.rules.withheld;
-        let recorded = Recorded {
-            status: parts.status,
-            headers: match contents {
-                Some(_) => kept(&parts.headers, withheld),
-                None => kept_without_body(&parts.headers, withheld),
-            },
-            contents: contents.map_or_else(Contents::default, |contents| Contents {
-                bytes: contents.bytes.clone(),
-                trailers: contents
-                    .trailers
-                    .as_ref()
-                    .map(|lines| kept(lines, withheld)),
-            }),
-        };
-        let bytes = recorded.encode()?;
-        (bytes.len() <= self.rules.answer_bytes_max).then(|| Answer::new(ANSWER, bytes))
+        let Rules {
+            withheld,
+            answer_bytes_max,
+            ..
+        } = &*self.rules;
+        encode(ANSWER, parts, contents, withheld, *answer_bytes_max)
     }
 
     fn mark_headers(&self, headers: &mut HeaderMap, status: Status) {
@@ -343,8 +285,6 @@ pub(crate) const fn status(served: Served) -> Status {
     }
 }
 
-/// The address as the client sent it: axum takes the prefix of nested routers away, and two of them
-/// must not share a key because what is left is the same.
 /// Why a layer refuses what another one of the same store dedupes already under the same key.
 /// Waiting for its own call it would end in doubt.
 pub(crate) fn deduped_twice() -> Refusal {
@@ -361,6 +301,8 @@ impl DedupedBy {
     }
 }
 
+/// The address as the client sent it: axum takes the prefix of nested routers away, and two of them
+/// must not share a key because what is left is the same.
 fn original_uri(request: &Parts) -> &Uri {
     #[cfg(feature = "axum")]
     if let Some(original) = request.extensions.get::<::axum::extract::OriginalUri>() {

@@ -14,10 +14,10 @@
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use onlyonce_storage::{Answer, AnswerFormat};
 
-use crate::http::Contents;
+use crate::http::{Body, Contents};
 use crate::server::Refusal;
 
 /// What is kept of an answer.
@@ -59,15 +59,7 @@ impl Recorded {
         out.put_u8(VERSION);
         out.put_u16(self.status.as_u16());
         put_lines(&mut out, &self.headers)?;
-        out.put_u32(u32::try_from(body.len()).ok()?);
-        out.put_slice(body);
-        match &self.contents.trailers {
-            None => out.put_u8(0),
-            Some(trailers) => {
-                out.put_u8(1);
-                put_lines(&mut out, trailers)?;
-            }
-        }
+        put_contents(&mut out, body, self.contents.trailers.as_ref())?;
         Some(out.freeze())
     }
 
@@ -79,22 +71,54 @@ impl Recorded {
         }
         let status = StatusCode::from_u16(bytes.try_get_u16().ok()?).ok()?;
         let headers = take_lines(&mut bytes)?;
-        let length = bytes.try_get_u32().ok()?;
-        let body = take(&mut bytes, length as usize)?;
-        let trailers = match bytes.try_get_u8().ok()? {
-            0 => None,
-            1 => Some(take_lines(&mut bytes)?),
-            _ => return None,
-        };
-        bytes.is_empty().then_some(Self {
+        let contents = take_contents(bytes)?;
+        Some(Self {
             status,
             headers,
-            contents: Contents {
-                bytes: body,
-                trailers,
-            },
+            contents,
         })
     }
+
+    /// The answer itself.
+    pub(crate) fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.contents));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
+
+/// Puts what a message has behind its head; nothing follows it.
+pub(crate) fn put_contents(
+    out: &mut BytesMut,
+    body: &Bytes,
+    trailers: Option<&HeaderMap>,
+) -> Option<()> {
+    out.put_u32(u32::try_from(body.len()).ok()?);
+    out.put_slice(body);
+    match trailers {
+        None => out.put_u8(0),
+        Some(trailers) => {
+            out.put_u8(1);
+            put_lines(out, trailers)?;
+        }
+    }
+    Some(())
+}
+
+/// What a message has behind its head; `None` where anything follows. The body is not copied.
+pub(crate) fn take_contents(mut bytes: Bytes) -> Option<Contents> {
+    let length = bytes.try_get_u32().ok()?;
+    let body = take(&mut bytes, length as usize)?;
+    let trailers = match bytes.try_get_u8().ok()? {
+        0 => None,
+        1 => Some(take_lines(&mut bytes)?),
+        _ => return None,
+    };
+    bytes.is_empty().then_some(Contents {
+        bytes: body,
+        trailers,
+    })
 }
 
 pub(crate) fn put_lines(out: &mut BytesMut, lines: &HeaderMap) -> Option<()> {

@@ -53,6 +53,11 @@ pub(crate) enum Kept {
     Whole,
 }
 
+/// Marks a response that a layer made from a record of its own; among its extensions, and only on the
+/// way out of that layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FromRecord;
+
 /// What a handler failed with, whatever type it has. Whoever wrapped it knows.
 pub(crate) type Failure = Box<dyn Any + Send>;
 
@@ -94,7 +99,9 @@ where
             let response = answering
                 .await
                 .map_err(|error| Box::new(error) as Failure)?;
-            let (parts, body) = response.into_parts();
+            let (mut parts, body) = response.into_parts();
+            // A handler may pass on what another service in this process has on record.
+            parts.extensions.remove::<FromRecord>();
             let Some(keeping) = keeping else {
                 return Ok(Response::from_parts(parts, Body::stream(body)));
             };

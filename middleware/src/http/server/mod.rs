@@ -36,7 +36,7 @@
 //! | --- | --- |
 //! | answers 401, 407, 421, 425, 429, or with [`NotExecuted`] among its extensions | free |
 //! | answers anything else below 500, or with [`Definitive`] | completed: duplicates get that answer |
-//! | answers 5xx | in doubt, and the answer is kept for duplicates; 503 frees the key where [`release_503`](DedupeLayer::release_503) says so |
+//! | answers 408 or 5xx | in doubt, and the answer is kept for duplicates; 503 frees the key where [`release_503`](DedupeLayer::release_503) says so |
 //! | panics, fails, or its body fails half-way | in doubt |
 //! | answers more than is kept, or a stream | in doubt; the answer is delivered once, marked `executed; unrecorded`. See [`head_only`](DedupeLayer::head_only) |
 //!
@@ -55,8 +55,9 @@ mod fingerprint;
 pub(crate) mod handler;
 pub(crate) mod intake;
 mod layer;
-mod outcome;
+pub(crate) mod outcome;
 mod problem;
+pub(crate) mod recording;
 pub(crate) mod rules;
 mod said;
 mod scope;

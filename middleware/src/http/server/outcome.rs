@@ -8,7 +8,7 @@ use crate::http::{Status, names};
 
 /// What an answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(crate) enum Meaning {
     /// The call's answer from now on.
     Final,
     /// It leaves open whether the effect happened, and is kept for duplicates.
@@ -64,6 +64,9 @@ fn of_status_code(code: StatusCode, releases_503: bool) -> Meaning {
         | StatusCode::TOO_EARLY
         | StatusCode::TOO_MANY_REQUESTS => Meaning::NotExecuted,
         StatusCode::SERVICE_UNAVAILABLE if releases_503 => Meaning::NotExecuted,
+        // The request was there in time, so it is a layer inside that says so, and has dropped the
+        // handler wherever that was.
+        StatusCode::REQUEST_TIMEOUT => Meaning::InDoubt,
         code if code.as_u16() < 500 => Meaning::Final,
         _ => Meaning::InDoubt,
     }
@@ -86,7 +89,7 @@ mod tests {
         for code in 100..1000 {
             let expected = match code {
                 401 | 407 | 421 | 425 | 429 => Meaning::NotExecuted,
-                500.. => Meaning::InDoubt,
+                408 | 500.. => Meaning::InDoubt,
                 _ => Meaning::Final,
             };
             assert_eq!(meaning(&answer(code), false), expected, "{code}");

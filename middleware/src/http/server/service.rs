@@ -6,11 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use tower_service::Service;
 
-use super::adapter::{FromRecord, HttpAdapter};
-use super::handler::{Failure, Handler};
+use super::adapter::HttpAdapter;
+use super::handler::{Failure, FromRecord, Handler};
 use super::rules::OnReplay;
 use crate::http::{Body, BoxError};
 use crate::observe::ServeSpan;
@@ -72,40 +72,50 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let request = request.map(Body::stream);
-        let Some(hook) = self.adapter.rules.on_replay.clone() else {
-            let answering = self.core.call(request);
-            return Box::pin(async move { answering.await.map_err(own_error) });
-        };
-        let (parts, body) = request.into_parts();
-        let asked = parts.clone();
-        let answering = self.core.call(Request::from_parts(parts, body));
         let adapter = self.adapter.clone();
-        Box::pin(async move {
-            let response = answering.await.map_err(own_error)?;
-            Ok(show_if_allowed(&adapter, &hook, asked, response).await)
+        let hook = adapter.rules.on_replay.clone();
+        answer_allowed(&mut self.core, request, hook, move |kept| {
+            adapter.withhold(kept)
         })
     }
 }
 
-async fn show_if_allowed(
-    adapter: &HttpAdapter,
-    hook: &OnReplay,
-    request: http::request::Parts,
-    response: Response<Body>,
-) -> Response<Body> {
-    if response.extensions().get::<FromRecord>().is_none() {
-        return response;
-    }
-    let (parts, body) = response.into_parts();
-    if hook(request, parts.clone()).await {
-        Response::from_parts(parts, body)
-    } else {
-        adapter.withhold(&parts.headers)
-    }
+/// The answer of `core` to `request`. Where it is made from a record, `hook` is asked for it first, and
+/// `withhold` makes what its caller is told instead.
+pub(crate) fn answer_allowed<C, E>(
+    core: &mut C,
+    request: Request<Body>,
+    hook: Option<OnReplay>,
+    withhold: impl FnOnce(&HeaderMap) -> Response<Body> + Send + 'static,
+) -> ResponseFuture<E>
+where
+    C: Service<Request<Body>, Response = Response<Body>, Error = Failure>,
+    C::Future: Send + 'static,
+    E: 'static,
+{
+    let Some(hook) = hook else {
+        let answering = core.call(request);
+        return Box::pin(async move { answering.await.map_err(own_error) });
+    };
+    let (parts, body) = request.into_parts();
+    let asked = parts.clone();
+    let answering = core.call(Request::from_parts(parts, body));
+    Box::pin(async move {
+        let response = answering.await.map_err(own_error)?;
+        if response.extensions().get::<FromRecord>().is_none() {
+            return Ok(response);
+        }
+        let (parts, body) = response.into_parts();
+        if hook(asked, parts.clone()).await {
+            Ok(Response::from_parts(parts, body))
+        } else {
+            Ok(withhold(&parts.headers))
+        }
+    })
 }
 
 /// The error as the inner service gave it.
-pub(crate) fn own_error<E: 'static>(error: Failure) -> E {
+fn own_error<E: 'static>(error: Failure) -> E {
     let own = error.downcast::<E>();
     // OK because every error in there was put there by `Handler<S>`, whose errors are these.
     *own.unwrap_or_else(|_| unreachable!("a failure is what the handler failed with"))

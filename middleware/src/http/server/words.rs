@@ -5,11 +5,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
-use onlyonce_storage::{SessionCall, StoreId, Timestamp};
+use onlyonce_storage::{Fingerprints, ScopedKey, SessionCall, StoreId, Timestamp};
 use tokio::time::Instant;
 
 use crate::http::{ServingStore, names};
-use crate::server::Refusal;
+use crate::server::{Intent, Refusal};
 
 /// What a request says of its call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +19,27 @@ pub(crate) struct Words {
     pub(crate) first_sent: Option<Timestamp>,
     pub(crate) session: Option<SessionCall>,
     pub(crate) store: Option<StoreId>,
+}
+
+/// What the head of a protected request says.
+pub(crate) struct Asked {
+    pub(crate) key: ScopedKey,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) words: Words,
+}
+
+// === impl Asked ===
+
+impl Asked {
+    /// The call that a request with these fingerprints makes.
+    pub(crate) fn into_intent(self, fingerprints: Fingerprints) -> Intent {
+        let mut intent = Intent::new(self.key, fingerprints);
+        intent.deadline = self.deadline;
+        intent.first_sent = self.words.first_sent;
+        intent.store = self.words.store;
+        intent.session = self.words.session;
+        intent
+    }
 }
 
 // === impl Words ===

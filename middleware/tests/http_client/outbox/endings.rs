@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Request;
-use onlyonce_middleware::client::Ticket;
+use onlyonce_middleware::client::{Stopped, Ticket};
 use onlyonce_middleware::http::Body;
 use onlyonce_middleware::http::client::{
-    Hyper, Outbox, OutboxFailure, TransportError, Unfinished, stack,
+    Deadline, Hyper, Outbox, OutboxFailure, TransportError, Unfinished, stack,
 };
-use onlyonce_storage::IdempotencyKey;
 use onlyonce_storage::outbox::{FirstSent, OutboxLimits, OutboxState, Unknown};
+use onlyonce_storage::{IdempotencyKey, StoreId};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tower::{ServiceExt, service_fn};
 
 use super::folder::{Folder, Opened};
@@ -299,4 +300,113 @@ async fn a_run_that_was_noted_without_a_date_goes_on_without_one_though_its_peer
     assert_eq!(seen[1].header("idempotency-first-sent"), None);
     assert_eq!(opened.state().await.sent().unwrap().store, None);
     assert_eq!(peer.effects(), [b"b", b"a"]);
+}
+
+#[tokio::test]
+async fn a_run_ends_at_the_deadline_of_its_request_and_the_call_stays() {
+    let (folder, peer) = (Folder::new(), Peer::deduping(1).await);
+    let opened = folder.open().await;
+    peer.misbehave([Fault::Silent]);
+    let mut request = peer.post("a");
+    let began = Instant::now();
+    let deadline = Deadline(began + Duration::from_millis(300));
+    request.extensions_mut().insert(deadline);
+    let failed = opened.outbox.call(request).await.unwrap_err();
+    let OutboxFailure::OutcomeUnknown(unfinished) = failed else {
+        panic!("{failed:?}");
+    };
+    assert_eq!(unfinished.stopped, Stopped::Deadline);
+    assert!(began.elapsed() < Duration::from_secs(2));
+    let left = peer.seen()[0]
+        .header("idempotency-deadline-ms")
+        .unwrap()
+        .to_owned();
+    assert!(left.parse::<u64>().unwrap() <= 300, "{left}");
+    // Later runs have their own time.
+    let kept = opened.outbox.resume(&opened.key().await).await.unwrap();
+    assert_eq!(text(kept.response).await, "done");
+    assert_eq!(peer.effects().len(), 1);
+}
+
+#[tokio::test]
+async fn a_deadline_that_has_passed_sends_nothing_and_the_call_may_be_cancelled() {
+    let (folder, peer) = (Folder::new(), Peer::deduping(1).await);
+    let opened = folder.open().await;
+    let mut request = peer.post("a");
+    request.extensions_mut().insert(Deadline(Instant::now()));
+    let failed = opened.outbox.call(request).await.unwrap_err();
+    assert!(
+        matches!(failed, OutboxFailure::NotExecuted(_)),
+        "{failed:?}"
+    );
+    assert!(peer.seen().is_empty());
+    opened.outbox.cancel(&opened.key().await).await.unwrap();
+}
+
+// H4
+#[tokio::test]
+async fn a_store_that_was_replaced_before_a_call_was_sent_costs_an_attempt_and_not_the_run() {
+    let (folder, peer) = (Folder::new(), Peer::deduping(1).await);
+    let opened = folder.open().await;
+    let first = opened.outbox.call(peer.post("a")).await.unwrap();
+    opened.outbox.acknowledge(&first.key).await.unwrap();
+    peer.replace_store(2);
+    let kept = opened.outbox.call(peer.post("b")).await.unwrap();
+    assert_eq!(text(kept.response).await, "done");
+    assert_eq!(peer.effects(), [b"a", b"b"]);
+    let seen = peer.seen();
+    assert_eq!(seen.len(), 3);
+    let bound = opened.state().await.sent().unwrap();
+    assert_eq!(bound.store, Some(StoreId::from_bytes([2; 16])));
+    let said = seen[2].header("idempotency-store").unwrap();
+    assert_eq!(said.trim_matches('"'), bound.store.unwrap().to_string());
+    let at = seen[2].header("idempotency-first-sent").unwrap();
+    assert_eq!(at, bound.at.as_millis().to_string());
+}
+
+// H4: only the first attempt of all can be taken back.
+#[tokio::test]
+async fn a_store_that_was_replaced_after_an_attempt_was_lost_ends_the_run_in_the_unknown() {
+    let (folder, peer) = (Folder::new(), Peer::deduping(1).await);
+    let opened = folder.open().await;
+    let first = opened.outbox.call(peer.post("a")).await.unwrap();
+    opened.outbox.acknowledge(&first.key).await.unwrap();
+    peer.misbehave([Fault::Silent]);
+    let outbox = opened.outbox.clone();
+    let calling = tokio::spawn({
+        let request = peer.post("b");
+        async move { outbox.call(request).await }
+    });
+    while peer.effects().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    peer.replace_store(2);
+    let failed = calling.await.unwrap().unwrap_err();
+    assert!(
+        matches!(failed, OutboxFailure::OutcomeUnknown(_)),
+        "{failed:?}"
+    );
+    let bound = opened.state().await.sent().unwrap();
+    assert_eq!(bound.store, Some(StoreId::from_bytes([1; 16])));
+    assert_eq!(peer.effects(), [b"a", b"b"]);
+}
+
+#[tokio::test]
+async fn a_conflict_that_says_nothing_of_the_call_is_an_answer_and_no_proof_that_nothing_happened()
+{
+    for code in [409, 412, 422] {
+        for peer in [Peer::plain().await, Peer::deduping(1).await] {
+            let (folder, opened_as) = (Folder::new(), OutboxLimits::default());
+            let client = quick(over_hyper()).build();
+            let opened = folder.open_with(client, opened_as, |outbox| outbox).await;
+            peer.misbehave([Fault::Say(answer(code, "", "it is there"))]);
+            let kept = opened.outbox.call(peer.post("a")).await.unwrap();
+            assert_eq!(kept.response.status(), code);
+            assert_eq!(text(kept.response).await, "it is there");
+            // It is not made again.
+            let kept = opened.outbox.resume(&kept.key).await.unwrap();
+            assert_eq!(kept.response.status(), code);
+            assert_eq!(peer.seen().len(), 1);
+        }
+    }
 }

@@ -161,6 +161,10 @@ impl Outbox {
     /// is told again. A key that came with the request may have been sent before, by whoever; a call
     /// that is no longer in the outbox is first sent now.
     ///
+    /// A [`Deadline`] among the request's extensions ends this run, if it is sooner than what else does;
+    /// the call stays in the outbox, and later runs know nothing of it. It does not end the wait for
+    /// another run of the same call.
+    ///
     /// # Errors
     ///
     /// What is known of a call without an answer. But for [`OutboxFailure::NotWritten`] and
@@ -171,11 +175,13 @@ impl Outbox {
     where
         B: Into<Body>,
     {
-        let (call, credentials) = self.new_call(request.map(Into::into)).await?;
+        let request = request.map(Into::into);
+        let deadline = request.extensions().get::<Deadline>().copied();
+        let (call, credentials) = self.new_call(request, deadline).await?;
         let key = call.key.clone();
         let written = self.calls.write(call).await;
         written.map_err(OutboxFailure::NotWritten)?;
-        let ran = self.run(&key, credentials).await;
+        let ran = self.run(&key, credentials, deadline).await;
         told(key, ran)
     }
 
@@ -186,7 +192,7 @@ impl Outbox {
     ///
     /// As [`call`](Self::call).
     pub async fn resume(&self, key: &IdempotencyKey) -> Result<Kept, OutboxFailure> {
-        let ran = self.run(key, HeaderMap::new()).await;
+        let ran = self.run(key, HeaderMap::new(), None).await;
         told(key.clone(), ran)
     }
 
@@ -200,7 +206,7 @@ impl Outbox {
     ///
     /// When the outbox fails. That a call gets no answer is no error here.
     pub async fn resume_all(&self) -> Result<Vec<Resumed>, OutboxError> {
-        let run = async |key| self.run(&key, HeaderMap::new()).await;
+        let run = async |key| self.run(&key, HeaderMap::new(), None).await;
         let ran = self.calls.run_all(run).await?;
         let resumed = ran.into_iter().map(|ran| Resumed {
             unfinished: ran
@@ -303,6 +309,7 @@ impl Outbox {
     async fn new_call(
         &self,
         request: Request<Body>,
+        deadline: Option<Deadline>,
     ) -> Result<(NewCall, HeaderMap), OutboxFailure> {
         let unwritable = |text: &str| OutboxFailure::Unwritable(text.to_owned());
         if is_safe(request.method()) {
@@ -325,7 +332,7 @@ impl Outbox {
 
         let (mut head, body) = request.into_parts();
         let reading = timeout(
-            self.run_timeout(self.timeout),
+            self.run_timeout(self.timeout, deadline),
             body.read(OUTBOX_BODY_BYTES_LIMIT),
         );
         let mut contents = match reading.await {
@@ -365,9 +372,10 @@ impl Outbox {
         &self,
         key: &IdempotencyKey,
         credentials: HeaderMap,
+        deadline: Option<Deadline>,
     ) -> Result<Bytes, Ended<Unfinished>> {
         self.calls
-            .run(key, |call| self.make(call, credentials))
+            .run(key, |call| self.make(call, credentials, deadline))
             .await
     }
 
@@ -376,6 +384,7 @@ impl Outbox {
         &self,
         call: OutboxCall,
         credentials: HeaderMap,
+        deadline: Option<Deadline>,
     ) -> Result<Bytes, Unanswered<Unfinished>> {
         let key = &call.entry.key;
         let ticket = ticket(&call.entry);
@@ -394,7 +403,10 @@ impl Outbox {
         let mut request = self.with_its_credentials(stored.into_request(), credentials);
         let layer = NoteSentLayer::new(Arc::clone(self.calls.store())).with_horizon(self.horizon);
         let noting = Noting::new(layer, &call.entry);
-        let (began, within) = (Instant::now(), self.run_timeout(call.entry.timeout));
+        let (began, within) = (
+            Instant::now(),
+            self.run_timeout(call.entry.timeout, deadline),
+        );
         let extensions = request.extensions_mut();
         extensions.insert(ticket.clone());
         extensions.insert(noting.clone());
@@ -455,9 +467,11 @@ impl Outbox {
         Request::from_parts(head, body)
     }
 
-    fn run_timeout(&self, of_the_call: Option<Duration>) -> Duration {
+    fn run_timeout(&self, of_the_call: Option<Duration>, deadline: Option<Deadline>) -> Duration {
         let most = self.client.call_timeout();
-        of_the_call.map_or(most, |timeout| timeout.min(most))
+        let left = deadline.map(|Deadline(at)| at.saturating_duration_since(Instant::now()));
+        let sooner = of_the_call.into_iter().chain(left);
+        sooner.fold(most, Duration::min)
     }
 }
 
@@ -495,9 +509,7 @@ fn told(key: IdempotencyKey, ran: Result<Bytes, Ended<Unfinished>>) -> Result<Ke
     let Some(recorded) = Recorded::decode(&bytes) else {
         return Err(OutboxFailure::Unreadable { key });
     };
-    let mut response = Response::new(Body::from(recorded.contents));
-    *response.status_mut() = recorded.status;
-    *response.headers_mut() = recorded.headers;
+    let response = recorded.into_response();
     Ok(Kept { key, response })
 }
 

@@ -21,6 +21,8 @@ pub(in crate::http::client) struct Noting {
     /// When the call went out without a date, on this machine's clock.
     undated_at: Arc<OnceLock<Timestamp>>,
     undated_before: bool,
+    /// No run before this one may have sent it, nor anybody else.
+    never_sent: bool,
     call: Arc<OnceLock<Arc<Call>>>,
 }
 
@@ -46,6 +48,7 @@ impl Noting {
                     .unwrap_or_default(),
             ),
             undated_before: undated.is_some(),
+            never_sent: entry.state.sent().is_none() && !entry.maybe_sent_elsewhere,
             call: Arc::default(),
         }
     }
@@ -62,19 +65,25 @@ impl Noting {
 
     /// Lets an attempt of `call` out, or says why not. `peer` is the one that it is for, as far as it
     /// is known; `dates` says whether the attempt says when the call was first sent.
+    ///
+    /// Says whether the note may be [taken back](Self::take_back): then the call is not bound yet.
     pub(in crate::http::client) async fn note(
         &self,
         call: &Arc<Call>,
         peer: (Option<Timestamp>, Option<StoreId>),
         dates: bool,
         assume_dedupe: bool,
-    ) -> Result<(), TransportError> {
-        self.call.get_or_init(|| Arc::clone(call));
+    ) -> Result<bool, TransportError> {
+        let first = self.call.set(Arc::clone(call)).is_ok() && self.never_sent;
         if self.undated_before && !assume_dedupe {
             return Err(TransportError::never_sent(SentToStranger));
         }
         let (now, store) = peer;
         let ticket = call.ticket();
+        if let (true, true, Some(now), Some(_)) = (first, dates, now, store) {
+            let noted = self.layer.note_first(call, Peer { now, store }).await;
+            return noted.map(|()| true).map_err(TransportError::never_sent);
+        }
         let dated_by = match (now, store) {
             (Some(now), Some(_)) if dates => Some(Peer { now, store }),
             // It has a date, and its peer says none to compare it with.
@@ -91,6 +100,12 @@ impl Noting {
                 self.layer.note_undated(call, at, now).await
             }
         };
-        noted.map_err(TransportError::never_sent)
+        noted.map(|()| false).map_err(TransportError::never_sent)
+    }
+
+    /// Takes the note of the call's only attempt back, which was provably not executed; whether that is
+    /// durable. The call is then as one that was never sent.
+    pub(in crate::http::client) async fn take_back(&self, call: &Call) -> bool {
+        self.layer.take_back(call).await.is_ok()
     }
 }

@@ -15,7 +15,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, Request, Uri, header};
 
-use crate::http::server::answer::{put_lines, take, take_lines};
+use crate::http::server::answer::{put_contents, put_lines, take, take_contents, take_lines};
 use crate::http::{Body, Contents};
 
 /// What is kept of a request.
@@ -48,15 +48,8 @@ impl Stored {
         out.put_u32(u32::try_from(uri.len()).ok()?);
         out.put_slice(uri.as_bytes());
         put_lines(&mut out, &by_name(&self.headers))?;
-        out.put_u32(u32::try_from(body.len()).ok()?);
-        out.put_slice(body);
-        match &self.contents.trailers {
-            None => out.put_u8(0),
-            Some(trailers) => {
-                out.put_u8(1);
-                put_lines(&mut out, &by_name(trailers))?;
-            }
-        }
+        let trailers = self.contents.trailers.as_ref().map(by_name);
+        put_contents(&mut out, body, trailers.as_ref())?;
         Some(out.freeze())
     }
 
@@ -71,21 +64,12 @@ impl Stored {
         let length = bytes.try_get_u32().ok()?;
         let uri = Uri::from_maybe_shared(take(&mut bytes, length as usize)?).ok()?;
         let headers = take_lines(&mut bytes)?;
-        let length = bytes.try_get_u32().ok()?;
-        let body = take(&mut bytes, length as usize)?;
-        let trailers = match bytes.try_get_u8().ok()? {
-            0 => None,
-            1 => Some(take_lines(&mut bytes)?),
-            _ => return None,
-        };
-        bytes.is_empty().then_some(Self {
+        let contents = take_contents(bytes)?;
+        Some(Self {
             method,
             uri,
             headers,
-            contents: Contents {
-                bytes: body,
-                trailers,
-            },
+            contents,
         })
     }
 
