@@ -357,11 +357,10 @@ impl ReadRows for Shared {
 
 impl Memory {
     fn ask(&mut self, operation: Operation, now: Timestamp) -> Reply {
-        let group = self.core.decide(vec![operation], &self.rows, now);
-        self.rows.apply(group.changes);
-        self.rows.apply_rows(group.rows);
-        let mut replies = group.replies;
-        replies.pop().expect("one operation has one reply")
+        let (changes, rows, reply) = self.core.decide_alone(operation, &self.rows, now);
+        self.rows.apply(changes);
+        self.rows.apply_rows(rows);
+        reply
     }
 
     fn sweep(&mut self, now: Timestamp) -> Swept {

@@ -86,7 +86,8 @@ impl Adapter for HttpAdapter {
         let (parts, body) = request.into_parts();
         match self.examine(&parts) {
             Err(refusal) => {
-                hear_out(&parts.headers, body).await;
+                // Boxed, since it happens seldom.
+                Box::pin(hear_out(&parts.headers, body)).await;
                 Admission::Refused(refusal)
             }
             Ok(None) => Admission::Unprotected(Request::from_parts(parts, body)),

@@ -1,14 +1,15 @@
 //! Reads the bodies of requests, within the limits of size and time.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use http::{HeaderMap, header};
 use http_body::Body as _;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::http::{Body, Contents, Read};
 use crate::server::Refusal;
-use crate::server::dedupe::far;
+use crate::server::dedupe::{by, far};
 
 /// What is taken in of a request.
 #[derive(Clone, Copy, Debug)]
@@ -37,14 +38,14 @@ impl Intake {
         }
         let slow_at = far(self.timeout);
         let until = deadline.map_or(slow_at, |deadline| deadline.min(slow_at));
-        match timeout_at(until, body.read(limit)).await {
-            Ok(Ok(Read::Whole(contents))) => Ok(contents),
-            Ok(Ok(Read::TooLarge(_))) => Err(too_large),
-            Ok(Err(_)) => Err(Refusal::Unreadable {
+        match by(until, pin!(body.read(limit))).await {
+            Some(Ok(Read::Whole(contents))) => Ok(contents),
+            Some(Ok(Read::TooLarge(_))) => Err(too_large),
+            Some(Err(_)) => Err(Refusal::Unreadable {
                 reason: CUT.to_owned(),
             }),
-            Err(_elapsed) if until < slow_at => Err(Refusal::DeadlinePassed { executing: false }),
-            Err(_elapsed) => Err(Refusal::TooSlow),
+            None if until < slow_at => Err(Refusal::DeadlinePassed { executing: false }),
+            None => Err(Refusal::TooSlow),
         }
     }
 }

@@ -58,6 +58,7 @@
 //! when nothing is.
 
 mod begin;
+mod driven;
 mod executions;
 mod flight;
 mod in_doubt;
@@ -78,5 +79,5 @@ pub use self::executions::Executions;
 pub use self::in_doubt::{Doubt, Execution, InDoubtPolicy, Reconciled, Reconciliation};
 pub use self::layer::DedupeLayer;
 pub use self::options::{DedupeOptions, Wait};
-pub(crate) use self::patience::far;
+pub(crate) use self::patience::{by, far};
 pub use self::service::{Dedupe, ResponseFuture};

@@ -1,7 +1,7 @@
 //! The one execution of a call: it begins, runs under its lease, is settled, and told.
 //!
-//! It runs in a task of its own, so that neither a caller who goes away nor one who stops waiting
-//! can abandon an effect half-way. What happens seldom is boxed there: every task has room for the
+//! It outlives its caller (`driven.rs`), so that neither one who goes away nor one who stops waiting
+//! can abandon an effect half-way. What happens seldom is boxed here: a future has room for the
 //! largest of what it may await, and is moved as a whole.
 
 use std::future::{Future, poll_fn};
@@ -14,7 +14,6 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use onlyonce_storage::{Claim, DoubtReason, SettleError, Store};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tower::Service;
 
@@ -64,11 +63,8 @@ where
     S: Service<A::Request, Response = A::Response, Error = A::Error> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    /// Executes the call, at most once, and delivers.
-    pub(super) async fn execute(
-        self,
-        mut deliver: oneshot::Sender<Delivery<A::Response, A::Error>>,
-    ) {
+    /// Executes the call, at most once: what its caller gets. Those who wait are told before.
+    pub(super) async fn execute(self) -> Delivery<A::Response, A::Error> {
         let Self {
             shared,
             inner,
@@ -76,19 +72,16 @@ where
             request,
             lead,
         } = self;
-        let (mut handler, grant) = match begin(&shared, &intent, inner, &mut deliver).await {
+        let (mut handler, grant) = match begin(&shared, &intent, inner, lead.flight()).await {
             Begun::Granted(handler, grant) => (handler, grant),
             Begun::Landed(landing) => {
                 onlyonce_storage::kill_point!("dedupe: key taken before, nobody told");
                 lead.land(landing.clone());
-                // OK because a caller who went away needs no answer.
-                let _ = deliver.send(Delivery::SameAsOthers(landing));
-                return;
+                return Delivery::SameAsOthers(landing);
             }
             Begun::NeverReady(error) => {
                 lead.land(Landing::NotExecuted);
-                let _ = deliver.send(Delivery::NeverReady(error));
-                return;
+                return Delivery::NeverReady(error);
             }
         };
         onlyonce_storage::kill_point!("dedupe: claimed, handler not called");
@@ -118,12 +111,18 @@ where
             let handler = Box::pin(nested::handling(intent.caller_retries, handler));
             fly(&shared, grant, handler).await
         };
-        lead.land(flown.landing.clone());
+        let delivery = match flown.response {
+            Some(response) => {
+                lead.land(flown.landing);
+                Delivery::Response(response)
+            }
+            None => {
+                lead.land(flown.landing.clone());
+                Delivery::SameAsOthers(flown.landing)
+            }
+        };
         onlyonce_storage::kill_point!("dedupe: waiters told, owner not");
-        let _ = deliver.send(match flown.response {
-            Some(response) => Delivery::Response(response),
-            None => Delivery::SameAsOthers(flown.landing),
-        });
+        delivery
     }
 }
 
@@ -197,7 +196,8 @@ pub(super) async fn under_lease<F: Future + Send>(
         begun = true;
         handler.as_mut().poll(context).map(Some)
     });
-    let lost = keep_renewed(store, claim, held_until, lease);
+    // Boxed when it is first asked for, since most handlers have returned before.
+    let lost = async { Box::pin(keep_renewed(store, claim, held_until, lease)).await };
     let returned = tokio::select! {
         // A tie is won by the answer.
         biased;

@@ -7,20 +7,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use onlyonce_storage::{Answer, Store, StoreError};
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tower::{Service, ServiceExt};
-use tracing::Instrument;
 
+use super::driven::{Driven, Lost};
 use super::executions::Executions;
-use super::flight::{Boarding, Flight, Flights, Landing, Lead};
+use super::flight::{Boarding, Flight, FlightName, Flights, Landing, Lead};
 use super::in_doubt::InDoubtPolicy;
 use super::options::DedupeOptions;
 use super::owner::{Delivery, Owner};
-use super::patience::patience;
+use super::patience::{by, patience};
 use super::reconcile::Reconciler;
 use super::runs::Ended;
-use super::scheduled::spawn;
 use crate::observe::server as observe;
 use crate::server::{Adapter, Admission, Intent, Keys, Refusal, Served};
 
@@ -132,9 +130,9 @@ where
                     let state = shared.store.ask(question, key, first_sent);
                     let state = match deadline {
                         None => state.await,
-                        Some(deadline) => timeout_at(deadline, state)
+                        Some(deadline) => by(deadline, state)
                             .await
-                            .unwrap_or_else(|_elapsed| Err(too_slow())),
+                            .unwrap_or_else(|| Err(too_slow())),
                     };
                     onlyonce_storage::kill_point!("dedupe: question asked, not answered");
                     Ok(match state {
@@ -164,7 +162,10 @@ where
     if let Some(refusal) = shared.refuse_at_the_door(&intent) {
         return Ok(shared.refuse(&refusal));
     }
-    let name = (intent.key.digest(), intent.fingerprints.current());
+    let name = FlightName {
+        key: intent.key.digest(),
+        fingerprint: intent.fingerprints.current(),
+    };
     // Each round but the last ends with an execution by somebody that came to nothing.
     for _ in 0..ROUNDS_MAX {
         match shared.flights.board(name) {
@@ -199,7 +200,6 @@ where
 {
     let deadline = intent.deadline;
     let flight = Arc::clone(lead.flight());
-    let (deliver, delivered) = oneshot::channel();
     let owner = Owner {
         shared: Arc::clone(&shared),
         inner,
@@ -207,14 +207,14 @@ where
         request,
         lead,
     };
-    spawn(owner.execute(deliver).in_current_span());
-    onlyonce_storage::kill_point!("dedupe: execution begun, owner not waiting");
-
+    onlyonce_storage::kill_point!("dedupe: flight led, nothing asked");
+    let mut execution = Driven::new(owner.execute(), Arc::clone(&flight));
     let delivery = match deadline {
-        None => delivered.await,
-        Some(deadline) => match tokio::time::timeout_at(deadline, delivered).await {
-            Ok(delivery) => delivery,
-            Err(_elapsed) => return Ok(shared.refuse_late(&flight)),
+        None => execution.await,
+        Some(deadline) => match by(deadline, &mut execution).await {
+            Some(delivery) => delivery,
+            // It goes on in a task of its own, unless it is called off.
+            None => return Ok(shared.refuse_late(&flight)),
         },
     };
     onlyonce_storage::kill_point!("dedupe: delivered, not handed on");
@@ -222,9 +222,8 @@ where
         Ok(Delivery::Response(response)) => Ok(response),
         Ok(Delivery::SameAsOthers(landing)) => Ok(shared.respond(&landing)),
         Ok(Delivery::NeverReady(error)) => Err(error),
-        // The task is gone without a word: its runtime is shutting down. What it had begun is for
-        // the store to tell, so the client is sent back to ask.
-        Err(_gone) => Ok(shared.refuse(&in_progress())),
+        // What it had begun is for the store to tell, so the client is sent back to ask.
+        Err(Lost) => Ok(shared.refuse(&in_progress())),
     }
 }
 

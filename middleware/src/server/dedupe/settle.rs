@@ -6,10 +6,11 @@ use std::time::Duration;
 use onlyonce_storage::{
     Answer, Claim, DoubtReason, FencingToken, InDoubt, KeyState, ScopedKey, SettleError, StoreError,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::begin::Grant;
 use super::flight::Landing;
+use super::patience::by;
 use super::service::Shared;
 use crate::server::{Adapter, Outcome, Recording, Refusal, Served};
 
@@ -281,16 +282,14 @@ pub(super) fn unable(error: &StoreError) -> Refusal {
 /// write it.
 async fn within(
     settle_by: Instant,
-    settled: impl Future<Output = Result<(), SettleError>>,
+    settled: impl Future<Output = Result<(), SettleError>> + Unpin,
 ) -> Result<(), SettleError> {
-    timeout_at(settle_by, settled)
-        .await
-        .unwrap_or_else(|_elapsed| {
-            Err(SettleError::Store(StoreError::Unavailable {
-                reason: "the store did not answer before the lease ended".to_owned(),
-                retry_after: RETRY_AFTER,
-            }))
-        })
+    by(settle_by, settled).await.unwrap_or_else(|| {
+        Err(SettleError::Store(StoreError::Unavailable {
+            reason: "the store did not answer before the lease ended".to_owned(),
+            retry_after: RETRY_AFTER,
+        }))
+    })
 }
 
 /// A store that has not answered for a whole lease will not do so at once.
