@@ -15,8 +15,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).collect();
-    let count: u64 =
-        std::env::var("CALLS").map_or(CALLS, |text| text.parse().expect("a number"));
+    let count: u64 = std::env::var("CALLS").map_or(CALLS, |text| text.parse().expect("a number"));
     println!("calls,route,allocations,bytes");
     for &route in Route::ALL {
         if !chosen.is_empty() && !chosen.iter().any(|chosen| chosen == route.name()) {

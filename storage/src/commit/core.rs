@@ -249,12 +249,12 @@ impl GroupCore {
             }
             ClaimStep::OwnClaim(call) => claimed(&call),
             ClaimStep::Doubt(call) => {
-                let reply = overlay.replay(key, &call);
+                let reply = overlay.replay(key, call.clone());
                 self.write(overlay, key, existing, Some(Record::Call(call)));
                 reply
             }
             ClaimStep::Refuse(refusal) => Ok(ClaimReply::Refused(refusal)),
-            ClaimStep::Replay(call) => overlay.replay(key, &call),
+            ClaimStep::Replay(call) => overlay.replay(key, call),
         }
     }
 

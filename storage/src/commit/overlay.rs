@@ -118,7 +118,7 @@ impl<'a> Overlay<'a> {
     ) -> Result<KeyState, StoreError> {
         let record = match self.record(key)? {
             Some(Record::Call(call)) if !transition::is_past_retention(&call, at) => {
-                Some(Record::Call(self.with_answer(key, &call)?))
+                Some(Record::Call(self.with_answer(key, call)?))
             }
             other => other,
         };
@@ -128,7 +128,7 @@ impl<'a> Overlay<'a> {
     pub(super) fn replay(
         &self,
         key: KeyDigest,
-        call: &CallRecord,
+        call: CallRecord,
     ) -> Result<ClaimReply, StoreError> {
         let call = self.with_answer(key, call)?;
         Ok(match call.state {
@@ -166,7 +166,7 @@ impl<'a> Overlay<'a> {
         let Some(Record::Call(call)) = self.record(key)? else {
             return Ok(None);
         };
-        Ok(match self.with_answer(key, &call)?.state {
+        Ok(match self.with_answer(key, call)?.state {
             State::Completed {
                 answer: AnswerKept::Here(answer),
                 ..
@@ -179,8 +179,7 @@ impl<'a> Overlay<'a> {
         })
     }
 
-    fn with_answer(&self, key: KeyDigest, call: &CallRecord) -> Result<CallRecord, StoreError> {
-        let mut call = call.clone();
+    fn with_answer(&self, key: KeyDigest, mut call: CallRecord) -> Result<CallRecord, StoreError> {
         let beside = match &call.state {
             State::Completed { answer, .. } => Some(answer),
             State::InDoubt { answer, .. } => answer.as_ref(),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -59,6 +60,8 @@ pub struct MemoryStore {
 struct Shared {
     id: StoreId,
     clock: Arc<dyn Clock>,
+    /// As the core has it, for those who only ask for the time.
+    forgotten_until_ms: AtomicU64,
     state: Mutex<Memory>,
 }
 
@@ -104,6 +107,7 @@ impl MemoryStore {
             shared: Arc::new(Shared {
                 id: StoreId::random(),
                 clock: Arc::clone(&options.clock),
+                forgotten_until_ms: AtomicU64::new(created.as_millis()),
                 state: Mutex::new(Memory {
                     core,
                     guard: ClockGuard::start(&*options.clock, None, options.retention.horizon),
@@ -130,7 +134,8 @@ impl Store for MemoryStore {
     }
 
     fn now(&self) -> Timestamp {
-        let forgotten_until = self.shared.state.lock().core.forgotten_until();
+        let forgotten_until = self.shared.forgotten_until_ms.load(Ordering::Acquire);
+        let forgotten_until = Timestamp::from_millis(forgotten_until);
         transition::now_told(self.shared.clock.now(), forgotten_until)
     }
 
@@ -315,7 +320,13 @@ impl Inspect for MemoryStore {
             if let Some(suspicion) = state.guard.suspicion(&*self.shared.clock) {
                 return Ok(Swept::paused(suspicion));
             }
-            Ok(state.sweep(now))
+            let swept = state.sweep(now);
+            // Under the mutex: who finds a record gone is told a time after it.
+            let forgotten_until = state.core.forgotten_until().as_millis();
+            self.shared
+                .forgotten_until_ms
+                .store(forgotten_until, Ordering::Release);
+            Ok(swept)
         })
     }
 

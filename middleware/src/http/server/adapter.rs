@@ -1,5 +1,6 @@
 //! How the server layers speak HTTP.
 
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,18 +83,24 @@ impl Adapter for HttpAdapter {
     type Response = Response<Body>;
     type Error = Failure;
 
-    async fn admit(&self, request: Request<Body>) -> Admission<Request<Body>> {
+    fn admit(
+        &self,
+        request: Request<Body>,
+    ) -> impl Future<Output = Admission<Request<Body>>> + Send {
         let (parts, body) = request.into_parts();
-        match self.examine(&parts) {
-            Err(refusal) => {
-                // Boxed, since it happens seldom.
-                Box::pin(hear_out(&parts.headers, body)).await;
-                Admission::Refused(refusal)
-            }
-            Ok(None) => Admission::Unprotected(Request::from_parts(parts, body)),
-            Ok(Some(asked)) => {
-                let protected = self.protect(parts, body, asked).await;
-                protected.unwrap_or_else(Admission::Refused)
+        let examined = self.examine(&parts);
+        async move {
+            match examined {
+                Err(refusal) => {
+                    // Boxed, since it happens seldom.
+                    Box::pin(hear_out(&parts.headers, body)).await;
+                    Admission::Refused(refusal)
+                }
+                Ok(None) => Admission::Unprotected(Request::from_parts(parts, body)),
+                Ok(Some(asked)) => match self.rules.intake.read(body, asked.deadline).await {
+                    Ok(contents) => self.protect(parts, contents, asked),
+                    Err(refusal) => Admission::Refused(refusal),
+                },
             }
         }
     }
@@ -115,37 +122,11 @@ impl Adapter for HttpAdapter {
         Some(again)
     }
 
-    async fn record(&self, result: Result<Response<Body>, Failure>) -> Recording<Response<Body>> {
-        let nothing = Recording {
-            outcome: Outcome::InDoubt(None),
-            response: None,
-        };
-        // It failed without an answer, before or after its effect.
-        let Ok(response) = result else {
-            return nothing;
-        };
-        let (mut parts, body) = response.into_parts();
-        let kept = parts.extensions.remove::<Kept>().unwrap_or(Kept::NotWhole);
-        if kept == Kept::Cut {
-            return nothing;
-        }
-        let answer = || match (kept, body.contents()) {
-            (Kept::Head, _) => self.encode(&parts, None),
-            (Kept::Whole, Some(contents)) => self.encode(&parts, Some(contents)),
-            _ => None,
-        };
-        let outcome = match meaning(&parts, self.rules.releases_503) {
-            Meaning::Final => answer().map_or(Outcome::Unrecorded, Outcome::Record),
-            Meaning::InDoubt => {
-                answer().map_or(Outcome::Unrecorded, |answer| Outcome::InDoubt(Some(answer)))
-            }
-            Meaning::Nothing => Outcome::InDoubt(None),
-            Meaning::NotExecuted => Outcome::NotExecuted,
-        };
-        Recording {
-            outcome,
-            response: Some(Response::from_parts(parts, body)),
-        }
+    fn record(
+        &self,
+        result: Result<Response<Body>, Failure>,
+    ) -> impl Future<Output = Recording<Response<Body>>> + Send {
+        ready(self.recording(result))
     }
 
     fn replay(&self, answer: &Answer, served: Served) -> Result<Response<Body>, Refusal> {
@@ -153,7 +134,9 @@ impl Adapter for HttpAdapter {
         let mut response = Response::new(Body::from(recorded.contents));
         *response.status_mut() = recorded.status;
         *response.headers_mut() = recorded.headers;
-        response.extensions_mut().insert(FromRecord);
+        if self.rules.on_replay.is_some() {
+            response.extensions_mut().insert(FromRecord);
+        }
         self.mark_headers(response.headers_mut(), status(served));
         Ok(response)
     }
@@ -243,20 +226,53 @@ impl HttpAdapter {
         }))
     }
 
-    /// Reads the body, and says what the call is.
-    async fn protect(
+    /// What the handler's result, whose body is read, means.
+    fn recording(&self, result: Result<Response<Body>, Failure>) -> Recording<Response<Body>> {
+        let nothing = Recording {
+            outcome: Outcome::InDoubt(None),
+            response: None,
+        };
+        // It failed without an answer, before or after its effect.
+        let Ok(response) = result else {
+            return nothing;
+        };
+        let (mut parts, body) = response.into_parts();
+        let kept = parts.extensions.remove::<Kept>().unwrap_or(Kept::NotWhole);
+        if kept == Kept::Cut {
+            return nothing;
+        }
+        let answer = || match (kept, body.contents()) {
+            (Kept::Head, _) => self.encode(&parts, None),
+            (Kept::Whole, Some(contents)) => self.encode(&parts, Some(contents)),
+            _ => None,
+        };
+        let outcome = match meaning(&parts, self.rules.releases_503) {
+            Meaning::Final => answer().map_or(Outcome::Unrecorded, Outcome::Record),
+            Meaning::InDoubt => {
+                answer().map_or(Outcome::Unrecorded, |answer| Outcome::InDoubt(Some(answer)))
+            }
+            Meaning::Nothing => Outcome::InDoubt(None),
+            Meaning::NotExecuted => Outcome::NotExecuted,
+        };
+        Recording {
+            outcome,
+            response: Some(Response::from_parts(parts, body)),
+        }
+    }
+
+    /// Says what the call is.
+    fn protect(
         &self,
         mut parts: Parts,
-        body: Body,
+        contents: Contents,
         asked: Asked,
-    ) -> Result<Admission<Request<Body>>, Refusal> {
+    ) -> Admission<Request<Body>> {
         let Asked {
             key,
             deadline,
             words,
         } = asked;
         let rules = &*self.rules;
-        let contents = rules.intake.read(body, deadline).await?;
         let fingerprints = rules
             .fingerprint
             .of(&parts, original_uri(&parts), &contents);
@@ -277,7 +293,7 @@ impl HttpAdapter {
             applies_nothing: |parts, _| applies_nothing(parts),
         });
         let request = Request::from_parts(parts, Body::from(contents));
-        Ok(Admission::Protected(intent, request))
+        Admission::Protected(intent, request)
     }
 
     /// The answer in bytes; `None` where it is larger than what is kept.

@@ -6,8 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::TryFutureExt;
+use futures_util::future::{Either, MapErr};
 use http::{Request, Response};
 use tower_service::Service;
+use tracing::instrument::Instrumented;
 
 use super::adapter::{FromRecord, HttpAdapter};
 use super::handler::{Failure, Handler};
@@ -30,7 +33,15 @@ pub struct Dedupe<S> {
 /// What [`Dedupe`] answers with, later.
 ///
 /// Dropping it leaves an execution that has begun running to its end.
-pub type ResponseFuture<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+pub type ResponseFuture<E> = Either<Answering<E>, Shown<E>>;
+
+/// An answer that is handed out as it is.
+type Answering<E> = MapErr<Instrumented<Answer>, fn(Failure) -> E>;
+
+type Answer = server::dedupe::ResponseFuture<Response<Body>, Failure>;
+
+/// An answer that is handed out if its caller may see it.
+type Shown<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
 
 // === impl Dedupe ===
 
@@ -73,17 +84,17 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let request = request.map(Body::stream);
         let Some(hook) = self.adapter.rules.on_replay.clone() else {
-            let answering = self.core.call(request);
-            return Box::pin(async move { answering.await.map_err(own_error) });
+            let own_error = own_error as fn(Failure) -> S::Error;
+            return Either::Left(self.core.call(request).map_err(own_error));
         };
         let (parts, body) = request.into_parts();
         let asked = parts.clone();
         let answering = self.core.call(Request::from_parts(parts, body));
         let adapter = self.adapter.clone();
-        Box::pin(async move {
+        Either::Right(Box::pin(async move {
             let response = answering.await.map_err(own_error)?;
             Ok(show_if_allowed(&adapter, &hook, asked, response).await)
-        })
+        }))
     }
 }
 

@@ -6,13 +6,11 @@
 //! dropped half-way, unless its runtime is.
 
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures_util::FutureExt;
-use futures_util::future::CatchUnwind;
 use tracing::Instrument;
 
 use super::flight::Flight;
@@ -24,7 +22,7 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     /// `None` once it has ended.
-    execution: Option<Pin<Box<CatchUnwind<AssertUnwindSafe<F>>>>>,
+    execution: Option<Pin<Box<F>>>,
     flight: Arc<Flight>,
     /// Where it is handed to: a caller may be dropped where no runtime is.
     runtime: Runtime,
@@ -44,9 +42,9 @@ where
     /// # Panics
     ///
     /// Outside of a runtime.
-    pub(super) fn new(execution: F, flight: Arc<Flight>) -> Self {
+    pub(super) fn new(execution: Pin<Box<F>>, flight: Arc<Flight>) -> Self {
         Self {
-            execution: Some(Box::pin(AssertUnwindSafe(execution).catch_unwind())),
+            execution: Some(execution),
             flight,
             runtime: Runtime::here(),
         }
@@ -64,9 +62,14 @@ where
             // OK because whoever awaits it asks until it has ended, and not again.
             unreachable!("an execution ends once");
         };
-        let ended = std::task::ready!(execution.as_mut().poll(context));
+        let polled = catch_unwind(AssertUnwindSafe(|| execution.as_mut().poll(context)));
+        let ended = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(output)) => Ok(output),
+            Err(_panic) => Err(Lost),
+        };
         self.execution = None;
-        Poll::Ready(ended.map_err(|_panic| Lost))
+        Poll::Ready(ended)
     }
 }
 

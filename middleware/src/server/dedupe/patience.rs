@@ -30,11 +30,17 @@ pub(crate) fn far(duration: Duration) -> Instant {
 ///
 /// For what is mostly ready at once: only what is not gets a timer, which is larger than most of
 /// what is waited for here.
-pub(crate) async fn by<F: Future + Unpin>(until: Instant, mut future: F) -> Option<F::Output> {
-    let first = poll_fn(|context| Poll::Ready(Pin::new(&mut future).poll(context))).await;
-    match first {
-        Poll::Ready(output) => Some(output),
-        Poll::Pending => Box::pin(timeout_at(until, future)).await.ok(),
+pub(crate) fn by<F: Future + Unpin>(
+    until: Instant,
+    mut future: F,
+) -> impl Future<Output = Option<F::Output>> {
+    // A block, since an async function has room for its argument twice.
+    async move {
+        let first = poll_fn(|context| Poll::Ready(Pin::new(&mut future).poll(context))).await;
+        match first {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => Box::pin(timeout_at(until, future)).await.ok(),
+        }
     }
 }
 
