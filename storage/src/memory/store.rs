@@ -1,6 +1,7 @@
 //! The store itself: a map under a mutex.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -74,7 +75,8 @@ struct Memory {
 
 #[derive(Debug)]
 struct Records {
-    records: HashMap<KeyDigest, Record>,
+    /// Boxed, since a map that grows moves what it holds, and everybody waits meanwhile.
+    records: HashMap<KeyDigest, Box<Record>>,
     records_max: usize,
     tables: Writes,
 }
@@ -402,7 +404,7 @@ impl Memory {
                 swept.tombstones += 1;
                 return false;
             }
-            if let Record::Call(call) = record
+            if let Record::Call(call) = &mut **record
                 && transition::is_past_retention(call, &at)
                 && let State::Completed { answer, .. } = &mut call.state
                 && *answer != AnswerKept::Gone
@@ -422,9 +424,16 @@ impl Records {
     fn apply(&mut self, changes: Vec<Change>) {
         for change in changes {
             match change.after {
-                None => self.records.remove(&change.key),
-                Some(record) => self.records.insert(change.key, record),
-            };
+                None => {
+                    self.records.remove(&change.key);
+                }
+                Some(record) => match self.records.entry(change.key) {
+                    Entry::Occupied(mut kept) => **kept.get_mut() = record,
+                    Entry::Vacant(place) => {
+                        place.insert(Box::new(record));
+                    }
+                },
+            }
         }
     }
 }
@@ -446,7 +455,7 @@ impl Records {
 
 impl Rows for Records {
     fn record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
-        Ok(self.records.get(&key).cloned())
+        Ok(self.records.get(&key).map(|record| (**record).clone()))
     }
 
     fn answer(&self, _: KeyDigest, _: &CallRecord) -> Result<Option<Answer>, StoreError> {
