@@ -10,6 +10,7 @@
 
 use std::future::Future;
 
+use tokio::task::futures::TaskLocalFuture;
 use tokio::task_local;
 
 task_local! {
@@ -22,6 +23,6 @@ pub(crate) fn caller_retries() -> bool {
 }
 
 /// Runs a handler, whose caller retries or does not.
-pub(crate) async fn handling<F: Future>(caller_retries: bool, handler: F) -> F::Output {
-    CALLER_RETRIES.scope(caller_retries, handler).await
+pub(crate) fn handling<F: Future>(caller_retries: bool, handler: F) -> TaskLocalFuture<bool, F> {
+    CALLER_RETRIES.scope(caller_retries, handler)
 }

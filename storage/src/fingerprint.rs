@@ -5,6 +5,7 @@
 //! digest requests can still compare with the records of the old way: it computes both.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 /// Which fields go into a fingerprint, and how: the number is stored beside the digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,10 +54,12 @@ pub enum Comparison {
 
 /// Collects the fields of a request, each framed by its length, so that `("ab", "c")` and
 /// `("a", "bc")` differ.
-#[derive(Debug)]
 pub struct FingerprintBuilder {
     algorithm: FingerprintAlgorithm,
-    hasher: blake3::Hasher,
+    /// What is not digested yet: small pieces are digested faster together.
+    pending: Vec<u8>,
+    /// What is digested already, where there was much of it.
+    digested: Option<Box<blake3::Hasher>>,
 }
 
 // === impl FingerprintAlgorithm ===
@@ -81,9 +84,13 @@ impl Fingerprint {
     /// Starts a fingerprint of the given algorithm (BLAKE3 over length-prefixed fields).
     #[must_use]
     pub fn builder(algorithm: FingerprintAlgorithm) -> FingerprintBuilder {
-        let mut hasher = blake3::Hasher::new_derive_key("onlyonce request fingerprint v1");
-        hasher.update(&algorithm.0.to_le_bytes());
-        FingerprintBuilder { algorithm, hasher }
+        let mut pending = Vec::with_capacity(MOSTLY_ENOUGH);
+        pending.extend_from_slice(&algorithm.0.to_le_bytes());
+        FingerprintBuilder {
+            algorithm,
+            pending,
+            digested: None,
+        }
     }
 
     /// A fingerprint read back from a record.
@@ -162,22 +169,65 @@ impl FingerprintBuilder {
     /// Adds a named field. The order of fields matters.
     #[must_use]
     pub fn field(mut self, name: &str, value: &[u8]) -> Self {
-        for part in [name.as_bytes(), value] {
-            self.hasher.update(&(part.len() as u64).to_le_bytes());
-            self.hasher.update(part);
-        }
+        self.add(name, value);
         self
+    }
+
+    /// The same, of a builder that stays where it is.
+    pub fn add(&mut self, name: &str, value: &[u8]) {
+        for part in [name.as_bytes(), value] {
+            self.pending
+                .extend_from_slice(&(part.len() as u64).to_le_bytes());
+            if self.pending.len() + part.len() > PENDING_MAX {
+                // What is large is not copied.
+                self.digest_pending().update(part);
+            } else {
+                self.pending.extend_from_slice(part);
+            }
+        }
     }
 
     /// The fingerprint of the fields so far.
     #[must_use]
-    pub fn finish(self) -> Fingerprint {
+    pub fn finish(mut self) -> Fingerprint {
+        let digest = match &self.digested {
+            None => FINGERPRINT.clone().update(&self.pending).finalize(),
+            Some(_) => self.digest_pending().finalize(),
+        };
         Fingerprint {
             algorithm: self.algorithm,
-            digest: *self.hasher.finalize().as_bytes(),
+            digest: *digest.as_bytes(),
         }
     }
+
+    fn digest_pending(&mut self) -> &mut blake3::Hasher {
+        let hasher = self
+            .digested
+            .get_or_insert_with(|| Box::new(FINGERPRINT.clone()));
+        hasher.update(&self.pending);
+        self.pending.clear();
+        hasher
+    }
 }
+
+impl fmt::Debug for FingerprintBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The fields are the request's.
+        f.debug_struct("FingerprintBuilder")
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The head of a request, and a small body.
+const MOSTLY_ENOUGH: usize = 384;
+
+/// As much as BLAKE3 digests at once: copying more saves nothing.
+const PENDING_MAX: usize = 1_024;
+
+/// Its own context is digested once.
+static FINGERPRINT: LazyLock<blake3::Hasher> =
+    LazyLock::new(|| blake3::Hasher::new_derive_key("onlyonce request fingerprint v1"));
 
 #[cfg(test)]
 mod tests {
@@ -185,6 +235,25 @@ mod tests {
 
     fn builder(number: u16) -> FingerprintBuilder {
         Fingerprint::builder(FingerprintAlgorithm::new(number))
+    }
+
+    #[test]
+    fn it_is_the_digest_of_all_fields_in_a_row_however_large_they_are() {
+        for lengths in [[0, 3, 0], [5, 900, 200], [2_000, 1, 1], [1, 1_000, 5_000]] {
+            let mut whole = blake3::Hasher::new_derive_key("onlyonce request fingerprint v1");
+            whole.update(&7_u16.to_le_bytes());
+            let mut print = builder(7);
+            for (place, length) in lengths.into_iter().enumerate() {
+                let (name, value) = (format!("field {place}"), vec![place as u8; length]);
+                for part in [name.as_bytes(), &value] {
+                    whole.update(&(part.len() as u64).to_le_bytes());
+                    whole.update(part);
+                }
+                print.add(&name, &value);
+            }
+            let print = print.finish();
+            assert_eq!(print.digest(), whole.finalize().as_bytes(), "{lengths:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request};
+use http_body::Body as _;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -39,6 +40,16 @@ pub enum Read {
     Whole(Contents),
     /// It is larger than the limit. This is the same body: what was read stands before the rest.
     TooLarge(Body),
+}
+
+/// A body that is being read: see [`Body::read`].
+#[must_use = "a body is read while this is awaited"]
+pub struct Reading {
+    read: Parts,
+    trailers: Option<HeaderMap>,
+    /// What is still to come.
+    stream: Option<UnsyncBoxBody<Bytes, BoxError>>,
+    limit: usize,
 }
 
 /// The same request once more, if its body is in memory.
@@ -92,41 +103,72 @@ impl Body {
     /// # Cancellation
     ///
     /// Dropping the future drops the body.
-    pub async fn read(mut self, limit: usize) -> Result<Read, BoxError> {
-        let Some(stream) = self.rest.take() else {
-            return Ok(if self.ready.bytes.len() > limit {
-                Read::TooLarge(self)
-            } else {
-                Read::Whole(self.ready)
-            });
-        };
-        let mut stream = stream.into_inner();
-        let mut read = Parts::from(self.ready.bytes);
-        while let Some(frame) = stream.frame().await {
+    pub fn read(self, limit: usize) -> Reading {
+        Reading {
+            trailers: self.ready.trailers,
+            read: Parts::from(self.ready.bytes),
+            stream: self.rest.map(Mutex::into_inner),
+            limit,
+        }
+    }
+}
+
+// === impl Reading ===
+
+impl Reading {
+    /// Whether there is an end to it.
+    fn poll_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read, BoxError>> {
+        while let Some(stream) = &mut self.stream {
+            let Some(frame) = std::task::ready!(Pin::new(stream).poll_frame(cx)) else {
+                self.stream = None;
+                break;
+            };
             match frame?.into_data() {
-                Ok(data) => read.push(data),
+                Ok(data) => self.read.push(data),
                 Err(frame) => {
-                    if let (Ok(trailers), bytes) = (frame.into_trailers(), read.finish()) {
-                        let trailers = Some(trailers);
-                        return Ok(Read::Whole(Contents { bytes, trailers }));
-                    }
-                    return Err("a body frame that is neither data nor trailers".into());
+                    let Ok(trailers) = frame.into_trailers() else {
+                        let unknown = "a body frame that is neither data nor trailers";
+                        return Poll::Ready(Err(unknown.into()));
+                    };
+                    self.trailers = Some(trailers);
+                    return Poll::Ready(Ok(Read::Whole(self.contents())));
                 }
             }
-            if read.length() > limit {
-                return Ok(Read::TooLarge(Self {
-                    ready: Contents {
-                        bytes: read.finish(),
-                        trailers: None,
-                    },
-                    rest: Some(Mutex::new(stream)),
-                }));
+            if self.read.length() > self.limit {
+                break;
             }
         }
-        Ok(Read::Whole(Contents {
-            bytes: read.finish(),
-            trailers: None,
+        Poll::Ready(Ok(if self.read.length() > self.limit {
+            let rest = self.stream.take().map(Mutex::new);
+            let ready = self.contents();
+            Read::TooLarge(Body { ready, rest })
+        } else {
+            Read::Whole(self.contents())
         }))
+    }
+
+    fn contents(&mut self) -> Contents {
+        Contents {
+            bytes: self.read.finish(),
+            trailers: self.trailers.take(),
+        }
+    }
+}
+
+impl Future for Reading {
+    type Output = Result<Read, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_all(cx)
+    }
+}
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading")
+            .field("bytes", &self.read.length())
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
     }
 }
 

@@ -37,13 +37,54 @@ impl ServingStore {
     /// The header's value: `"8e03978e-..."; now=1763740800000`.
     #[must_use]
     pub fn header_value(&self) -> HeaderValue {
-        let text = match self.now {
-            Some(now) => format!("\"{}\"; now={}", self.id, now.as_millis()),
-            None => format!("\"{}\"", self.id),
+        // By hand, since every answer has one: formatting it costs as much as digesting the request.
+        let mut text = [0; LENGTH_MAX];
+        let mut length = 0;
+        let mut put = |byte| {
+            text[length] = byte;
+            length += 1;
         };
-        HeaderValue::try_from(text).expect("an identity and a number are visible ASCII")
+        put(b'"');
+        for (place, byte) in self.id.as_bytes().iter().enumerate() {
+            if matches!(place, 4 | 6 | 8 | 10) {
+                put(b'-');
+            }
+            put(DIGITS[usize::from(byte >> 4)]);
+            put(DIGITS[usize::from(byte & 15)]);
+        }
+        put(b'"');
+        if let Some(now) = self.now {
+            NOW.iter().copied().for_each(&mut put);
+            let mut digits = [0; NUMBER_LENGTH_MAX];
+            let count = decimal(now.as_millis(), &mut digits);
+            digits[..count].iter().rev().copied().for_each(&mut put);
+        }
+        HeaderValue::from_bytes(&text[..length])
+            .expect("an identity and a number are visible ASCII")
     }
 }
+
+/// The digits of a number, the last one first, and how many there are.
+fn decimal(mut number: u64, digits: &mut [u8; NUMBER_LENGTH_MAX]) -> usize {
+    for (place, digit) in digits.iter_mut().enumerate() {
+        *digit = DIGITS[(number % 10) as usize];
+        number /= 10;
+        if number == 0 {
+            return place + 1;
+        }
+    }
+    digits.len()
+}
+
+const NOW: &[u8] = b"; now=";
+
+const DIGITS: [u8; 16] = *b"0123456789abcdef";
+
+/// Of the largest number that there is.
+const NUMBER_LENGTH_MAX: usize = 20;
+
+/// An identity in its quotes, the parameter's name, and a number.
+const LENGTH_MAX: usize = 38 + NOW.len() + NUMBER_LENGTH_MAX;
 
 #[cfg(test)]
 mod tests {
@@ -58,6 +99,18 @@ mod tests {
             headers.insert(names::STORE, said.header_value());
             assert_eq!(ServingStore::of(&headers), Some(said));
         }
+    }
+
+    #[test]
+    fn what_is_said_is_the_identity_as_it_is_displayed_and_the_time_in_digits() {
+        let id = StoreId::from_bytes(std::array::from_fn(|place| (place * 17) as u8));
+        for millis in [0, 9, 10, 1_763_740_800_000, u64::MAX] {
+            let now = Some(Timestamp::from_millis(millis));
+            let said = ServingStore { id, now }.header_value();
+            assert_eq!(said, format!("\"{id}\"; now={millis}"));
+        }
+        let said = ServingStore { id, now: None }.header_value();
+        assert_eq!(said, format!("\"{id}\""));
     }
 
     #[test]

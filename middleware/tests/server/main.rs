@@ -8,6 +8,7 @@ mod watched;
 
 mod concurrency;
 mod endings;
+mod handed_over;
 mod identity;
 mod leases;
 mod observe;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use onlyonce_middleware::observe::ServeSpanLayer;
@@ -21,9 +22,10 @@ type Seen = Vec<(String, Vec<(String, String)>, DebugValue)>;
 /// One call of each kind, and what a recorder has seen of them.
 fn record() -> Seen {
     record_of(async {
+        tokio::time::pause();
         let effects = Effects::default();
         let store = Watched::new(Arc::new(MemoryStore::default()));
-        let server = Handler::applying(&effects).over(store.clone());
+        let server = Handler::slow(&effects, Duration::from_millis(1)).over(store.clone());
         let (a, b) = (
             send(&server, Ask::new("k", "pay")),
             send(&server, Ask::new("k", "pay")),

@@ -21,6 +21,7 @@ pub struct Watched {
     /// Everything takes a few polls before it reaches the store, and after.
     pub dawdle: AtomicBool,
     pub refuse_renewals: AtomicBool,
+    pub panic_in_completions: AtomicBool,
 }
 
 impl Watched {
@@ -35,6 +36,7 @@ impl Watched {
             hang_settlements: AtomicBool::new(false),
             dawdle: AtomicBool::new(false),
             refuse_renewals: AtomicBool::new(false),
+            panic_in_completions: AtomicBool::new(false),
         })
     }
 }
@@ -109,6 +111,7 @@ impl Store for Watched {
         if self.hang_settlements.load(Ordering::SeqCst) {
             return Box::pin(std::future::pending());
         }
+        assert!(!self.panic_in_completions.load(Ordering::SeqCst));
         if self.refuse_completions.load(Ordering::SeqCst) {
             return Box::pin(async move {
                 drop(claim);

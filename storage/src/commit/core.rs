@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use super::inspecting;
 use super::open_calls::OpenCalls;
-use super::operation::{ClaimReply, Group, Operation, Reply};
+use super::operation::{Change, ClaimReply, Group, Operation, Reply};
 use super::overlay::{Overlay, Rows};
 use super::sessions::{SessionChange, SessionRow, Sessions};
 use super::transact::Held;
 use crate::inspect::OpenStats;
 use crate::record::{CallRecord, KeyState, Record, State};
+use crate::transaction::Writes;
 use crate::transition::{self, Circumstances, ClaimStep, Fenced, Settled};
 use crate::{
     Answer, ClaimRequest, DoubtReason, FencingToken, KeyDigest, Lease, Operator, Question,
@@ -121,9 +122,7 @@ impl GroupCore {
     /// were not used for too long, and what they held is made to be like any other, some of it at a
     /// time: a group without operations that changes nothing has found all of that done.
     pub fn decide(&mut self, operations: Vec<Operation>, rows: &dyn Rows, now: Timestamp) -> Group {
-        let mut overlay = Overlay::new(rows);
-        self.doubt_lapsed(&mut overlay, now);
-        self.expire_sessions(&mut overlay, now);
+        let mut overlay = self.begin_group(rows, operations.len(), now);
         let replies = operations
             .into_iter()
             .map(|operation| self.decide_one(operation, &mut overlay, now))
@@ -135,6 +134,34 @@ impl GroupCore {
             sessions: std::mem::take(&mut self.session_changes),
             replies,
         }
+    }
+
+    /// Decides a group of one operation, for a store that has no others.
+    #[cfg(feature = "memory")]
+    pub(crate) fn decide_alone(
+        &mut self,
+        operation: Operation,
+        rows: &dyn Rows,
+        now: Timestamp,
+    ) -> (Vec<Change>, Writes, Reply) {
+        let mut overlay = self.begin_group(rows, 1, now);
+        let reply = self.decide_one(operation, &mut overlay, now);
+        let (changes, rows) = overlay.into_changes();
+        // Such a store has nowhere to write them.
+        self.session_changes.clear();
+        (changes, rows, reply)
+    }
+
+    fn begin_group<'a>(
+        &mut self,
+        rows: &'a dyn Rows,
+        operations: usize,
+        now: Timestamp,
+    ) -> Overlay<'a> {
+        let mut overlay = Overlay::new(rows, operations);
+        self.doubt_lapsed(&mut overlay, now);
+        self.expire_sessions(&mut overlay, now);
+        overlay
     }
 
     fn decide_one(
@@ -222,12 +249,12 @@ impl GroupCore {
             }
             ClaimStep::OwnClaim(call) => claimed(&call),
             ClaimStep::Doubt(call) => {
-                let reply = overlay.replay(key, &call);
+                let reply = overlay.replay(key, call.clone());
                 self.write(overlay, key, existing, Some(Record::Call(call)));
                 reply
             }
             ClaimStep::Refuse(refusal) => Ok(ClaimReply::Refused(refusal)),
-            ClaimStep::Replay(call) => overlay.replay(key, &call),
+            ClaimStep::Replay(call) => overlay.replay(key, call),
         }
     }
 

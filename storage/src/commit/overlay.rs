@@ -57,36 +57,56 @@ pub trait Rows {
 pub(super) struct Overlay<'a> {
     pub(super) rows: &'a dyn Rows,
     changes: Vec<Change>,
-    places: HashMap<KeyDigest, usize>,
+    /// Where the change of a key stands, once there are so many that looking is slower.
+    places: Option<HashMap<KeyDigest, usize>>,
     pub(super) written: Written,
 }
 
 // === impl Overlay ===
 
 impl<'a> Overlay<'a> {
-    pub(super) fn new(rows: &'a dyn Rows) -> Self {
+    /// Over these rows, for so many operations.
+    pub(super) fn new(rows: &'a dyn Rows, operations: usize) -> Self {
         Self {
             rows,
-            changes: Vec::new(),
-            places: HashMap::new(),
+            // One operation mostly changes one key. A group grows with what it changes.
+            changes: Vec::with_capacity(operations.min(1)),
+            places: None,
             written: Written::default(),
         }
     }
 
+    fn place(&self, key: KeyDigest) -> Option<usize> {
+        match &self.places {
+            Some(places) => places.get(&key).copied(),
+            None => self.changes.iter().position(|change| change.key == key),
+        }
+    }
+
     pub(super) fn record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
-        match self.places.get(&key) {
-            Some(&place) => Ok(self.changes[place].after.clone()),
+        match self.place(key) {
+            Some(place) => Ok(self.changes[place].after.clone()),
             None => self.rows.record(key),
         }
     }
 
     pub(super) fn write(&mut self, key: KeyDigest, before: Option<Record>, after: Option<Record>) {
-        if let Some(&place) = self.places.get(&key) {
+        if let Some(place) = self.place(key) {
             self.changes[place].after = after;
             return;
         }
-        self.places.insert(key, self.changes.len());
+        let place = self.changes.len();
         self.changes.push(Change { key, before, after });
+        match &mut self.places {
+            Some(places) => {
+                places.insert(key, place);
+            }
+            None if self.changes.len() > LOOKED_THROUGH_MAX => {
+                let keys = self.changes.iter().map(|change| change.key);
+                self.places = Some(keys.zip(0..).collect());
+            }
+            None => {}
+        }
     }
 
     /// What a reader may be told of a key, its answer read where it lies beside.
@@ -98,7 +118,7 @@ impl<'a> Overlay<'a> {
     ) -> Result<KeyState, StoreError> {
         let record = match self.record(key)? {
             Some(Record::Call(call)) if !transition::is_past_retention(&call, at) => {
-                Some(Record::Call(self.with_answer(key, &call)?))
+                Some(Record::Call(self.with_answer(key, call)?))
             }
             other => other,
         };
@@ -108,7 +128,7 @@ impl<'a> Overlay<'a> {
     pub(super) fn replay(
         &self,
         key: KeyDigest,
-        call: &CallRecord,
+        call: CallRecord,
     ) -> Result<ClaimReply, StoreError> {
         let call = self.with_answer(key, call)?;
         Ok(match call.state {
@@ -146,7 +166,7 @@ impl<'a> Overlay<'a> {
         let Some(Record::Call(call)) = self.record(key)? else {
             return Ok(None);
         };
-        Ok(match self.with_answer(key, &call)?.state {
+        Ok(match self.with_answer(key, call)?.state {
             State::Completed {
                 answer: AnswerKept::Here(answer),
                 ..
@@ -159,8 +179,7 @@ impl<'a> Overlay<'a> {
         })
     }
 
-    fn with_answer(&self, key: KeyDigest, call: &CallRecord) -> Result<CallRecord, StoreError> {
-        let mut call = call.clone();
+    fn with_answer(&self, key: KeyDigest, mut call: CallRecord) -> Result<CallRecord, StoreError> {
         let beside = match &call.state {
             State::Completed { answer, .. } => Some(answer),
             State::InDoubt { answer, .. } => answer.as_ref(),
@@ -182,9 +201,11 @@ impl<'a> Overlay<'a> {
     }
 
     /// The records that end up different from how they began, and the rows that were written.
-    pub(super) fn into_changes(self) -> (Vec<Change>, Writes) {
-        let changes = self.changes.into_iter();
-        let changes = changes.filter(|change| change.before != change.after);
-        (changes.collect(), self.written.into_writes())
+    pub(super) fn into_changes(mut self) -> (Vec<Change>, Writes) {
+        self.changes.retain(|change| change.before != change.after);
+        (self.changes, self.written.into_writes())
     }
 }
+
+/// Comparing so many digests costs about as much as digesting one for a map.
+const LOOKED_THROUGH_MAX: usize = 8;

@@ -50,6 +50,9 @@ impl GroupCore {
 
     /// Lets go of the claim that is held of a key: the key is what it was before.
     pub(super) fn let_go(&mut self, key: KeyDigest) {
+        if self.held.calls.is_empty() {
+            return;
+        }
         if let Some(call) = self.held.calls.remove(&key) {
             let call = Record::Call(call);
             self.sessions.changed(key, Some(&call), None);
@@ -100,12 +103,12 @@ impl GroupCore {
             }
             ClaimStep::OwnClaim(call) => claimed(&call),
             ClaimStep::Doubt(call) => {
-                let reply = overlay.replay(key, &call);
+                let reply = overlay.replay(key, call.clone());
                 self.write(overlay, key, existing, Some(Record::Call(call)));
                 reply
             }
             ClaimStep::Refuse(refusal) => Ok(ClaimReply::Refused(refusal)),
-            ClaimStep::Replay(call) => overlay.replay(key, &call),
+            ClaimStep::Replay(call) => overlay.replay(key, call),
         }
     }
 

@@ -1,7 +1,9 @@
 //! The store itself: a map under a mutex.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -59,6 +61,8 @@ pub struct MemoryStore {
 struct Shared {
     id: StoreId,
     clock: Arc<dyn Clock>,
+    /// As the core has it, for those who only ask for the time.
+    forgotten_until_ms: AtomicU64,
     state: Mutex<Memory>,
 }
 
@@ -71,7 +75,8 @@ struct Memory {
 
 #[derive(Debug)]
 struct Records {
-    records: HashMap<KeyDigest, Record>,
+    /// Boxed, since a map that grows moves what it holds, and everybody waits meanwhile.
+    records: HashMap<KeyDigest, Box<Record>>,
     records_max: usize,
     tables: Writes,
 }
@@ -104,6 +109,7 @@ impl MemoryStore {
             shared: Arc::new(Shared {
                 id: StoreId::random(),
                 clock: Arc::clone(&options.clock),
+                forgotten_until_ms: AtomicU64::new(created.as_millis()),
                 state: Mutex::new(Memory {
                     core,
                     guard: ClockGuard::start(&*options.clock, None, options.retention.horizon),
@@ -130,7 +136,8 @@ impl Store for MemoryStore {
     }
 
     fn now(&self) -> Timestamp {
-        let forgotten_until = self.shared.state.lock().core.forgotten_until();
+        let forgotten_until = self.shared.forgotten_until_ms.load(Ordering::Acquire);
+        let forgotten_until = Timestamp::from_millis(forgotten_until);
         transition::now_told(self.shared.clock.now(), forgotten_until)
     }
 
@@ -315,7 +322,13 @@ impl Inspect for MemoryStore {
             if let Some(suspicion) = state.guard.suspicion(&*self.shared.clock) {
                 return Ok(Swept::paused(suspicion));
             }
-            Ok(state.sweep(now))
+            let swept = state.sweep(now);
+            // Under the mutex: who finds a record gone is told a time after it.
+            let forgotten_until = state.core.forgotten_until().as_millis();
+            self.shared
+                .forgotten_until_ms
+                .store(forgotten_until, Ordering::Release);
+            Ok(swept)
         })
     }
 
@@ -357,11 +370,10 @@ impl ReadRows for Shared {
 
 impl Memory {
     fn ask(&mut self, operation: Operation, now: Timestamp) -> Reply {
-        let group = self.core.decide(vec![operation], &self.rows, now);
-        self.rows.apply(group.changes);
-        self.rows.apply_rows(group.rows);
-        let mut replies = group.replies;
-        replies.pop().expect("one operation has one reply")
+        let (changes, rows, reply) = self.core.decide_alone(operation, &self.rows, now);
+        self.rows.apply(changes);
+        self.rows.apply_rows(rows);
+        reply
     }
 
     fn sweep(&mut self, now: Timestamp) -> Swept {
@@ -392,7 +404,7 @@ impl Memory {
                 swept.tombstones += 1;
                 return false;
             }
-            if let Record::Call(call) = record
+            if let Record::Call(call) = &mut **record
                 && transition::is_past_retention(call, &at)
                 && let State::Completed { answer, .. } = &mut call.state
                 && *answer != AnswerKept::Gone
@@ -412,9 +424,16 @@ impl Records {
     fn apply(&mut self, changes: Vec<Change>) {
         for change in changes {
             match change.after {
-                None => self.records.remove(&change.key),
-                Some(record) => self.records.insert(change.key, record),
-            };
+                None => {
+                    self.records.remove(&change.key);
+                }
+                Some(record) => match self.records.entry(change.key) {
+                    Entry::Occupied(mut kept) => **kept.get_mut() = record,
+                    Entry::Vacant(place) => {
+                        place.insert(Box::new(record));
+                    }
+                },
+            }
         }
     }
 }
@@ -436,7 +455,7 @@ impl Records {
 
 impl Rows for Records {
     fn record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
-        Ok(self.records.get(&key).cloned())
+        Ok(self.records.get(&key).map(|record| (**record).clone()))
     }
 
     fn answer(&self, _: KeyDigest, _: &CallRecord) -> Result<Option<Answer>, StoreError> {

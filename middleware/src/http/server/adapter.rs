@@ -1,5 +1,6 @@
 //! How the server layers speak HTTP.
 
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,17 +73,24 @@ impl Adapter for HttpAdapter {
     type Response = Response<Body>;
     type Error = Failure;
 
-    async fn admit(&self, request: Request<Body>) -> Admission<Request<Body>> {
+    fn admit(
+        &self,
+        request: Request<Body>,
+    ) -> impl Future<Output = Admission<Request<Body>>> + Send {
         let (parts, body) = request.into_parts();
-        match self.examine(&parts) {
-            Err(refusal) => {
-                hear_out(&parts.headers, body).await;
-                Admission::Refused(refusal)
-            }
-            Ok(None) => Admission::Unprotected(Request::from_parts(parts, body)),
-            Ok(Some(asked)) => {
-                let protected = self.protect(parts, body, asked).await;
-                protected.unwrap_or_else(Admission::Refused)
+        let examined = self.examine(&parts);
+        async move {
+            match examined {
+                Err(refusal) => {
+                    // Boxed, since it happens seldom.
+                    Box::pin(hear_out(&parts.headers, body)).await;
+                    Admission::Refused(refusal)
+                }
+                Ok(None) => Admission::Unprotected(Request::from_parts(parts, body)),
+                Ok(Some(asked)) => match self.rules.intake.read(body, asked.deadline).await {
+                    Ok(contents) => self.protect(parts, contents, asked),
+                    Err(refusal) => Admission::Refused(refusal),
+                },
             }
         }
     }
@@ -101,24 +109,18 @@ impl Adapter for HttpAdapter {
         in_transaction(request, execution, transaction)
     }
 
-    async fn record(&self, result: Result<Response<Body>, Failure>) -> Recording<Response<Body>> {
-        let Some((parts, body, kept)) = answered(result) else {
-            return nothing();
-        };
-        let answer = || match (kept, body.contents()) {
-            (Kept::Head, _) => self.encode(&parts, None),
-            (Kept::Whole, Some(contents)) => self.encode(&parts, Some(contents)),
-            _ => None,
-        };
-        Recording {
-            outcome: outcome(meaning(&parts, self.rules.releases_503), answer),
-            response: Some(Response::from_parts(parts, body)),
-        }
+    fn record(
+        &self,
+        result: Result<Response<Body>, Failure>,
+    ) -> impl Future<Output = Recording<Response<Body>>> + Send {
+        ready(self.recording(result))
     }
 
     fn replay(&self, answer: &Answer, served: Served) -> Result<Response<Body>, Refusal> {
         let mut response = Recorded::read(answer, ANSWER)?.into_response();
-        response.extensions_mut().insert(FromRecord);
+        if self.rules.on_replay.is_some() {
+            response.extensions_mut().insert(FromRecord);
+        }
         self.mark_headers(response.headers_mut(), status(served));
         Ok(response)
     }
@@ -203,16 +205,30 @@ impl HttpAdapter {
         }))
     }
 
-    /// Reads the body, and says what the call is.
-    async fn protect(
+    /// What the handler's result, whose body is read, means.
+    fn recording(&self, result: Result<Response<Body>, Failure>) -> Recording<Response<Body>> {
+        let Some((parts, body, kept)) = answered(result) else {
+            return nothing();
+        };
+        let answer = || match (kept, body.contents()) {
+            (Kept::Head, _) => self.encode(&parts, None),
+            (Kept::Whole, Some(contents)) => self.encode(&parts, Some(contents)),
+            _ => None,
+        };
+        Recording {
+            outcome: outcome(meaning(&parts, self.rules.releases_503), answer),
+            response: Some(Response::from_parts(parts, body)),
+        }
+    }
+
+    /// Says what the call is.
+    fn protect(
         &self,
         mut parts: Parts,
-        body: Body,
+        contents: Contents,
         asked: Asked,
-    ) -> Result<Admission<Request<Body>>, Refusal> {
-        let deadline = asked.deadline;
+    ) -> Admission<Request<Body>> {
         let rules = &*self.rules;
-        let contents = rules.intake.read(body, deadline).await?;
         let fingerprints = rules
             .fingerprint
             .of(&parts, original_uri(&parts), &contents);
@@ -230,7 +246,7 @@ impl HttpAdapter {
             applies_nothing: |parts, _| applies_nothing(parts),
         });
         let request = Request::from_parts(parts, Body::from(contents));
-        Ok(Admission::Protected(intent, request))
+        Admission::Protected(intent, request)
     }
 
     fn encode(&self, parts: &http::response::Parts, contents: Option<&Contents>) -> Option<Answer> {

@@ -52,19 +52,22 @@ impl FingerprintRules {
     /// The fingerprints of a request for `uri`, as its client sent it.
     pub(super) fn of(&self, request: &Parts, uri: &Uri, contents: &Contents) -> Fingerprints {
         let body = contents.bytes.as_ref();
-        let raw = self.head(RAW, request, uri).field("body", body);
-        let raw = with_trailers(raw, contents).finish();
+        let mut raw = self.head(RAW, request, uri);
+        raw.add("body", body);
+        add_trailers(&mut raw, contents);
+        let raw = raw.finish();
         match self.json {
             Json::Raw => Fingerprints::new(raw),
             // Calls of before the option was chosen have the raw one.
             Json::Canonical => {
-                let head = self.head(CANONICAL, request, uri);
+                let mut whole = self.head(CANONICAL, request, uri);
                 let canonical = is_json(&request.headers).then(|| canonical(body));
-                let whole = match canonical.flatten() {
-                    Some(canonical) => head.field("json", &canonical),
-                    None => head.field("body", body),
-                };
-                Fingerprints::new(with_trailers(whole, contents).finish()).or_earlier(raw)
+                match canonical.flatten() {
+                    Some(canonical) => whole.add("json", &canonical),
+                    None => whole.add("body", body),
+                }
+                add_trailers(&mut whole, contents);
+                Fingerprints::new(whole.finish()).or_earlier(raw)
             }
         }
     }
@@ -75,38 +78,38 @@ impl FingerprintRules {
         request: &Parts,
         uri: &Uri,
     ) -> FingerprintBuilder {
-        let mut builder = Fingerprint::builder(algorithm)
-            .field("method", request.method.as_str().as_bytes())
-            .field("path", uri.path().as_bytes());
+        let mut builder = Fingerprint::builder(algorithm);
+        builder.add("method", request.method.as_str().as_bytes());
+        builder.add("path", uri.path().as_bytes());
         if let Some(query) = uri.query() {
-            builder = builder.field("query", query.as_bytes());
+            builder.add("query", query.as_bytes());
         }
         for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING] {
             for value in request.headers.get_all(&name) {
-                builder = builder.field(name.as_str(), value.as_bytes());
+                builder.add(name.as_str(), value.as_bytes());
             }
         }
         for name in &self.headers {
             // Apart from the fields of above, one of which may have its name.
-            builder = builder.field("header", name.as_str().as_bytes());
+            builder.add("header", name.as_str().as_bytes());
             for value in request.headers.get_all(name) {
-                builder = builder.field("", value.as_bytes());
+                builder.add("", value.as_bytes());
             }
             if name == header::HOST
                 && !request.headers.contains_key(name)
                 && let Some(authority) = uri.authority()
             {
                 // Over HTTP/2 it stands there.
-                builder = builder.field("", authority.as_str().as_bytes());
+                builder.add("", authority.as_str().as_bytes());
             }
         }
         builder
     }
 }
 
-fn with_trailers(mut builder: FingerprintBuilder, contents: &Contents) -> FingerprintBuilder {
+fn add_trailers(builder: &mut FingerprintBuilder, contents: &Contents) {
     let Some(trailers) = &contents.trailers else {
-        return builder;
+        return;
     };
     let mut names: Vec<_> = trailers
         .keys()
@@ -114,12 +117,11 @@ fn with_trailers(mut builder: FingerprintBuilder, contents: &Contents) -> Finger
         .collect();
     names.sort_unstable_by(|one, other| compare(one, other));
     for name in names {
-        builder = builder.field("trailer", name.as_str().as_bytes());
+        builder.add("trailer", name.as_str().as_bytes());
         for value in trailers.get_all(name) {
-            builder = builder.field("", value.as_bytes());
+            builder.add("", value.as_bytes());
         }
     }
-    builder
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -1,14 +1,15 @@
 //! Reads the bodies of requests, within the limits of size and time.
 
+use std::future::Future;
 use std::time::Duration;
 
 use http::{HeaderMap, header};
 use http_body::Body as _;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::http::{Body, Contents, Read};
 use crate::server::Refusal;
-use crate::server::dedupe::far;
+use crate::server::dedupe::{by, far};
 
 /// What is taken in of a request.
 #[derive(Clone, Copy, Debug)]
@@ -25,26 +26,30 @@ impl Intake {
     /// # Errors
     ///
     /// When it is too large, too slow or cut off: nothing was executed.
-    pub(crate) async fn read(
+    pub(crate) fn read(
         self,
         body: Body,
         deadline: Option<Instant>,
-    ) -> Result<Contents, Refusal> {
+    ) -> impl Future<Output = Result<Contents, Refusal>> + Send {
         let limit = self.bytes_max;
-        let too_large = Refusal::TooLarge { limit };
-        if body.size_hint().lower() > limit as u64 {
-            return Err(too_large);
-        }
+        let too_large = move || Refusal::TooLarge { limit };
+        let fits = body.size_hint().lower() <= limit as u64;
         let slow_at = far(self.timeout);
         let until = deadline.map_or(slow_at, |deadline| deadline.min(slow_at));
-        match timeout_at(until, body.read(limit)).await {
-            Ok(Ok(Read::Whole(contents))) => Ok(contents),
-            Ok(Ok(Read::TooLarge(_))) => Err(too_large),
-            Ok(Err(_)) => Err(Refusal::Unreadable {
-                reason: CUT.to_owned(),
-            }),
-            Err(_elapsed) if until < slow_at => Err(Refusal::DeadlinePassed { executing: false }),
-            Err(_elapsed) => Err(Refusal::TooSlow),
+        let reading = by(until, body.read(limit));
+        async move {
+            if !fits {
+                return Err(too_large());
+            }
+            match reading.await {
+                Some(Ok(Read::Whole(contents))) => Ok(contents),
+                Some(Ok(Read::TooLarge(_))) => Err(too_large()),
+                Some(Err(_)) => Err(Refusal::Unreadable {
+                    reason: CUT.to_owned(),
+                }),
+                None if until < slow_at => Err(Refusal::DeadlinePassed { executing: false }),
+                None => Err(Refusal::TooSlow),
+            }
         }
     }
 }

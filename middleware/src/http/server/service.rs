@@ -6,8 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::TryFutureExt;
+use futures_util::future::{Either, MapErr};
 use http::{HeaderMap, Request, Response};
 use tower_service::Service;
+use tracing::instrument::Instrumented;
 
 use super::adapter::HttpAdapter;
 use super::handler::{Failure, FromRecord, Handler};
@@ -30,7 +33,15 @@ pub struct Dedupe<S> {
 /// What [`Dedupe`] answers with, later.
 ///
 /// Dropping it leaves an execution that has begun running to its end.
-pub type ResponseFuture<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+pub type ResponseFuture<E> = Either<Answering<E>, Shown<E>>;
+
+/// An answer that is handed out as it is.
+type Answering<E> = MapErr<Instrumented<Answer>, fn(Failure) -> E>;
+
+type Answer = server::dedupe::ResponseFuture<Response<Body>, Failure>;
+
+/// An answer that is handed out if its caller may see it.
+type Shown<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
 
 // === impl Dedupe ===
 
@@ -89,18 +100,17 @@ pub(crate) fn answer_allowed<C, E>(
     withhold: impl FnOnce(&HeaderMap) -> Response<Body> + Send + 'static,
 ) -> ResponseFuture<E>
 where
-    C: Service<Request<Body>, Response = Response<Body>, Error = Failure>,
-    C::Future: Send + 'static,
+    C: Service<Request<Body>, Error = Failure, Future = Instrumented<Answer>>,
     E: 'static,
 {
+    let own_error = own_error as fn(Failure) -> E;
     let Some(hook) = hook else {
-        let answering = core.call(request);
-        return Box::pin(async move { answering.await.map_err(own_error) });
+        return Either::Left(core.call(request).map_err(own_error));
     };
     let (parts, body) = request.into_parts();
     let asked = parts.clone();
     let answering = core.call(Request::from_parts(parts, body));
-    Box::pin(async move {
+    Either::Right(Box::pin(async move {
         let response = answering.await.map_err(own_error)?;
         if response.extensions().get::<FromRecord>().is_none() {
             return Ok(response);
@@ -111,7 +121,7 @@ where
         } else {
             Ok(withhold(&parts.headers))
         }
-    })
+    }))
 }
 
 /// The error as the inner service gave it.

@@ -52,6 +52,11 @@ impl Words {
     /// When one of them cannot be read: it is refused and never ignored, since a call without it
     /// would be another call.
     pub(crate) fn read(headers: &HeaderMap, now: Instant) -> Result<Self, Refusal> {
+        // Most clients say nothing but the key: one look finds that out.
+        let says = |name: &HeaderName| name.as_str().starts_with(OURS) && *name != names::KEY;
+        if !headers.keys().any(says) {
+            return Ok(Self::default());
+        }
         let left = number(headers, &names::DEADLINE_MS)?.map(Duration::from_millis);
         let session = match text(headers, &names::SESSION)? {
             None => None,
@@ -117,6 +122,9 @@ fn unreadable(name: &HeaderName) -> Refusal {
         reason: format!("header {name} cannot be read, or stands there twice"),
     }
 }
+
+/// How the names begin of all that is read here.
+const OURS: &str = "idempotency-";
 
 #[cfg(test)]
 mod tests {

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use onlyonce_storage::{
-    Claim, ClaimOutcome, ClaimRequest, Completion, InDoubt, KeyState, Question, StoreError,
+    AttemptId, Claim, ClaimOutcome, ClaimRequest, Completion, FencingToken, InDoubt, KeyState,
+    Question, StoreError,
 };
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tower::{Service, ServiceExt};
 
-use super::flight::Landing;
-use super::owner::Delivery;
+use super::flight::{Flight, Landing};
 use super::patience::{far, patience};
 use super::reconcile::{self, Step};
 use super::service::Shared;
@@ -53,15 +52,15 @@ enum Look {
 }
 
 /// What waiting for room in the handler came to.
-enum Room<S, Err> {
+enum Room<Err> {
     /// The handler will never have room.
     Never(Err),
     /// Nobody waits for the call any more.
     NobodyWaits,
     /// The handler has none yet, and the call may need none: something is known of its key.
     NotNeeded,
-    /// This instance is ready.
-    Ready(S),
+    /// It is ready.
+    Ready,
     /// The store cannot tell.
     Unable(StoreError),
 }
@@ -77,24 +76,18 @@ enum Room<S, Err> {
 ///
 /// A call in doubt is considered once: whoever finds it in doubt again is told so. What was found
 /// applied then is not executed, whatever becomes of its doubt meanwhile.
-pub(super) async fn begin<S, A, Res>(
+pub(super) async fn begin<S, A>(
     shared: &Shared<A>,
     intent: &Intent,
-    inner: S,
-    deliver: &mut oneshot::Sender<Delivery<Res, S::Error>>,
+    mut inner: S,
+    flight: &Flight,
 ) -> Begun<S, S::Error>
 where
     A: Adapter,
     S: Service<A::Request> + Clone,
 {
-    let mut request = ClaimRequest::new(
-        intent.key.clone(),
-        intent.fingerprints.clone(),
-        shared.options.lease,
-    );
-    request.retention = shared.options.retention;
-    request.first_sent = intent.first_sent;
-    request.session = intent.session;
+    // The same in each round, so that a store which lost its answer knows its own claim again.
+    let attempt = AttemptId::random();
     let give_up_at = far(patience(shared.options.wait, intent.deadline));
     let mut considered = false;
     let mut rerun_of: Option<InDoubt> = None;
@@ -105,30 +98,34 @@ where
         } else {
             Look::Never
         };
-        let ready = match room(shared, intent, inner.clone(), deliver, look).await {
+        let ready = match room(shared, intent, &mut inner, flight, look).await {
             Room::Never(error) => return Begun::NeverReady(error),
             Room::NobodyWaits => return Begun::Landed(Landing::NotExecuted),
-            Room::NotNeeded => None,
-            Room::Ready(handler) => Some(handler),
+            Room::NotNeeded => {
+                give_back_room(&mut inner);
+                false
+            }
+            Room::Ready => true,
             Room::Unable(error) => return Begun::Landed(Landing::Refused(unable(&error))),
         };
         onlyonce_storage::kill_point!("dedupe: handler ready, key not claimed");
-        match (claim(shared, &request, intent.guarantee).await, ready) {
+        let rerun = rerun_of.as_ref().map(|before| before.token);
+        match (claim(shared, intent, attempt, rerun).await, ready) {
             (Asked::Claimed(claim, held_until), _) if let Some(in_doubt) = applied => {
                 let again = doubt_again(shared, (claim, held_until), in_doubt);
                 let landing = Box::pin(again).await;
                 return Begun::Landed(landing);
             }
-            (Asked::Claimed(claim, held_until), Some(handler)) => {
+            (Asked::Claimed(claim, held_until), true) => {
                 let grant = Grant {
                     claim,
                     held_until,
                     rerun_of,
                 };
-                return Begun::Granted(handler, grant);
+                return Begun::Granted(inner, grant);
             }
             // The key became free between the look and the claim.
-            (Asked::Claimed(claim, held_until), None) => {
+            (Asked::Claimed(claim, held_until), false) => {
                 let grant = Grant {
                     claim,
                     held_until,
@@ -142,8 +139,8 @@ where
             (Asked::InDoubt(in_doubt), _) if considered => {
                 return Begun::Landed(land_in_doubt(in_doubt));
             }
-            (Asked::InDoubt(in_doubt), ready) => {
-                drop(ready);
+            (Asked::InDoubt(in_doubt), _) => {
+                give_back_room(&mut inner);
                 considered = true;
                 match Box::pin(reconcile::consider(shared, intent, in_doubt)).await {
                     Step::AskAgain => {}
@@ -151,16 +148,15 @@ where
                     Step::Land(landing) => return Begun::Landed(landing),
                     Step::Rerun(in_doubt) => {
                         onlyonce_storage::kill_point!("doubt: to run again, not claimed");
-                        request.rerun_of = Some(in_doubt.token);
                         rerun_of = Some(in_doubt);
                     }
                 }
             }
-            (Asked::InProgress { retry_after }, ready) => {
-                drop(ready);
+            (Asked::InProgress { retry_after }, _) => {
+                give_back_room(&mut inner);
                 let over = Box::pin(until_over(shared, intent, give_up_at, retry_after));
                 tokio::select! {
-                    () = deliver.closed() => return Begun::Landed(Landing::NotExecuted),
+                    () = flight.left() => return Begun::Landed(Landing::NotExecuted),
                     over = over => match over {
                         Ok(()) => {}
                         Err(refusal) => return Begun::Landed(Landing::Refused(refusal)),
@@ -173,13 +169,13 @@ where
 }
 
 /// Waits until `inner` is ready, unless the call may be answered without it or nobody waits.
-async fn room<S, A, Res>(
+async fn room<S, A>(
     shared: &Shared<A>,
     intent: &Intent,
-    inner: S,
-    deliver: &mut oneshot::Sender<Delivery<Res, S::Error>>,
+    inner: &mut S,
+    flight: &Flight,
     look: Look,
-) -> Room<S, S::Error>
+) -> Room<S::Error>
 where
     A: Adapter,
     S: Service<A::Request>,
@@ -201,20 +197,42 @@ where
     tokio::select! {
         // A handler that has room costs no look at the store, and runs though its caller is gone.
         biased;
-        ready = inner.ready_oneshot() => ready.map_or_else(Room::Never, Room::Ready),
-        () = deliver.closed() => Room::NobodyWaits,
+        ready = inner.ready() => ready.map_or_else(Room::Never, |_| Room::Ready),
+        () = flight.left() => Room::NobodyWaits,
         known = known => known,
     }
 }
 
+/// Gives the room of a handler, or its place in the line for it, to somebody else.
+fn give_back_room<S: Clone>(inner: &mut S) {
+    // A clone has none.
+    *inner = inner.clone();
+}
+
 /// Asks the store for the claim, once.
-async fn claim<A>(shared: &Shared<A>, request: &ClaimRequest, guarantee: Guarantee) -> Asked {
+async fn claim<A>(
+    shared: &Shared<A>,
+    intent: &Intent,
+    attempt: AttemptId,
+    rerun_of: Option<FencingToken>,
+) -> Asked {
+    let lease = shared.options.lease;
+    let request = ClaimRequest {
+        key: intent.key.clone(),
+        fingerprints: intent.fingerprints.clone(),
+        attempt,
+        lease,
+        retention: shared.options.retention,
+        first_sent: intent.first_sent,
+        session: intent.session,
+        rerun_of,
+    };
     // Before the store is asked, so that our idea of the lease ends before the store's does.
     let asked_at = Instant::now();
-    let asked = match guarantee {
-        Guarantee::Claimed => shared.store.claim(request.clone()),
+    let asked = match intent.guarantee {
+        Guarantee::Claimed => shared.store.claim(request),
         Guarantee::Transactional => match shared.transactional() {
-            Ok(store) => store.begin(request.clone()),
+            Ok(store) => store.begin(request),
             Err(refusal) => return Asked::Landed(Landing::Refused(refusal)),
         },
     };
@@ -224,7 +242,7 @@ async fn claim<A>(shared: &Shared<A>, request: &ClaimRequest, guarantee: Guarant
     };
     Asked::Landed(match outcome {
         ClaimOutcome::Claimed(claim) => {
-            return Asked::Claimed(claim, asked_at + request.lease);
+            return Asked::Claimed(claim, asked_at + lease);
         }
         ClaimOutcome::InProgress { retry_after } => return Asked::InProgress { retry_after },
         ClaimOutcome::Completed(Completion { answer, .. }) => {

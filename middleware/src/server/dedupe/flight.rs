@@ -7,15 +7,17 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
+use std::future::poll_fn;
+use std::hash::{Hash, Hasher};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use onlyonce_storage::{Answer, Fingerprint, InDoubt, KeyDigest};
-use tokio::sync::watch;
 
-use super::scheduled::{AtomicU8, AtomicUsize, Mutex, Notify};
+use super::scheduled::{AtomicBool, AtomicU8, AtomicUsize, Mutex, Notify};
 use crate::observe::server::Waiting;
 use crate::server::{DedupeOptions, Refusal, Served};
 
@@ -31,13 +33,22 @@ pub(super) struct Flights {
 }
 
 /// What tells flights apart.
-pub(super) type FlightName = (KeyDigest, Fingerprint);
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct FlightName {
+    pub(super) key: KeyDigest,
+    pub(super) fingerprint: Fingerprint,
+}
 
 /// One call being executed.
 pub(super) struct Flight {
-    landed: watch::Sender<Option<Landing>>,
+    /// How it ended, once it has. Apart from the lock of the table, which decides who meets whom.
+    landed: parking_lot::Mutex<Option<Landing>>,
+    /// Tells who waits for it that it has.
+    ended: Notify,
     waiters: AtomicUsize,
     phase: AtomicU8,
+    /// Whether the caller who began it is gone.
+    left: AtomicBool,
 }
 
 /// How a flight ended, for those who waited.
@@ -70,14 +81,13 @@ pub(super) struct Lead {
     flights: Arc<Flights>,
     name: FlightName,
     flight: Arc<Flight>,
-    landing: Option<Landing>,
+    landed: bool,
 }
 
 /// One who waits.
 pub(super) struct Waiter {
     flights: Arc<Flights>,
     flight: Arc<Flight>,
-    landed: watch::Receiver<Option<Landing>>,
     _waiting: Waiting,
 }
 
@@ -103,16 +113,18 @@ impl Flights {
             Entry::Vacant(_) if flights >= self.flights_max => Boarding::Full,
             Entry::Vacant(place) => {
                 let flight = Arc::new(Flight {
-                    landed: watch::Sender::new(None),
+                    landed: parking_lot::Mutex::new(None),
+                    ended: Notify::new(),
                     waiters: AtomicUsize::new(0),
                     phase: AtomicU8::new(CLAIMING),
+                    left: AtomicBool::new(false),
                 });
                 place.insert(Arc::clone(&flight));
                 Boarding::Lead(Lead {
                     flights: Arc::clone(self),
                     name,
                     flight,
-                    landing: None,
+                    landed: false,
                 })
             }
             Entry::Occupied(place) => {
@@ -155,11 +167,9 @@ impl Flights {
             self.waiters.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        let landed = flight.landed.subscribe();
         Some(Waiter {
             flights: Arc::clone(self),
             flight,
-            landed,
             _waiting: Waiting::begin(),
         })
     }
@@ -190,6 +200,35 @@ impl Flight {
             .compare_exchange(CLAIMING, CALLED_OFF, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
     }
+
+    /// The caller who began it is gone. Whoever says so polls the execution anew afterwards.
+    pub(super) fn leave(&self) {
+        self.left.store(true, Ordering::Release);
+    }
+
+    /// Ends when the caller who began it is gone. For the execution alone, which is polled anew
+    /// then: nothing else wakes it.
+    pub(super) async fn left(&self) {
+        poll_fn(|_| match self.left.load(Ordering::Acquire) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+    }
+}
+
+// === impl FlightName ===
+
+impl Hash for FlightName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+        // A part of a digest is as evenly spread as the whole. Without any of it, whoever sends
+        // many requests under one key would fill one place of the table.
+        let [first, ..] = self.fingerprint.digest().as_chunks::<8>().0 else {
+            return;
+        };
+        state.write_u64(u64::from_le_bytes(*first));
+    }
 }
 
 // === impl Lead ===
@@ -204,12 +243,11 @@ impl Lead {
     ///
     /// What is told must already be durable.
     pub(super) fn land(mut self, landing: Landing) {
-        self.landing = Some(landing);
+        self.end(landing);
     }
-}
 
-impl Drop for Lead {
-    fn drop(&mut self) {
+    fn end(&mut self, landing: Landing) {
+        self.landed = true;
         // Gone before anybody is told: whoever hears that nothing was executed boards anew, and
         // must not find this flight again.
         let mut table = self.flights.table.lock();
@@ -218,16 +256,20 @@ impl Drop for Lead {
             self.flights.idle.notify_waiters();
         }
         drop(table);
-        // A lead that was dropped before it landed (its runtime is shutting down) leaves its
-        // waiters without an answer; without this they would wait for a sender that they
-        // themselves keep alive.
-        let landing = self.landing.take();
-        let lost = Landing::Refused(Refusal::InProgress {
-            retry_after: LOST_LEAD,
-        });
-        self.flight
-            .landed
-            .send_replace(Some(landing.unwrap_or(lost)));
+        *self.flight.landed.lock() = Some(landing);
+        self.flight.ended.notify_waiters();
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        // A lead that is dropped before it landed (its runtime is shutting down) leaves its waiters
+        // without an answer; without this they would wait in vain.
+        if !self.landed {
+            self.end(Landing::Refused(Refusal::InProgress {
+                retry_after: LOST_LEAD,
+            }));
+        }
     }
 }
 
@@ -237,12 +279,19 @@ impl Waiter {
     /// How the flight ended, or `None` when it did not within `limit`.
     ///
     /// A tie is won by the landing.
-    pub(super) async fn wait(mut self, limit: Duration) -> Option<Landing> {
-        let landed = self.landed.wait_for(Option::is_some);
-        match tokio::time::timeout(limit, landed).await {
-            Ok(Ok(landing)) => landing.clone(),
-            // OK because the sender lives in the flight, which this waiter holds.
-            Ok(Err(_)) | Err(_) => None,
+    pub(super) async fn wait(self, limit: Duration) -> Option<Landing> {
+        tokio::time::timeout(limit, self.landing()).await.ok()
+    }
+
+    async fn landing(&self) -> Landing {
+        loop {
+            // Registered before it is looked, so that an end in between is heard of.
+            let mut ended = pin!(self.flight.ended.notified());
+            ended.as_mut().enable();
+            if let Some(landing) = &*self.flight.landed.lock() {
+                return landing.clone();
+            }
+            ended.await;
         }
     }
 }

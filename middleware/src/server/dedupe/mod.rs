@@ -1,8 +1,8 @@
 //! Lets the effect of a call happen at most once per key.
 //!
 //! The first attempt of a call claims its key in the [`Store`](onlyonce_storage::Store), runs the
-//! handler in a task of its own, records the answer durably and only then answers. Every other
-//! attempt is answered from the execution in progress or from the record, never by the handler.
+//! handler, records the answer durably and only then answers. Every other attempt is answered from
+//! the execution in progress or from the record, never by the handler.
 //!
 //! # What it does not do
 //!
@@ -56,8 +56,15 @@
 //! because the handler has no room or another process executes the call, is given up: nothing was
 //! executed. A runtime that shuts down leaves what was running in doubt; [`Executions::idle`] says
 //! when nothing is.
+//!
+//! The task that awaits the response future drives the execution. When the future is dropped, or the
+//! call's deadline has passed, the execution goes on in a task that is spawned for it on the runtime
+//! on which it began. So whoever holds the future without polling it holds up the execution, and
+//! after a lease leaves it in doubt; and what a handler finds in task-locals that were set outside of
+//! this layer it finds only while its caller is there: hand it over in the request.
 
 mod begin;
+mod driven;
 mod executions;
 mod flight;
 mod in_doubt;
@@ -78,5 +85,7 @@ pub use self::executions::Executions;
 pub use self::in_doubt::{Doubt, Execution, InDoubtPolicy, Reconciled, Reconciliation};
 pub use self::layer::DedupeLayer;
 pub use self::options::{DedupeOptions, Wait};
+#[cfg(feature = "http")]
+pub(crate) use self::patience::by;
 pub(crate) use self::patience::far;
 pub use self::service::{Dedupe, ResponseFuture};

@@ -1,8 +1,9 @@
 //! The one execution of a call: it begins, runs under its lease, is settled, and told.
 //!
-//! It runs in a task of its own, so that neither a caller who goes away nor one who stops waiting
-//! can abandon an effect half-way. What happens seldom is boxed there: every task has room for the
-//! largest of what it may await, and is moved as a whole.
+//! It outlives its caller (`driven.rs`), so that neither one who goes away nor one who stops waiting
+//! can abandon an effect half-way. What happens seldom is boxed here: a future has room for the
+//! largest of what it may await, and is moved as a whole. What happens always is written as blocks
+//! that own what they need: an async function has room for each of its arguments twice.
 
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
@@ -14,7 +15,6 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use onlyonce_storage::{Claim, DoubtReason, SettleError, Store};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tower::Service;
 
@@ -23,7 +23,7 @@ use super::flight::{Landing, Lead};
 use super::in_doubt::Execution;
 use super::runs::RunningHere;
 use super::service::Shared;
-use super::settle::{Flown, Run, doubt, give_back, settle, settle_by};
+use super::settle::{Flown, Run, doubt, give_back, settle};
 use super::transact;
 use crate::nested;
 use crate::observe::server::{self as observe, Running};
@@ -64,116 +64,121 @@ where
     S: Service<A::Request, Response = A::Response, Error = A::Error> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    /// Executes the call, at most once, and delivers.
-    pub(super) async fn execute(
+    /// Executes the call, at most once: what its caller gets. Those who wait are told before.
+    pub(super) fn execute(
         self,
-        mut deliver: oneshot::Sender<Delivery<A::Response, A::Error>>,
-    ) {
-        let Self {
-            shared,
-            inner,
-            intent,
-            request,
-            lead,
-        } = self;
-        let (mut handler, grant) = match begin(&shared, &intent, inner, &mut deliver).await {
-            Begun::Granted(handler, grant) => (handler, grant),
-            Begun::Landed(landing) => {
-                onlyonce_storage::kill_point!("dedupe: key taken before, nobody told");
-                lead.land(landing.clone());
-                // OK because a caller who went away needs no answer.
-                let _ = deliver.send(Delivery::SameAsOthers(landing));
-                return;
-            }
-            Begun::NeverReady(error) => {
-                lead.land(Landing::NotExecuted);
-                let _ = deliver.send(Delivery::NeverReady(error));
-                return;
-            }
-        };
-        onlyonce_storage::kill_point!("dedupe: claimed, handler not called");
-        let flown = if !lead.flight().start_running() {
-            Flown {
-                landing: Box::pin(give_back(&shared, grant)).await,
-                response: None,
-            }
-        } else if intent.guarantee == Guarantee::Transactional {
-            let flown = transact::fly(&shared, grant, handler, request);
-            Box::pin(nested::handling(intent.caller_retries, flown)).await
-        } else {
-            let before = grant.rerun_of.as_ref().map(|before| before.token);
-            let execution = Execution::new(grant.claim.token(), before);
-            // Inside a future, so that a panic of `call` itself is caught as well.
-            let handler = async {
-                let _here = RunningHere::begin(shared.store.id(), execution.token);
-                let _running = Running::begin();
-                if execution.is_rerun() {
-                    onlyonce_storage::kill_point!("doubt: claimed again, handler not called");
-                    observe::rerun();
+    ) -> impl Future<Output = Delivery<A::Response, A::Error>> + Send + 'static {
+        async move {
+            let begun = begin(&self.shared, &self.intent, self.inner, self.lead.flight()).await;
+            let (mut handler, grant) = match begun {
+                Begun::Granted(handler, grant) => (handler, grant),
+                Begun::Landed(landing) => {
+                    onlyonce_storage::kill_point!("dedupe: key taken before, nobody told");
+                    self.lead.land(landing.clone());
+                    return Delivery::SameAsOthers(landing);
                 }
-                let request = shared.adapter.executing(request, execution);
-                handler.call(request).await
+                Begun::NeverReady(error) => {
+                    self.lead.land(Landing::NotExecuted);
+                    return Delivery::NeverReady(error);
+                }
             };
-            // Boxed, since each future that it is handed to would have room for it twice.
-            let handler = Box::pin(nested::handling(intent.caller_retries, handler));
-            fly(&shared, grant, handler).await
-        };
-        lead.land(flown.landing.clone());
-        onlyonce_storage::kill_point!("dedupe: waiters told, owner not");
-        let _ = deliver.send(match flown.response {
-            Some(response) => Delivery::Response(response),
-            None => Delivery::SameAsOthers(flown.landing),
-        });
+            onlyonce_storage::kill_point!("dedupe: claimed, handler not called");
+            let (shared, caller_retries) = (&*self.shared, self.intent.caller_retries);
+            let request = self.request;
+            let flown = if !self.lead.flight().start_running() {
+                Flown {
+                    landing: Box::pin(give_back(shared, grant)).await,
+                    response: None,
+                }
+            } else if self.intent.guarantee == Guarantee::Transactional {
+                let flown = transact::fly(shared, grant, handler, request);
+                Box::pin(nested::handling(caller_retries, flown)).await
+            } else {
+                let before = grant.rerun_of.as_ref().map(|before| before.token);
+                let execution = Execution::new(grant.claim.token(), before);
+                // Inside a future, so that a panic of `call` itself is caught as well.
+                let handler = async move {
+                    let _here = RunningHere::begin(shared.store.id(), execution.token);
+                    let _running = Running::begin();
+                    if execution.is_rerun() {
+                        onlyonce_storage::kill_point!("doubt: claimed again, handler not called");
+                        observe::rerun();
+                    }
+                    let request = shared.adapter.executing(request, execution);
+                    handler.call(request).await
+                };
+                // Boxed, since each future that it is handed to would have room for it twice.
+                let handler = Box::pin(nested::handling(caller_retries, handler));
+                fly(shared, grant, handler).await
+            };
+            let delivery = match flown.response {
+                Some(response) => {
+                    self.lead.land(flown.landing);
+                    Delivery::Response(response)
+                }
+                None => {
+                    self.lead.land(flown.landing.clone());
+                    Delivery::SameAsOthers(flown.landing)
+                }
+            };
+            onlyonce_storage::kill_point!("dedupe: waiters told, owner not");
+            delivery
+        }
     }
 }
 
 /// Runs the handler under a lease that is kept renewed, and settles what it came to.
-async fn fly<A, F>(shared: &Shared<A>, grant: Grant, handler: F) -> Flown<A::Response>
+fn fly<A, F>(
+    shared: &Shared<A>,
+    mut grant: Grant,
+    handler: F,
+) -> impl Future<Output = Flown<A::Response>> + Send
 where
     A: Adapter,
     F: Future<Output = Result<A::Response, A::Error>> + Send,
 {
-    let Grant {
-        mut claim,
-        held_until,
-        rerun_of,
-    } = grant;
-    let lease = shared.options.lease;
-    let held_until = Mutex::new(held_until);
-    let ended = under_lease(&*shared.store, &mut claim, &held_until, lease, handler).await;
-    let held_until = held_until.into_inner();
-    let run = |claim, rerun_of| Run {
-        claim,
-        rerun_of,
-        settle_by: settle_by(held_until, lease),
-    };
-    match ended {
-        Ended::Itself(Ok(result)) => {
-            onlyonce_storage::kill_point!("dedupe: handler returned, answer not encoded");
-            let recording = shared.adapter.record(result).await;
-            onlyonce_storage::kill_point!("dedupe: answer encoded, not recorded");
-            settle(shared, run(claim, rerun_of), recording).await
-        }
-        // A panic may have come before or after the effect.
-        Ended::Itself(Err(_panic)) => {
-            let run = run(claim, rerun_of);
-            Box::pin(doubt(shared, run, DoubtReason::OwnerGone, None, None)).await
-        }
-        Ended::NeverBegun => {
-            let grant = Grant {
-                claim,
-                held_until,
-                rerun_of,
-            };
-            Flown {
-                landing: Box::pin(give_back(shared, grant)).await,
-                response: None,
+    async move {
+        let held_until = Mutex::new(grant.held_until);
+        let lease = shared.options.lease;
+        let running = under_lease(
+            &*shared.store,
+            &mut grant.claim,
+            &held_until,
+            lease,
+            handler,
+        );
+        let ended = running.await;
+        let held_until = held_until.into_inner();
+        let result = match ended {
+            Ended::Itself(Ok(result)) => {
+                onlyonce_storage::kill_point!("dedupe: handler returned, answer not encoded");
+                result
             }
-        }
-        Ended::Stopped => {
-            let run = run(claim, rerun_of);
-            Box::pin(doubt(shared, run, DoubtReason::LeaseLapsed, None, None)).await
-        }
+            // A panic may have come before or after the effect.
+            Ended::Itself(Err(_panic)) => {
+                let run = Run::ended(grant, held_until, lease);
+                let flown = doubt(shared, run, DoubtReason::OwnerGone, None, None);
+                return Box::pin(flown).await;
+            }
+            Ended::NeverBegun => {
+                let grant = Grant {
+                    held_until,
+                    ..grant
+                };
+                return Flown {
+                    landing: Box::pin(give_back(shared, grant)).await,
+                    response: None,
+                };
+            }
+            Ended::Stopped => {
+                let run = Run::ended(grant, held_until, lease);
+                let flown = doubt(shared, run, DoubtReason::LeaseLapsed, None, None);
+                return Box::pin(flown).await;
+            }
+        };
+        let recording = shared.adapter.record(result).await;
+        onlyonce_storage::kill_point!("dedupe: answer encoded, not recorded");
+        settle(shared, Run::ended(grant, held_until, lease), recording).await
     }
 }
 
@@ -197,7 +202,8 @@ pub(super) async fn under_lease<F: Future + Send>(
         begun = true;
         handler.as_mut().poll(context).map(Some)
     });
-    let lost = keep_renewed(store, claim, held_until, lease);
+    // Boxed when it is first asked for, since most handlers have returned before.
+    let lost = async { Box::pin(keep_renewed(store, claim, held_until, lease)).await };
     let returned = tokio::select! {
         // A tie is won by the answer.
         biased;

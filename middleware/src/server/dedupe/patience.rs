@@ -1,8 +1,11 @@
 //! How long somebody waits.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::options::Wait;
 
@@ -21,6 +24,24 @@ pub(crate) fn far(duration: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(duration)
         .unwrap_or_else(|| now + A_LIFETIME)
+}
+
+/// What `future` comes to, or `None` when it has not by then. A tie is won by the future.
+///
+/// For what is mostly ready at once: only what is not gets a timer, which is larger than most of
+/// what is waited for here.
+pub(crate) fn by<F: Future + Unpin>(
+    until: Instant,
+    mut future: F,
+) -> impl Future<Output = Option<F::Output>> {
+    // A block, since an async function has room for its argument twice.
+    async move {
+        let first = poll_fn(|context| Poll::Ready(Pin::new(&mut future).poll(context))).await;
+        match first {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => Box::pin(timeout_at(until, future)).await.ok(),
+        }
+    }
 }
 
 /// Clocks reach this far everywhere.

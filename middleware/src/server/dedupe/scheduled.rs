@@ -1,28 +1,46 @@
 //! What decides the order in which callers meet: the lock and the counters of the table of flights,
-//! the word that it is empty, and the task of an owner.
+//! the word that it is empty, and the task of an owner whose caller is gone.
 //!
 //! In the unit tests of this crate a scheduler takes their place that tries the orders one by one
 //! (`schedules.rs`). Whatever a caller of this crate builds or tests has the real ones.
 
-pub(super) use self::chosen::{AtomicU8, AtomicUsize, Mutex, Notify, spawn};
+pub(super) use self::chosen::{AtomicBool, AtomicU8, AtomicUsize, Mutex, Notify, Runtime};
 
 #[cfg(not(test))]
 mod chosen {
-    pub(in super::super) use std::sync::atomic::{AtomicU8, AtomicUsize};
+    use std::future::Future;
+    pub(in super::super) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
 
     pub(in super::super) use parking_lot::Mutex;
-    pub(in super::super) use tokio::spawn;
+    use tokio::runtime::Handle;
     pub(in super::super) use tokio::sync::Notify;
+
+    /// Where tasks are spawned.
+    pub(in super::super) struct Runtime(Handle);
+
+    impl Runtime {
+        pub(in super::super) fn here() -> Self {
+            Self(Handle::current())
+        }
+
+        pub(in super::super) fn spawn<F>(&self, future: F)
+        where
+            F: Future<Output: Send> + Send + 'static,
+        {
+            self.0.spawn(future);
+        }
+    }
 }
 
 #[cfg(test)]
 mod chosen {
+    use std::future::Future;
     use std::ops::{Deref, DerefMut};
     use std::sync::PoisonError;
 
-    pub(in super::super) use shuttle::future::spawn;
+    use shuttle::future::spawn;
     use shuttle::sync::MutexGuard;
-    pub(in super::super) use shuttle::sync::atomic::{AtomicU8, AtomicUsize};
+    pub(in super::super) use shuttle::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
     use shuttle::thread::yield_now;
     use tokio::sync::futures::Notified;
 
@@ -34,6 +52,22 @@ mod chosen {
 
     /// The real one, and others may come before it is asked.
     pub(in super::super) struct Notify(tokio::sync::Notify);
+
+    /// The scheduler's own tasks.
+    pub(in super::super) struct Runtime;
+
+    impl Runtime {
+        pub(in super::super) const fn here() -> Self {
+            Self
+        }
+
+        pub(in super::super) fn spawn<F>(&self, future: F)
+        where
+            F: Future<Output: Send> + Send + 'static,
+        {
+            drop(spawn(future));
+        }
+    }
 
     impl<T> Mutex<T> {
         pub(in super::super) const fn new(value: T) -> Self {

@@ -270,7 +270,10 @@ fn lead(flights: &Arc<Flights>, name: FlightName) -> super::flight::Lead {
 }
 
 fn name(number: u8) -> FlightName {
-    (key(number).digest(), fingerprint())
+    FlightName {
+        key: key(number).digest(),
+        fingerprint: fingerprint(),
+    }
 }
 
 fn key(number: u8) -> ScopedKey {

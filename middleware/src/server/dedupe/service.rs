@@ -6,21 +6,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use onlyonce_storage::{Answer, Store, StoreError};
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use onlyonce_storage::{Answer, Question, ScopedKey, Store, StoreError, Timestamp};
+use tokio::time::Instant;
 use tower::{Service, ServiceExt};
-use tracing::Instrument;
 
+use super::driven::{Driven, Lost};
 use super::executions::Executions;
-use super::flight::{Boarding, Flight, Flights, Landing, Lead};
+use super::flight::{Boarding, Flight, FlightName, Flights, Landing};
 use super::in_doubt::InDoubtPolicy;
 use super::options::DedupeOptions;
 use super::owner::{Delivery, Owner};
-use super::patience::patience;
+use super::patience::{by, patience};
 use super::reconcile::Reconciler;
 use super::runs::Ended;
-use super::scheduled::spawn;
 use crate::observe::server as observe;
 use crate::server::{Adapter, Admission, Intent, Keys, Refusal, Served};
 
@@ -128,103 +126,115 @@ where
                     key,
                     first_sent,
                     deadline,
-                } => {
-                    let state = shared.store.ask(question, key, first_sent);
-                    let state = match deadline {
-                        None => state.await,
-                        Some(deadline) => timeout_at(deadline, state)
-                            .await
-                            .unwrap_or_else(|_elapsed| Err(too_slow())),
-                    };
-                    onlyonce_storage::kill_point!("dedupe: question asked, not answered");
-                    Ok(match state {
-                        Ok(state) => shared.adapter.tell(&state),
-                        Err(error) => shared.refuse(&Refusal::Unavailable {
-                            reason: error.to_string(),
-                            retry_after: error.retry_after(),
-                        }),
-                    })
-                }
+                } => Ok(Box::pin(ask(shared, question, key, first_sent, deadline)).await),
             }
         })
     }
 }
 
-async fn protect<S, A>(
+async fn ask<A: Adapter>(
+    shared: Arc<Shared<A>>,
+    question: Question,
+    key: ScopedKey,
+    first_sent: Option<Timestamp>,
+    deadline: Option<Instant>,
+) -> A::Response {
+    let state = shared.store.ask(question, key, first_sent);
+    let state = match deadline {
+        None => state.await,
+        Some(deadline) => by(deadline, state).await.unwrap_or_else(|| Err(too_slow())),
+    };
+    onlyonce_storage::kill_point!("dedupe: question asked, not answered");
+    match state {
+        Ok(state) => shared.adapter.tell(&state),
+        Err(error) => shared.refuse(&Refusal::Unavailable {
+            reason: error.to_string(),
+            retry_after: error.retry_after(),
+        }),
+    }
+}
+
+fn protect<S, A>(
     shared: Arc<Shared<A>>,
     inner: S,
     intent: Intent,
     request: A::Request,
-) -> Result<A::Response, A::Error>
+) -> impl Future<Output = Result<A::Response, A::Error>> + Send
 where
     A: Adapter,
     S: Service<A::Request, Response = A::Response, Error = A::Error> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    if let Some(refusal) = shared.refuse_at_the_door(&intent) {
-        return Ok(shared.refuse(&refusal));
-    }
-    let name = (intent.key.digest(), intent.fingerprints.current());
-    // Each round but the last ends with an execution by somebody that came to nothing.
-    for _ in 0..ROUNDS_MAX {
-        match shared.flights.board(name) {
-            Boarding::Lead(lead) => return lead_call(shared, inner, intent, request, lead).await,
-            Boarding::Crowded => return Ok(shared.refuse(&in_progress())),
-            Boarding::Full => return Ok(shared.refuse(&not_executed(FULL))),
-            Boarding::Wait(waiter) => {
-                onlyonce_storage::kill_point!("dedupe: duplicate boarded, not waiting");
-                let limit = patience(shared.options.wait, intent.deadline);
-                match waiter.wait(limit).await {
-                    Some(Landing::NotExecuted) => {}
-                    Some(landing) => return Ok(shared.respond(&landing)),
-                    None => return Ok(shared.refuse(&in_progress())),
+    // A block, since an async function has room for its arguments twice.
+    async move {
+        if let Some(refusal) = shared.refuse_at_the_door(&intent) {
+            return Ok(shared.refuse(&refusal));
+        }
+        let name = FlightName {
+            key: intent.key.digest(),
+            fingerprint: intent.fingerprints.current(),
+        };
+        // Each round but the last ends with an execution by somebody that came to nothing.
+        for _ in 0..ROUNDS_MAX {
+            match shared.flights.board(name) {
+                Boarding::Lead(lead) => {
+                    let deadline = intent.deadline;
+                    let owner = Owner {
+                        shared: Arc::clone(&shared),
+                        inner,
+                        intent,
+                        request,
+                        lead,
+                    };
+                    return lead_call(&shared, owner, deadline).await;
+                }
+                Boarding::Crowded => return Ok(shared.refuse(&in_progress())),
+                Boarding::Full => return Ok(shared.refuse(&not_executed(FULL))),
+                Boarding::Wait(waiter) => {
+                    onlyonce_storage::kill_point!("dedupe: duplicate boarded, not waiting");
+                    let limit = patience(shared.options.wait, intent.deadline);
+                    match Box::pin(waiter.wait(limit)).await {
+                        Some(Landing::NotExecuted) => {}
+                        Some(landing) => return Ok(shared.respond(&landing)),
+                        None => return Ok(shared.refuse(&in_progress())),
+                    }
                 }
             }
         }
+        Ok(shared.refuse(&not_executed(NOTHING_EXECUTED)))
     }
-    Ok(shared.refuse(&not_executed(NOTHING_EXECUTED)))
 }
 
-async fn lead_call<S, A>(
-    shared: Arc<Shared<A>>,
-    inner: S,
-    intent: Intent,
-    request: A::Request,
-    lead: Lead,
-) -> Result<A::Response, A::Error>
+fn lead_call<S, A>(
+    shared: &Shared<A>,
+    owner: Owner<S, A>,
+    deadline: Option<Instant>,
+) -> impl Future<Output = Result<A::Response, A::Error>> + Send
 where
     A: Adapter,
     S: Service<A::Request, Response = A::Response, Error = A::Error> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    let deadline = intent.deadline;
-    let flight = Arc::clone(lead.flight());
-    let (deliver, delivered) = oneshot::channel();
-    let owner = Owner {
-        shared: Arc::clone(&shared),
-        inner,
-        intent,
-        request,
-        lead,
-    };
-    spawn(owner.execute(deliver).in_current_span());
-    onlyonce_storage::kill_point!("dedupe: execution begun, owner not waiting");
-
-    let delivery = match deadline {
-        None => delivered.await,
-        Some(deadline) => match tokio::time::timeout_at(deadline, delivered).await {
-            Ok(delivery) => delivery,
-            Err(_elapsed) => return Ok(shared.refuse_late(&flight)),
-        },
-    };
-    onlyonce_storage::kill_point!("dedupe: delivered, not handed on");
-    match delivery {
-        Ok(Delivery::Response(response)) => Ok(response),
-        Ok(Delivery::SameAsOthers(landing)) => Ok(shared.respond(&landing)),
-        Ok(Delivery::NeverReady(error)) => Err(error),
-        // The task is gone without a word: its runtime is shutting down. What it had begun is for
-        // the store to tell, so the client is sent back to ask.
-        Err(_gone) => Ok(shared.refuse(&in_progress())),
+    onlyonce_storage::kill_point!("dedupe: flight led, nothing asked");
+    let flight = Arc::clone(owner.lead.flight());
+    let mut execution = Driven::new(Box::pin(owner.execute()), Arc::clone(&flight));
+    async move {
+        let delivery = match deadline {
+            None => (&mut execution).await,
+            Some(deadline) => match by(deadline, &mut execution).await {
+                Some(delivery) => delivery,
+                // It goes on in a task of its own, unless it is called off.
+                None => return Ok(shared.refuse_late(&flight)),
+            },
+        };
+        onlyonce_storage::kill_point!("dedupe: delivered, not handed on");
+        match delivery {
+            Ok(Delivery::Response(response)) => Ok(response),
+            Ok(Delivery::SameAsOthers(landing)) => Ok(shared.respond(&landing)),
+            Ok(Delivery::NeverReady(error)) => Err(error),
+            // What it had begun is for the store to tell, so the client is sent back to ask.
+            Err(Lost) => Ok(shared.refuse(&in_progress())),
+        }
     }
 }
 

@@ -3,13 +3,16 @@
 use std::future::Future;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::Either;
 use onlyonce_storage::{
     Answer, Claim, DoubtReason, FencingToken, InDoubt, KeyState, ScopedKey, SettleError, StoreError,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::begin::Grant;
 use super::flight::Landing;
+use super::patience::by;
 use super::service::Shared;
 use crate::server::{Adapter, Outcome, Recording, Refusal, Served};
 
@@ -31,28 +34,48 @@ pub(super) struct Run {
     pub(super) settle_by: Instant,
 }
 
+// === impl Run ===
+
+impl Run {
+    /// The run under this grant, whose lease holds until then.
+    pub(super) fn ended(grant: Grant, held_until: Instant, lease: Duration) -> Self {
+        Self {
+            claim: grant.claim,
+            rerun_of: grant.rerun_of,
+            settle_by: settle_by(held_until, lease),
+        }
+    }
+}
+
 /// Makes the outcome durable.
-pub(super) async fn settle<A: Adapter>(
+pub(super) fn settle<A: Adapter>(
     shared: &Shared<A>,
     run: Run,
     recording: Recording<A::Response>,
-) -> Flown<A::Response> {
+) -> impl Future<Output = Flown<A::Response>> + Send {
     let Recording { outcome, response } = recording;
+    // Boxed, but for what nearly all calls come to.
     match outcome {
-        Outcome::Record(answer) => complete(shared, run, answer, response).await,
-        Outcome::NotExecuted => Box::pin(not_executed(shared, run, response)).await,
+        Outcome::Record(answer) => Either::Left(complete(shared, run, answer, response)),
+        Outcome::NotExecuted => Either::Right(not_executed(shared, run, response).boxed()),
         Outcome::InDoubt(answer) => {
-            Box::pin(doubt(shared, run, DoubtReason::Ambiguous, answer, response)).await
+            let doubt = doubt(shared, run, DoubtReason::Ambiguous, answer, response);
+            Either::Right(doubt.boxed())
         }
-        Outcome::Unrecorded => {
-            let flown = doubt(shared, run, DoubtReason::Unrecorded, None, None);
-            let flown = Box::pin(flown).await;
-            Flown {
-                response: response
-                    .map(|response| shared.mark(response, Served::ExecutedUnrecorded)),
-                ..flown
-            }
-        }
+        Outcome::Unrecorded => Either::Right(unrecorded(shared, run, response).boxed()),
+    }
+}
+
+/// There is an answer that cannot be kept.
+async fn unrecorded<A: Adapter>(
+    shared: &Shared<A>,
+    run: Run,
+    response: Option<A::Response>,
+) -> Flown<A::Response> {
+    let flown = doubt(shared, run, DoubtReason::Unrecorded, None, None).await;
+    Flown {
+        response: response.map(|response| shared.mark(response, Served::ExecutedUnrecorded)),
+        ..flown
     }
 }
 
@@ -113,49 +136,49 @@ pub(super) fn settle_by(held_until: Instant, lease: Duration) -> Instant {
     held_until.max(Instant::now() + lease / 10)
 }
 
-async fn complete<A: Adapter>(
+/// Makes an answer durable.
+fn complete<A: Adapter>(
     shared: &Shared<A>,
     run: Run,
     answer: Answer,
     response: Option<A::Response>,
-) -> Flown<A::Response> {
+) -> impl Future<Output = Flown<A::Response>> + Send {
     let Run {
         claim, settle_by, ..
     } = run;
     let key = claim.key().clone();
     let token = claim.token();
-    let completed = within(settle_by, shared.store.complete(claim, answer.clone())).await;
-    match completed {
-        Ok(()) => {
-            onlyonce_storage::kill_point!("dedupe: answer recorded, nobody told");
-            Flown {
-                landing: Landing::Answer(answer, Served::Attached),
-                response: response.map(|response| shared.mark(response, Served::Executed)),
+    let completed = within(settle_by, shared.store.complete(claim, answer.clone()));
+    async move {
+        match completed.await {
+            Ok(()) => {
+                onlyonce_storage::kill_point!("dedupe: answer recorded, nobody told");
+                Flown {
+                    landing: Landing::Answer(answer, Served::Attached),
+                    response: response.map(|response| shared.mark(response, Served::Executed)),
+                }
             }
-        }
-        // Somebody settled the doubt that our claim had fallen into.
-        Err(SettleError::Fenced) => Flown {
-            landing: Box::pin(settled_by_another(
-                shared,
-                key,
-                token,
-                DoubtReason::Unrecorded,
-            ))
-            .await,
-            response: None,
-        },
-        // The answer exists and is not known to be kept: it is delivered this once, and says so.
-        Err(_) => {
-            shared.ended.note(token);
-            Flown {
-                landing: Landing::InDoubt(InDoubt {
-                    token,
-                    since: shared.store.now(),
-                    reason: DoubtReason::Unrecorded,
-                    answer: None,
-                }),
-                response: response
-                    .map(|response| shared.mark(response, Served::ExecutedUnrecorded)),
+            // Somebody settled the doubt that our claim had fallen into.
+            Err(SettleError::Fenced) => {
+                let by_another = settled_by_another(shared, key, token, DoubtReason::Unrecorded);
+                Flown {
+                    landing: Box::pin(by_another).await,
+                    response: None,
+                }
+            }
+            // The answer exists and is not known to be kept: it is delivered this once, and says so.
+            Err(_) => {
+                shared.ended.note(token);
+                Flown {
+                    landing: Landing::InDoubt(InDoubt {
+                        token,
+                        since: shared.store.now(),
+                        reason: DoubtReason::Unrecorded,
+                        answer: None,
+                    }),
+                    response: response
+                        .map(|response| shared.mark(response, Served::ExecutedUnrecorded)),
+                }
             }
         }
     }
@@ -279,18 +302,18 @@ pub(super) fn unable(error: &StoreError) -> Refusal {
 
 /// What the store says of a claim that is spent. A store that does not answer in time may still
 /// write it.
-async fn within(
+fn within(
     settle_by: Instant,
-    settled: impl Future<Output = Result<(), SettleError>>,
-) -> Result<(), SettleError> {
-    timeout_at(settle_by, settled)
-        .await
-        .unwrap_or_else(|_elapsed| {
+    settled: impl Future<Output = Result<(), SettleError>> + Unpin + Send,
+) -> impl Future<Output = Result<(), SettleError>> + Send {
+    by(settle_by, settled).map(|settled| {
+        settled.unwrap_or_else(|| {
             Err(SettleError::Store(StoreError::Unavailable {
                 reason: "the store did not answer before the lease ended".to_owned(),
                 retry_after: RETRY_AFTER,
             }))
         })
+    })
 }
 
 /// A store that has not answered for a whole lease will not do so at once.
