@@ -46,7 +46,7 @@ pub(super) async fn read(
         ))
         .time(pool.options().told_now())
         .bytes(Some(key.as_bytes()))
-        .long(held_lock(key))
+        .long(held_lock(pool.id(), key))
     });
     let rows = rows.await?;
     let mut found = found(pool, &rows, answer)?;
@@ -114,7 +114,7 @@ pub(super) async fn ask(
                 .bytes(Some(digest.as_bytes()))
                 .long(lock(digest))
                 .span(pool.options().retention.horizon)
-                .long(held_lock(digest))
+                .long(held_lock(pool.id(), digest))
             });
             let rows = rows.await?;
             if rows.is_empty() {

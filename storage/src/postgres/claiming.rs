@@ -16,7 +16,7 @@ use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::transition::{self, Circumstances, ClaimStep, Refusal};
 use crate::{
     Abandoned, Claim, ClaimOutcome, ClaimRequest, Comparison, Completion, FencingToken, InDoubt,
-    KeyDigest, StoreError,
+    KeyDigest, SessionCall, StoreError, StoreId,
 };
 
 /// Claims the key, or says what is known of it: one round trip, but for a lapse that is written down
@@ -71,8 +71,8 @@ fn told(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
         // nothing is claimed before it is known.
         "SELECT verdict, now_ms, forgotten_until, in_progress, in_doubt, (kept).*
         FROM (
-            SELECT pg_try_advisory_xact_lock_shared($22) AND ($14::bigint IS NULL
-                OR pg_try_advisory_xact_lock_shared({schema}.held_number($14, $15))) AS is_free
+            SELECT pg_try_advisory_xact_lock_shared($22) AND ($23::bigint IS NULL
+                OR pg_try_advisory_xact_lock_shared($23)) AS is_free
             OFFSET 0
         ) held CROSS JOIN LATERAL {schema}.claim(
             $1, CASE WHEN is_free THEN $2 END, $3, $4, $5, $6, $7, $8, $9, $10,
@@ -100,7 +100,8 @@ fn told(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
     .flag(count == Count::Anew)
     .number(options.limits.in_progress_max as u64)
     .number(options.limits.in_doubt_max as u64)
-    .long(held_lock(request.key.digest()))
+    .long(held_lock(pool.id(), request.key.digest()))
+    .long(session.map(|call| held_number(pool.id(), call)))
 }
 
 /// What is said of a key that a transaction of this process has: only here its request is known.
@@ -261,9 +262,25 @@ pub(super) fn lock(key: KeyDigest) -> i64 {
     i64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// What a transaction has that executes the key, for as long as it runs.
-pub(super) fn held_lock(key: KeyDigest) -> i64 {
-    let [.., a, b, c, d, e, f, g, h] = *key.as_bytes();
+/// What a transaction has that executes the key, for as long as it runs. Locks are of the database, and
+/// more than one store may be there.
+pub(super) fn held_lock(store: StoreId, key: KeyDigest) -> i64 {
+    held(store, &[key.as_bytes()])
+}
+
+/// The same of a number in a session: one number, one key.
+pub(super) fn held_number(store: StoreId, call: SessionCall) -> i64 {
+    let numbers = [call.session.to_le_bytes(), call.sequence.to_le_bytes()];
+    held(store, &[&numbers[0], &numbers[1]])
+}
+
+fn held(store: StoreId, parts: &[&[u8]]) -> i64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(store.as_bytes());
+    for part in parts {
+        hasher.update(part);
+    }
+    let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
     i64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 

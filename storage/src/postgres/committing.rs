@@ -51,8 +51,9 @@ pub(super) async fn commit(
         Err(Ended::Refused(error)) => Err(CommitError::Refused(error)),
         Err(Ended::Unknown(error)) => Err(CommitError::Unknown(error)),
     };
-    let (_, token) = claim.spend();
+    let (key, token) = claim.spend();
     over(&shared, token).await;
+    shared.hearing.tell(key);
     refused
 }
 
@@ -200,7 +201,7 @@ async fn find_out(
             .pool
             .told("SELECT {schema}.outcome($1, $2, $3, $4, $5, $6) AS outcome")
             .bytes(Some(key.as_bytes()))
-            .long(held_lock(key))
+            .long(held_lock(shared.id, key))
             .number(token.incarnation())
             .number(token.sequence())
             .number(session.map(|call| call.session))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
-use super::claiming::{self, held_lock};
+use super::claiming::{self, held_lock, held_number};
 use super::error::Failure;
 use super::options::Isolation;
 use super::pool::{Leased, Pool};
@@ -223,10 +223,11 @@ fn held(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
     let told = pool.told(
         "SELECT verdict, now_ms, forgotten_until, in_progress, in_doubt,
             new_incarnation, new_sequence, (kept).*
-        FROM {schema}.hold($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        FROM {schema}.hold($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
     );
     looking(told, pool, request, count)
-        .long(held_lock(request.key.digest()))
+        .long(held_lock(pool.id(), request.key.digest()))
+        .long(request.session.map(|call| held_number(pool.id(), call)))
         .text(Some(&mark(request)))
         .span(request.lease)
 }
@@ -256,11 +257,9 @@ fn looking(told: Told, pool: &Pool, request: &ClaimRequest, count: Count) -> Tol
 }
 
 fn taken(pool: &Pool, request: &ClaimRequest) -> Told {
-    let session = request.session;
-    pool.told("SELECT {schema}.take($1, $2, $3, $4, $5)")
-        .long(held_lock(request.key.digest()))
-        .number(session.map(|call| call.session))
-        .number(session.map(|call| call.sequence))
+    pool.told("SELECT {schema}.take($1, $2, $3, $4)")
+        .long(held_lock(pool.id(), request.key.digest()))
+        .long(request.session.map(|call| held_number(pool.id(), call)))
         .text(Some(&mark(request)))
         .span(request.lease)
 }

@@ -15,7 +15,8 @@
 //! [`transition`](crate::transition) and written if the record is still the one that was read. The
 //! suite that every store passes holds both to the same rules.
 //!
-//! Waiting is by asking again: nothing here tells a process that another has finished.
+//! Who waits for another server's call asks now and then, and is told to ask at once when that is settled
+//! (`hearing.rs`).
 //!
 //! What holds and what does not, failover and poolers above all, stands in `src/manual/postgres.md`.
 
@@ -25,6 +26,7 @@ mod claiming;
 mod committing;
 mod connection;
 mod error;
+mod hearing;
 mod held;
 mod holding;
 mod migrations;

@@ -20,6 +20,7 @@ pub struct PostgresOptions {
     pub(super) connections_max: usize,
     pub(super) isolation: Isolation,
     pub(super) limits: StoreLimits,
+    pub(super) listens: bool,
     pub(super) retention: RetentionOptions,
     pub(super) schema: String,
     pub(super) url: String,
@@ -70,6 +71,7 @@ impl PostgresOptions {
             connections_max: CONNECTIONS_MAX,
             isolation: Isolation::default(),
             limits: StoreLimits::default(),
+            listens: true,
             retention: RetentionOptions::default(),
             schema: SCHEMA.to_owned(),
             url: url.into(),
@@ -94,7 +96,8 @@ impl PostgresOptions {
     /// How many connections this process has at most. Default 16: where throughput levelled off on
     /// two cores, and six such processes fit into a server's default of 100. At least 2.
     ///
-    /// A handler's transaction has one to itself for as long as it runs, and all but one may be taken so.
+    /// One more hears what other servers settle: see [`without_listening`](Self::without_listening). A
+    /// handler's transaction has one to itself for as long as it runs, and all but one may be taken so.
     pub const fn connections_max(mut self, connections: usize) -> Self {
         self.connections_max = if connections < 2 { 2 } else { connections };
         self
@@ -112,6 +115,14 @@ impl PostgresOptions {
     /// and by a sixteenth of what was left for each process beyond sixteen.
     pub const fn limits(mut self, limits: StoreLimits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Neither tells other servers what was settled here, nor listens to them: a duplicate that waits for
+    /// another server's call asks now and then. It takes one connection less, and nothing is lost that
+    /// a pooler by transaction does not lose anyway.
+    pub const fn without_listening(mut self) -> Self {
+        self.listens = false;
         self
     }
 
@@ -146,6 +157,7 @@ impl fmt::Debug for PostgresOptions {
             .field("connections_max", &self.connections_max)
             .field("isolation", &self.isolation)
             .field("limits", &self.limits)
+            .field("listens", &self.listens)
             .field("retention", &self.retention)
             .field("schema", &self.schema)
             .finish_non_exhaustive()

@@ -69,6 +69,15 @@ impl Pool {
         self.id
     }
 
+    /// What is needed to hear of others: where they are, and on which channel they tell.
+    pub(super) fn listening(&self) -> (PostgresOptions, String) {
+        let channel = format!(
+            "onlyonce_{}",
+            Uuid::from_bytes(*self.id.as_bytes()).simple()
+        );
+        (self.options.clone(), channel)
+    }
+
     pub(super) const fn options(&self) -> &PostgresOptions {
         &self.options
     }

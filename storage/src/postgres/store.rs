@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::runtime::Handle;
 
 use super::abandoning::Abandonment;
 use super::error::{OpenError, unavailable};
+use super::hearing::Hearing;
 use super::held::HeldCalls;
 use super::migrations::{self, Migration, Schema};
 use super::options::PostgresOptions;
@@ -66,6 +68,7 @@ pub(super) struct Shared {
     pub(super) clock: SeenClock,
     pub(super) room: Room,
     pub(super) held: Arc<HeldCalls>,
+    pub(super) hearing: Hearing,
     pub(super) abandonment: Arc<Abandonment>,
     guard: Mutex<ClockGuard>,
 }
@@ -105,6 +108,7 @@ impl PostgresStore {
         let now = time(row, "now_ms").map_err(failed)?;
         let clock = SeenClock::start(pool.options(), now, until);
         let guard = ClockGuard::start(&clock.reading(now), Some(last_used), horizon);
+        let hearing = Hearing::start(&pool, &runtime);
         let shared = Shared {
             abandonment: Arc::new(Abandonment::start(Arc::clone(&pool), &runtime)),
             id: pool.id(),
@@ -112,6 +116,7 @@ impl PostgresStore {
             clock,
             room: Room::default(),
             held: Arc::default(),
+            hearing,
             guard: Mutex::new(guard),
         };
         Ok(Self {
@@ -198,23 +203,27 @@ impl Store for PostgresStore {
     fn complete(&self, claim: Claim, answer: Answer) -> StoreFuture<'_, (), SettleError> {
         self.detached(|shared| async move {
             let (key, token) = claim.spend();
-            match shared.held.of(token) {
+            let completed = match shared.held.of(token) {
                 None => settling::complete(&shared.pool, key, token, answer).await,
                 Some(call) => committing::complete(&shared, &call, token, answer).await,
-            }
+            };
+            shared.hearing.tell(key);
+            completed
         })
     }
 
     fn release(&self, claim: Claim) -> StoreFuture<'_, (), SettleError> {
         self.detached(|shared| async move {
             let (key, token) = claim.spend();
-            match shared.held.remove(token) {
+            let released = match shared.held.remove(token) {
                 None => settling::release(&shared.pool, key, token).await,
                 Some(call) => {
                     call.undo().await;
                     Ok(())
                 }
-            }
+            };
+            shared.hearing.tell(key);
+            released
         })
     }
 
@@ -226,10 +235,12 @@ impl Store for PostgresStore {
     ) -> StoreFuture<'_, (), SettleError> {
         self.detached(move |shared| async move {
             let (key, token) = claim.spend();
-            match shared.held.of(token) {
+            let doubted = match shared.held.of(token) {
                 None => settling::doubt(&shared.pool, key, token, reason, answer).await,
                 Some(call) => committing::doubt(&shared, &call, token, reason, answer).await,
-            }
+            };
+            shared.hearing.tell(key);
+            doubted
         })
     }
 
@@ -246,6 +257,10 @@ impl Store for PostgresStore {
 
     fn session(&self, scope: Scope, request: SessionRequest) -> StoreFuture<'_, SessionState> {
         self.detached(move |shared| async move { session(&shared.pool, &scope, request).await })
+    }
+
+    fn until_told(&self, key: &ScopedKey) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.shared.hearing.settled(key.digest()))
     }
 
     fn transactions(&self) -> Option<&dyn TransactionalStore> {
@@ -306,7 +321,9 @@ impl Inspect for PostgresStore {
         by: Operator,
     ) -> StoreFuture<'_, (), SettleError> {
         self.detached(move |shared| async move {
-            settling::resolve(&shared.pool, &key, token, resolution, by).await
+            let resolved = settling::resolve(&shared.pool, &key, token, resolution, by).await;
+            shared.hearing.tell(key.digest());
+            resolved
         })
     }
 

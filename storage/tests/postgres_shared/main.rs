@@ -7,11 +7,16 @@ mod calls;
 mod clocks;
 mod crashes;
 mod cuts;
+mod disk;
 mod failover;
+mod hearing;
 mod opening;
 mod processes;
+mod running;
 mod storms;
 mod unreachable;
 
 #[path = "../postgres_rig/mod.rs"]
 mod postgres_rig;
+#[path = "../rig/mod.rs"]
+mod rig;

@@ -118,7 +118,8 @@ fn a_missing_database_user_schema_or_version_is_named_with_its_fix() {
         assert_eq!(PostgresStore::migrate(&options).await, Ok(vec![]));
         drop(PostgresStore::open(options.clone()).await.unwrap());
         let client = server.client().await;
-        let note = |number| format!("UPDATE {schema}.migrations SET number = {number}; SELECT 1");
+        let note =
+            |number| format!("UPDATE {schema}.migrations SET number = {number} WHERE number = 2");
         client.batch_execute(&note(99)).await.unwrap();
         for error in [
             refused(options.clone()).await,

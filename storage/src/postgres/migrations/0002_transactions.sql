@@ -10,7 +10,7 @@
 -- has ended it meanwhile. An owner that stands still for longer than `p_within` milliseconds is cut off
 -- by the database: nobody waits for who was frozen.
 CREATE FUNCTION {schema}.take(
-    p_held bigint, p_session bigint, p_session_sequence bigint, p_mark text, p_within bigint
+    p_held bigint, p_held_number bigint, p_mark text, p_within bigint
 )
 RETURNS boolean
 LANGUAGE plpgsql AS $$
@@ -18,9 +18,7 @@ BEGIN
     FOR round IN 1..4 LOOP
         IF pg_try_advisory_xact_lock(p_held) THEN
             -- One number in a session, one key.
-            IF p_session IS NOT NULL
-                AND NOT pg_try_advisory_xact_lock({schema}.held_number(p_session, p_session_sequence))
-            THEN
+            IF p_held_number IS NOT NULL AND NOT pg_try_advisory_xact_lock(p_held_number) THEN
                 RETURN false;
             END IF;
             PERFORM set_config('onlyonce.call', p_mark, true),
@@ -32,12 +30,6 @@ BEGIN
     END LOOP;
     RETURN false;
 END
-$$;
-
--- On what two keys wait for each other that claim one number of a session.
-CREATE FUNCTION {schema}.held_number(p_session bigint, p_session_sequence bigint) RETURNS bigint
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT hashint8extended(p_session, hashint8extended(p_session_sequence, 8))
 $$;
 
 -- What a call comes to that has the lock of its key: the record, if there is one (verdict 0), or why it is
@@ -131,7 +123,7 @@ CREATE FUNCTION {schema}.hold(
     p_now bigint, p_key bytea, p_scope bytea, p_first_sent bigint,
     p_session bigint, p_session_sequence bigint, p_session_first bigint,
     p_count boolean, p_in_progress_max bigint, p_in_doubt_max bigint,
-    p_held bigint, p_mark text, p_within bigint
+    p_held bigint, p_held_number bigint, p_mark text, p_within bigint
 )
 RETURNS TABLE (
     verdict integer, now_ms bigint, forgotten_until bigint, in_progress bigint, in_doubt bigint,
@@ -152,7 +144,7 @@ BEGIN
         RETURN NEXT;
         RETURN;
     END IF;
-    IF {schema}.take(p_held, p_session, p_session_sequence, p_mark, p_within) THEN
+    IF {schema}.take(p_held, p_held_number, p_mark, p_within) THEN
         RETURN QUERY SELECT * FROM {schema}.look(
             p_now, p_key, p_scope, p_first_sent, p_session, p_session_sequence, p_session_first,
             p_count, p_in_progress_max, p_in_doubt_max
