@@ -122,9 +122,13 @@ async fn end(shared: &Arc<Shared>, call: &HeldCall, as_what: End<'_>) -> Result<
         fits(&shared.pool, answer).map_err(Ended::Refused)?;
     }
     let mut transaction = call.transaction.lock().await;
-    let settled = call.run.lock().settled();
+    let (settled, number) = {
+        let run = call.run.lock();
+        (run.settled(), run.number)
+    };
     settled.map_err(of_run)?;
-    call.ready(shared, &mut transaction).await.map_err(of_run)?;
+    let ready = call.ready(shared, &mut transaction, number);
+    ready.await.map_err(of_run)?;
     let ended = write(shared, call, &mut transaction, as_what).await;
     if ended.is_ok()
         && let Some(hold) = transaction.hold.take()

@@ -136,7 +136,9 @@ impl Run {
         let mut transaction = self.call.transaction.lock().await;
         // Others may have asked before, and failed.
         self.state(|run| run.check())?;
-        self.call.ready(&self.shared, &mut transaction).await?;
+        self.call
+            .ready(&self.shared, &mut transaction, self.number)
+            .await?;
         let connection = transaction.connection().map_err(|error| self.fail(error))?;
         let within = self.shared.pool.options().answer_within;
         let answer = async {
@@ -320,16 +322,20 @@ impl RunState {
 // === impl HeldCall ===
 
 impl HeldCall {
-    /// Makes the transaction that of the newest run: a new one, where an earlier run has used this one.
-    /// What is to be discarded is undone.
+    /// Makes the transaction that of this run, which must be the newest: a new one, where an earlier run
+    /// has used this one. What is to be discarded is undone.
     pub(super) async fn ready(
         &self,
         shared: &Arc<Shared>,
         transaction: &mut OneTransaction,
+        number: u64,
     ) -> Result<(), TransactionError> {
-        let (number, discards) = {
+        let discards = {
             let mut run = self.run.lock();
-            (run.number, std::mem::take(&mut run.discards))
+            if run.number != number {
+                return Err(TransactionError::Ended);
+            }
+            std::mem::take(&mut run.discards)
         };
         if transaction.run != number {
             if transaction.is_used || transaction.hold.is_none() {

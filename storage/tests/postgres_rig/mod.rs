@@ -218,6 +218,24 @@ impl Server {
         );
     }
 
+    /// Puts a copy of a schema into another server, as whoever moves it would.
+    pub fn copy_schema(&self, schema: &str, other: &Self) {
+        let script = format!(
+            "{programs}/pg_dump -h 127.0.0.1 -p {from} -U owner -n {schema} postgres |
+            {programs}/psql -h 127.0.0.1 -p {to} -U owner -q -v ON_ERROR_STOP=1 postgres",
+            programs = self.programs.display(),
+            from = self.port,
+            to = other.port,
+        );
+        let copied = as_owner(Path::new("sh"))
+            .args(["-c", &script])
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status();
+        assert!(copied.unwrap().success());
+    }
+
     /// Ends it as a crash would: nothing is written that was not.
     pub fn crash(&self) {
         let processes = self.processes();

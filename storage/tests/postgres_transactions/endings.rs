@@ -5,7 +5,9 @@ use std::time::Duration;
 use onlyonce_storage::transaction::{
     CommitError, Table, TransactionError, TransactionalStore as _, Work,
 };
-use onlyonce_storage::{ClaimOutcome, KeyState, MemoryStore, Store as _};
+use onlyonce_storage::{
+    ClaimOutcome, IdempotencyKey, KeyState, MemoryStore, Scope, ScopedKey, Store as _,
+};
 
 use crate::bank::{Bank, LEVELS, begin, commit, is_absent, replayed};
 use crate::calls::{answer, given, key, leased, request, run};
@@ -401,5 +403,72 @@ fn a_handler_that_asks_for_what_its_store_has_not_is_told_so() {
         let claim = given(memory.begin(request(&key("a"))).await.unwrap());
         let refused = memory.start(&claim).sql().unwrap_err();
         assert!(refused.to_string().contains("PostgreSQL"), "{refused}");
+    });
+}
+
+/// I6: keys, scopes and the values of a handler's statements are values, whatever is in them.
+#[test]
+fn names_and_values_of_a_transaction_are_data_whatever_they_spell() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let bank = Bank::open(server).await;
+        let store = bank.store().await;
+        let nasty = [
+            "'; DROP SCHEMA public CASCADE; --",
+            "$1",
+            "{schema}",
+            "\\",
+            "ünï©ode",
+        ];
+        for (number, principal) in nasty.iter().enumerate() {
+            let scope = Scope::principal(principal).unwrap();
+            let text = IdempotencyKey::parse("';DROP/**/TABLE/**/records;--").unwrap();
+            let key = ScopedKey::new(scope, text);
+            let (claim, transaction) = begin(&store, &key).await;
+            let insert = bank.sql("INSERT INTO {schema}.accounts VALUES ($1, $2)");
+            let sql = transaction.sql().unwrap();
+            assert_eq!(sql.execute(&insert, &[principal, &1_i64]).await, Ok(1));
+            commit(&store, claim, &transaction, &number.to_string())
+                .await
+                .unwrap();
+            assert_eq!(replayed(&store, &key).await, number.to_string());
+        }
+        assert_eq!(
+            bank.number("SELECT count(*) FROM {schema}.accounts").await,
+            2 + 5
+        );
+    });
+}
+
+/// B22: a connection through a pooler outlives a failover, and the new primary may not have had everything.
+/// Whoever begins a transaction there notices, and what was first sent before is not executed.
+#[test]
+fn a_transaction_that_begins_on_another_timeline_notices_it() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let bank = Bank::open(server).await;
+        for level in LEVELS {
+            let store = bank.store_with(bank.options.clone().isolation(level)).await;
+            let mut sent_before = request(&key(&format!("before-{level:?}")));
+            sent_before.first_sent = Some(store.now());
+            bank.run("UPDATE {schema}.store SET place = '1/FFFFFFFF'")
+                .await;
+            let outcome = store.begin(sent_before).await.unwrap();
+            assert!(
+                matches!(outcome, ClaimOutcome::Stale),
+                "{level:?}: {outcome:?}"
+            );
+            let (claim, transaction) = begin(&store, &key(&format!("after-{level:?}"))).await;
+            assert!(
+                claim.token().incarnation() > 1_000_000,
+                "{:?}",
+                claim.token()
+            );
+            commit(&store, claim, &transaction, "then").await.unwrap();
+        }
     });
 }
