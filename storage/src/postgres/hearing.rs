@@ -149,7 +149,7 @@ async fn tell(
             // Otherwise nobody would notice until something is settled here.
             _ = &mut ended => return Some(()),
         }
-        let payload: String = keys.iter().map(|key| hex(key)).collect();
+        let payload: String = keys.iter().map(hex).collect();
         let told = Told::new("SELECT pg_notify($1, $2)")
             .text(Some(channel))
             .text(Some(&payload));

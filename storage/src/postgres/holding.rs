@@ -175,11 +175,11 @@ async fn begin(
     let (used, (), taken, ()) = (used?, begun?, taken?, base?);
     let session = match used.first() {
         None => 0,
-        Some(row) => row.try_get("known").map_err(unreadable)?,
+        Some(row) => row.try_get("known").map_err(|error| unreadable(&error))?,
     };
     let mut first = taken.into_iter().next();
     if !is_one_step {
-        let has_it = first.map(|row| row.try_get(0).map_err(unreadable));
+        let has_it = first.map(|row| row.try_get(0).map_err(|error| unreadable(&error)));
         if !has_it.transpose()?.unwrap_or(false) {
             leased.undo().await;
             return Ok(None);
@@ -196,7 +196,7 @@ async fn begin(
     }))
 }
 
-fn unreadable(error: tokio_postgres::Error) -> Failure {
+fn unreadable(error: &tokio_postgres::Error) -> Failure {
     Failure::Refused(error.to_string())
 }
 

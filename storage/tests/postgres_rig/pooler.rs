@@ -8,7 +8,9 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 
 use super::{Server, as_owner, is_root};
 
@@ -21,7 +23,7 @@ pub struct Pooler {
 
 impl Pooler {
     /// In front of `server`, with so many connections to it at most; `None` where it is not installed.
-    pub fn start(server: &Server, connections_max: usize) -> Option<Self> {
+    pub async fn start(server: &Server, connections_max: usize) -> Option<Self> {
         let Some(program) = program() else {
             assert!(
                 std::env::var_os("ONLYONCE_REQUIRE_POSTGRES").is_none_or(|value| value != "1"),
@@ -77,7 +79,7 @@ impl Pooler {
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
             assert!(began.elapsed() < Duration::from_secs(30), "{log}");
-            std::thread::sleep(Duration::from_millis(20));
+            sleep(Duration::from_millis(20)).await;
         }
         Some(Self { port, keeper })
     }

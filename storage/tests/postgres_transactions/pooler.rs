@@ -24,7 +24,10 @@ fn a_store_works_behind_a_pooler_by_transaction_and_leaves_nothing_in_its_connec
         let bank = Arc::new(Bank::open(server).await);
         // Two for six callers, unless a call needs a second one while it has the first: then one more than
         // there are calls.
-        let poolers = (Pooler::start(server, 2), Pooler::start(server, 7));
+        let poolers = (
+            Pooler::start(server, 2).await,
+            Pooler::start(server, 7).await,
+        );
         let (Some(few), Some(enough)) = poolers else {
             return;
         };
@@ -98,7 +101,7 @@ fn behind_a_pooler_nobody_is_told_and_everybody_can_ask() {
     };
     run(async {
         let bank = Bank::open(server).await;
-        let Some(pooler) = Pooler::start(server, 2) else {
+        let Some(pooler) = Pooler::start(server, 2).await else {
             return;
         };
         let options = PostgresOptions::new(pooler.url())
