@@ -20,4 +20,5 @@ mod unreachable;
 #[path = "../postgres_rig/mod.rs"]
 mod postgres_rig;
 #[path = "../rig/mod.rs"]
+#[allow(dead_code, reason = "one file system is all that is needed here")]
 mod rig;
