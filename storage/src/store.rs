@@ -102,6 +102,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         Box::pin(async { Ok(SessionState::Unsupported) })
     }
 
+    /// Ends once the store hears that the call under `key` may have been settled, by whatever process,
+    /// since this was called. It is a hint, and may never come: who waits asks now and then as well.
+    ///
+    /// A store that hears nothing never ends it, as this does if it is not overridden.
+    fn until_told(&self, key: &ScopedKey) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let _ = key;
+        Box::pin(std::future::pending())
+    }
+
     /// This store as one that keeps handlers' tables beside the records, if it is one.
     fn transactions(&self) -> Option<&dyn TransactionalStore> {
         None

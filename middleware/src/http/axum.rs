@@ -13,7 +13,7 @@ use super::{Definitive, NotExecuted};
 
 /// The store's transaction, for a handler behind a layer that is
 /// [`transactional`](super::DedupeLayer::transactional). What it writes there is committed with its
-/// answer.
+/// answer. On PostgreSQL it writes with statements: `calls.sql()?.execute(…)`.
 ///
 /// ```
 /// use axum::http::StatusCode;

@@ -1,5 +1,6 @@
 //! A store that counts what it is asked, and fails when it is told to.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use onlyonce_storage::{
     Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, KeyState, Question, ScopedKey,
     SettleError, Store, StoreError, StoreFuture, StoreId, Timestamp,
 };
+use tokio::sync::Notify;
 
 #[derive(Debug)]
 pub struct Watched {
@@ -22,6 +24,8 @@ pub struct Watched {
     pub dawdle: AtomicBool,
     pub refuse_renewals: AtomicBool,
     pub panic_in_completions: AtomicBool,
+    /// What another process tells about any key.
+    pub told: Arc<Notify>,
 }
 
 impl Watched {
@@ -37,6 +41,7 @@ impl Watched {
             dawdle: AtomicBool::new(false),
             refuse_renewals: AtomicBool::new(false),
             panic_in_completions: AtomicBool::new(false),
+            told: Arc::default(),
         })
     }
 }
@@ -73,6 +78,10 @@ pub fn unreachable_store() -> StoreError {
 }
 
 impl Store for Watched {
+    fn until_told(&self, _: &ScopedKey) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(Arc::clone(&self.told).notified_owned())
+    }
+
     fn id(&self) -> StoreId {
         self.inner.id()
     }

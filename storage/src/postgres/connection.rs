@@ -1,11 +1,14 @@
 //! One connection: how it is made, and what is made sure of before it is used.
 
+use std::future::poll_fn;
 use std::str::FromStr;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row};
 
 use super::error::{Failure, OpenError};
 use super::migrations::{self, Schema};
@@ -75,10 +78,25 @@ fn addresses(options: &PostgresOptions) -> Result<Vec<Config>, OpenError> {
     Ok(hosts.iter().enumerate().map(of_host).collect())
 }
 
+/// What is done with a word that somebody has told.
+pub(super) type Heard = Box<dyn FnMut(&str) + Send>;
+
+/// Ends when the connection does.
+pub(super) type Ended = oneshot::Receiver<()>;
+
 /// A connection that nothing is known of yet, to the first host that gives one. Each has its share of
 /// the time, and some is left for what is asked: one that takes the connection and then says nothing
 /// must not keep us from the next.
 pub(super) async fn connect(options: &PostgresOptions) -> Result<Connection, OpenError> {
+    let (connection, _) = connect_hearing(options, Box::new(|_| {})).await?;
+    Ok(connection)
+}
+
+/// The same, with an ear for what others tell.
+pub(super) async fn connect_hearing(
+    options: &PostgresOptions,
+    mut heard: Heard,
+) -> Result<(Connection, Ended), OpenError> {
     let configs = addresses(options)?;
     let share = match u32::try_from(configs.len()) {
         Ok(1) => options.answer_within,
@@ -88,13 +106,19 @@ pub(super) async fn connect(options: &PostgresOptions) -> Result<Connection, Ope
     let mut refused = None;
     for config in configs {
         match tokio::time::timeout(share, config.connect(NoTls)).await {
-            Ok(Ok((client, io))) => {
+            Ok(Ok((client, mut io))) => {
+                let (ends, ended) = oneshot::channel();
                 let io = tokio::spawn(async move {
-                    // OK to ignore because whoever waits for an answer is told that the connection
-                    // has ended.
-                    let _ = io.await;
+                    // OK to ignore how it ends because whoever waits for an answer is told that it has.
+                    while let Some(Ok(message)) = poll_fn(|context| io.poll_message(context)).await
+                    {
+                        if let AsyncMessage::Notification(told) = message {
+                            heard(told.payload());
+                        }
+                    }
+                    drop(ends);
                 });
-                return Ok(Connection { client, io });
+                return Ok((Connection { client, io }, ended));
             }
             Ok(Err(error)) => refused = Some(OpenError::of(&error)),
             Err(_) => {
@@ -158,6 +182,31 @@ impl Connection {
     pub(super) async fn rows(&self, told: &Told) -> Result<Vec<Row>, OpenError> {
         let asked = self.client.query_typed(told.sql(), &told.values()).await;
         asked.map_err(|error| OpenError::of(&error))
+    }
+
+    /// A word that begins or ends a transaction, or a part of one.
+    pub(super) async fn begin_or_end(&self, sql: &str) -> Result<(), Failure> {
+        let ran = self.client.batch_execute(sql).await;
+        ran.map_err(|error| Failure::of(&error))
+    }
+
+    /// The rows of a handler's statement. Without a name, like all others, so that nothing is left in the
+    /// connection.
+    pub(super) async fn query(
+        &self,
+        sql: &str,
+        values: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        self.client.query_typed(sql, values).await
+    }
+
+    /// How many rows a handler's statement has changed.
+    pub(super) async fn execute(
+        &self,
+        sql: &str,
+        values: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<u64, tokio_postgres::Error> {
+        self.client.execute_typed(sql, values).await
     }
 
     /// A statement of a call.

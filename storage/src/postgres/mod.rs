@@ -15,20 +15,27 @@
 //! [`transition`](crate::transition) and written if the record is still the one that was read. The
 //! suite that every store passes holds both to the same rules.
 //!
-//! Waiting is by asking again: nothing here tells a process that another has finished.
+//! Who waits for another server's call asks now and then, and is told to ask at once when that is settled
+//! (`hearing.rs`).
 //!
 //! What holds and what does not, failover and poolers above all, stands in `src/manual/postgres.md`.
 
 mod abandoning;
 mod asking;
 mod claiming;
+mod committing;
 mod connection;
 mod error;
+mod hearing;
+mod held;
+mod holding;
 mod migrations;
 mod options;
 mod pool;
 mod room;
+mod run;
 mod settling;
+mod sql;
 mod statement;
 mod store;
 mod stored;
@@ -37,5 +44,8 @@ mod time;
 
 pub use self::error::OpenError;
 pub use self::migrations::Migration;
-pub use self::options::PostgresOptions;
+pub use self::options::{Isolation, PostgresOptions};
+pub use self::sql::{Savepoint, Sql, SqlValue};
 pub use self::store::PostgresStore;
+pub use tokio_postgres::Row;
+pub use tokio_postgres::types::{ToSql, Type};

@@ -18,12 +18,42 @@ use crate::{RetentionOptions, StoreLimits};
 pub struct PostgresOptions {
     pub(super) answer_within: Duration,
     pub(super) connections_max: usize,
+    pub(super) isolation: Isolation,
     pub(super) limits: StoreLimits,
+    pub(super) listens: bool,
     pub(super) retention: RetentionOptions,
     pub(super) schema: String,
     pub(super) url: String,
     #[cfg(feature = "conformance")]
     pub(super) clock: Option<Arc<dyn Clock>>,
+}
+
+/// What the statements of one transaction see of others that run at the same time. PostgreSQL's own
+/// levels, by its own names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// Each statement sees what was committed before it. Who reads and then decides, reads with
+    /// `FOR UPDATE`.
+    #[default]
+    ReadCommitted,
+    /// All statements see what was committed before the first. Who changes a row that was changed
+    /// since runs again.
+    RepeatableRead,
+    /// As if one had run after the other; who was in another's way runs again.
+    Serializable,
+}
+
+// === impl Isolation ===
+
+impl Isolation {
+    pub(super) const fn begin(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE",
+            Self::RepeatableRead => "BEGIN ISOLATION LEVEL REPEATABLE READ, READ WRITE",
+            Self::Serializable => "BEGIN ISOLATION LEVEL SERIALIZABLE, READ WRITE",
+        }
+    }
 }
 
 // === impl PostgresOptions ===
@@ -39,7 +69,9 @@ impl PostgresOptions {
         Self {
             answer_within: ANSWER_WITHIN,
             connections_max: CONNECTIONS_MAX,
+            isolation: Isolation::default(),
             limits: StoreLimits::default(),
+            listens: true,
             retention: RetentionOptions::default(),
             schema: SCHEMA.to_owned(),
             url: url.into(),
@@ -62,9 +94,19 @@ impl PostgresOptions {
     }
 
     /// How many connections this process has at most. Default 16: where throughput levelled off on
-    /// two cores, and six such processes fit into a server's default of 100. At least 1.
+    /// two cores, and six such processes fit into a server's default of 100. At least 2.
+    ///
+    /// One more hears what other servers settle: see [`without_listening`](Self::without_listening). A
+    /// handler's transaction has one to itself for as long as it runs, and all but one may be taken so.
     pub const fn connections_max(mut self, connections: usize) -> Self {
-        self.connections_max = if connections == 0 { 1 } else { connections };
+        self.connections_max = if connections < 2 { 2 } else { connections };
+        self
+    }
+
+    /// How the transactions of handlers are isolated. Default [`Isolation::ReadCommitted`], which is
+    /// PostgreSQL's own, and costs the fewest runs that come to nothing.
+    pub const fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = isolation;
         self
     }
 
@@ -73,6 +115,14 @@ impl PostgresOptions {
     /// and by a sixteenth of what was left for each process beyond sixteen.
     pub const fn limits(mut self, limits: StoreLimits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Neither tells other servers what was settled here, nor listens to them: a duplicate that waits for
+    /// another server's call asks now and then. It takes one connection less, and nothing is lost that
+    /// a pooler by transaction does not lose anyway.
+    pub const fn without_listening(mut self) -> Self {
+        self.listens = false;
         self
     }
 
@@ -105,7 +155,9 @@ impl fmt::Debug for PostgresOptions {
         f.debug_struct("PostgresOptions")
             .field("answer_within", &self.answer_within)
             .field("connections_max", &self.connections_max)
+            .field("isolation", &self.isolation)
             .field("limits", &self.limits)
+            .field("listens", &self.listens)
             .field("retention", &self.retention)
             .field("schema", &self.schema)
             .finish_non_exhaustive()

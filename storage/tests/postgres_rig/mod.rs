@@ -5,6 +5,8 @@
 //! `ONLYONCE_REQUIRE_POSTGRES=1` they fail, so that a gate cannot pass without them.
 #![allow(dead_code, reason = "not every test binary uses all of it")]
 
+pub mod pooler;
+
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
@@ -64,6 +66,16 @@ pub async fn store(options: PostgresOptions) -> PostgresStore {
 impl Server {
     /// A new server, or `None` where PostgreSQL is not installed.
     pub fn start(durable: Durable) -> Option<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("onlyonce-postgres-")
+            .tempdir()
+            .unwrap()
+            .keep();
+        Self::start_in(folder, durable)
+    }
+
+    /// The same, in a folder that is there and empty, and gone with the server.
+    pub fn start_in(folder: PathBuf, durable: Durable) -> Option<Self> {
         let Some(programs) = programs() else {
             assert!(
                 std::env::var_os("ONLYONCE_REQUIRE_POSTGRES").is_none_or(|value| value != "1"),
@@ -71,13 +83,10 @@ impl Server {
             );
             // On the stream itself: what a passing test prints is otherwise held back.
             let _ = writeln!(std::io::stderr(), "not run: postgres not found");
+            // OK to ignore because an empty folder is in nobody's way.
+            let _ = std::fs::remove_dir(folder);
             return None;
         };
-        let folder = tempfile::Builder::new()
-            .prefix("onlyonce-postgres-")
-            .tempdir()
-            .unwrap()
-            .keep();
         let server = Self::keep(programs, folder);
         server.as_owner(
             "initdb",
@@ -176,12 +185,55 @@ impl Server {
         assert!(writer.wait().unwrap().success());
     }
 
+    /// Writes a setting, which holds when it is started the next time.
+    pub fn set(&self, setting: &str) {
+        let line = format!(
+            "echo \"{setting}\" >> {}/data/postgresql.conf",
+            self.folder.display()
+        );
+        let done = as_owner(Path::new("sh"))
+            .args(["-c", &line])
+            .current_dir("/")
+            .status();
+        assert!(done.unwrap().success());
+    }
+
+    /// Starts it unless it runs.
+    pub fn up_again(&self) {
+        let status = as_owner(&self.programs.join("pg_ctl"))
+            .args(["-D", "data", "status"])
+            .current_dir(&self.folder)
+            .stdout(Stdio::null())
+            .status();
+        if !status.unwrap().success() {
+            self.up();
+        }
+    }
+
     /// Starts it, and waits until it takes connections.
     pub fn up(&self) {
         self.as_owner(
             "pg_ctl",
             &["-D", "data", "-l", "log", "-w", "-t", "60", "start"],
         );
+    }
+
+    /// Puts a copy of a schema into another server, as whoever moves it would.
+    pub fn copy_schema(&self, schema: &str, other: &Self) {
+        let script = format!(
+            "{programs}/pg_dump -h 127.0.0.1 -p {from} -U owner -n {schema} postgres |
+            {programs}/psql -h 127.0.0.1 -p {to} -U owner -q -v ON_ERROR_STOP=1 postgres",
+            programs = self.programs.display(),
+            from = self.port,
+            to = other.port,
+        );
+        let copied = as_owner(Path::new("sh"))
+            .args(["-c", &script])
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status();
+        assert!(copied.unwrap().success());
     }
 
     /// Ends it as a crash would: nothing is written that was not.

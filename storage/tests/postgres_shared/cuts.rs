@@ -90,8 +90,11 @@ fn a_word_whose_answer_was_cut_off_counts_once() {
         let (cutter, port) = Cutter::start(server).await;
         let (schema, _) = postgres_rig::named(server);
         let url = format!("postgres://owner@127.0.0.1:{port}/postgres");
-        // One connection, so that the next answer is the one that is meant.
-        let options = PostgresOptions::new(url).schema(&schema).connections_max(1);
+        // One question at a time, so that the next answer is the one that is meant.
+        let options = PostgresOptions::new(url)
+            .schema(&schema)
+            // What is told to others goes its own way.
+            .without_listening();
         let store = postgres_rig::store(options).await;
         let client = server.client().await;
         let drawn = async || -> i64 {
@@ -144,7 +147,10 @@ fn a_claim_a_replay_and_each_word_that_spends_a_claim_are_one_round_trip() {
         let (cutter, port) = Cutter::start(server).await;
         let (schema, _) = postgres_rig::named(server);
         let url = format!("postgres://owner@127.0.0.1:{port}/postgres");
-        let options = PostgresOptions::new(url).schema(&schema).connections_max(1);
+        let options = PostgresOptions::new(url)
+            .schema(&schema)
+            // What is told to others goes its own way.
+            .without_listening();
         let store = postgres_rig::store(options).await;
         let large = answer(vec![7; 1_000]);
         cutter.round_trips();

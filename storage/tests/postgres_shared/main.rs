@@ -7,11 +7,18 @@ mod calls;
 mod clocks;
 mod crashes;
 mod cuts;
+mod disk;
 mod failover;
+mod hearing;
+mod moving;
 mod opening;
 mod processes;
+mod running;
 mod storms;
 mod unreachable;
 
 #[path = "../postgres_rig/mod.rs"]
 mod postgres_rig;
+#[path = "../rig/mod.rs"]
+#[allow(dead_code, reason = "one file system is all that is needed here")]
+mod rig;

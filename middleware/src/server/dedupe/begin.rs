@@ -262,7 +262,7 @@ async fn claim<A>(
 }
 
 /// Looks until the execution elsewhere is over: the answer, or the lapse of the lease, is the
-/// store's to tell.
+/// store's to tell. Where the store hears of it, it is looked at once.
 async fn until_over<A>(
     shared: &Shared<A>,
     intent: &Intent,
@@ -270,9 +270,13 @@ async fn until_over<A>(
     retry_after: Duration,
 ) -> Result<(), Refusal> {
     let mut pause = POLL_PAUSE_MIN;
+    let mut told = shared.store.until_told(&intent.key);
     while Instant::now() + pause <= give_up_at {
-        sleep(pause).await;
-        pause = (pause * 2).min(POLL_PAUSE_MAX);
+        tokio::select! {
+            () = sleep(pause) => pause = (pause * 2).min(POLL_PAUSE_MAX),
+            // Before the look, so that a word that comes meanwhile is heard.
+            () = &mut told => told = shared.store.until_told(&intent.key),
+        }
         match shared.store.peek(intent.key.clone()).await {
             Ok(KeyState::InProgress { .. }) => {}
             Ok(_) => return Ok(()),

@@ -1,0 +1,16 @@
+//! Calls whose effect is a transaction of the store's own database: effect, claim and answer are one
+//! commit, whatever happens to the handler, the server, the connection or the database.
+#![cfg(all(feature = "postgres", feature = "conformance"))]
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+mod bank;
+mod endings;
+mod in_doubt;
+
+mod pooler;
+mod racers;
+
+#[path = "../postgres_shared/calls.rs"]
+mod calls;
+#[path = "../postgres_rig/mod.rs"]
+mod postgres_rig;
