@@ -5,6 +5,7 @@ mod exit;
 mod output;
 mod progress;
 mod records;
+mod schema;
 mod stop;
 
 use std::path::PathBuf;
@@ -43,6 +44,9 @@ enum Command {
     /// What a store holds: lists and resolves calls in doubt, seals keys, sweeps, counts
     #[command(subcommand, after_help = exit::RECORDS_CODES)]
     Records(records::RecordsCommand),
+    /// The schema of a store that servers share
+    #[command(subcommand, after_help = exit::STORE_CODES)]
+    Store(schema::StoreCommand),
     /// The server of the demo, in a process of its own
     #[command(hide = true)]
     DemoServer {
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
             json,
         } => runtime.block_on(demo::run(DemoOptions { seed, calls, kills }, json)),
         Command::Records(command) => runtime.block_on(records::run(command)),
+        Command::Store(command) => runtime.block_on(schema::run(command)),
         Command::DemoServer { folder, naive } => {
             let serving = onlyonce::demo::serve(DemoServerOptions { folder, naive });
             match runtime.block_on(serving) {
