@@ -94,9 +94,14 @@ fn script(schema: &str, from: i32) -> Result<String, Unusable> {
         let code = exit::MISUSED;
         return Err(Unusable { code, words });
     }
-    let steps: Vec<_> = migrations.iter().filter(|step| step.number > from).collect();
+    let steps: Vec<_> = migrations
+        .iter()
+        .filter(|step| step.number > from)
+        .collect();
     if steps.is_empty() {
-        return Ok(format!("-- schema {schema} at version {from}: nothing to do\n"));
+        return Ok(format!(
+            "-- schema {schema} at version {from}: nothing to do\n"
+        ));
     }
     let mut script = "BEGIN;\n".to_owned();
     if from == 0 {
