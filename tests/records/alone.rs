@@ -107,7 +107,7 @@ async fn no_store_is_made_by_looking_for_one() {
 async fn bad_usage_ends_with_2_and_says_why() {
     for (arguments, words) in [
         (&["list", "--store", "memory:"][..], "memory"),
-        (&["list", "--store", "postgres://x"], "sled:PATH"),
+        (&["list", "--store", "mysql://x"], "sled:PATH"),
         (&["list", "--store", "sled:"], "sled:PATH"),
         (
             &["list", "--store", "sled:x", "--older-than", "soon"],
