@@ -51,7 +51,7 @@ pub(super) struct Seen {
 impl NaiveClient {
     pub(super) fn new<'a>(addresses: impl IntoIterator<Item = &'a String>) -> Self {
         Self {
-            servers: Spread::new(addresses, channel_options()),
+            servers: Spread::new(addresses, &channel_options()),
         }
     }
 
@@ -86,7 +86,7 @@ impl NaiveClient {
 
 impl KeyedClient {
     pub(super) fn new<'a>(addresses: impl IntoIterator<Item = &'a String>, seen: Seen) -> Self {
-        let servers = Spread::new(addresses, channel_options());
+        let servers = Spread::new(addresses, &channel_options());
         let (counting, counted) = (seen.clone(), seen);
         let transport = servers
             .map_request(move |request: Request| {

@@ -71,6 +71,18 @@ impl Log {
         endings.last()?.ticket.clone()
     }
 
+    /// What to ask with about an operation that was named in doubt, and never answered.
+    pub(super) fn in_doubt(&self, operation: u64) -> Option<Ticket> {
+        let operations = self.operations.lock();
+        let endings = operations.get(&operation)?;
+        let is_answer = |ended: &Ended| !matches!(ended.ending, Ending::InDoubt | Ending::Unknown);
+        let is_doubt = |ended: &Ended| ended.ending == Ending::InDoubt;
+        if endings.iter().any(is_answer) || !endings.iter().any(is_doubt) {
+            return None;
+        }
+        endings.last()?.ticket.clone()
+    }
+
     /// Notes how a resumed call ended; true the first time for this operation.
     pub(super) fn resumed(&self, operation: u64, ended: Ended) -> bool {
         let mut operations = self.operations.lock();

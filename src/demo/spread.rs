@@ -22,7 +22,7 @@ pub(super) struct Spread {
 impl Spread {
     pub(super) fn new<'a>(
         addresses: impl IntoIterator<Item = &'a String>,
-        options: ChannelOptions,
+        options: &ChannelOptions,
     ) -> Self {
         let addresses = addresses.into_iter();
         let channel = |address: &'a String| Channel::new(address.as_str(), options.clone());

@@ -97,8 +97,30 @@ pub(super) async fn resume(client: &KeyedClient, transfers: &[Transfer], log: &L
     resumed
 }
 
+/// Asks once more about each call that was named in doubt, for a server that asks an outside system:
+/// it may not have answered just then. Answers how many calls were asked about.
+pub(super) async fn ask_about_doubts(
+    client: &KeyedClient,
+    transfers: &[Transfer],
+    log: &Log,
+) -> u64 {
+    let mut asked = 0;
+    for _ in 0..DOUBT_ROUNDS {
+        for transfer in transfers {
+            if let Some(ticket) = log.in_doubt(transfer.operation) {
+                let ended = client.resume(ticket, transfer).await;
+                asked += u64::from(log.resumed(transfer.operation, ended));
+            }
+        }
+    }
+    asked
+}
+
 /// Enough to have calls in flight at every kill.
 pub(super) const WORKERS: u64 = 32;
+
+/// More than one, because what has just been asked about may be executed at the moment.
+const DOUBT_ROUNDS: u32 = 3;
 
 /// A healed network and a running server answer all open calls within seconds.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,12 +1,14 @@
 //! A store on PostgreSQL: asked directly, beside whatever servers use it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use onlyonce::storage::postgres::{PostgresOptions, PostgresStore};
 use onlyonce::storage::{ClaimOutcome, DoubtReason, Store};
 use serde_json::json;
 
 use super::program::{Ended, ended, run};
 use super::store::{answer, claimed, key, request};
-use super::temporary_postgres::{client, schema, shared};
+use super::temporary_postgres::{client, shared};
 
 /// A store in a schema of its own, open as a server would have it.
 struct Shared {
@@ -201,6 +203,12 @@ async fn a_script_that_migrate_prints_makes_the_store_that_migrate_makes() {
     assert_eq!(shapes[0], shapes[1]);
     let newest = store(&["migrate", "--print", "--from", "99"]).await;
     assert_eq!(newest.code, 2, "{newest:?}");
+}
+
+/// A schema that no other test uses.
+fn schema() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("store_{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Runs `onlyonce store ARGUMENTS`.

@@ -2,7 +2,6 @@
 //! run: postgres not found` and pass; with `ONLYONCE_REQUIRE_POSTGRES=1` they fail.
 
 use std::io::Write as _;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use onlyonce::demo::{TemporaryPostgres, TemporaryPostgresError};
 use tokio::sync::OnceCell;
@@ -11,12 +10,6 @@ use tokio::sync::OnceCell;
 pub async fn shared() -> Option<&'static TemporaryPostgres> {
     static SERVER: OnceCell<Option<TemporaryPostgres>> = OnceCell::const_new();
     SERVER.get_or_init(start).await.as_ref()
-}
-
-/// A schema that no other test uses.
-pub fn schema() -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("store_{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A connection beside those of the program.

@@ -16,7 +16,9 @@ use super::super::clients::{KeyedClient, NaiveClient, Seen};
 use super::super::column::{Cluster, Column};
 use super::super::judge::judge;
 use super::super::log::Log;
-use super::super::work::{AnyClient, WORKERS, Work, beside, resume, work_through};
+use super::super::work::{
+    AnyClient, WORKERS, Work, ask_about_doubts, beside, resume, work_through,
+};
 use super::super::{DemoError, Progress, goals, workload};
 use super::bank::Bank;
 use super::database::{ClusterDatabase, Side};
@@ -112,14 +114,18 @@ impl Run<'_> {
             coming.clear();
         }
 
-        // The network heals; what attempts and budget left open is resumed under the same key.
+        // The network heals; what attempts and budget left open is resumed under the same key, and
+        // what was named in doubt while the bank did not answer is asked about again.
         for proxy in &servers.proxies {
             proxy.set_plan(Plan::none());
             proxy.cut();
         }
         let resumed = match client() {
             AnyClient::Naive(_) => 0,
-            AnyClient::Keyed(client) => resume(&client, &transfers, &log).await,
+            AnyClient::Keyed(client) => {
+                let open = resume(&client, &transfers, &log).await;
+                open + ask_about_doubts(&client, &transfers, &log).await
+            }
         };
         let (counted, faults) = servers.stop().await?;
 
