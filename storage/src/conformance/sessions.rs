@@ -175,7 +175,10 @@ pub async fn a_run_that_is_held_takes_its_number_in_the_window(harness: impl Har
         ok(transactions.begin(other.clone()).await),
         ask(&*store, other.clone()).await,
     ] {
-        assert!(matches!(outcome, ClaimOutcome::Stale), "{outcome:?}");
+        // Where another process may hold it, nobody knows yet who has the number for good.
+        let refused = matches!(outcome, ClaimOutcome::Stale)
+            || harness.is_shared() && matches!(outcome, ClaimOutcome::InProgress { .. });
+        assert!(refused, "{outcome:?}");
     }
     let over = SESSION_WINDOW + 1;
     let outcome = ok(transactions.begin(in_session(session, over, 1)).await);

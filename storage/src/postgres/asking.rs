@@ -2,7 +2,7 @@
 
 use tokio_postgres::Row;
 
-use super::claiming::lock;
+use super::claiming::{held_lock, lock};
 use super::pool::Pool;
 use super::statement::Told;
 use super::store::Shared;
@@ -22,6 +22,8 @@ use crate::{
 /// A record, and what the store knew when it was read.
 pub(super) struct Found {
     pub(super) stored: Option<Stored>,
+    /// A transaction has the key, which has no record yet.
+    pub(super) is_held: bool,
     pub(super) at: Circumstances,
 }
 
@@ -37,13 +39,21 @@ pub(super) async fn read(
             AnswerColumn::Length => BESIDE,
         };
         pool.told(&format!(
-            "SELECT COALESCE($1, {{schema}}.now_ms()) AS now_ms, s.forgotten_until, {columns}
+            "SELECT COALESCE($1, {{schema}}.now_ms()) AS now_ms, s.forgotten_until, {columns},
+                CASE WHEN r.key IS NULL
+                    THEN NOT pg_try_advisory_xact_lock_shared($3) END AS is_held
             FROM {{schema}}.store s LEFT JOIN {{schema}}.records r ON r.key = $2"
         ))
         .time(pool.options().told_now())
         .bytes(Some(key.as_bytes()))
+        .long(held_lock(key))
     });
-    found(pool, &rows.await?, answer)
+    let rows = rows.await?;
+    let mut found = found(pool, &rows, answer)?;
+    if let Some(row) = rows.first() {
+        found.is_held = get::<Option<bool>>(row, "is_held")?.unwrap_or(false);
+    }
+    Ok(found)
 }
 
 /// Writes a changed record over the one that was read. `false`: it is not that one any more.
@@ -95,16 +105,35 @@ pub(super) async fn ask(
             let rows = pool.rows(|_| {
                 pool.told(
                     "SELECT now_ms, forgotten_until, (kept).*
-                    FROM {schema}.seal($1, $2, $3, $4)",
+                    FROM (SELECT pg_try_advisory_xact_lock_shared($5) AS is_free OFFSET 0) held
+                    CROSS JOIN LATERAL {schema}.seal(
+                        $1, CASE WHEN is_free THEN $2 END, $3, $4
+                    ) WHERE is_free",
                 )
                 .time(pool.options().told_now())
                 .bytes(Some(digest.as_bytes()))
                 .long(lock(digest))
                 .span(pool.options().retention.horizon)
+                .long(held_lock(digest))
             });
-            found(pool, &rows.await?, AnswerColumn::Bytes)?
+            let rows = rows.await?;
+            if rows.is_empty() {
+                // A transaction has it. What it comes to is told to who asks again.
+                let found = read(pool, digest, AnswerColumn::Bytes).await?;
+                Found {
+                    is_held: found.stored.is_none(),
+                    ..found
+                }
+            } else {
+                found(pool, &rows, AnswerColumn::Bytes)?
+            }
         }
     };
+    if found.is_held {
+        return Ok(KeyState::InProgress {
+            since: found.at.now,
+        });
+    }
     shared.clock.note(found.at.now, found.at.forgotten_until);
     let record = found.stored.map(|stored| stored.record);
     let state = transition::state(record.as_ref(), first_sent, &found.at);
@@ -360,6 +389,7 @@ fn found(pool: &Pool, rows: &[Row], answer: AnswerColumn) -> Result<Found, Store
     };
     Ok(Found {
         stored: stored(row, answer)?,
+        is_held: false,
         at: circumstances(pool, time(row, "now_ms")?, time(row, "forgotten_until")?),
     })
 }

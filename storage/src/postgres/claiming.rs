@@ -1,10 +1,11 @@
 //! How a key is claimed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_postgres::Row;
 
-use super::asking::{write, write_claim};
+use super::asking::{read, write, write_claim};
 use super::pool::Pool;
 use super::room::Count;
 use super::settling::{ROUNDS_MAX, too_contended};
@@ -14,8 +15,8 @@ use super::stored::{AnswerColumn, Stored, corrupt, get, number, stored, time};
 use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::transition::{self, Circumstances, ClaimStep, Refusal};
 use crate::{
-    Abandoned, Claim, ClaimOutcome, ClaimRequest, Completion, FencingToken, InDoubt, KeyDigest,
-    StoreError,
+    Abandoned, Claim, ClaimOutcome, ClaimRequest, Comparison, Completion, FencingToken, InDoubt,
+    KeyDigest, StoreError,
 };
 
 /// Claims the key, or says what is known of it: one round trip, but for a lapse that is written down
@@ -26,13 +27,19 @@ pub(super) async fn claim(
     shared: &Shared,
     request: &ClaimRequest,
 ) -> Result<ClaimOutcome, StoreError> {
+    if let Some(outcome) = held_here(shared, request)? {
+        return Ok(outcome);
+    }
     let pool = &*shared.pool;
     for _ in 0..ROUNDS_MAX {
         let scope = request.key.scope().digest();
         let count = shared.room.take(scope, shared.clock.now());
         let rows = pool.rows(|_| told(pool, request, count)).await?;
         let Some(row) = rows.first() else {
-            return Err(corrupt("a claim was not answered"));
+            match held_elsewhere(shared, request).await? {
+                Some(outcome) => return Ok(outcome),
+                None => continue,
+            }
         };
         let at = shared.circumstances(time(row, "now_ms")?, time(row, "forgotten_until")?);
         let open = (get(row, "in_progress")?, get(row, "in_doubt")?);
@@ -60,9 +67,17 @@ fn told(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
     let session = request.session;
     let text = |name: Option<&str>| name.map(|name| name.as_bytes().to_vec());
     pool.told(
-        "SELECT verdict, now_ms, forgotten_until, in_progress, in_doubt, (kept).* FROM {schema}.claim(
-            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
-            $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
+        // Nothing comes of it while a transaction has the key. The key itself depends on that, so that
+        // nothing is claimed before it is known.
+        "SELECT verdict, now_ms, forgotten_until, in_progress, in_doubt, (kept).*
+        FROM (
+            SELECT pg_try_advisory_xact_lock_shared($22) AND ($14::bigint IS NULL
+                OR pg_try_advisory_xact_lock_shared({schema}.held_number($14, $15))) AS is_free
+            OFFSET 0
+        ) held CROSS JOIN LATERAL {schema}.claim(
+            $1, CASE WHEN is_free THEN $2 END, $3, $4, $5, $6, $7, $8, $9, $10,
+            $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21
+        ) WHERE is_free",
     )
     .time(options.told_now())
     .bytes(Some(request.key.digest().as_bytes()))
@@ -85,27 +100,75 @@ fn told(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
     .flag(count == Count::Anew)
     .number(options.limits.in_progress_max as u64)
     .number(options.limits.in_doubt_max as u64)
+    .long(held_lock(request.key.digest()))
+}
+
+/// What is said of a key that a transaction of this process has: only here its request is known.
+pub(super) fn held_here(
+    shared: &Shared,
+    request: &ClaimRequest,
+) -> Result<Option<ClaimOutcome>, StoreError> {
+    let Some(held) = shared.held.request_of(request.key.digest()) else {
+        return Ok(None);
+    };
+    let print = held.fingerprints.current();
+    match request.fingerprints.compare(&print) {
+        Comparison::Incomparable => Err(StoreError::IncomparableFingerprint(
+            print.algorithm().number(),
+        )),
+        Comparison::Mismatch => Ok(Some(ClaimOutcome::Mismatch)),
+        Comparison::Same => Ok(Some(in_progress())),
+    }
+}
+
+/// What is said of a key whose lock somebody has. One who only looks has it as well: then there may be a
+/// record. `None` where that has changed meanwhile.
+pub(super) async fn held_elsewhere(
+    shared: &Shared,
+    request: &ClaimRequest,
+) -> Result<Option<ClaimOutcome>, StoreError> {
+    let found = read(&shared.pool, request.key.digest(), AnswerColumn::Bytes).await?;
+    match found.stored {
+        Some(stored) => decided(shared, request, &stored, &found.at).await,
+        None => Ok(Some(in_progress())),
+    }
+}
+
+/// A transaction has the call, here or in another process.
+const fn in_progress() -> ClaimOutcome {
+    ClaimOutcome::InProgress {
+        retry_after: RETRY_AFTER,
+    }
 }
 
 /// What a record that is there comes to. `None` where it has changed meanwhile.
-async fn decide(
+pub(super) async fn decide(
     shared: &Shared,
     request: &ClaimRequest,
     row: &Row,
     at: &Circumstances,
 ) -> Result<Option<ClaimOutcome>, StoreError> {
+    match stored(row, AnswerColumn::Bytes)? {
+        Some(found) => decided(shared, request, &found, at).await,
+        None => Ok(None),
+    }
+}
+
+async fn decided(
+    shared: &Shared,
+    request: &ClaimRequest,
+    found: &Stored,
+    at: &Circumstances,
+) -> Result<Option<ClaimOutcome>, StoreError> {
     let pool = &*shared.pool;
-    let Some(found) = stored(row, AnswerColumn::Bytes)? else {
-        return Ok(None);
-    };
     let step = transition::claim(Some(&found.record), request, NOT_DRAWN, at)?;
     Ok(match step {
         ClaimStep::Claim(call) => {
-            let token = write_claim(pool, &found, &call).await?;
+            let token = write_claim(pool, found, &call).await?;
             token.map(|token| claimed(shared, &CallRecord { token, ..call }))
         }
         ClaimStep::Doubt(call) => {
-            let written = write(pool, &found, &call).await?;
+            let written = write(pool, found, &call).await?;
             written.then(|| replayed(call))
         }
         ClaimStep::OwnClaim(call) => Some(claimed(shared, &call)),
@@ -180,7 +243,7 @@ fn of_refusal(refusal: Refusal) -> ClaimOutcome {
     }
 }
 
-fn refused(verdict: i32) -> Result<ClaimOutcome, StoreError> {
+pub(super) fn refused(verdict: i32) -> Result<ClaimOutcome, StoreError> {
     Ok(match verdict {
         2 => ClaimOutcome::FirstSentAhead,
         3 => ClaimOutcome::Stale,
@@ -197,6 +260,15 @@ pub(super) fn lock(key: KeyDigest) -> i64 {
     let [a, b, c, d, e, f, g, h, ..] = *key.as_bytes();
     i64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
+
+/// What a transaction has that executes the key, for as long as it runs.
+pub(super) fn held_lock(key: KeyDigest) -> i64 {
+    let [.., a, b, c, d, e, f, g, h] = *key.as_bytes();
+    i64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// Most transactions take milliseconds.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// The database draws the token in the statement that writes the claim.
 const NOT_DRAWN: FencingToken = FencingToken::new(u64::MAX, u64::MAX);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls, Row};
 
 use super::error::{Failure, OpenError};
@@ -158,6 +159,31 @@ impl Connection {
     pub(super) async fn rows(&self, told: &Told) -> Result<Vec<Row>, OpenError> {
         let asked = self.client.query_typed(told.sql(), &told.values()).await;
         asked.map_err(|error| OpenError::of(&error))
+    }
+
+    /// A word that begins or ends a transaction, or a part of one.
+    pub(super) async fn begin_or_end(&self, sql: &str) -> Result<(), Failure> {
+        let ran = self.client.batch_execute(sql).await;
+        ran.map_err(|error| Failure::of(&error))
+    }
+
+    /// The rows of a handler's statement. Without a name, like all others, so that nothing is left in the
+    /// connection.
+    pub(super) async fn query(
+        &self,
+        sql: &str,
+        values: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        self.client.query_typed(sql, values).await
+    }
+
+    /// How many rows a handler's statement has changed.
+    pub(super) async fn execute(
+        &self,
+        sql: &str,
+        values: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<u64, tokio_postgres::Error> {
+        self.client.execute_typed(sql, values).await
     }
 
     /// A statement of a call.

@@ -119,8 +119,10 @@ pub enum OpenError {
 /// What became of a statement that was not answered with rows.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Another transaction was in the way and nothing was done: it may be tried again.
+    /// A serialization failure or a deadlock: nothing was done, and it may be tried again.
     Conflict(String),
+    /// A row or a lock of somebody else's was in the way and nothing was done: the same.
+    InTheWay(String),
     /// The connection ended before the answer came: it may have been done or not.
     Lost(String),
     /// There was no connection: nothing was done.
@@ -180,14 +182,13 @@ impl Failure {
         let Some(state) = error.code() else {
             return Self::Lost(reason);
         };
-        let conflicts = [
-            SqlState::T_R_SERIALIZATION_FAILURE,
-            SqlState::T_R_DEADLOCK_DETECTED,
-            SqlState::UNIQUE_VIOLATION,
-            SqlState::LOCK_NOT_AVAILABLE,
-        ];
-        if conflicts.contains(state) {
+        if *state == SqlState::T_R_SERIALIZATION_FAILURE
+            || *state == SqlState::T_R_DEADLOCK_DETECTED
+        {
             return Self::Conflict(reason);
+        }
+        if *state == SqlState::UNIQUE_VIOLATION || *state == SqlState::LOCK_NOT_AVAILABLE {
+            return Self::InTheWay(reason);
         }
         // A server that is shut down says so, and may have committed before.
         let ends = [
@@ -205,9 +206,10 @@ impl Failure {
     /// What a call is told.
     pub(super) fn into_store_error(self) -> StoreError {
         match self {
-            Self::Conflict(reason) | Self::Lost(reason) | Self::Refused(reason) => {
-                unavailable(reason)
-            }
+            Self::Conflict(reason)
+            | Self::InTheWay(reason)
+            | Self::Lost(reason)
+            | Self::Refused(reason) => unavailable(reason),
             Self::NotConnected(error) => unavailable(error.to_string()),
         }
     }

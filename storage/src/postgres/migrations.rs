@@ -193,10 +193,16 @@ impl PostgresOptions {
 }
 
 /// In their order. One that was released is never changed: a change is a new one.
-const MIGRATIONS: [(&str, &str); 1] = [(
-    "records, sessions and the functions that change them",
-    include_str!("migrations/0001_records.sql"),
-)];
+const MIGRATIONS: [(&str, &str); 2] = [
+    (
+        "records, sessions and the functions that change them",
+        include_str!("migrations/0001_records.sql"),
+    ),
+    (
+        "calls whose effect is a transaction of the database",
+        include_str!("migrations/0002_transactions.sql"),
+    ),
+];
 
 /// Longer than any step takes on a store that is empty; one on a large store says so itself.
 const MIGRATION_MAX: std::time::Duration = std::time::Duration::from_secs(10 * 60);

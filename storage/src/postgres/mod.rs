@@ -22,13 +22,18 @@
 mod abandoning;
 mod asking;
 mod claiming;
+mod committing;
 mod connection;
 mod error;
+mod held;
+mod holding;
 mod migrations;
 mod options;
 mod pool;
 mod room;
+mod run;
 mod settling;
+mod sql;
 mod statement;
 mod store;
 mod stored;
@@ -37,5 +42,8 @@ mod time;
 
 pub use self::error::OpenError;
 pub use self::migrations::Migration;
-pub use self::options::PostgresOptions;
+pub use self::options::{Isolation, PostgresOptions};
+pub use self::sql::{Savepoint, Sql, SqlValue};
 pub use self::store::PostgresStore;
+pub use tokio_postgres::Row;
+pub use tokio_postgres::types::{ToSql, Type};

@@ -18,12 +18,41 @@ use crate::{RetentionOptions, StoreLimits};
 pub struct PostgresOptions {
     pub(super) answer_within: Duration,
     pub(super) connections_max: usize,
+    pub(super) isolation: Isolation,
     pub(super) limits: StoreLimits,
     pub(super) retention: RetentionOptions,
     pub(super) schema: String,
     pub(super) url: String,
     #[cfg(feature = "conformance")]
     pub(super) clock: Option<Arc<dyn Clock>>,
+}
+
+/// What the statements of one transaction see of others that run at the same time. PostgreSQL's own
+/// levels, by its own names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// Each statement sees what was committed before it. Who reads and then decides, reads with
+    /// `FOR UPDATE`.
+    #[default]
+    ReadCommitted,
+    /// All statements see what was committed before the first. Who changes a row that was changed
+    /// since runs again.
+    RepeatableRead,
+    /// As if one had run after the other; who was in another's way runs again.
+    Serializable,
+}
+
+// === impl Isolation ===
+
+impl Isolation {
+    pub(super) const fn begin(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE",
+            Self::RepeatableRead => "BEGIN ISOLATION LEVEL REPEATABLE READ, READ WRITE",
+            Self::Serializable => "BEGIN ISOLATION LEVEL SERIALIZABLE, READ WRITE",
+        }
+    }
 }
 
 // === impl PostgresOptions ===
@@ -39,6 +68,7 @@ impl PostgresOptions {
         Self {
             answer_within: ANSWER_WITHIN,
             connections_max: CONNECTIONS_MAX,
+            isolation: Isolation::default(),
             limits: StoreLimits::default(),
             retention: RetentionOptions::default(),
             schema: SCHEMA.to_owned(),
@@ -62,9 +92,18 @@ impl PostgresOptions {
     }
 
     /// How many connections this process has at most. Default 16: where throughput levelled off on
-    /// two cores, and six such processes fit into a server's default of 100. At least 1.
+    /// two cores, and six such processes fit into a server's default of 100. At least 2.
+    ///
+    /// A handler's transaction has one to itself for as long as it runs, and all but one may be taken so.
     pub const fn connections_max(mut self, connections: usize) -> Self {
-        self.connections_max = if connections == 0 { 1 } else { connections };
+        self.connections_max = if connections < 2 { 2 } else { connections };
+        self
+    }
+
+    /// How the transactions of handlers are isolated. Default [`Isolation::ReadCommitted`], which is
+    /// PostgreSQL's own, and costs the fewest runs that come to nothing.
+    pub const fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = isolation;
         self
     }
 
@@ -105,6 +144,7 @@ impl fmt::Debug for PostgresOptions {
         f.debug_struct("PostgresOptions")
             .field("answer_within", &self.answer_within)
             .field("connections_max", &self.connections_max)
+            .field("isolation", &self.isolation)
             .field("limits", &self.limits)
             .field("retention", &self.retention)
             .field("schema", &self.schema)

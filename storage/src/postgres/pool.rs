@@ -4,11 +4,12 @@
 //! was given up, or ended in an error of the transport, is closed: its answer, should it come, would
 //! be taken for another's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -25,7 +26,17 @@ pub(super) struct Pool {
     schema: Schema,
     id: StoreId,
     idle: Mutex<Vec<Connection>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
+    /// Those of them that transactions may have: one is left for questions, however long handlers take.
+    for_transactions: Arc<Semaphore>,
+}
+
+/// A connection for longer than one question. Dropping it closes it, which undoes what is begun there.
+#[derive(Debug)]
+pub(super) struct Leased {
+    connection: Option<Connection>,
+    pool: Arc<Pool>,
+    _permits: [OwnedSemaphorePermit; 2],
 }
 
 /// Whether a statement may have been executed before.
@@ -47,7 +58,8 @@ impl Pool {
             schema,
             id,
             idle: Mutex::new(vec![connection]),
-            permits: Semaphore::new(options.connections_max),
+            permits: Arc::new(Semaphore::new(options.connections_max)),
+            for_transactions: Arc::new(Semaphore::new((options.connections_max - 1).max(1))),
             options,
         })
     }
@@ -73,15 +85,30 @@ impl Pool {
     /// [`StoreError::Unavailable`]: it may or may not have been executed.
     pub(super) async fn rows(
         &self,
-        statement: impl Fn(Asked) -> Told + Send,
+        statement: impl Fn(Asked) -> Told + Send + Sync,
     ) -> Result<Vec<Row>, StoreError> {
+        self.asked(|asked| self.ask(statement(asked))).await
+    }
+
+    /// What comes of asking, again where that may help and as long as there is time.
+    ///
+    /// # Errors
+    ///
+    /// As [`rows`](Self::rows).
+    pub(super) async fn asked<T, F>(
+        &self,
+        ask: impl Fn(Asked) -> F + Send + Sync,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Failure>> + Send,
+    {
         let within = self.options.answer_within;
         let until = Instant::now() + within;
         let mut asked = Asked::Once;
         let mut conflicts = 0;
         for round in 0.. {
-            let failure = match timeout_at(until, self.ask(statement(asked))).await {
-                Ok(Ok(rows)) => return Ok(rows),
+            let failure = match timeout_at(until, ask(asked)).await {
+                Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(failure)) => failure,
                 Err(_) => {
                     return Err(unavailable(format!(
@@ -90,10 +117,15 @@ impl Pool {
                 }
             };
             match &failure {
-                Failure::Conflict(_) if conflicts < CONFLICTS_MAX => conflicts += 1,
+                Failure::Conflict(_) | Failure::InTheWay(_) if conflicts < CONFLICTS_MAX => {
+                    conflicts += 1;
+                }
                 Failure::Lost(_) => asked = Asked::Again,
                 Failure::NotConnected(error) if error.passes() => {}
-                Failure::Conflict(_) | Failure::NotConnected(_) | Failure::Refused(_) => {
+                Failure::Conflict(_)
+                | Failure::InTheWay(_)
+                | Failure::NotConnected(_)
+                | Failure::Refused(_) => {
                     return Err(failure.into_store_error());
                 }
             }
@@ -106,11 +138,9 @@ impl Pool {
         Err(StoreError::Closed)
     }
 
-    async fn ask(&self, statement: Told) -> Result<Vec<Row>, Failure> {
+    pub(super) async fn ask(&self, statement: Told) -> Result<Vec<Row>, Failure> {
         // Waits in the order of asking; whoever gives up leaves the queue.
-        let Ok(_permit) = self.permits.acquire().await else {
-            return Err(Failure::Refused("the pool is closed".to_owned()));
-        };
+        let _permit = self.permits.acquire().await.map_err(closed)?;
         let connection = match self.idle() {
             Some(connection) => connection,
             None => self.connect().await.map_err(Failure::NotConnected)?,
@@ -120,6 +150,23 @@ impl Pool {
             self.idle.lock().push(connection);
         }
         answer
+    }
+
+    /// A connection for a transaction.
+    pub(super) async fn lease(self: &Arc<Self>) -> Result<Leased, Failure> {
+        let for_transactions = Arc::clone(&self.for_transactions);
+        let first = for_transactions.acquire_owned().await.map_err(closed)?;
+        let second = Arc::clone(&self.permits).acquire_owned().await;
+        let permits = [first, second.map_err(closed)?];
+        let connection = match self.idle() {
+            Some(connection) => connection,
+            None => self.connect().await.map_err(Failure::NotConnected)?,
+        };
+        Ok(Leased {
+            connection: Some(connection),
+            pool: Arc::clone(self),
+            _permits: permits,
+        })
     }
 
     fn idle(&self) -> Option<Connection> {
@@ -142,6 +189,41 @@ impl Pool {
         }
         Ok(connection)
     }
+}
+
+// === impl Leased ===
+
+impl Leased {
+    /// The connection; an error once it has ended.
+    pub(super) fn connection(&self) -> Result<&Connection, Failure> {
+        let connection = self.connection.as_ref();
+        connection.ok_or_else(|| Failure::Lost("the connection is closed".to_owned()))
+    }
+
+    /// Gives it back: nothing is begun there, and all that was asked is answered.
+    pub(super) fn give_back(mut self) {
+        if let Some(connection) = self.connection.take()
+            && !connection.is_closed()
+        {
+            self.pool.idle.lock().push(connection);
+        }
+    }
+
+    /// Undoes what is begun there, and gives it back. Where that is not answered the connection is
+    /// closed, which undoes it as well.
+    pub(super) async fn undo(self) {
+        let within = self.pool.options.answer_within;
+        let Ok(connection) = self.connection() else {
+            return;
+        };
+        if let Ok(Ok(())) = timeout(within, connection.begin_or_end("ROLLBACK")).await {
+            self.give_back();
+        }
+    }
+}
+
+fn closed(_: AcquireError) -> Failure {
+    Failure::Refused("the pool is closed".to_owned())
 }
 
 /// Between 0 and a window that doubles: those who were in each other's way come back apart.

@@ -219,7 +219,7 @@ async fn write_doubt(
     is_done(&rows.await?)
 }
 
-fn fits(pool: &Pool, answer: &Answer) -> Result<(), StoreError> {
+pub(super) fn fits(pool: &Pool, answer: &Answer) -> Result<(), StoreError> {
     let limits = pool.options().limits;
     let limit = limits
         .answer_bytes_max(limits.answer_bytes_max)

@@ -9,19 +9,24 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::abandoning::Abandonment;
-use super::error::OpenError;
+use super::error::{OpenError, unavailable};
+use super::held::HeldCalls;
 use super::migrations::{self, Migration, Schema};
 use super::options::PostgresOptions;
 use super::pool::Pool;
 use super::room::Room;
+use super::run::{NO_ROWS, NothingHeld, Run, RunHandle};
 use super::stored::{corrupt, get, number, time};
 use super::time::SeenClock;
-use super::{asking, claiming, settling, sweeping};
+use super::{asking, claiming, committing, holding, settling, sweeping};
 use crate::clock::ClockGuard;
+use crate::transaction::{
+    CommitError, CommitFuture, Row, RowRange, Transaction, TransactionalStore, Work,
+};
 use crate::transition::Circumstances;
 use crate::{
     Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, ClockSuspicion, DoubtReason,
-    FencingToken, Inspect, KeyState, KeyView, ListPage, ListRequest, Operator, Question,
+    FencingToken, Inspect, KeyState, KeyView, Lease, ListPage, ListRequest, Operator, Question,
     Resolution, Scope, ScopedKey, SessionRequest, SessionState, SettleError, Store, StoreError,
     StoreFuture, StoreId, StoreStats, Swept, Timestamp,
 };
@@ -35,7 +40,8 @@ use crate::{
 /// survives a crash of the database. A call in progress belongs to a process that only its lease tells
 /// to be alive; when that lapses, the call is in doubt.
 ///
-/// It keeps no handlers' tables: [`Store::transactions`] is `None`.
+/// Handlers work in a transaction of the database, with statements of their own: see
+/// [`Sql`](super::Sql). It keeps no tables of the kind that embedded stores keep for them.
 ///
 /// Needs a running tokio runtime with I/O and time. Questions go on when their future is dropped, as
 /// [`Store`] says.
@@ -59,6 +65,7 @@ pub(super) struct Shared {
     pub(super) id: StoreId,
     pub(super) clock: SeenClock,
     pub(super) room: Room,
+    pub(super) held: Arc<HeldCalls>,
     pub(super) abandonment: Arc<Abandonment>,
     guard: Mutex<ClockGuard>,
 }
@@ -104,6 +111,7 @@ impl PostgresStore {
             pool,
             clock,
             room: Room::default(),
+            held: Arc::default(),
             guard: Mutex::new(guard),
         };
         Ok(Self {
@@ -173,7 +181,13 @@ impl Store for PostgresStore {
     ) -> StoreFuture<'a, (), SettleError> {
         let (key, token) = (claim.digest(), claim.token());
         let renewed = self.detached(move |shared| async move {
-            settling::renew(&shared.pool, key, token, lease).await
+            match shared.held.of(token) {
+                None => settling::renew(&shared.pool, key, token, lease).await,
+                Some(call) if call.is_alive(shared.pool.options().answer_within).await => {
+                    Ok(Lease::until(shared.clock.now().plus(lease)))
+                }
+                Some(_) => Err(SettleError::Fenced),
+            }
         });
         Box::pin(async move {
             claim.renewed_until(renewed.await?);
@@ -184,14 +198,23 @@ impl Store for PostgresStore {
     fn complete(&self, claim: Claim, answer: Answer) -> StoreFuture<'_, (), SettleError> {
         self.detached(|shared| async move {
             let (key, token) = claim.spend();
-            settling::complete(&shared.pool, key, token, answer).await
+            match shared.held.of(token) {
+                None => settling::complete(&shared.pool, key, token, answer).await,
+                Some(call) => committing::complete(&shared, &call, token, answer).await,
+            }
         })
     }
 
     fn release(&self, claim: Claim) -> StoreFuture<'_, (), SettleError> {
         self.detached(|shared| async move {
             let (key, token) = claim.spend();
-            settling::release(&shared.pool, key, token).await
+            match shared.held.remove(token) {
+                None => settling::release(&shared.pool, key, token).await,
+                Some(call) => {
+                    call.undo().await;
+                    Ok(())
+                }
+            }
         })
     }
 
@@ -203,7 +226,10 @@ impl Store for PostgresStore {
     ) -> StoreFuture<'_, (), SettleError> {
         self.detached(move |shared| async move {
             let (key, token) = claim.spend();
-            settling::doubt(&shared.pool, key, token, reason, answer).await
+            match shared.held.of(token) {
+                None => settling::doubt(&shared.pool, key, token, reason, answer).await,
+                Some(call) => committing::doubt(&shared, &call, token, reason, answer).await,
+            }
         })
     }
 
@@ -220,6 +246,42 @@ impl Store for PostgresStore {
 
     fn session(&self, scope: Scope, request: SessionRequest) -> StoreFuture<'_, SessionState> {
         self.detached(move |shared| async move { session(&shared.pool, &scope, request).await })
+    }
+
+    fn transactions(&self) -> Option<&dyn TransactionalStore> {
+        Some(self)
+    }
+}
+
+impl TransactionalStore for PostgresStore {
+    fn begin(&self, request: ClaimRequest) -> StoreFuture<'_, ClaimOutcome> {
+        self.detached(|shared| holding::begin_call(shared, request))
+    }
+
+    fn start(&self, claim: &Claim) -> Transaction {
+        match self.shared.held.of(claim.token()) {
+            None => Transaction::new(Arc::new(NothingHeld)),
+            Some(call) => {
+                let run = Run::start(Arc::clone(&self.shared), call);
+                Transaction::new(Arc::new(RunHandle(run)))
+            }
+        }
+    }
+
+    fn commit(&self, claim: Claim, work: Work, answer: Answer) -> CommitFuture<'_> {
+        let committed = committing::commit(Arc::clone(&self.shared), claim, work, answer);
+        let committed = self.runtime.spawn(committed);
+        Box::pin(async move {
+            match committed.await {
+                Ok(committed) => committed,
+                // The runtime ends.
+                Err(_) => Err(CommitError::Unknown(StoreError::Closed)),
+            }
+        })
+    }
+
+    fn read(&self, _: RowRange) -> StoreFuture<'_, Vec<Row>> {
+        Box::pin(async { Err(unavailable(NO_ROWS)) })
     }
 }
 

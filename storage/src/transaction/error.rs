@@ -35,9 +35,28 @@ pub enum TransactionError {
         /// The bound of rows.
         rows: usize,
     },
-    /// The store cannot tell what is in a row.
+    /// The database refuses a statement. Nothing more can be done in the transaction, unless it is set
+    /// back to where it was before.
+    #[error(transparent)]
+    Statement(StatementError),
+    /// A statement that ends the transaction, or outlives it, is none of a handler's.
+    #[error("a handler's statement does not begin with {word}: the server ends the transaction")]
+    StatementForbidden {
+        /// Its first word.
+        word: String,
+    },
+    /// The store cannot tell what is in a row, or its connection is lost.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It was to run again, and somebody else has the call by now.
+    #[error("somebody else has taken over the call; nothing of it was applied here")]
+    Superseded,
+    /// A statement gave another number of rows than it should.
+    #[error("a statement gave {found} rows")]
+    UnexpectedRows {
+        /// How many, or one more than there may be.
+        found: usize,
+    },
     /// A value is too large for a row. Split it into several rows.
     #[error("a row's value has at most {max} bytes, this one has {bytes}")]
     ValueTooLarge {
@@ -54,6 +73,17 @@ pub enum TransactionError {
         /// The bound of bytes.
         bytes: usize,
     },
+}
+
+/// Why the database refuses a statement.
+///
+/// Its text has the code alone: what the database says may repeat a value of the call.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the database refuses a statement (SQLSTATE {code})")]
+pub struct StatementError {
+    code: String,
+    message: String,
+    constraint: Option<String>,
 }
 
 /// What was not committed.
@@ -73,4 +103,36 @@ pub enum CommitError {
     /// key says which, once the store can be asked again.
     #[error("it is not known whether the transaction was applied: {0}")]
     Unknown(StoreError),
+}
+
+// === impl StatementError ===
+
+impl StatementError {
+    /// Only stores make these.
+    #[must_use]
+    pub const fn new(code: String, message: String, constraint: Option<String>) -> Self {
+        Self {
+            code,
+            message,
+            constraint,
+        }
+    }
+
+    /// The SQLSTATE: five characters, `23505` for a key that is there twice.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// What the database says. It may repeat values of the statement.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The name of the constraint that it would break, where it is one.
+    #[must_use]
+    pub fn constraint(&self) -> Option<&str> {
+        self.constraint.as_deref()
+    }
 }

@@ -1,5 +1,6 @@
 //! What a handler works on.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::RangeBounds;
@@ -68,6 +69,38 @@ pub struct Transaction {
 pub trait ReadRows: Send + Sync + 'static {
     /// The rows in a range as they are applied now, durable or not.
     fn read(&self, range: RowRange) -> StoreFuture<'_, Vec<Row>>;
+
+    /// What it has of its own beside rows: statements of a database, say. Runs of stores that keep rows
+    /// alone have nothing.
+    fn own(&self) -> Option<&dyn OwnKind> {
+        None
+    }
+}
+
+/// A run that has a way of its own to have effects, and is told what becomes of them.
+pub trait OwnKind: Send + Sync {
+    /// Whether it can write rows as well.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    fn rows_may_be_written(&self) -> Result<(), TransactionError>;
+
+    /// Its effects so far are not to be.
+    fn discard_writes(&self);
+
+    /// Nor any that it still wants.
+    fn refuse_writes(&self);
+
+    /// It is over: what it has failed with, if it has.
+    ///
+    /// # Errors
+    ///
+    /// Then nothing of it may be committed.
+    fn end(&self) -> Result<(), TransactionError>;
+
+    /// For the store's own crate, which knows what it is.
+    fn this(&self) -> &(dyn Any + Send + Sync);
 }
 
 /// A read that has not ended: when it is dropped, its transaction has failed.
@@ -153,6 +186,7 @@ impl Transaction {
     ///
     /// When key, value, or all that was written is too large.
     pub fn put(&self, table: &Table, key: &[u8], value: &[u8]) -> Result<(), TransactionError> {
+        self.rows_may_be_written()?;
         let mut state = self.state.lock();
         state.check_writes()?;
         if value.len() > VALUE_BYTES_MAX {
@@ -170,6 +204,7 @@ impl Transaction {
     ///
     /// As [`put`](Self::put).
     pub fn delete(&self, table: &Table, key: &[u8]) -> Result<(), TransactionError> {
+        self.rows_may_be_written()?;
         self.state.lock().write(table, key, None)
     }
 
@@ -177,6 +212,9 @@ impl Transaction {
     /// answer was given because of it.
     pub fn discard_writes(&self) {
         self.state.lock().discard_writes();
+        if let Some(own) = self.rows.own() {
+            own.discard_writes();
+        }
     }
 
     /// Forgets what was written, and what will be: the run ends with an answer that has no effect. A
@@ -187,6 +225,15 @@ impl Transaction {
         let mut state = self.state.lock();
         state.discard_writes();
         state.refuses_writes = true;
+        if let Some(own) = self.rows.own() {
+            own.refuse_writes();
+        }
+    }
+
+    /// What its store offers beside rows.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn own(&self) -> Option<&(dyn Any + Send + Sync)> {
+        Some(self.rows.own()?.this())
     }
 
     /// Ends the run: what it came to. Whoever runs the handler calls this, and nobody else.
@@ -195,6 +242,7 @@ impl Transaction {
     ///
     /// What it failed with before, if it did: then nothing of it may be committed.
     pub fn end(&self) -> Result<Work, TransactionError> {
+        let own = self.rows.own().map_or(Ok(()), OwnKind::end);
         let mut state = self.state.lock();
         let ended = State {
             failed: Some(TransactionError::Ended),
@@ -202,6 +250,7 @@ impl Transaction {
         };
         let state = std::mem::replace(&mut *state, ended);
         state.check()?;
+        own?;
         let seen = state.seen.into_iter();
         Ok(Work {
             reads: seen
@@ -209,6 +258,12 @@ impl Transaction {
                 .collect(),
             writes: state.writes,
         })
+    }
+
+    fn rows_may_be_written(&self) -> Result<(), TransactionError> {
+        let own = self.rows.own();
+        let may = own.map_or(Ok(()), OwnKind::rows_may_be_written);
+        may.map_err(|error| self.state.lock().fail(error))
     }
 
     /// Reads in the store, and remembers what was found.

@@ -33,8 +33,8 @@ mod store;
 mod table;
 mod work;
 
-pub use self::error::{CommitError, TransactionError};
-pub use self::handle::{ReadRows, Transaction};
+pub use self::error::{CommitError, StatementError, TransactionError};
+pub use self::handle::{OwnKind, ReadRows, Transaction};
 pub use self::merge::merge;
 pub use self::range::{KeyBounds, Row, RowRange};
 pub use self::store::{CommitFuture, TransactionalStore};

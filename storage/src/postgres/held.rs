@@ -1,0 +1,149 @@
+//! The calls that this process holds in transactions.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use super::holding::Hold;
+use super::statement::Told;
+use crate::transaction::{StatementError, TransactionError};
+use crate::{Abandoned, ClaimRequest, FencingToken, KeyDigest};
+
+/// One table for each store. As many as there are connections for transactions.
+#[derive(Debug, Default)]
+pub(super) struct HeldCalls {
+    calls: Mutex<HashMap<FencingToken, Arc<HeldCall>>>,
+}
+
+/// One call that is held.
+#[derive(Debug)]
+pub(super) struct HeldCall {
+    pub(super) request: ClaimRequest,
+    pub(super) transaction: tokio::sync::Mutex<OneTransaction>,
+    pub(super) run: Mutex<RunState>,
+}
+
+/// The transaction of a call. A run that comes after another one has a new one.
+#[derive(Debug)]
+pub(super) struct OneTransaction {
+    /// Nothing once it is over, or its connection is lost.
+    pub(super) hold: Option<Hold>,
+    /// Which run's it is.
+    pub(super) run: u64,
+    /// That run has done something in it.
+    pub(super) is_used: bool,
+}
+
+/// What the newest run of the handler is at. Handles of earlier ones are over.
+#[derive(Debug, Default)]
+pub(super) struct RunState {
+    pub(super) number: u64,
+    /// Since when nothing of it can be committed.
+    pub(super) failed: Option<TransactionError>,
+    /// What aborted the transaction; setting it back to before that repairs it.
+    pub(super) aborted: Option<StatementError>,
+    /// What was done so far is to be undone before anything else.
+    pub(super) discards: bool,
+    /// It has its answer, which has no effect.
+    pub(super) refuses: bool,
+    pub(super) is_over: bool,
+    /// Statements that are not answered yet.
+    pub(super) asking: usize,
+    pub(super) points: u64,
+}
+
+// === impl HeldCalls ===
+
+impl HeldCalls {
+    pub(super) fn add(&self, request: ClaimRequest, hold: Hold) {
+        let token = hold.token;
+        let call = HeldCall {
+            request,
+            transaction: tokio::sync::Mutex::new(OneTransaction {
+                hold: Some(hold),
+                run: 0,
+                is_used: false,
+            }),
+            run: Mutex::default(),
+        };
+        self.calls.lock().insert(token, Arc::new(call));
+    }
+
+    pub(super) fn of(&self, token: FencingToken) -> Option<Arc<HeldCall>> {
+        self.calls.lock().get(&token).cloned()
+    }
+
+    pub(super) fn remove(&self, token: FencingToken) -> Option<Arc<HeldCall>> {
+        self.calls.lock().remove(&token)
+    }
+
+    /// What this process was asked to execute under the key, while it holds it.
+    pub(super) fn request_of(&self, key: KeyDigest) -> Option<ClaimRequest> {
+        let calls = self.calls.lock();
+        let call = calls
+            .values()
+            .find(|call| call.request.key.digest() == key)?;
+        Some(call.request.clone())
+    }
+}
+
+impl Abandoned for HeldCalls {
+    /// Nothing was applied: the key is free as soon as the database knows.
+    fn abandoned(&self, _: KeyDigest, token: FencingToken) {
+        if let Some(call) = self.remove(token) {
+            call.let_go();
+        }
+    }
+}
+
+// === impl HeldCall ===
+
+impl HeldCall {
+    /// Undoes it, whatever its handler is doing.
+    pub(super) fn let_go(&self) {
+        {
+            let mut run = self.run.lock();
+            run.is_over = true;
+            run.failed.get_or_insert(TransactionError::Ended);
+        }
+        // One that waits for a statement's answer gives its connection up when that has come.
+        if let Ok(mut transaction) = self.transaction.try_lock()
+            && let Some(hold) = transaction.hold.take()
+        {
+            drop(hold);
+        }
+    }
+
+    /// Undoes it, and keeps the connection.
+    pub(super) async fn undo(&self) {
+        self.run.lock().is_over = true;
+        let hold = self.transaction.lock().await.hold.take();
+        if let Some(hold) = hold {
+            hold.leased.undo().await;
+        }
+    }
+
+    /// Says to the database that its owner is alive. False once the transaction is gone. One that is busy
+    /// with a statement need not say so.
+    pub(super) async fn is_alive(&self, within: Duration) -> bool {
+        let Ok(transaction) = self.transaction.try_lock() else {
+            return true;
+        };
+        let Some(hold) = &transaction.hold else {
+            // Between two runs there is none; the next one begins it anew, or finds that it cannot.
+            return true;
+        };
+        let Ok(connection) = hold.leased.connection() else {
+            return false;
+        };
+        if self.run.lock().aborted.is_some() {
+            // It takes no statement; and it does not wait for long.
+            return !connection.is_closed();
+        }
+        let alive = timeout(within, connection.ask(&Told::new("SELECT 1"))).await;
+        matches!(alive, Ok(Ok(_)))
+    }
+}
