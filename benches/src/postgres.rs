@@ -27,10 +27,14 @@ pub struct Bench {
 pub enum Kind {
     /// The effect alone: a row of 64 bytes, one statement, one commit.
     Bare,
+    /// The effect alone, in a transaction that is begun and committed: three round trips.
+    BareTransaction,
     /// Claim, the effect as a transaction of its own, completion: three commits.
     Claimed,
     /// The answer of a call that was recorded before, through the store.
     Replay,
+    /// Claim, effect and answer in one commit, the effect a statement of the handler's own.
+    Transactional,
     /// Key, effect and answer in one statement, one commit: what people write by hand.
     UniqueKey,
     /// The answer of a key, as people look for it by hand.
@@ -38,8 +42,10 @@ pub enum Kind {
 }
 
 /// In the order in which they are measured.
-pub const KINDS: [Kind; 5] = [
+pub const KINDS: [Kind; 7] = [
     Kind::Bare,
+    Kind::BareTransaction,
+    Kind::Transactional,
     Kind::UniqueKey,
     Kind::Claimed,
     Kind::UniqueKeyAgain,
@@ -127,8 +133,10 @@ impl Bench {
         let number = self.base | number;
         match kind {
             Kind::Bare => self.effect(number).await,
+            Kind::BareTransaction => self.bare_transaction(number).await,
             Kind::Claimed => self.claimed(number).await,
             Kind::Replay => self.replay(number % RECORDED).await,
+            Kind::Transactional => self.transactional(number).await,
             Kind::UniqueKey => self.unique(number).await,
             Kind::UniqueKeyAgain => self.again(number % RECORDED).await,
         }
@@ -170,6 +178,40 @@ impl Bench {
         let answer = Answer::new(AnswerFormat::new(1), bytes(300));
         let recorded = store.complete(claim, answer).await;
         recorded.expect("the answer is recorded");
+    }
+
+    async fn transactional(&self, number: u64) {
+        let tables = self.shared.store.transactions();
+        let tables = tables.expect("the store has transactions");
+        let request = self.shared.calls.request(number);
+        let claim = match tables.begin(request).await.expect("the store answers") {
+            ClaimOutcome::Claimed(claim) => claim,
+            other => panic!("{other:?}"),
+        };
+        let transaction = tables.start(&claim);
+        let number = i64::try_from(number).expect("a small number");
+        let sql = transaction.sql().expect("the store has statements");
+        let done = sql.execute(EFFECT, &[&number, &bytes(64)]).await;
+        assert_eq!(done.expect("the effect is made"), 1);
+        let work = transaction.end().expect("it has not failed");
+        let answer = Answer::new(AnswerFormat::new(1), bytes(300));
+        let committed = tables.commit(claim, work, answer).await;
+        committed.expect("effect and answer are recorded");
+    }
+
+    async fn bare_transaction(&self, number: u64) {
+        self.with(async |connection| {
+            let number = i64::try_from(number).expect("a small number");
+            let (client, effect) = (&connection.client, &connection.effect);
+            client.batch_execute("BEGIN").await.expect("it begins");
+            let done = client.execute(effect, &[&number, &bytes(64)]).await;
+            assert_eq!(done.expect("the effect is made"), 1);
+            client
+                .batch_execute("COMMIT")
+                .await
+                .expect("it is committed");
+        })
+        .await;
     }
 
     async fn replay(&self, number: u64) {
@@ -309,8 +351,10 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
+            Self::BareTransaction => "bare-transaction",
             Self::Claimed => "claimed",
             Self::Replay => "replay",
+            Self::Transactional => "transactional",
             Self::UniqueKey => "unique-key",
             Self::UniqueKeyAgain => "unique-key-again",
         }
@@ -323,7 +367,7 @@ impl Connection {
     async fn make(url: &str) -> Self {
         let client = connect(url).await;
         let prepare = async |sql| client.prepare(sql).await.expect("a statement");
-        let effect = prepare("INSERT INTO effects VALUES ($1, $2)").await;
+        let effect = prepare(EFFECT).await;
         let unique = prepare(
             "WITH claimed AS (
                 INSERT INTO keys VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING key
@@ -347,6 +391,8 @@ async fn connect(url: &str) -> Client {
     tokio::spawn(connection);
     client
 }
+
+const EFFECT: &str = "INSERT INTO effects VALUES ($1, $2)";
 
 /// Recorded calls among which replays choose.
 const RECORDED: u64 = 1_000;

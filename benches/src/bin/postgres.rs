@@ -103,7 +103,7 @@ fn room(runtime: &Runtime, bench: &Bench, records: u64) {
         );
     };
     // As calls leave them, and then as a copy of them without anything dead lies there.
-    let some = (records / 10).max(1_000);
+    let some = (records / 10).clamp(1_000, 100_000);
     runtime.block_on(bench.call(some));
     row("called", some);
     runtime.block_on(bench.vacuum());
