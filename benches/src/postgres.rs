@@ -95,6 +95,8 @@ impl Bench {
     pub async fn open(url: &str) -> Self {
         let options = PostgresOptions::new(url)
             .limits(Calls::limits())
+            // What fills the database is no call that somebody waits for.
+            .answer_within(Duration::from_secs(120))
             .retention(RetentionOptions::default());
         let migrated = PostgresStore::migrate(&options).await;
         migrated.expect("the schema can be made");
