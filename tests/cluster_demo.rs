@@ -17,7 +17,7 @@ use tokio::time::sleep;
 
 use self::temporary_postgres::{client, shared};
 
-/// A10, A11, B20, B22: servers that are killed, that stand still for longer than a lease and go on,
+/// B2, and B10 with a freeze of one and a half leases: servers that are killed, or stand still and go on,
 /// and a database that crashes.
 #[tokio::test]
 async fn servers_that_share_a_database_keep_their_promises_while_they_are_killed_and_paused() {
@@ -124,7 +124,6 @@ async fn a_cluster_demo_that_is_killed_leaves_neither_a_database_nor_its_folder(
     );
 }
 
-/// I5.
 #[tokio::test]
 async fn a_store_that_several_servers_cannot_use_is_refused_in_words_that_name_the_fix() {
     let Some(server) = shared().await else {

@@ -93,7 +93,7 @@ async fn a_sweep_of_a_shared_store_wants_to_be_told_what_its_servers_keep() {
     assert_eq!(swept.code, 0, "{swept:?}");
 }
 
-/// I5: each names what to do, and none repeats a password.
+/// None repeats a password either.
 #[tokio::test]
 async fn each_reason_why_a_shared_store_cannot_be_reached_names_the_fix() {
     let Some(shared) = Shared::make().await else {
