@@ -29,7 +29,7 @@ mod store_url;
 pub use store_url::{StoreUrl, StoreUrlError};
 
 /// The README's examples are tests.
-#[cfg(all(doctest, feature = "axum"))]
+#[cfg(all(doctest, feature = "axum", feature = "postgres"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

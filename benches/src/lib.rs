@@ -6,3 +6,5 @@ pub mod http;
 pub mod load;
 pub mod log;
 pub mod machine;
+#[cfg(feature = "postgres")]
+pub mod postgres;

@@ -1,7 +1,6 @@
 //! Starts, kills and ends the server's process.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -17,14 +16,8 @@ pub(super) struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts a server over what is in `folder` and waits until it listens.
-    pub(super) async fn start(folder: &Path, naive: bool) -> Result<Self, DemoError> {
-        let program = std::env::current_exe().map_err(DemoError::Io)?;
-        let mut command = Command::new(program);
-        command.arg("demo-server").arg("--folder").arg(folder);
-        if naive {
-            command.arg("--naive");
-        }
+    /// Starts the server and waits until it listens.
+    pub(super) async fn start(mut command: Command) -> Result<Self, DemoError> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -50,8 +43,29 @@ impl ServerProcess {
     }
 
     /// SIGKILL, at once: nothing is flushed, nobody is told.
-    pub(super) async fn kill(mut self) -> Result<(), DemoError> {
+    pub(super) async fn kill(&mut self) -> Result<(), DemoError> {
         self.child.kill().await.map_err(DemoError::Io)
+    }
+
+    /// SIGSTOP: it stands still in the middle of whatever it does, and its connections stay.
+    #[cfg(unix)]
+    pub(super) fn pause(&self) -> Result<(), DemoError> {
+        self.signal(rustix::process::Signal::STOP)
+    }
+
+    /// SIGCONT: it goes on as if nothing had happened.
+    #[cfg(unix)]
+    pub(super) fn go_on(&self) -> Result<(), DemoError> {
+        self.signal(rustix::process::Signal::CONT)
+    }
+
+    #[cfg(unix)]
+    fn signal(&self, signal: rustix::process::Signal) -> Result<(), DemoError> {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
+        let id = id.and_then(rustix::process::Pid::from_raw);
+        // One that has ended by itself is not to be signalled any more.
+        let id = id.ok_or(DemoError::ServerFailed)?;
+        rustix::process::kill_process(id, signal).map_err(|error| DemoError::Io(error.into()))
     }
 
     /// Lets it finish what it is doing and close its books.

@@ -14,8 +14,9 @@ use tower::ServiceExt;
 
 use super::bank::{Declined, Receipt, Transfer};
 use super::server::TRANSFER;
+use super::spread::Spread;
 use crate::rpc::{
-    CallFailure, Channel, ChannelOptions, Client, ClientAdapter, Reply, Request, Status, value,
+    CallFailure, ChannelOptions, Client, ClientAdapter, Reply, Request, Status, value,
 };
 
 /// How one call ended, after how many attempts.
@@ -29,7 +30,7 @@ pub(super) struct Ended {
 /// Retries without a key: each attempt is a new request to the server.
 #[derive(Clone)]
 pub(super) struct NaiveClient {
-    channel: Channel,
+    servers: Spread,
 }
 
 /// The same calls with a key, through our layers.
@@ -48,9 +49,9 @@ pub(super) struct Seen {
 // === impl NaiveClient ===
 
 impl NaiveClient {
-    pub(super) fn new(address: &str) -> Self {
+    pub(super) fn new<'a>(addresses: impl IntoIterator<Item = &'a String>) -> Self {
         Self {
-            channel: Channel::new(address, channel_options()),
+            servers: Spread::new(addresses, &channel_options()),
         }
     }
 
@@ -65,7 +66,7 @@ impl NaiveClient {
         };
         for attempt in 1..=ATTEMPTS.get() {
             let request = Request::new(TRANSFER.name(), arguments.clone());
-            let answer = timeout(ATTEMPT, self.channel.clone().oneshot(request)).await;
+            let answer = timeout(ATTEMPT, self.servers.clone().oneshot(request)).await;
             if let Ok(Ok(reply)) = answer
                 && reply.status.carries_answer()
             {
@@ -84,10 +85,10 @@ impl NaiveClient {
 // === impl KeyedClient ===
 
 impl KeyedClient {
-    pub(super) fn new(address: &str, seen: Seen) -> Self {
-        let channel = Channel::new(address, channel_options());
+    pub(super) fn new<'a>(addresses: impl IntoIterator<Item = &'a String>, seen: Seen) -> Self {
+        let servers = Spread::new(addresses, &channel_options());
         let (counting, counted) = (seen.clone(), seen);
-        let transport = channel
+        let transport = servers
             .map_request(move |request: Request| {
                 counting.attempts.fetch_add(1, Ordering::Relaxed);
                 request

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::column::WORKERS;
+use super::work::WORKERS;
 
 /// What both columns met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,10 @@ pub(super) struct Coverage {
     pub(super) restarts: u64,
     /// Keyed calls that were answered or declined.
     pub(super) answered: u64,
-    /// Keyed calls that are in doubt: their effects lie in the store, so that none may be.
+    /// Keyed calls that are in doubt: what became of them can be known, so that none may be.
     pub(super) in_doubt: u64,
+    /// Keyed calls that were in doubt on the way, where an outside system is asked about them.
+    pub(super) doubts_asked: Option<u64>,
     /// Naive calls whose effect happened more than once.
     pub(super) duplicated: u64,
 }
@@ -28,6 +30,7 @@ pub(super) struct Coverage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MissedGoal {
     Answers { answered: u64, least: u64 },
+    Doubts,
     Duplicates,
     NoDoubts { in_doubt: u64 },
     Restarts { restarts: u64, kills: u64 },
@@ -58,6 +61,9 @@ impl Coverage {
         }
         if self.duplicated == 0 && self.asks_for_duplicates() {
             missed.push(MissedGoal::Duplicates);
+        }
+        if self.doubts_asked == Some(0) && self.kills > 0 && self.asks_for_duplicates() {
+            missed.push(MissedGoal::Doubts);
         }
         let in_doubt = self.in_doubt;
         if in_doubt > 0 {
@@ -105,12 +111,15 @@ impl fmt::Display for MissedGoal {
                 f,
                 "only {answered} calls were answered, {least} is the least that shows anything"
             ),
+            Self::Doubts => f.write_str(
+                "no call was in doubt on the way: the servers were stopped where it did no harm",
+            ),
             Self::Duplicates => f.write_str(
                 "the naive column has no duplicate: this run met nothing that retries have to fear",
             ),
             Self::NoDoubts { in_doubt } => write!(
                 f,
-                "{in_doubt} calls are in doubt, although their effects lie in the store"
+                "{in_doubt} calls are in doubt, although what became of them can be known"
             ),
             Self::Restarts { restarts, kills } => write!(
                 f,
@@ -156,6 +165,7 @@ mod tests {
         restarts: 3,
         answered: 1_980,
         in_doubt: 0,
+        doubts_asked: None,
         duplicated: 20,
     };
 

@@ -8,12 +8,18 @@
 mod bank;
 mod child;
 mod clients;
+#[cfg(unix)]
+mod cluster;
 mod column;
 mod goals;
+mod judge;
+mod log;
 mod report;
 mod server;
+mod spread;
 mod table;
 mod tables;
+mod work;
 mod workload;
 
 use std::io;
@@ -22,6 +28,11 @@ use std::path::Path;
 use onlyonce_chaos::Seed;
 use tokio::task::JoinError;
 
+#[cfg(unix)]
+pub use self::cluster::{
+    ClusterDatabase, ClusterDatabaseError, ClusterOptions, ClusterServerOptions, TemporaryPostgres,
+    TemporaryPostgresError, run_cluster, serve_cluster,
+};
 pub use self::report::{DemoReport, DemoVerdict};
 pub use self::server::{DemoServerOptions, serve};
 

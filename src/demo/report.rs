@@ -3,7 +3,7 @@
 use onlyonce_chaos::ledger::{Money, Verdict};
 use serde::Serialize;
 
-use super::column::Column;
+use super::column::{Cluster, Column};
 use super::goals::Coverage;
 use super::table;
 
@@ -40,6 +40,15 @@ struct Document {
 }
 
 #[derive(Serialize)]
+struct ClusterFigures {
+    servers: u64,
+    server_pauses: u64,
+    database_restarts: u64,
+    doubts_asked: u64,
+    late_refused: u64,
+}
+
+#[derive(Serialize)]
 struct NaiveFigures {
     calls: u64,
     answered: u64,
@@ -49,6 +58,8 @@ struct NaiveFigures {
     money_conserved: bool,
     accounts_wrong: usize,
     server_restarts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<ClusterFigures>,
 }
 
 #[derive(Serialize)]
@@ -66,6 +77,8 @@ struct Figures {
     attempts_per_call: f64,
     replayed: u64,
     server_restarts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<ClusterFigures>,
     faults: u64,
     p50_ms: f64,
     p99_ms: f64,
@@ -105,6 +118,7 @@ impl DemoReport {
                 money_conserved: naive.conserved(),
                 accounts_wrong: naive.accounts_wrong(),
                 server_restarts: naive.server_restarts,
+                cluster: naive.cluster.map(ClusterFigures::from),
             },
             onlyonce: Figures {
                 calls: ours.calls,
@@ -120,6 +134,7 @@ impl DemoReport {
                 attempts_per_call: ours.attempts_per_call(),
                 replayed: ours.replayed,
                 server_restarts: ours.server_restarts,
+                cluster: ours.cluster.map(ClusterFigures::from),
                 faults: ours.faults,
                 p50_ms: ours.p50_ms,
                 p99_ms: ours.p99_ms,
@@ -162,7 +177,20 @@ impl DemoReport {
             restarts: naive.server_restarts.min(ours.server_restarts),
             answered: figures.answered + figures.declined,
             in_doubt: figures.in_doubt,
+            doubts_asked: ours.cluster.map(|cluster| cluster.doubts_asked),
             duplicated: naive.report.figures().duplicated,
+        }
+    }
+}
+
+impl From<Cluster> for ClusterFigures {
+    fn from(cluster: Cluster) -> Self {
+        Self {
+            servers: cluster.servers,
+            server_pauses: cluster.server_pauses,
+            database_restarts: cluster.database_restarts,
+            doubts_asked: cluster.doubts_asked,
+            late_refused: cluster.late_refused,
         }
     }
 }
@@ -281,6 +309,7 @@ mod tests {
             attempts: calls,
             replayed: 0,
             server_restarts: 0,
+            cluster: None,
             faults: 0,
             p50_ms: 1.0,
             p99_ms: 1.0,

@@ -83,13 +83,13 @@ pub async fn serve(options: DemoServerOptions) -> Result<(), Box<dyn std::error:
     Ok(())
 }
 
-fn announce(address: &str) -> std::io::Result<()> {
+pub(super) fn announce(address: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "listening {address}")?;
     out.flush()
 }
 
-async fn until_parent_is_gone() {
+pub(super) async fn until_parent_is_gone() {
     let mut nothing = [0; 64];
     let mut input = tokio::io::stdin();
     while matches!(input.read(&mut nothing).await, Ok(length) if length > 0) {}
@@ -101,4 +101,4 @@ pub(super) const ACCOUNTS: u32 = 64;
 /// What each account begins with: so much that most transfers are covered, and some are not.
 pub(super) const OPENING: i64 = 1_500;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::column::Column;
+use super::column::{Cluster, Column};
 use super::report::DemoReport;
 
 /// The table, what was broken, and which goals were missed.
@@ -24,7 +24,7 @@ fn rows(naive: &Column, ours: &Column) -> Vec<(&'static str, String, String)> {
     let both = |what, of: &dyn Fn(&Column) -> String| (what, of(naive), of(ours));
     let ours_only = |what, figure: u64| (what, "-".to_owned(), figure.to_string());
     let yes = |held: bool| if held { "yes" } else { "NO" }.to_owned();
-    vec![
+    let rows = vec![
         both("calls", &|column| column.calls.to_string()),
         both("answered", &|column| {
             column.report.figures().answered.to_string()
@@ -62,6 +62,30 @@ fn rows(naive: &Column, ours: &Column) -> Vec<(&'static str, String, String)> {
         both("calls a second *", &|column| {
             format!("{:.0}", column.calls_per_s)
         }),
+    ];
+    [rows, of_cluster(naive, ours)].concat()
+}
+
+/// What only several servers have.
+fn of_cluster(naive: &Column, ours: &Column) -> Vec<(&'static str, String, String)> {
+    let (Some(naive), Some(ours)) = (naive.cluster, ours.cluster) else {
+        return Vec::new();
+    };
+    let both = |what, of: &dyn Fn(Cluster) -> u64| {
+        let [naive, ours] = [naive, ours].map(|cluster| of(cluster).to_string());
+        (what, naive, ours)
+    };
+    let ours_only = |what, figure: u64| (what, "-".to_owned(), figure.to_string());
+    vec![
+        both("servers on one database", &|cluster| cluster.servers),
+        both("server paused for longer than a lease", &|cluster| {
+            cluster.server_pauses
+        }),
+        both("database crashed, restarted", &|cluster| {
+            cluster.database_restarts
+        }),
+        ours_only("in doubt on the way, the bank asked", ours.doubts_asked),
+        ours_only("late orders that the bank refused", ours.late_refused),
     ]
 }
 

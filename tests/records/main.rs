@@ -1,5 +1,5 @@
 //! `onlyonce records` as its user meets it: a process, beside a server that owns the store, one
-//! that was killed, and none.
+//! that was killed, and none; and on a database that servers share.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
@@ -8,4 +8,7 @@ mod beside_a_server;
 mod hostile;
 mod manual;
 mod program;
+mod shared;
 mod store;
+#[path = "../temporary_postgres/mod.rs"]
+mod temporary_postgres;

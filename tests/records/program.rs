@@ -74,8 +74,12 @@ pub async fn records(folder: &TempDir, arguments: &[&str]) -> Ended {
 
 /// Runs `onlyonce records ARGUMENTS`.
 pub async fn run(arguments: &[&str]) -> Ended {
+    ended(&[&["records"], arguments].concat()).await
+}
+
+/// Runs `onlyonce ARGUMENTS`.
+pub async fn ended(arguments: &[&str]) -> Ended {
     let output = Command::new(env!("CARGO_BIN_EXE_onlyonce"))
-        .arg("records")
         .args(arguments)
         .stdin(Stdio::null())
         .kill_on_drop(true)

@@ -4,7 +4,11 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
+#[cfg(unix)]
+use onlyonce::StoreUrl;
 use onlyonce::demo::{self, DemoError, DemoOptions, DemoReport, DemoVerdict};
+#[cfg(unix)]
+use onlyonce::demo::{ClusterDatabase, ClusterOptions};
 use tempfile::TempDir;
 
 use super::progress::Bar;
@@ -37,6 +41,52 @@ pub(crate) async fn run(options: DemoOptions, json: bool) -> ExitCode {
         Ok(report) => show(report, json),
         Err(code) => ExitCode::from(code),
     }
+}
+
+/// Runs several servers on a database, in schemas that go away, however it ends.
+#[cfg(unix)]
+pub(crate) async fn run_cluster(options: ClusterOptions, store: &str, json: bool) -> ExitCode {
+    let mut stop = match Stop::listen() {
+        Ok(stop) => stop,
+        Err(error) => return output::fail(exit::UNKNOWN, &error),
+    };
+    let made = tokio::select! {
+        made = database(store) => made,
+        code = stop.asked() => return ExitCode::from(code),
+    };
+    let mut database = match made {
+        Ok(database) => database,
+        Err(words) => return output::fail(exit::MISUSED, &words),
+    };
+    let bar = Bar::default();
+    let ended = tokio::select! {
+        report = demo::run_cluster(options, &mut database, &bar) => Ok(report),
+        code = stop.asked() => Err(code),
+    };
+    bar.clear();
+    if let Err(error) = database.remove().await {
+        output::tell(&format!(
+            "onlyonce: schemas onlyonce_demo_* are left: {error}\n"
+        ));
+    }
+    match ended {
+        Ok(report) => show(report, json),
+        Err(code) => ExitCode::from(code),
+    }
+}
+
+#[cfg(unix)]
+async fn database(store: &str) -> Result<ClusterDatabase, String> {
+    let made = match store.parse() {
+        _ if store == "postgres" => ClusterDatabase::temporary().await,
+        Ok(StoreUrl::Postgres(url)) => ClusterDatabase::at(&url).await,
+        _ => {
+            let words = "several servers need a store that they share: say --store postgres for a \
+                         temporary one, or --store postgres://USER@HOST/DATABASE";
+            return Err(words.to_owned());
+        }
+    };
+    made.map_err(|error| error.to_string())
 }
 
 fn show(report: Result<DemoReport, DemoError>, json: bool) -> ExitCode {

@@ -19,3 +19,7 @@ pub(crate) const RECORDS_CODES: &str = "Exit codes: 0 done; 1 refused by what th
 (a doubt that somebody else has ended, a key that was used, a clock that is not trusted), or the \
 store has failed; 2 bad usage, or a store that cannot be reached so; 3 the store or its server \
 failed on the way, and whether something was changed is unknown";
+
+/// The same for whoever makes a schema.
+pub(crate) const STORE_CODES: &str = "Exit codes: 0 done, or nothing to do; 2 bad usage, or a \
+database that cannot be reached or used so; 3 the database failed on the way and nothing was changed";

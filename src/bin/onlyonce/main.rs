@@ -5,12 +5,15 @@ mod exit;
 mod output;
 mod progress;
 mod records;
+mod schema;
 mod stop;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+#[cfg(unix)]
+use onlyonce::demo::{ClusterOptions, ClusterServerOptions};
 use onlyonce::demo::{DemoOptions, DemoServerOptions};
 
 /// A reliability layer that makes any remote call safe to retry.
@@ -36,6 +39,16 @@ enum Command {
         /// How often the server is killed in each column
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=100))]
         kills: u64,
+        /// Several servers on one database: postgres://USER@HOST/DATABASE, or postgres for one that is
+        /// started for the run, and restarted on the way. Schemas are made in it and removed again
+        #[cfg(unix)]
+        #[arg(long, value_name = "URL")]
+        store: Option<String>,
+        /// With --store: how many servers; --kills then says how often one is killed, one is paused,
+        /// and the database restarted
+        #[cfg(unix)]
+        #[arg(long, requires = "store", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=16))]
+        servers: u64,
         /// One JSON document on standard output, words on standard error
         #[arg(long)]
         json: bool,
@@ -43,6 +56,19 @@ enum Command {
     /// What a store holds: lists and resolves calls in doubt, seals keys, sweeps, counts
     #[command(subcommand, after_help = exit::RECORDS_CODES)]
     Records(records::RecordsCommand),
+    /// The schema of a store that servers share
+    #[command(subcommand, after_help = exit::STORE_CODES)]
+    Store(schema::StoreCommand),
+    /// One of the servers of the demo, in a process of its own. The database is in
+    /// ONLYONCE_DEMO_DATABASE
+    #[cfg(unix)]
+    #[command(hide = true)]
+    DemoClusterServer {
+        #[arg(long)]
+        schemas: String,
+        #[arg(long)]
+        naive: bool,
+    },
     /// The server of the demo, in a process of its own
     #[command(hide = true)]
     DemoServer {
@@ -68,9 +94,38 @@ fn main() -> ExitCode {
             seed,
             calls,
             kills,
+            #[cfg(unix)]
+            store,
+            #[cfg(unix)]
+            servers,
             json,
-        } => runtime.block_on(demo::run(DemoOptions { seed, calls, kills }, json)),
+        } => {
+            #[cfg(unix)]
+            if let Some(store) = store {
+                let options = ClusterOptions {
+                    seed,
+                    calls,
+                    kills,
+                    servers,
+                };
+                return runtime.block_on(demo::run_cluster(options, &store, json));
+            }
+            runtime.block_on(demo::run(DemoOptions { seed, calls, kills }, json))
+        }
         Command::Records(command) => runtime.block_on(records::run(command)),
+        Command::Store(command) => runtime.block_on(schema::run(command)),
+        #[cfg(unix)]
+        Command::DemoClusterServer { schemas, naive } => {
+            let serving = onlyonce::demo::serve_cluster(ClusterServerOptions {
+                url: std::env::var("ONLYONCE_DEMO_DATABASE").unwrap_or_default(),
+                prefix: schemas,
+                naive,
+            });
+            match runtime.block_on(serving) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => output::fail(exit::UNKNOWN, &*error),
+            }
+        }
         Command::DemoServer { folder, naive } => {
             let serving = onlyonce::demo::serve(DemoServerOptions { folder, naive });
             match runtime.block_on(serving) {

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use onlyonce::admin::{KeyName, StateView};
 
 use super::Failed;
-use crate::exit;
+use crate::{exit, schema};
 
 #[derive(Subcommand)]
 pub(crate) enum RecordsCommand {
@@ -52,22 +52,33 @@ pub(crate) enum RecordsCommand {
 /// Which store, and how it is reached.
 #[derive(Args)]
 pub(crate) struct StoreArguments {
-    /// sled:PATH. A server that owns the store is asked through its admin socket
+    /// sled:PATH, whose server is asked through its admin socket, or
+    /// postgres://USER@HOST/DATABASE, which is asked directly
     #[arg(long, value_name = "URL")]
     pub(crate) store: String,
-    /// Opens the store where no server owns it. That changes it: calls that were left in progress
+    /// With postgres://: the schema that the store is in
+    #[arg(long, value_name = "NAME", default_value = schema::DEFAULT)]
+    pub(crate) schema: String,
+    /// With sled: opens the store where no server owns it. That changes it: calls that were left in progress
     /// are in doubt from then on
     #[arg(long)]
     pub(crate) open: bool,
-    /// With --open: how long the store's server keeps answers
-    #[arg(long, value_name = "HOURS", requires = "open", value_parser = clap::value_parser!(u32).range(1..))]
+    /// With --open, and with postgres://: how long the store's servers keep answers
+    #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) retention_hours: Option<u32>,
-    /// With --open: how long the store's server remembers settled calls
-    #[arg(long, value_name = "HOURS", requires = "open", value_parser = clap::value_parser!(u32).range(1..))]
+    /// With --open, and with postgres://: how long the store's servers remember settled calls
+    #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) horizon_hours: Option<u32>,
     /// One JSON document on standard output, words on standard error
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Whether a command opens the store itself, rather than ask a server that has it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opens {
+    No,
+    Yes,
 }
 
 /// Which key. Its scope must be said.
@@ -169,14 +180,22 @@ impl RecordsCommand {
         }
     }
 
-    /// What clap cannot say.
-    pub(super) fn check(&self) -> Result<(), Failed> {
+    /// What clap cannot say. `opens` is whether this command opens the store itself.
+    pub(super) fn check(&self, opens: Opens) -> Result<(), Failed> {
         let store = self.store();
-        let told = store.retention_hours.is_some() && store.horizon_hours.is_some();
-        if matches!(self, Self::Sweep { .. }) && store.open && !told {
-            let words = "sweep --open needs --retention-hours and --horizon-hours, as the store's \
-                         server has them: with shorter ones it would forget calls that the server \
-                         promises to remember";
+        let told = [store.retention_hours, store.horizon_hours];
+        if opens == Opens::No && told.iter().any(Option::is_some) {
+            let words = "--retention-hours and --horizon-hours are for a store that this command \
+                         opens: say --open too, or leave them to the server";
+            return Err(Failed::new(exit::MISUSED, words));
+        }
+        if matches!(self, Self::Sweep { .. })
+            && opens == Opens::Yes
+            && told.iter().any(Option::is_none)
+        {
+            let words = "this sweep needs --retention-hours and --horizon-hours, as the store's \
+                         servers have them: with shorter ones it would forget calls that they \
+                         promise to remember";
             return Err(Failed::new(exit::MISUSED, words));
         }
         Ok(())

@@ -19,6 +19,7 @@ use serde::Serialize;
 pub(crate) use self::arguments::RecordsCommand;
 use self::arguments::{KeyArguments, ListArguments, ResolveArguments};
 use self::reach::Reached;
+use super::schema::Unusable;
 use super::{exit, output};
 
 /// Why the command has ended otherwise than well: the code, and words for people.
@@ -48,8 +49,9 @@ async fn ran(command: RecordsCommand) -> Result<(), Failed> {
     } else {
         Form::Table
     };
-    command.check()?;
-    let reached = Reached::reach(command.store()).await?;
+    let named = reach::named(command.store())?;
+    command.check(reach::opens(&named, command.store()))?;
+    let reached = Reached::reach(named, command.store()).await?;
     let done = done(&reached, command, form).await;
     let closed = reached.close().await;
     done.and(closed)
@@ -255,6 +257,12 @@ fn print<T: Serialize>(what: &T, form: Form, table: impl Fn(&T) -> String) -> Re
 
 fn unexpected(_: &AdminReply) -> Failed {
     Failed::new(exit::UNKNOWN, "the server answered another question")
+}
+
+impl From<Unusable> for Failed {
+    fn from(unusable: Unusable) -> Self {
+        Self::new(unusable.code, unusable)
+    }
 }
 
 // === impl Failed ===

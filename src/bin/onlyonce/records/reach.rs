@@ -1,30 +1,64 @@
-//! The store, reached through the server that owns it, or opened here.
+//! The store, reached through the server that owns it, opened here, or shared.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use onlyonce::StoreUrl;
 use onlyonce::admin::{self, AdminFailure, AdminReply, AdminRequest};
+use onlyonce::storage::postgres::{PostgresOptions, PostgresStore};
 use onlyonce::storage::{
     ANSWER_BYTES_LIMIT, OpenError, RetentionOptions, SledOptions, SledStore, StoreLimits,
 };
 
 use super::Failed;
-use super::arguments::StoreArguments;
-use crate::exit;
+use super::arguments::{Opens, StoreArguments};
+use crate::{exit, schema};
 
 /// Who does what the operator asks.
 pub(super) enum Reached {
     Opened(SledStore),
     #[cfg(unix)]
     Server(PathBuf),
+    /// Every process asks it directly.
+    Shared(PostgresStore),
+}
+
+/// A store that this command can reach.
+pub(super) enum Named {
+    Folder(PathBuf),
+    Shared(String),
+}
+
+/// The store that is named, not looked at yet.
+pub(super) fn named(arguments: &StoreArguments) -> Result<Named, Failed> {
+    match arguments.store.parse() {
+        Ok(StoreUrl::Sled(folder)) => Ok(Named::Folder(folder)),
+        Ok(StoreUrl::Postgres(url)) => Ok(Named::Shared(url)),
+        Ok(_) => {
+            let words = "a store in memory lives in its process alone, and nobody else can look \
+                         into it; ask for sled:PATH or postgres://USER@HOST/DATABASE";
+            Err(misused(words.to_owned()))
+        }
+        Err(error) => Err(misused(error.to_string())),
+    }
+}
+
+pub(super) fn opens(named: &Named, arguments: &StoreArguments) -> Opens {
+    match named {
+        Named::Folder(_) if !arguments.open => Opens::No,
+        Named::Folder(_) | Named::Shared(_) => Opens::Yes,
+    }
 }
 
 // === impl Reached ===
 
 impl Reached {
-    pub(super) async fn reach(arguments: &StoreArguments) -> Result<Self, Failed> {
-        let folder = folder_of(&arguments.store)?;
+    pub(super) async fn reach(named: Named, arguments: &StoreArguments) -> Result<Self, Failed> {
+        let folder = match named {
+            Named::Folder(folder) => folder,
+            Named::Shared(url) => return shared(&url, arguments).await,
+        };
         look_for_store(&folder)?;
         #[cfg(unix)]
         if is_served(&folder).await? {
@@ -53,6 +87,10 @@ impl Reached {
                 let done = admin::execute(store, request).await;
                 done.map_err(|failure| refused(&failure))
             }
+            Self::Shared(store) => {
+                let done = admin::execute(store, request).await;
+                done.map_err(|failure| refused(&failure))
+            }
             #[cfg(unix)]
             Self::Server(folder) => admin::ask(folder, &request).await.map_err(failed),
         }
@@ -67,22 +105,22 @@ impl Reached {
             }
             #[cfg(unix)]
             Self::Server(_) => Ok(()),
+            Self::Shared(_) => Ok(()),
         }
     }
 }
 
-fn folder_of(url: &str) -> Result<PathBuf, Failed> {
-    if url == "memory:" {
-        let words = "a store in memory lives in its process alone, and nobody else can look into \
-                     it; ask for sled:PATH";
-        return Err(misused(words.to_owned()));
-    }
-    match url.strip_prefix("sled:") {
-        None | Some("") => Err(misused(
-            "this version reaches stores named sled:PATH".to_owned(),
-        )),
-        Some(path) => Ok(PathBuf::from(path)),
-    }
+async fn shared(url: &str, arguments: &StoreArguments) -> Result<Reached, Failed> {
+    // What the servers record here is their own business.
+    let limits = StoreLimits::default().answer_bytes_max(ANSWER_BYTES_LIMIT);
+    let options = PostgresOptions::new(url)
+        .schema(&arguments.schema)
+        .retention(retention_of(arguments)?)
+        .limits(limits)
+        .connections_max(1);
+    let opened = PostgresStore::open(options).await;
+    let store = opened.map_err(|error| schema::unopened(&error, &arguments.schema))?;
+    Ok(Reached::Shared(store))
 }
 
 /// Opening a folder that is no store would make one there.
@@ -139,16 +177,20 @@ fn unserved(folder: &Path) -> Failed {
 }
 
 fn options_of(arguments: &StoreArguments) -> Result<SledOptions, Failed> {
+    let retention = retention_of(arguments)?;
+    // What the server records here is its own business.
+    let limits = StoreLimits::default().answer_bytes_max(ANSWER_BYTES_LIMIT);
+    Ok(SledOptions::new().retention(retention).limits(limits))
+}
+
+fn retention_of(arguments: &StoreArguments) -> Result<RetentionOptions, Failed> {
     let hours = |hours: u32| Duration::from_secs(u64::from(hours) * 3_600);
     let default = RetentionOptions::default();
     let answer = arguments.retention_hours.map_or(default.answer, hours);
     let horizon = arguments.horizon_hours.map(hours);
     let horizon = horizon.unwrap_or(default.horizon.max(answer));
     let retention = RetentionOptions::new(answer, horizon);
-    let retention = retention.map_err(|error| misused(error.to_string()))?;
-    // What the server records here is its own business.
-    let limits = StoreLimits::default().answer_bytes_max(ANSWER_BYTES_LIMIT);
-    Ok(SledOptions::new().retention(retention).limits(limits))
+    retention.map_err(|error| misused(error.to_string()))
 }
 
 fn refused(failure: &AdminFailure) -> Failed {

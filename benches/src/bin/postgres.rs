@@ -1,0 +1,131 @@
+//! Calls on PostgreSQL, beside the same effect without the layer and beside what people write by hand;
+//! what a sweep costs those who call meanwhile; and how much room a record takes.
+//!
+//! ```text
+//! cargo run --release -p onlyonce-bench --features postgres --bin postgres -- calls [ROUNDS] [SECONDS]
+//! cargo run --release -p onlyonce-bench --features postgres --bin postgres -- sweep [RECORDS] [CALLERS]
+//! cargo run --release -p onlyonce-bench --features postgres --bin postgres -- room [RECORDS]
+//! ```
+//!
+//! It starts a PostgreSQL of its own, durable as it comes, and removes it.
+
+use std::time::Duration;
+
+use onlyonce::demo::TemporaryPostgres;
+use onlyonce_bench::load::{self, Measured};
+use onlyonce_bench::machine;
+use onlyonce_bench::postgres::{Bench, KINDS, Kind};
+use tokio::runtime::Runtime;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |place: usize, default: f64| {
+        let text = arguments.get(place);
+        text.map_or(default, |text| text.parse().expect("a number"))
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let server = runtime.block_on(TemporaryPostgres::start());
+    let server = server.expect("a PostgreSQL of our own");
+    let bench = runtime.block_on(Bench::open(&server.url()));
+    eprintln!("{}", machine::name());
+    match arguments.first().map(String::as_str) {
+        Some("calls") => calls(&runtime, &bench, number(1, 5.0) as usize, number(2, 0.5)),
+        Some("sweep") => sweep(
+            &runtime,
+            &bench,
+            number(1, 1e6) as u64,
+            number(2, 16.0) as usize,
+        ),
+        Some("room") => room(&runtime, &bench, number(1, 1e6) as u64),
+        _ => eprintln!("calls, sweep or room?"),
+    }
+}
+
+/// Every kind of call with every number of callers, in turn.
+fn calls(runtime: &Runtime, bench: &Bench, rounds: usize, seconds: f64) {
+    let time = Duration::from_secs_f64(seconds);
+    runtime.block_on(bench.record_some());
+    println!("round,callers,kind,calls_per_s,p50_us,p99_us");
+    for round in 1..=rounds {
+        for callers in [1, 16, 64] {
+            for kind in KINDS {
+                let Measured { rate, p50, p99 } = measure(runtime, bench, kind, callers, time);
+                let (p50, p99, name) = (p50.as_micros(), p99.as_micros(), kind.name());
+                println!("{round},{callers},{name},{rate:.0},{p50},{p99}");
+            }
+        }
+    }
+}
+
+/// First calls before, during and after a sweep.
+fn sweep(runtime: &Runtime, bench: &Bench, records: u64, callers: usize) {
+    runtime.block_on(bench.fill(records, Duration::from_secs(9 * 86_400)));
+    println!("phase,callers,calls_per_s,p50_us,p99_us");
+    let second = |phase: &str| {
+        let time = Duration::from_secs(2);
+        let Measured { rate, p50, p99 } = measure(runtime, bench, Kind::Claimed, callers, time);
+        let (p50, p99) = (p50.as_micros(), p99.as_micros());
+        println!("{phase},{callers},{rate:.0},{p50},{p99}");
+    };
+    for _ in 0..4 {
+        second("before");
+    }
+    let sweeping = bench.clone();
+    let sweeping = runtime.spawn(async move { sweeping.sweep().await });
+    while !sweeping.is_finished() {
+        second("during");
+    }
+    let (swept, took) = runtime
+        .block_on(sweeping)
+        .expect("the sweep does not panic");
+    for _ in 0..4 {
+        second("after");
+    }
+    eprintln!("{} records removed in {took:.1?}", swept.tombstones);
+}
+
+/// Bytes of the table and of its indexes.
+fn room(runtime: &Runtime, bench: &Bench, records: u64) {
+    println!("what,records,table_bytes,toast_bytes,index_bytes,bytes_per_record");
+    let row = |what: &str, records: u64| {
+        let room = runtime.block_on(bench.room());
+        let all = room.table + room.toast + room.indexes;
+        println!(
+            "{what},{records},{},{},{},{:.0}",
+            room.table,
+            room.toast,
+            room.indexes,
+            all as f64 / records as f64
+        );
+    };
+    // As calls leave them, and then as a copy of them without anything dead lies there.
+    let some = (records / 10).clamp(1_000, 100_000);
+    runtime.block_on(bench.call(some));
+    row("called", some);
+    runtime.block_on(bench.vacuum());
+    row("called and vacuumed", some);
+    runtime.block_on(bench.fill(records - some, Duration::ZERO));
+    row("filled up", records);
+    runtime.block_on(bench.forget_answers());
+    row("answers forgotten", records);
+    runtime.block_on(bench.rewrite());
+    row("tombstones, rewritten", records);
+}
+
+fn measure(
+    runtime: &Runtime,
+    bench: &Bench,
+    kind: Kind,
+    callers: usize,
+    time: Duration,
+) -> Measured {
+    let bench = bench.in_numbers_of_its_own();
+    load::run(runtime, callers, time, move |number| {
+        let bench = bench.clone();
+        async move { bench.make(kind, number).await }
+    })
+}
