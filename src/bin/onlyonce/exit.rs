@@ -19,3 +19,8 @@ pub(crate) const RECORDS_CODES: &str = "Exit codes: 0 done; 1 refused by what th
 (a doubt that somebody else has ended, a key that was used, a clock that is not trusted), or the \
 store has failed; 2 bad usage, or a store that cannot be reached so; 3 the store or its server \
 failed on the way, and whether something was changed is unknown";
+
+/// The same for whoever runs a proxy.
+pub(crate) const PROXY_CODES: &str = "Exit codes: 0 drained, nothing was left over; 2 a setting \
+cannot be used; 3 an address or the store cannot be opened, or something was left over; 130 or 143 \
+interrupted or terminated a second time";

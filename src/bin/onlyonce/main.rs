@@ -4,6 +4,7 @@ mod demo;
 mod exit;
 mod output;
 mod progress;
+mod proxy;
 mod records;
 mod stop;
 
@@ -40,6 +41,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Makes any HTTP service safe to retry: in front of it, or beside its client
+    #[command(after_help = exit::PROXY_CODES)]
+    Proxy(Box<proxy::ProxyArguments>),
     /// What a store holds: lists and resolves calls in doubt, seals keys, sweeps, counts
     #[command(subcommand, after_help = exit::RECORDS_CODES)]
     Records(records::RecordsCommand),
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
             kills,
             json,
         } => runtime.block_on(demo::run(DemoOptions { seed, calls, kills }, json)),
+        Command::Proxy(arguments) => runtime.block_on(proxy::run(*arguments)),
         Command::Records(command) => runtime.block_on(records::run(command)),
         Command::DemoServer { folder, naive } => {
             let serving = onlyonce::demo::serve(DemoServerOptions { folder, naive });

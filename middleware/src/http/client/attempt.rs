@@ -37,6 +37,8 @@ pub(super) struct AttemptOptions {
     /// Ask peers with `OPTIONS`.
     pub(super) ask_peers: bool,
     pub(super) dialect: Dialect,
+    /// Send nothing to a peer that does not say that it dedupes.
+    pub(super) require_dedupe: bool,
     /// How long an attempt takes at most.
     pub(super) timeout: Duration,
 }
@@ -184,7 +186,8 @@ where
         let sent = call.sent_before() || ticket.store.is_some();
         let known = self.peer_of(&stamp, &request, route.as_ref(), sent);
         let known = known.await?;
-        if known.is_none() && sent && !self.options.assume_dedupe {
+        let required = sent || self.options.require_dedupe;
+        if known.is_none() && required && !self.options.assume_dedupe {
             return Err(TransportError::never_sent(PeerDoesNotDedupe));
         }
 
@@ -269,8 +272,14 @@ where
         again: bool,
     ) -> Result<Option<Known>, TransportError> {
         let again = again && self.options.ask_peers && !self.options.assume_dedupe;
+        let required = self.options.require_dedupe;
         let peers = Arc::clone(&self.peers);
-        if let Some(word) = route.and_then(|route| peers.word(route, again)) {
+        // Who has to dedupe is asked until it does: that it does not say so yet is worth nothing.
+        let word = |route| {
+            let word = peers.word(route, again);
+            word.filter(|word| !required || word.known().is_some())
+        };
+        if let Some(word) = route.and_then(word) {
             return Ok(word.known());
         }
         if !self.options.ask_peers {
@@ -281,7 +290,7 @@ where
                 let asking = peers.asking(route);
                 let _asking = asking.lock().await;
                 // Somebody may have asked while this waited.
-                if let Some(word) = peers.word(route, again) {
+                if let Some(word) = word(route) {
                     return Ok(word.known());
                 }
                 match self.ask(stamp, request).await? {
@@ -293,6 +302,9 @@ where
                     Asked::LeftOpen | Asked::AnsweredByAnother
                         if again && peers.word(route, false).is_some() =>
                     {
+                        return Err(TransportError::not_sent(NotAsked));
+                    }
+                    Asked::LeftOpen | Asked::AnsweredByAnother if required => {
                         return Err(TransportError::not_sent(NotAsked));
                     }
                     Asked::LeftOpen => {
@@ -307,6 +319,9 @@ where
             }
             None => match self.ask(stamp, request).await? {
                 Asked::Answered(word) => word,
+                Asked::LeftOpen | Asked::AnsweredByAnother if required => {
+                    return Err(TransportError::not_sent(NotAsked));
+                }
                 Asked::LeftOpen | Asked::AnsweredByAnother => Word::Nothing,
             },
         };
