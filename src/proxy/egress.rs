@@ -145,6 +145,9 @@ fn unanswered(error: CallError<Response<Body>, TransportError>) -> Response<Body
     match (error.outcome, error.last) {
         // The other side's own words are better than any of these.
         (Outcome::InDoubt | Outcome::NotExecuted, Last::Response(response)) => response,
+        // It speaks of all that was sent from here. What a client has sent before under a key of its
+        // own, it knows itself.
+        (Outcome::Unknown, Last::Response(response)) if error.attempts == 1 => response,
         (Outcome::NotExecuted, _) => {
             let detail = match stopped {
                 Stopped::Final => "the other side does not say that it dedupes; nothing was sent",

@@ -1,1 +1,9 @@
+//! The proxy as its users meet it: processes, and clients that know nothing of it.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod keys;
+mod kills;
+mod operation;
+mod programs;
+mod xml_rpc;
