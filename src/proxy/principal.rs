@@ -98,6 +98,12 @@ impl fmt::Debug for Principal {
 
 // === impl Credentials ===
 
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(..)")
+    }
+}
+
 impl Credentials {
     /// Reads lines of `PRINCIPAL DIGEST`: the SHA-256 digest, in hexadecimal digits, of a bearer
     /// token, or of `USER:PASSWORD`. Empty lines and those that begin with `#` say nothing.
@@ -157,6 +163,12 @@ impl Credentials {
 }
 
 // === impl Jwt ===
+
+impl fmt::Debug for Jwt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Jwt(..)")
+    }
+}
 
 impl Jwt {
     /// Checks tokens with `key`: a PEM file with a public key, or the secret of an `HS` algorithm.

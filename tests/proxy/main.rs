@@ -2,8 +2,12 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod doubts;
+mod hostile;
 mod keys;
 mod kills;
 mod operation;
 mod programs;
+mod scripted;
+mod word_for_word;
 mod xml_rpc;
