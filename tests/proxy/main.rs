@@ -7,6 +7,7 @@ mod hostile;
 mod keys;
 mod kills;
 mod operation;
+mod other_clients;
 mod programs;
 mod scripted;
 mod word_for_word;

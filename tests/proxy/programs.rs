@@ -71,7 +71,13 @@ impl Place {
     }
 
     pub(crate) async fn bank_at(&self, port: u16, seconds: &str) -> Program {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/proxy/bank.py");
+        self.service("bank.py", port, seconds).await
+    }
+
+    /// The service in this file, with the ledger of this place.
+    pub(crate) async fn service(&self, file: &str, port: u16, seconds: &str) -> Program {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let script = root.join("tests/proxy/services").join(file);
         let mut bank = Command::new(python());
         bank.arg(script)
             .arg(port.to_string())
