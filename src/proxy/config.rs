@@ -174,7 +174,7 @@ pub enum AccessLogFormat {
 
 /// Something that nobody may print.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub(super) String);
+pub struct Secret(pub(in crate::proxy) String);
 
 // === impl ProxyConfig ===
 

@@ -95,7 +95,7 @@ fn question(url: &Uri, doubt: &Doubt) -> Request<Body> {
     let principal = principal.map(HeaderValue::from_str);
     for (name, value) in [
         (names::KEY, Some(key)),
-        (hop::FENCING_TOKEN, Some(token.map_err(Into::into))),
+        (hop::FENCING_TOKEN, Some(token)),
         (PRINCIPAL, principal),
     ] {
         if let Some(Ok(value)) = value {

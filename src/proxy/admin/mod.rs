@@ -1,5 +1,7 @@
 //! The address of operators and of monitoring.
 
+mod records;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,8 +21,8 @@ use tokio::time::{sleep, timeout};
 use super::config::Secret;
 use super::front::{Front, Half};
 use super::problem::problem;
-use crate::http::Body;
-use crate::storage::Inspect;
+use crate::http::{Body, Read};
+use crate::storage::{IdempotencyKey, Inspect};
 
 /// What operators and monitoring ask.
 #[derive(Clone)]
@@ -67,16 +69,32 @@ impl Admin {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         match (request.method(), request.uri().path()) {
+            (&Method::GET, "/") => page(),
             (&Method::GET, "/healthz") => text(StatusCode::OK, "alive\n"),
             (&Method::GET, "/readyz") => self.ready().await,
             (&Method::GET, "/metrics") => match &self.handle {
                 Some(handle) => metrics_text(handle.render()),
                 None => text(StatusCode::NOT_FOUND, "no figures are kept\n"),
             },
+            (&Method::POST, path) if path.starts_with(API) => {
+                let what = path[API.len()..].to_owned();
+                let (head, body) = request.into_parts();
+                let reading = Body::stream(body).read(ASKED_BYTES_MAX);
+                match timeout(PATIENCE, reading).await {
+                    Ok(Ok(Read::Whole(contents))) => {
+                        let (inspect, token) = (self.inspect.as_ref(), self.token.as_ref());
+                        records::answer(inspect, token, &what, &head, contents.bytes).await
+                    }
+                    _ => {
+                        let code = StatusCode::BAD_REQUEST;
+                        problem(code, "request-unreadable", "too long, too slow, or cut off")
+                    }
+                }
+            }
             _ => problem(
                 StatusCode::NOT_FOUND,
                 "no-such-page",
-                "there are /healthz, /readyz and /metrics",
+                "there are /, /healthz, /readyz and /metrics",
             ),
         }
     }
@@ -108,6 +126,31 @@ impl Admin {
     }
 }
 
+/// The page, which may load nothing from elsewhere and stand in no other page.
+fn page() -> Response<Body> {
+    let nonce = IdempotencyKey::unique();
+    let nonce = nonce.as_str();
+    let mut response = Response::new(Body::from(PAGE.replace("NONCE", nonce)));
+    let policy = format!(
+        "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; \
+         connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    );
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, &policy),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ] {
+        // OK because all of them are visible ASCII.
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    }
+    response
+}
+
 fn text(code: StatusCode, words: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::from(words));
     *response.status_mut() = code;
@@ -122,6 +165,13 @@ fn metrics_text(figures: String) -> Response<Body> {
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
+
+const PAGE: &str = include_str!("page.html");
+
+const API: &str = "/api/";
+
+/// An answer as an operator types it.
+const ASKED_BYTES_MAX: usize = 1 << 20;
 
 /// Monitoring and a few operators.
 const CONNECTIONS_MAX: usize = 64;
