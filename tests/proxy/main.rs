@@ -8,6 +8,7 @@ mod keys;
 mod kills;
 mod operation;
 mod other_clients;
+mod page;
 mod programs;
 mod scripted;
 mod word_for_word;
