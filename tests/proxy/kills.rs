@@ -12,7 +12,7 @@ use super::programs::{Place, Program, curl, egress, egress_at, free_port, python
 /// Withdraws 1 so many times, one after another, and says of each what it heard: an answer, or not.
 /// Every call is made once: what is not answered is not made again.
 const CLIENT: &str = "
-import http.client, sys
+import http.client, sys, time
 body = b'<methodCall><methodName>withdraw</methodName><params><param><value><int>1</int></value></param></params></methodCall>'
 for _ in range(int(sys.argv[2])):
     try:
@@ -24,6 +24,7 @@ for _ in range(int(sys.argv[2])):
         print(answer.status, answer.getheader('Idempotency-Status'), 'fault' if fault else 'total', flush=True)
     except (OSError, http.client.HTTPException) as error:
         print('unanswered', type(error).__name__, flush=True)
+        time.sleep(0.05)
     finally:
         connection.close()
 ";
@@ -59,6 +60,16 @@ fn assert_kept(place: &Place, heard: &BTreeMap<String, u64>) {
     }
     let twice: Vec<_> = keys.iter().filter(|(_, count)| **count > 1).collect();
     assert!(twice.is_empty(), "{twice:?} of {heard:?}");
+    for said in heard.keys() {
+        let known = [
+            "200 executed",
+            "409 in-doubt",
+            "503 not-executed",
+            "504 None",
+            "unanswered",
+        ];
+        assert!(known.iter().any(|known| said.starts_with(known)), "{said}");
+    }
     let executed: u64 = heard
         .iter()
         .filter(|(said, _)| said.starts_with("200 ") && said.ends_with("total"))
@@ -155,6 +166,6 @@ async fn an_egress_that_is_killed_under_load_repeats_no_effect() {
     let heard = heard(clients).await;
     assert_kept(&place, &heard);
     let answered = heard.get("200 executed total").copied().unwrap_or_default();
-    assert!(answered >= 30, "{heard:?}");
+    assert!(answered >= 20, "{heard:?}");
     drop(egress);
 }
