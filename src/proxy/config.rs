@@ -138,6 +138,9 @@ pub struct ProxyLimits {
     /// Connections of clients. Default 10,240: what a process may open without being allowed more,
     /// on most systems. One more is told 503 and closed.
     pub connections_max: usize,
+    /// Requests that are being answered at once. Default 4,096: with a body and an answer of a
+    /// megabyte each they take 8 GiB at worst. One more is refused with 503.
+    pub requests_max: usize,
     /// Bytes of a request's head. Default 64 KiB, at least 8 KiB. A longer one is refused with 431.
     pub head_bytes_max: usize,
     /// Header lines of a request. Default 128. More are refused with 431.
@@ -293,6 +296,7 @@ impl Default for ProxyLimits {
     fn default() -> Self {
         Self {
             connections_max: 10_240,
+            requests_max: 4_096,
             head_bytes_max: 64 * 1024,
             header_lines_max: 128,
             body_bytes_max: 1 << 20,

@@ -3,16 +3,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::access_log::{AccessLog, Entry};
+use super::config::ProxyLimits;
 use super::egress::EgressProxy;
 use super::figures;
 use super::ingress::IngressProxy;
-use super::problem::not_executed;
+use super::problem::{after, not_executed};
 use crate::http::{Body, BoxError, Status};
 
 /// What every request meets first: it counts, it writes the log, and hands on.
@@ -20,6 +22,7 @@ pub(super) struct Front {
     half: Half,
     log: AccessLog,
     body_bytes_max: u64,
+    requests_max: usize,
     /// Requests without an answer yet.
     open: Arc<AtomicUsize>,
 }
@@ -36,11 +39,12 @@ struct Open(Arc<AtomicUsize>);
 // === impl Front ===
 
 impl Front {
-    pub(super) fn new(half: Half, log: AccessLog, body_bytes_max: usize) -> Self {
+    pub(super) fn new(half: Half, log: AccessLog, limits: &ProxyLimits) -> Self {
         Self {
             half,
             log,
-            body_bytes_max: body_bytes_max as u64,
+            body_bytes_max: limits.body_bytes_max as u64,
+            requests_max: limits.requests_max,
             open: Arc::default(),
         }
     }
@@ -69,7 +73,13 @@ impl Front {
                 Body::stream(body)
             }
         });
-        let response = self.answer_within_bounds(client, request).await;
+        let response = if self.open() > self.requests_max {
+            let detail = "this proxy is answering as many requests as it may";
+            let code = StatusCode::SERVICE_UNAVAILABLE;
+            after(not_executed(code, "too-many-requests", detail), BUSY_PAUSE)
+        } else {
+            self.answer_within_bounds(client, request).await
+        };
         let took = began.elapsed();
         let status = Status::of(response.headers());
         figures::answered(response.status(), status, took);
@@ -118,3 +128,6 @@ impl Drop for Open {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+/// Most requests take less.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);

@@ -111,11 +111,19 @@ impl Serving {
         let patience = self.limits.client_timeout;
         let served = match &self.tls {
             None => self.speak(stream, client).await,
-            Some(tls) => match timeout(patience, tls.accept(stream)).await {
-                Ok(Ok(stream)) => self.speak(stream, client).await,
-                Ok(Err(error)) => Err(error.into()),
-                Err(_elapsed) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-            },
+            Some(tls) => {
+                let mut stop = self.stop.clone();
+                let accepted = tokio::select! {
+                    accepted = timeout(patience, tls.accept(stream)) => accepted,
+                    // It has not asked for anything yet.
+                    _ = stop.wait_for(|stop| *stop) => return,
+                };
+                match accepted {
+                    Ok(Ok(stream)) => self.speak(stream, client).await,
+                    Ok(Err(error)) => Err(error.into()),
+                    Err(_elapsed) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+                }
+            }
         };
         if let Err(error) = served {
             tracing::debug!(target: "onlyonce", %error, "a connection has ended");

@@ -94,7 +94,7 @@ impl Proxy {
             Half::Ingress(ingress) => Some(ingress.executions()),
         };
         let log = AccessLog::start(config.access_log);
-        let front = Arc::new(Front::new(half, log, config.limits.body_bytes_max));
+        let front = Arc::new(Front::new(half, log, &config.limits));
         let (stop, stopped) = watch::channel(false);
         let inspect = opened.as_ref().map(Opened::inspect);
         let draining = Arc::<AtomicBool>::default();

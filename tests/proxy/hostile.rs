@@ -253,3 +253,37 @@ async fn a_method_that_would_make_a_tunnel_and_an_upgrade_are_not_passed_on() {
     );
     drop(place);
 }
+
+#[tokio::test]
+async fn a_request_over_the_bound_is_refused_and_executes_nothing() {
+    let service = Scripted::always(Reply::Silence).await;
+    let bounds = ["--requests-max", "1", "--timeout", "3s"];
+    let ingress = ingress(service.at, &bounds).await;
+    let url = format!("http://{}/pay", ingress.at);
+    let written = "%{http_code} %header{idempotency-status}";
+    let call = |key: &'static str| {
+        let url = url.clone();
+        async move {
+            let key = format!("Idempotency-Key: {key}");
+            curl(&[
+                "-o",
+                "/dev/null",
+                "-w",
+                written,
+                "-d",
+                "x",
+                "-H",
+                &key,
+                &url,
+            ])
+            .await
+        }
+    };
+    let first = tokio::spawn(call("a"));
+    while service.heard().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(call("b").await, "503 not-executed");
+    assert_eq!(first.await.unwrap(), "409 in-doubt");
+    assert_eq!(service.heard().len(), 1);
+}

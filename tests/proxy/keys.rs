@@ -60,7 +60,7 @@ async fn a_key_is_executed_once_over_either_version_of_http() {
 #[tokio::test]
 async fn the_service_gets_the_key_and_a_token_that_grows_and_nobody_else_sets() {
     let place = Place::new();
-    let (_bank, ingress) = bank_and(&place, &[]).await;
+    let (bank, ingress) = bank_and(&place, &[]).await;
     for key in ["a", "b"] {
         let key = format!("Idempotency-Key: \"{key}\"");
         let forged = "Idempotency-Fencing-Token: 999.999";
@@ -71,6 +71,22 @@ async fn the_service_gets_the_key_and_a_token_that_grows_and_nobody_else_sets() 
     let tokens: Vec<(u64, u64)> = effects.iter().map(|effect| token(&effect.token)).collect();
     assert!(tokens[0] < tokens[1], "{tokens:?}");
     assert_ne!(tokens[0].0, 999);
+    // Nor where nothing is protected.
+    let passing = proxy(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--upstream",
+        &format!("http://{}", bank.at),
+        "--store",
+        "memory:",
+        "--global-scope",
+        "--keyless",
+        "pass",
+    ])
+    .await;
+    let forged = "Idempotency-Fencing-Token: 999.999";
+    assert_eq!(asked(passing.at, &[forged]).await, "200 unprotected");
+    assert_eq!(place.effects()[2].token, "-");
 }
 
 fn token(text: &str) -> (u64, u64) {

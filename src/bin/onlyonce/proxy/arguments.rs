@@ -112,6 +112,9 @@ pub(crate) struct ProxyArguments {
     /// Connections of clients [10240]
     #[arg(long, env = "ONLYONCE_PROXY_CONNECTIONS_MAX", value_name = "N")]
     pub(super) connections_max: Option<usize>,
+    /// Requests that are being answered at once [4096]
+    #[arg(long, env = "ONLYONCE_PROXY_REQUESTS_MAX", value_name = "N")]
+    pub(super) requests_max: Option<usize>,
     /// Bytes of a request's head [65536]
     #[arg(long, env = "ONLYONCE_PROXY_HEAD_BYTES_MAX", value_name = "BYTES")]
     pub(super) head_bytes_max: Option<usize>,
@@ -173,7 +176,13 @@ impl ProxyArguments {
             .map_err(|error| format!("config: {shown} cannot be read: {error}"))?;
         let wrong = |error: &dyn std::fmt::Display| format!("config: {shown}: {error}");
         // Read as settings first: its errors name the line and the setting.
-        let said: Self = toml::from_str(&text).map_err(|error| wrong(&error))?;
+        let said: Self = toml::from_str(&text).map_err(|error| {
+            // Without the line itself, which may hold a password.
+            let line = error.span().map_or(0, |span| {
+                text[..span.start.min(text.len())].matches('\n').count() + 1
+            });
+            format!("config: {shown}: line {line}: {}", error.message())
+        })?;
         let mut whole = table(&said).map_err(|error| wrong(&error))?;
         whole.extend(table(&self).map_err(|error| wrong(&error))?);
         toml::Value::Table(whole)

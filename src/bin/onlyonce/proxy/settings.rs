@@ -270,6 +270,12 @@ fn limits(said: &ProxyArguments) -> Parsed<ProxyLimits> {
             &mut limits.connections_max,
             1,
         ),
+        (
+            "requests-max",
+            said.requests_max,
+            &mut limits.requests_max,
+            1,
+        ),
         // hyper takes no less.
         (
             "head-bytes-max",
