@@ -9,7 +9,10 @@ mod kills;
 mod operation;
 mod other_clients;
 mod page;
+#[path = "../../storage/tests/postgres_rig/mod.rs"]
+mod postgres_rig;
 mod programs;
 mod scripted;
+mod shared_store;
 mod word_for_word;
 mod xml_rpc;
