@@ -6,6 +6,7 @@
 //!
 //! - [`rpc`]: a native RPC of typed methods over one multiplexed TCP connection, with the promise
 //!   built in.
+//! - `proxy` (feature `proxy`): the promise in front of any HTTP service, in any language.
 //! - [`admin`]: what operators do with the records of a running server.
 //! - [`middleware`]: the tower layers behind it, for any protocol through an adapter.
 //! - [`storage`]: keys, claims, records, and the stores that keep them.
@@ -23,6 +24,8 @@ pub mod demo;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 pub mod rpc;
 mod store_url;
 

@@ -18,5 +18,6 @@ mod outbox;
 mod pacing;
 mod peer;
 mod redirects;
+mod required;
 mod safe;
 mod who_dedupes;

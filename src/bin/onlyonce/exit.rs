@@ -23,3 +23,8 @@ failed on the way, and whether something was changed is unknown";
 /// The same for whoever makes a schema.
 pub(crate) const STORE_CODES: &str = "Exit codes: 0 done, or nothing to do; 2 bad usage, or a \
 database that cannot be reached or used so; 3 the database failed on the way and nothing was changed";
+
+/// The same for whoever runs a proxy.
+pub(crate) const PROXY_CODES: &str = "Exit codes: 0 drained, nothing was left over; 2 a setting \
+cannot be used; 3 an address or the store cannot be opened, or something was left over; 130 or 143 \
+interrupted or terminated a second time";

@@ -4,6 +4,7 @@ mod demo;
 mod exit;
 mod output;
 mod progress;
+mod proxy;
 mod records;
 mod schema;
 mod stop;
@@ -53,6 +54,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Makes any HTTP service safe to retry: in front of it, or beside its client
+    #[command(after_help = exit::PROXY_CODES)]
+    Proxy(Box<proxy::ProxyArguments>),
     /// What a store holds: lists and resolves calls in doubt, seals keys, sweeps, counts
     #[command(subcommand, after_help = exit::RECORDS_CODES)]
     Records(records::RecordsCommand),
@@ -112,6 +116,7 @@ fn main() -> ExitCode {
             }
             runtime.block_on(demo::run(DemoOptions { seed, calls, kills }, json))
         }
+        Command::Proxy(arguments) => runtime.block_on(proxy::run(*arguments)),
         Command::Records(command) => runtime.block_on(records::run(command)),
         Command::Store(command) => runtime.block_on(schema::run(command)),
         #[cfg(unix)]

@@ -37,6 +37,8 @@ pub(super) struct AttemptOptions {
     /// Ask peers with `OPTIONS`.
     pub(super) ask_peers: bool,
     pub(super) dialect: Dialect,
+    /// Send nothing to a peer that does not say that it dedupes.
+    pub(super) require_dedupe: bool,
     /// How long an attempt takes at most.
     pub(super) timeout: Duration,
 }
@@ -184,7 +186,8 @@ where
         let sent = call.sent_before() || ticket.store.is_some();
         let known = self.peer_of(&stamp, &request, route.as_ref(), sent);
         let known = known.await?;
-        if known.is_none() && sent && !self.options.assume_dedupe {
+        let required = sent || self.options.require_dedupe;
+        if known.is_none() && required && !self.options.assume_dedupe {
             return Err(TransportError::never_sent(PeerDoesNotDedupe));
         }
 
@@ -278,8 +281,14 @@ where
         again: bool,
     ) -> Result<Option<Known>, TransportError> {
         let again = again && self.options.ask_peers && !self.options.assume_dedupe;
+        let required = self.options.require_dedupe;
         let peers = Arc::clone(&self.peers);
-        if let Some(word) = route.and_then(|route| peers.word(route, again)) {
+        // Who has to dedupe is asked until it does: that it does not say so yet is worth nothing.
+        let word = |route| {
+            let word = peers.word(route, again);
+            word.filter(|word| !required || word.known().is_some())
+        };
+        if let Some(word) = route.and_then(word) {
             return Ok(word.known());
         }
         if !self.options.ask_peers {
@@ -290,7 +299,7 @@ where
                 let (asking, began) = (peers.asking(route), Instant::now());
                 let mut asking = asking.lock().await;
                 // Somebody may have asked while this waited.
-                if let Some(word) = peers.word(route, again) {
+                if let Some(word) = word(route) {
                     return Ok(word.known());
                 }
                 if again && asking.is_some_and(|ended| ended >= began) {
@@ -308,6 +317,9 @@ where
                         *asking = Some(Instant::now());
                         return Err(TransportError::not_sent(NotAsked));
                     }
+                    Asked::LeftOpen | Asked::AnsweredByAnother if required => {
+                        return Err(TransportError::not_sent(NotAsked));
+                    }
                     Asked::LeftOpen => {
                         peers.note(route, Word::Nothing);
                         Word::Nothing
@@ -320,6 +332,9 @@ where
             }
             None => match self.ask(stamp, request).await? {
                 Asked::Answered(word) => word,
+                Asked::LeftOpen | Asked::AnsweredByAnother if required => {
+                    return Err(TransportError::not_sent(NotAsked));
+                }
                 Asked::LeftOpen | Asked::AnsweredByAnother => Word::Nothing,
             },
         };

@@ -157,6 +157,7 @@ where
                 ask_peers: true,
                 timeout: ATTEMPT_TIMEOUT,
                 dialect: Dialect::HTTP,
+                require_dedupe: false,
             },
             call_timeout: CALL_TIMEOUT,
             request_bytes_max: REQUEST_BYTES_MAX,
@@ -236,6 +237,15 @@ impl<K> Stack<K> {
     /// processed; and one that may have been sent before is not sent until then.
     pub const fn without_asking_peers(mut self) -> Self {
         self.numbers.attempt.ask_peers = false;
+        self
+    }
+
+    /// Sends calls only to peers that say that they dedupe, also those that were never sent before. One
+    /// that cannot be asked is asked again, as often as there are attempts; one that does not say so
+    /// ends the call, which was not executed. For whoever passes on calls of others, and cannot tell
+    /// them that an outcome is unknown.
+    pub const fn require_dedupe(mut self) -> Self {
+        self.numbers.attempt.require_dedupe = true;
         self
     }
 

@@ -1,0 +1,493 @@
+//! What is said, made into what makes sense. Errors name the setting.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use onlyonce::proxy::{
+    AccessLogFormat, ClientTls, ConfigError, Credentials, Egress, InDoubt, Ingress, Jwt, KeepAlive,
+    Keyless, Mode, Principal, ProxyConfig, ProxyLimits, Secret, ServerTls, Upstream, header_name,
+    read_file,
+};
+use onlyonce::storage::RetentionOptions;
+
+use super::arguments::ProxyArguments;
+
+type Parsed<T> = Result<T, ConfigError>;
+
+/// What the proxy is told.
+pub(super) fn config(said: &ProxyArguments) -> Parsed<ProxyConfig> {
+    let listen = address("listen", required("listen", said.listen.as_deref())?)?;
+    let upstream = upstream(said)?;
+    let mode = match said.mode.as_deref() {
+        None | Some("ingress") => Mode::Ingress(Box::new(ingress(said)?)),
+        Some("egress") => Mode::Egress(egress(said)?),
+        Some(_) => return Err(wrong("mode", "say ingress or egress")),
+    };
+    let mut config = ProxyConfig::new(listen, upstream, mode);
+    let admin = said.admin.as_deref();
+    config.admin = admin.map(|admin| address("admin", admin)).transpose()?;
+    config.admin_token = admin_token(said)?;
+    config.access_log = match said.access_log.as_deref() {
+        None | Some("off") => AccessLogFormat::Off,
+        Some("json") => AccessLogFormat::Json,
+        Some("text") => AccessLogFormat::Text,
+        Some(_) => return Err(wrong("access-log", "say off, text or json")),
+    };
+    config.limits = limits(said)?;
+    config.tls = server_tls(said)?;
+    Ok(config)
+}
+
+fn ingress(said: &ProxyArguments) -> Parsed<Ingress> {
+    for (field, is_said) in [
+        ("attempts-max", said.attempts_max.is_some()),
+        ("attempt-timeout", said.attempt_timeout.is_some()),
+        ("retries-per-second", said.retries_per_second.is_some()),
+        ("keep-alive", said.keep_alive.is_some()),
+    ] {
+        if is_said {
+            return Err(wrong(
+                field,
+                "this is for --mode egress: an ingress sends nothing again",
+            ));
+        }
+    }
+    let store = required("store", said.store.as_deref())?;
+    let store = store
+        .parse()
+        .map_err(|error| ConfigError::new("store", format!("{error}")))?;
+    let mut ingress = Ingress::new(store, principal(said)?);
+    ingress.migrate = said.migrate.unwrap_or(false);
+    ingress.retention = retention(said)?;
+    ingress.keyless = match said.keyless.as_deref() {
+        None | Some("refuse") => Keyless::Refuse,
+        Some("pass") => Keyless::Pass,
+        Some("generate") => Keyless::Generate,
+        Some(_) => return Err(wrong("keyless", "say refuse, pass or generate")),
+    };
+    ingress.in_doubt = in_doubt(said)?;
+    ingress.release_503 = said.release_503.unwrap_or(false);
+    Ok(ingress)
+}
+
+/// Exactly one of them.
+fn principal(said: &ProxyArguments) -> Parsed<Principal> {
+    let basic = said.scope_basic_user_trusted.unwrap_or(false);
+    let sources = [
+        ("global-scope", said.global_scope.unwrap_or(false)),
+        ("scope-header", said.scope_header.is_some()),
+        ("scope-basic-user-trusted", basic),
+        ("static-credentials", said.static_credentials.is_some()),
+        ("scope-jwt-claim", said.scope_jwt_claim.is_some()),
+    ];
+    let mut sources = sources.iter().filter(|(_, is_said)| *is_said);
+    let source = sources.next().map(|(field, _)| *field);
+    if let (Some(first), Some((second, _))) = (source, sources.next()) {
+        let problem = format!("{first} is said too, and only one of them can name the principal");
+        return Err(ConfigError::new(second, problem));
+    }
+    let jwt_alone = said.scope_jwt_claim.is_none()
+        && (said.scope_jwt_key.is_some() || said.scope_jwt_algorithm.is_some());
+    if jwt_alone {
+        return Err(wrong(
+            "scope-jwt-claim",
+            "say which claim names the principal",
+        ));
+    }
+    match source {
+        Some("global-scope") => Ok(Principal::Global),
+        Some("scope-header") => {
+            let name = said.scope_header.as_deref().unwrap_or_default();
+            Ok(Principal::Header(header_name("scope-header", name)?))
+        }
+        Some("scope-basic-user-trusted") => Ok(Principal::BasicUserTrusted),
+        Some("static-credentials") => {
+            let file = file("static-credentials", said.static_credentials.as_ref())?;
+            let text = String::from_utf8(file)
+                .map_err(|_| wrong("static-credentials", "the file is no text"))?;
+            Ok(Principal::Credentials(Credentials::parse(&text)?))
+        }
+        Some(_) => {
+            let claim = said.scope_jwt_claim.as_deref().unwrap_or_default();
+            let algorithm = said.scope_jwt_algorithm.as_deref();
+            let key = file("scope-jwt-key", said.scope_jwt_key.as_ref())?;
+            let jwt = Jwt::new(
+                claim,
+                &key,
+                required("scope-jwt-algorithm", algorithm)?,
+                said.scope_jwt_audience.as_deref(),
+                said.scope_jwt_issuer.as_deref(),
+            )?;
+            Ok(Principal::Jwt(Box::new(jwt)))
+        }
+        None => Err(wrong(
+            "scope",
+            "say whose keys they are: one of --scope-header, --static-credentials, \
+             --scope-jwt-claim, --scope-basic-user-trusted, or --global-scope where all callers \
+             trust each other",
+        )),
+    }
+}
+
+fn in_doubt(said: &ProxyArguments) -> Parsed<InDoubt> {
+    let fenced = said.reconcile_fenced.unwrap_or(false);
+    match (said.in_doubt.as_deref(), &said.reconcile_url) {
+        (None | Some("refuse"), None) if fenced => Err(wrong(
+            "reconcile-fenced",
+            "this says something of --reconcile-url, which is not said",
+        )),
+        (None | Some("refuse"), None) => Ok(InDoubt::Refuse),
+        (None, Some(url)) => {
+            let url = url
+                .parse()
+                .map_err(|_| wrong("reconcile-url", "no URL; say http://HOST:PORT/PATH"))?;
+            Ok(InDoubt::Reconcile { url, fenced })
+        }
+        (Some("rerun"), None) => Ok(InDoubt::Rerun),
+        (Some("refuse" | "rerun"), Some(_)) => Err(wrong(
+            "in-doubt",
+            "with --reconcile-url it is the service that says",
+        )),
+        _ => Err(wrong("in-doubt", "say refuse or rerun")),
+    }
+}
+
+fn egress(said: &ProxyArguments) -> Parsed<Egress> {
+    let scoped = said.global_scope.unwrap_or(false)
+        || said.scope_header.is_some()
+        || said.scope_basic_user_trusted.unwrap_or(false)
+        || said.static_credentials.is_some()
+        || said.scope_jwt_claim.is_some();
+    for (field, is_said) in [
+        ("store", said.store.is_some()),
+        ("scope", scoped),
+        ("keyless", said.keyless.is_some()),
+        ("in-doubt", said.in_doubt.is_some()),
+        ("reconcile-url", said.reconcile_url.is_some()),
+        ("release-503", said.release_503.is_some()),
+        ("retention", said.retention.is_some()),
+        ("horizon", said.horizon.is_some()),
+        ("migrate", said.migrate.is_some()),
+    ] {
+        if is_said {
+            let problem =
+                "this is for the ingress: an egress keeps no records and knows no principals";
+            return Err(wrong(field, problem));
+        }
+    }
+    let mut egress = Egress::default();
+    if let Some(attempts) = said.attempts_max {
+        let attempts = NonZeroU32::new(attempts);
+        egress.attempts_max = attempts.ok_or_else(|| wrong("attempts-max", "at least 1"))?;
+    }
+    if let Some(timeout) = &said.attempt_timeout {
+        egress.attempt_timeout = time("attempt-timeout", timeout)?;
+    }
+    if let Some(retries) = said.retries_per_second {
+        egress.retries_per_second = retries;
+    }
+    if said.keep_alive == Some(true) {
+        egress.keep_alive = KeepAlive::Yes;
+    }
+    Ok(egress)
+}
+
+fn upstream(said: &ProxyArguments) -> Parsed<Upstream> {
+    let url = required("upstream", said.upstream.as_deref())?;
+    let ca = optional_file("upstream-ca", said.upstream_ca.as_ref())?;
+    let certificate = said.upstream_certificate.as_ref();
+    let identity = match (certificate, said.upstream_key.as_ref()) {
+        (None, None) => None,
+        (certificate, key) => Some((
+            file("upstream-certificate", certificate)?,
+            file("upstream-key", key)?,
+        )),
+    };
+    let tls = ClientTls::new(
+        ca.as_deref(),
+        identity
+            .as_ref()
+            .map(|(certificate, key)| (certificate.as_slice(), key.as_slice())),
+    )?;
+    Upstream::parse(url, tls, said.upstream_http2.unwrap_or(false))
+}
+
+fn server_tls(said: &ProxyArguments) -> Parsed<Option<ServerTls>> {
+    let ca = optional_file("tls-client-ca", said.tls_client_ca.as_ref())?;
+    if said.tls_certificate.is_none() && said.tls_key.is_none() {
+        return match ca {
+            None => Ok(None),
+            Some(_) => Err(wrong(
+                "tls-certificate",
+                "clients are checked only over TLS",
+            )),
+        };
+    }
+    let certificate = file("tls-certificate", said.tls_certificate.as_ref())?;
+    let key = file("tls-key", said.tls_key.as_ref())?;
+    ServerTls::new(&certificate, &key, ca.as_deref()).map(Some)
+}
+
+fn admin_token(said: &ProxyArguments) -> Parsed<Option<Secret>> {
+    let Some(path) = &said.admin_token_file else {
+        return Ok(None);
+    };
+    if said.admin.is_none() {
+        return Err(wrong(
+            "admin",
+            "a token for operators needs an address for them",
+        ));
+    }
+    let text = String::from_utf8(read_file("admin-token-file", path)?)
+        .map_err(|_| wrong("admin-token-file", "the file is no text"))?;
+    Secret::new("admin-token-file", text.trim().to_owned()).map(Some)
+}
+
+fn retention(said: &ProxyArguments) -> Parsed<Option<RetentionOptions>> {
+    if said.retention.is_none() && said.horizon.is_none() {
+        return Ok(None);
+    }
+    let mut options = RetentionOptions::default();
+    if let Some(answer) = &said.retention {
+        options.answer = time("retention", answer)?;
+    }
+    if let Some(horizon) = &said.horizon {
+        options.horizon = time("horizon", horizon)?;
+    }
+    RetentionOptions::new(options.answer, options.horizon)
+        .map(Some)
+        .map_err(|error| ConfigError::new("horizon", error.to_string()))
+}
+
+fn limits(said: &ProxyArguments) -> Parsed<ProxyLimits> {
+    let mut limits = ProxyLimits::default();
+    for (field, said, limit, least) in [
+        (
+            "connections-max",
+            said.connections_max,
+            &mut limits.connections_max,
+            1,
+        ),
+        (
+            "requests-max",
+            said.requests_max,
+            &mut limits.requests_max,
+            1,
+        ),
+        // hyper takes no less.
+        (
+            "head-bytes-max",
+            said.head_bytes_max,
+            &mut limits.head_bytes_max,
+            8_192,
+        ),
+        (
+            "header-lines-max",
+            said.header_lines_max,
+            &mut limits.header_lines_max,
+            16,
+        ),
+        (
+            "body-bytes-max",
+            said.body_bytes_max,
+            &mut limits.body_bytes_max,
+            1,
+        ),
+        (
+            "answer-bytes-max",
+            said.answer_bytes_max,
+            &mut limits.answer_bytes_max,
+            1_024,
+        ),
+    ] {
+        let Some(said) = said else { continue };
+        if said < least {
+            return Err(ConfigError::new(field, format!("at least {least}")));
+        }
+        *limit = said;
+    }
+    let answer_bytes_most = onlyonce::storage::ANSWER_BYTES_LIMIT;
+    if limits.answer_bytes_max > answer_bytes_most {
+        let problem = format!("stores record at most {answer_bytes_most} bytes");
+        return Err(ConfigError::new("answer-bytes-max", problem));
+    }
+    for (field, said, limit) in [
+        (
+            "client-timeout",
+            &said.client_timeout,
+            &mut limits.client_timeout,
+        ),
+        ("timeout", &said.timeout, &mut limits.timeout),
+    ] {
+        if let Some(said) = said {
+            *limit = time(field, said)?;
+            if limit.is_zero() {
+                return Err(wrong(field, "more than nothing"));
+            }
+        }
+    }
+    for (field, said, limit) in [
+        (
+            "upstream-idle",
+            &said.upstream_idle,
+            &mut limits.upstream_idle,
+        ),
+        ("drain", &said.drain, &mut limits.drain),
+    ] {
+        if let Some(said) = said {
+            *limit = time(field, said)?;
+        }
+    }
+    Ok(limits)
+}
+
+fn address(field: &'static str, text: &str) -> Parsed<SocketAddr> {
+    let found = text.to_socket_addrs().ok().and_then(|mut all| all.next());
+    found.ok_or_else(|| wrong(field, "no address; say HOST:PORT, such as 127.0.0.1:8080"))
+}
+
+/// `500ms`, `30s`, `5m`, `24h`, `7d`
+fn time(field: &'static str, text: &str) -> Parsed<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| no_time(field))?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(no_time(field)),
+    };
+    let millis = number.checked_mul(millis).ok_or_else(|| no_time(field))?;
+    let time = Duration::from_millis(millis);
+    if time > TIME_MAX {
+        return Err(wrong(field, "at most a year"));
+    }
+    Ok(time)
+}
+
+fn no_time(field: &'static str) -> ConfigError {
+    wrong(
+        field,
+        "no time; say a number and ms, s, m, h or d, such as 30s",
+    )
+}
+
+fn required<'a>(field: &'static str, said: Option<&'a str>) -> Parsed<&'a str> {
+    said.ok_or_else(|| wrong(field, "this must be said"))
+}
+
+fn file(field: &'static str, path: Option<&PathBuf>) -> Parsed<Vec<u8>> {
+    let path = path.ok_or_else(|| wrong(field, "this must be said too"))?;
+    read_file(field, path)
+}
+
+fn optional_file(field: &'static str, path: Option<&PathBuf>) -> Parsed<Option<Vec<u8>>> {
+    path.map(|path| read_file(field, path)).transpose()
+}
+
+fn wrong(field: &'static str, problem: &str) -> ConfigError {
+    ConfigError::new(field, problem)
+}
+
+const TIME_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said() -> ProxyArguments {
+        ProxyArguments {
+            listen: Some("127.0.0.1:0".to_owned()),
+            upstream: Some("http://127.0.0.1:1".to_owned()),
+            store: Some("memory:".to_owned()),
+            global_scope: Some(true),
+            ..ProxyArguments::default()
+        }
+    }
+
+    fn field(change: impl FnOnce(&mut ProxyArguments)) -> &'static str {
+        let mut said = said();
+        change(&mut said);
+        config(&said).map_or_else(|error| error.field, |_| "fine")
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_used_is_named() {
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(field(|_| {}), "fine");
+        assert_eq!(field(|said| said.listen = None), "listen");
+        assert_eq!(field(|said| said.listen = text("8080")), "listen");
+        assert_eq!(field(|said| said.upstream = text("host:1")), "upstream");
+        assert_eq!(field(|said| said.store = None), "store");
+        assert_eq!(field(|said| said.store = text("mysql://x")), "store");
+        assert_eq!(field(|said| said.mode = text("both")), "mode");
+        assert_eq!(field(|said| said.keyless = text("no")), "keyless");
+        assert_eq!(field(|said| said.in_doubt = text("retry")), "in-doubt");
+        assert_eq!(field(|said| said.timeout = text("30")), "timeout");
+        assert_eq!(field(|said| said.timeout = text("0s")), "timeout");
+        assert_eq!(field(|said| said.drain = text("99999d")), "drain");
+        assert_eq!(
+            field(|said| said.head_bytes_max = Some(1)),
+            "head-bytes-max"
+        );
+        assert_eq!(field(|said| said.attempts_max = Some(3)), "attempts-max");
+        assert_eq!(field(|said| said.access_log = text("xml")), "access-log");
+        assert_eq!(
+            field(|said| said.tls_key = Some("/no/file".into())),
+            "tls-certificate"
+        );
+        assert_eq!(field(|said| said.retention = text("9d")), "horizon");
+        assert_eq!(
+            field(|said| said.reconcile_fenced = Some(true)),
+            "reconcile-fenced"
+        );
+        assert_eq!(
+            field(|said| said.scope_jwt_key = Some("x".into())),
+            "scope-jwt-claim"
+        );
+        let admin = |said: &mut ProxyArguments| said.admin_token_file = Some("/no/file".into());
+        assert_eq!(field(admin), "admin");
+    }
+
+    // C13
+    #[test]
+    fn exactly_one_source_of_the_principal_must_be_said() {
+        assert_eq!(field(|said| said.global_scope = None), "scope");
+        assert_eq!(field(|said| said.global_scope = Some(false)), "scope");
+        let two = |said: &mut ProxyArguments| said.scope_header = Some("x-tenant".to_owned());
+        assert_eq!(field(two), "scope-header");
+        let header = |name: &str| {
+            let name = Some(name.to_owned());
+            field(move |said| {
+                said.global_scope = None;
+                said.scope_header = name;
+            })
+        };
+        assert_eq!(header("x-tenant"), "fine");
+        assert_eq!(header("idempotency-key"), "scope-header");
+        assert_eq!(header("two words"), "scope-header");
+    }
+
+    #[test]
+    fn an_egress_has_neither_store_nor_principal() {
+        let egress = |change: fn(&mut ProxyArguments)| {
+            field(|said| {
+                said.mode = Some("egress".to_owned());
+                said.store = None;
+                said.global_scope = None;
+                change(said);
+            })
+        };
+        assert_eq!(egress(|_| {}), "fine");
+        assert_eq!(
+            egress(|said| said.store = Some("memory:".to_owned())),
+            "store"
+        );
+        assert_eq!(egress(|said| said.global_scope = Some(true)), "scope");
+        assert_eq!(egress(|said| said.attempts_max = Some(0)), "attempts-max");
+    }
+}

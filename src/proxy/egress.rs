@@ -1,0 +1,189 @@
+//! The half beside the client.
+
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+
+use super::config::{Egress, KeepAlive, ProxyConfig, Upstream};
+use super::forward::EGRESS;
+use super::problem::{after, not_executed, problem};
+use super::{ConfigError, hop, upstream};
+use crate::http::client::{Client, TransportError, stack};
+use crate::http::{Body, Read, Status, names};
+use crate::middleware::client::{
+    Backoff, BackoffOptions, CallError, Last, Outcome, RetryBudget, RetryBudgetOptions, Stopped,
+};
+use std::time::Duration;
+
+/// Makes a key for each request, and sends it until it is answered.
+pub(super) struct EgressProxy {
+    client: Client,
+    upstream: Upstream,
+    keep_alive: KeepAlive,
+    body_bytes_max: usize,
+    client_timeout: Duration,
+}
+
+// === impl EgressProxy ===
+
+impl EgressProxy {
+    pub(super) fn new(config: &ProxyConfig, egress: &Egress) -> Result<Self, ConfigError> {
+        let limits = config.limits;
+        let transport = upstream::transport(&config.upstream, &limits)?;
+        let backoff = BackoffOptions {
+            base: Duration::from_millis(50),
+            factor: 2,
+            cap: PAUSE_MAX,
+        };
+        // OK because these numbers make one.
+        let backoff = Backoff::new(backoff).unwrap_or_default();
+        let reserve = egress.retries_per_second;
+        let attempts_max = egress.attempts_max;
+        let client = stack(transport)
+            .with_call_timeout(limits.timeout)
+            .with_attempt_timeout(egress.attempt_timeout)
+            .with_retry(move |retry| retry.with_attempts_max(attempts_max).with_backoff(backoff))
+            .with_budget(move || {
+                RetryBudget::new(RetryBudgetOptions {
+                    reserve_per_second: reserve,
+                    ..RetryBudgetOptions::default()
+                })
+            })
+            // What cannot be kept cannot be sent again: the larger ones are refused below.
+            .with_request_bytes_max(limits.body_bytes_max)
+            .with_answer_bytes_max(limits.answer_bytes_max)
+            .require_dedupe()
+            .build();
+        Ok(Self {
+            client,
+            upstream: config.upstream.clone(),
+            keep_alive: egress.keep_alive,
+            body_bytes_max: limits.body_bytes_max,
+            client_timeout: limits.client_timeout,
+        })
+    }
+
+    pub(super) async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let version = request.version();
+        let mut response = match self.readied(request).await {
+            Ok(request) => match self.client.send(request).await {
+                Ok(response) => response,
+                Err(error) => unanswered(error),
+            },
+            Err(refused) => refused,
+        };
+        let headers = response.headers_mut();
+        hop::strip(headers);
+        // A client that sends by itself again what meets a connection that is being closed never
+        // meets one.
+        if self.keep_alive == KeepAlive::No && version != Version::HTTP_2 {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// Whether the other side says that it dedupes.
+    pub(super) async fn is_ready(&self) -> bool {
+        let mut question = Request::new(Body::default());
+        *question.method_mut() = Method::OPTIONS;
+        question
+            .headers_mut()
+            .insert(EGRESS, HeaderValue::from_static("1"));
+        if upstream::readdress(&mut question, &self.upstream).is_err() {
+            return false;
+        }
+        let asked = tokio::time::timeout(READY_WITHIN, self.client.send(question));
+        matches!(asked.await, Ok(Ok(response)) if response.headers().contains_key(names::STORE))
+    }
+
+    /// The request as it goes on: whole, and with nothing that only this half may say.
+    async fn readied(&self, request: Request<Body>) -> Result<Request<Body>, Response<Body>> {
+        hop::check(request.headers(), None).map_err(|error| {
+            let code = StatusCode::BAD_REQUEST;
+            not_executed(code, "request-unreadable", &error.to_string())
+        })?;
+        let (head, body) = request.into_parts();
+        let reading = body.read(self.body_bytes_max);
+        let body = match tokio::time::timeout(self.client_timeout, reading).await {
+            Ok(Ok(Read::Whole(contents))) => Body::from(contents),
+            Ok(Ok(Read::TooLarge(_))) => {
+                let detail = "the body is longer than what can be sent again";
+                let code = StatusCode::PAYLOAD_TOO_LARGE;
+                return Err(not_executed(code, "too-large", detail));
+            }
+            Ok(Err(_)) => {
+                let detail = "the request's body cannot be read to its end";
+                let code = StatusCode::BAD_REQUEST;
+                return Err(not_executed(code, "request-unreadable", detail));
+            }
+            Err(_elapsed) => {
+                let detail = "the request's body did not come in time";
+                let code = StatusCode::REQUEST_TIMEOUT;
+                return Err(not_executed(code, "too-slow", detail));
+            }
+        };
+        let mut request = Request::from_parts(head, body);
+        upstream::readdress(&mut request, &self.upstream).map_err(|_| {
+            let detail = "the address of the request cannot be used behind the upstream's";
+            not_executed(StatusCode::BAD_REQUEST, "address", detail)
+        })?;
+        let safe = request.method().is_safe();
+        let headers = request.headers_mut();
+        hop::strip_words(headers);
+        // Said in questions too: the client's own OPTIONS are the service's to answer.
+        headers.remove(&EGRESS);
+        if !safe {
+            headers.insert(EGRESS, HeaderValue::from_static("1"));
+        }
+        Ok(request)
+    }
+}
+
+/// What a client is told that gets no answer. Nothing that sounds as if it could be tried again
+/// where it could have been executed.
+fn unanswered(error: CallError<Response<Body>, TransportError>) -> Response<Body> {
+    let key = error.ticket.key;
+    let stopped = error.stopped;
+    match (error.outcome, error.last) {
+        // The other side's own words are better than any of these.
+        (Outcome::InDoubt | Outcome::NotExecuted, Last::Response(response)) => response,
+        // It speaks of all that was sent from here. What a client has sent before under a key of its
+        // own, it knows itself.
+        (Outcome::Unknown, Last::Response(response)) if error.attempts == 1 => response,
+        (Outcome::NotExecuted, _) => {
+            let detail = match stopped {
+                Stopped::Final => "the other side does not say that it dedupes; nothing was sent",
+                _ => "the other side could not be reached; nothing was executed",
+            };
+            let code = StatusCode::SERVICE_UNAVAILABLE;
+            after(not_executed(code, "not-sent", detail), PAUSE_MAX)
+        }
+        (Outcome::InDoubt, _) => {
+            let mut response = problem(StatusCode::CONFLICT, "in-doubt", "the call is in doubt");
+            let status = Status::InDoubt.header_value();
+            response.headers_mut().insert(names::STATUS, status);
+            with_key(response, key.as_str())
+        }
+        (Outcome::Unknown, _) => {
+            let detail = "the outcome is unknown: the call may or may not have been executed. Its \
+                          key is in the header idempotency-key; ask with it, never anew";
+            let code = StatusCode::GATEWAY_TIMEOUT;
+            with_key(problem(code, "outcome-unknown", detail), key.as_str())
+        }
+    }
+}
+
+/// For whoever finds out what became of it.
+fn with_key(mut response: Response<Body>, key: &str) -> Response<Body> {
+    let escaped = key.replace('\\', "\\\\").replace('"', "\\\"");
+    if let Ok(value) = HeaderValue::try_from(format!("\"{escaped}\"")) {
+        let name: HeaderName = names::KEY;
+        response.headers_mut().insert(name, value);
+    }
+    response
+}
+
+/// Pauses between attempts are no longer than this: a service that is started anew is up again
+/// within some of them.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A probe that takes longer is as good as none.
+const READY_WITHIN: Duration = Duration::from_secs(2);

@@ -1,0 +1,152 @@
+//! Asks the service what became of a call in doubt.
+//!
+//! A GET with the call's key in `Idempotency-Key`, its principal in `Idempotency-Principal` (absent in
+//! the global scope) and the token under which it ran in `Idempotency-Fencing-Token`. The answer says
+//! in `Idempotency-Outcome`:
+//!
+//! | outcome | means |
+//! | --- | --- |
+//! | `applied` | the call took effect; status, headers and body of this answer are its answer from now on |
+//! | `not-applied` | it did not, and cannot any more; it runs again |
+//! | `unknown` | nobody can say yet |
+//!
+//! Anything else, 404 and 500 included, is no answer, and the call stays in doubt: a word that
+//! somebody in between could say by accident ends no doubt.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::uri::Scheme;
+use http::{HeaderName, HeaderValue, Request, Response, Uri};
+use tokio::time::timeout;
+use tower::ServiceExt;
+
+use super::config::{ProxyLimits, Upstream};
+use super::{ConfigError, hop, upstream};
+use crate::http::{Body, Read, names};
+use crate::middleware::server::{Doubt, Reconciled, Reconciliation};
+
+/// What the service says of the call that it is asked about.
+pub const OUTCOME: HeaderName = HeaderName::from_static("idempotency-outcome");
+
+/// Whose call it is asked about.
+pub const PRINCIPAL: HeaderName = HeaderName::from_static("idempotency-principal");
+
+/// Why the service has not said what became of a call.
+#[derive(Debug, thiserror::Error)]
+enum Unsaid {
+    #[error("the service did not answer")]
+    Unanswered,
+    #[error("the answer has no outcome that is known: say applied, not-applied or unknown")]
+    NoOutcome,
+    #[error("the answer is longer than what is recorded")]
+    TooLarge,
+}
+
+/// Asks at `url`, over connections as to `service`.
+pub(super) fn reconciliation(
+    service: &Upstream,
+    url: Arc<Uri>,
+    limits: &ProxyLimits,
+) -> Result<Reconciliation, ConfigError> {
+    let (Some(scheme), Some(authority)) = (url.scheme().cloned(), url.authority().cloned()) else {
+        let problem = "say scheme and host, such as http://127.0.0.1:8000/outcome";
+        return Err(ConfigError::new("reconcile-url", problem));
+    };
+    if scheme != Scheme::HTTP && scheme != Scheme::HTTPS {
+        return Err(ConfigError::new(
+            "reconcile-url",
+            "only http and https are spoken",
+        ));
+    }
+    let mut asked = service.clone();
+    asked.scheme = scheme;
+    asked.authority = authority;
+    let transport = upstream::transport(&asked, limits)?;
+    let limits = *limits;
+    Ok(Reconciliation::new(move |doubt: Doubt| {
+        let (transport, url) = (transport.clone(), Arc::clone(&url));
+        async move {
+            let question = question(&url, &doubt);
+            let asking = async {
+                let response = transport.oneshot(question).await;
+                let (head, body) = response.map_err(|_| Unsaid::Unanswered)?.into_parts();
+                match body.read(limits.answer_bytes_max).await {
+                    Ok(Read::Whole(contents)) => Ok(Response::from_parts(head, contents.bytes)),
+                    Ok(Read::TooLarge(_)) => Err(Unsaid::TooLarge),
+                    Err(_) => Err(Unsaid::Unanswered),
+                }
+            };
+            let answer = timeout(limits.timeout, asking).await;
+            outcome(answer.map_err(|_| Unsaid::Unanswered)??)
+        }
+    }))
+}
+
+fn question(url: &Uri, doubt: &Doubt) -> Request<Body> {
+    let mut question = Request::new(Body::default());
+    *question.uri_mut() = url.clone();
+    let headers = question.headers_mut();
+    // OK because keys, principals that came in a header, and tokens are such text; a principal that
+    // is none is not said.
+    let key = HeaderValue::from_str(&quoted(doubt.key.key().as_str()));
+    let token = HeaderValue::try_from(doubt.token.to_string());
+    let principal = doubt.key.scope().principal_name();
+    let principal = principal.map(HeaderValue::from_str);
+    for (name, value) in [
+        (names::KEY, Some(key)),
+        (hop::FENCING_TOKEN, Some(token)),
+        (PRINCIPAL, principal),
+    ] {
+        if let Some(Ok(value)) = value {
+            headers.insert(name, value);
+        }
+    }
+    question
+}
+
+/// A structured-field string.
+fn quoted(key: &str) -> String {
+    let escaped = key.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{escaped}\"")
+}
+
+fn outcome(mut answer: Response<Bytes>) -> Result<Reconciled, Unsaid> {
+    let said = answer.headers_mut().remove(OUTCOME);
+    let said = said.as_ref().map(HeaderValue::as_bytes);
+    match said {
+        Some(b"applied") => Ok(Reconciled::Applied(crate::http::answer(answer))),
+        Some(b"not-applied") => Ok(Reconciled::NotApplied),
+        Some(b"unknown") => Ok(Reconciled::StillUnknown),
+        _ => Err(Unsaid::NoOutcome),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(code: u16, said: &[&'static str]) -> Response<Bytes> {
+        let mut answer = Response::builder().status(code);
+        for said in said {
+            answer = answer.header(OUTCOME, *said);
+        }
+        answer.body(Bytes::from("receipt")).unwrap()
+    }
+
+    #[test]
+    fn only_a_word_for_it_ends_a_doubt() {
+        let not_applied = outcome(answer(200, &["not-applied"])).unwrap();
+        assert_eq!(not_applied, Reconciled::NotApplied);
+        let unknown = outcome(answer(200, &["unknown"])).unwrap();
+        assert_eq!(unknown, Reconciled::StillUnknown);
+        let applied = outcome(answer(201, &["applied"])).unwrap();
+        let expected = Response::builder().status(201).body(Bytes::from("receipt"));
+        let expected = crate::http::answer(expected.unwrap());
+        assert_eq!(applied, Reconciled::Applied(expected));
+        for code in [200, 404, 500] {
+            assert!(outcome(answer(code, &[])).is_err());
+            assert!(outcome(answer(code, &["no"])).is_err());
+        }
+    }
+}

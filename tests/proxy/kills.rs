@@ -1,0 +1,174 @@
+//! Ingress, egress and service killed with -9, in turn, under load.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+use super::programs::{Place, Program, curl, egress, egress_at, free_port, python};
+
+/// Withdraws 1 so many times, one after another, and says of each what it heard: an answer, or not.
+/// Every call is made once: what is not answered is not made again.
+const CLIENT: &str = "
+import http.client, sys, time
+body = b'<methodCall><methodName>withdraw</methodName><params><param><value><int>1</int></value></param></params></methodCall>'
+for _ in range(int(sys.argv[2])):
+    try:
+        connection = http.client.HTTPConnection(sys.argv[1], timeout=60)
+        connection.request('POST', '/RPC2', body, {'Content-Type': 'text/xml'})
+        answer = connection.getresponse()
+        words = answer.read()
+        fault = b'<fault>' in words
+        print(answer.status, answer.getheader('Idempotency-Status'), 'fault' if fault else 'total', flush=True)
+    except (OSError, http.client.HTTPException) as error:
+        print('unanswered', type(error).__name__, flush=True)
+        time.sleep(0.05)
+    finally:
+        connection.close()
+";
+
+fn client(at: &str, calls: u32) -> Child {
+    let mut client = Command::new(python());
+    client
+        .args(["-c", CLIENT, at, &calls.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    client.spawn().unwrap()
+}
+
+/// How often each thing was heard.
+async fn heard(clients: Vec<Child>) -> BTreeMap<String, u64> {
+    let mut heard = BTreeMap::new();
+    for client in clients {
+        let output = timeout(Duration::from_secs(120), client.wait_with_output());
+        let output = output.await.expect("the clients end").unwrap();
+        for line in String::from_utf8(output.stdout).unwrap().lines() {
+            *heard.entry(line.to_owned()).or_default() += 1;
+        }
+    }
+    heard
+}
+
+/// No key has two effects, and every answer has one.
+fn assert_kept(place: &Place, heard: &BTreeMap<String, u64>) {
+    let mut keys = BTreeMap::<String, u64>::new();
+    for effect in place.effects() {
+        *keys.entry(effect.key).or_default() += 1;
+    }
+    let twice: Vec<_> = keys.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(twice.is_empty(), "{twice:?} of {heard:?}");
+    for said in heard.keys() {
+        let known = [
+            "200 ",
+            "409 in-doubt",
+            "503 not-executed",
+            "504 None",
+            "unanswered",
+        ];
+        assert!(known.iter().any(|known| said.starts_with(known)), "{said}");
+    }
+    let executed = answered(heard);
+    let effects = keys.len() as u64;
+    assert!(executed <= effects, "{executed} answers, {effects} effects");
+    // Not executed is said of nothing that was.
+    let not_executed: u64 = heard
+        .iter()
+        .filter(|(said, _)| said.contains("not-executed"))
+        .map(|(_, count)| count)
+        .sum();
+    let all: u64 = heard.values().sum();
+    assert!(
+        effects <= all - not_executed,
+        "{heard:?}, {effects} effects"
+    );
+}
+
+/// How many were told what was taken: by the first answer, by its record, or by waiting for it.
+fn answered(heard: &BTreeMap<String, u64>) -> u64 {
+    let told = |said: &str| said.starts_with("200 ") && said.ends_with(" total");
+    let told = heard.iter().filter(|(said, _)| told(said));
+    told.map(|(_, count)| count).sum()
+}
+
+const CLIENTS: u32 = 4;
+const CALLS: u32 = 30;
+
+fn clients(at: std::net::SocketAddr) -> Vec<Child> {
+    let client = |_| client(&at.to_string(), CALLS);
+    (0..CLIENTS).map(client).collect()
+}
+
+const PATIENT: [&str; 4] = ["--retries-per-second", "1000", "--attempt-timeout", "1s"];
+
+// B17, B21
+#[tokio::test]
+async fn an_ingress_that_is_killed_under_load_repeats_no_effect() {
+    let place = Place::new();
+    let bank = place.bank_at(0, "0.005").await;
+    let listen = format!("127.0.0.1:{}", free_port());
+    let mut ingress = place.ingress_at(&listen, bank.at, &[]).await;
+    let egress = egress(ingress.at, &PATIENT).await;
+    let clients = clients(egress.at);
+    for _ in 0..3 {
+        sleep(Duration::from_millis(250)).await;
+        ingress.kill().await;
+        ingress = place.ingress_at(&listen, bank.at, &[]).await;
+    }
+    let heard = heard(clients).await;
+    assert_kept(&place, &heard);
+    // What was under way at a kill is in doubt or answered; all the others are answered.
+    let answered = answered(&heard);
+    assert!(answered >= 80, "{heard:?}");
+    let unanswered = heard.keys().any(|said| said.starts_with("unanswered"));
+    assert!(!unanswered, "{heard:?}");
+    drop(ingress);
+}
+
+#[tokio::test]
+async fn a_service_that_is_killed_under_load_repeats_no_effect() {
+    let place = Place::new();
+    let port = free_port();
+    let mut bank: Program = place.bank_at(port, "0.005").await;
+    let ingress = place.ingress(bank.at, &["--admin", "127.0.0.1:0"]).await;
+    let egress = egress(ingress.at, &PATIENT).await;
+    let clients = clients(egress.at);
+    for _ in 0..3 {
+        sleep(Duration::from_millis(250)).await;
+        bank.kill().await;
+        bank = place.bank_at(port, "0.005").await;
+    }
+    let heard = heard(clients).await;
+    assert_kept(&place, &heard);
+    let answered = answered(&heard);
+    assert!(answered >= 80, "{heard:?}");
+    let unanswered = heard.keys().any(|said| said.starts_with("unanswered"));
+    assert!(!unanswered, "{heard:?}");
+    // Nothing is left in progress: every key has ended, or is in doubt.
+    let url = format!("http://{}/metrics", ingress.admin.unwrap());
+    let figures = curl(&[&url]).await;
+    assert!(figures.contains("onlyonce_server_in_flight 0"), "{figures}");
+    drop(bank);
+}
+
+#[tokio::test]
+async fn an_egress_that_is_killed_under_load_repeats_no_effect() {
+    let place = Place::new();
+    let bank = place.bank_at(0, "0.005").await;
+    let ingress = place.ingress(bank.at, &[]).await;
+    let listen = format!("127.0.0.1:{}", free_port());
+    let mut egress = egress_at(&listen, ingress.at, &PATIENT).await;
+    let clients = clients(egress.at);
+    for _ in 0..3 {
+        sleep(Duration::from_millis(250)).await;
+        egress.kill().await;
+        egress = egress_at(&listen, ingress.at, &PATIENT).await;
+    }
+    let heard = heard(clients).await;
+    assert_kept(&place, &heard);
+    let answered = answered(&heard);
+    assert!(answered >= 20, "{heard:?}");
+    drop(egress);
+}

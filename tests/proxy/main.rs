@@ -1,0 +1,18 @@
+//! The proxy as its users meet it: processes, and clients that know nothing of it.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+mod doubts;
+mod hostile;
+mod keys;
+mod kills;
+mod operation;
+mod other_clients;
+mod page;
+#[path = "../../storage/tests/postgres_rig/mod.rs"]
+mod postgres_rig;
+mod programs;
+mod scripted;
+mod shared_store;
+mod word_for_word;
+mod xml_rpc;

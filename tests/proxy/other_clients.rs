@@ -1,0 +1,136 @@
+//! Clients and services of others: each makes one withdrawal through the pair, and five answers are
+//! lost half-way.
+//!
+//! `ONLYONCE_PYTHON` names a Python that has jsonrpclib-pelix, Flask and Twisted, and
+//! `ONLYONCE_NODE_MODULES` a folder with `jayson` and `xmlrpc`: `.ci/run` makes both.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use onlyonce_chaos::proxy::{Direction, Fault, FaultKind, Plan, Proxy, Rule};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::programs::{Place, egress, printed, run_python};
+
+/// A client, and what it needs.
+enum Client {
+    Node(&'static str),
+    Python(&'static str),
+}
+
+const URLLIB: Client = Client::Python(
+    "
+import json, sys, urllib.request
+call = {'jsonrpc': '2.0', 'id': 1, 'method': 'withdraw', 'params': [10]}
+request = urllib.request.Request(sys.argv[1], json.dumps(call).encode(), {'Content-Type': 'application/json'})
+print(json.load(urllib.request.urlopen(request, timeout=60))['result'])
+",
+);
+
+const JSONRPCLIB: Client = Client::Python(
+    "
+import sys, jsonrpclib
+print(jsonrpclib.ServerProxy(sys.argv[1]).withdraw(10))
+",
+);
+
+const XMLRPC: Client = Client::Python(
+    "
+import sys, xmlrpc.client
+print(xmlrpc.client.ServerProxy(sys.argv[1]).withdraw(10))
+",
+);
+
+const JAYSON: Client = Client::Node(
+    "
+const address = new URL(process.argv[1]);
+const client = require('jayson').Client.http({ host: address.hostname, port: address.port });
+client.request('withdraw', [10], (error, answer) => {
+  if (error) throw error;
+  console.log(answer.result);
+});
+",
+);
+
+const NODE_XMLRPC: Client = Client::Node(
+    "
+const address = new URL(process.argv[1]);
+const client = require('xmlrpc').createClient({ host: address.hostname, port: address.port, path: '/' });
+client.methodCall('withdraw', [10], (error, total) => {
+  if (error) throw error;
+  console.log(total);
+});
+",
+);
+
+// H1
+#[tokio::test]
+async fn jsonrpclib_through_the_pair_withdraws_once_from_its_own_server() {
+    withdraws_once(&JSONRPCLIB, "json_bank.py", "import jsonrpclib").await;
+}
+
+#[tokio::test]
+async fn urllib_through_the_pair_withdraws_once_from_flask() {
+    withdraws_once(&URLLIB, "flask_bank.py", "import flask").await;
+}
+
+#[tokio::test]
+async fn xmlrpc_client_through_the_pair_withdraws_once_from_twisted() {
+    withdraws_once(&XMLRPC, "twisted_bank.py", "import twisted").await;
+}
+
+#[tokio::test]
+async fn jayson_through_the_pair_withdraws_once_from_flask() {
+    withdraws_once(&JAYSON, "flask_bank.py", "import flask").await;
+}
+
+#[tokio::test]
+async fn the_xmlrpc_of_npm_through_the_pair_withdraws_once_from_twisted() {
+    withdraws_once(&NODE_XMLRPC, "twisted_bank.py", "import twisted").await;
+}
+
+async fn withdraws_once(client: &Client, service: &str, needs: &str) {
+    if !run_python(needs, &[]).await.status.success() {
+        println!("not run: {needs} fails; ONLYONCE_PYTHON names no Python that has it");
+        return;
+    }
+    let modules = std::env::var("ONLYONCE_NODE_MODULES");
+    if matches!(client, Client::Node(_)) && modules.is_err() {
+        println!("not run: ONLYONCE_NODE_MODULES names no folder with jayson and xmlrpc");
+        return;
+    }
+    let place = Place::new();
+    let bank = place.service(service, 0, "0").await;
+    let ingress = place.ingress(bank.at, &[]).await;
+    let rule = Rule::new(Direction::ToClient, Fault::Close);
+    let plan = Plan::none().rule(rule.first(5).after_bytes(220));
+    let link = Proxy::builder(ingress.at).plan(plan);
+    let link = link.listen("127.0.0.1:0").await.unwrap();
+    let egress = egress(link.addr(), &["--retries-per-second", "100"]).await;
+    let address = format!("http://{}/", egress.at);
+    let total = match client {
+        Client::Python(program) => printed(program, &[&address]).await,
+        Client::Node(program) => printed_by_node(program, &address, &modules.unwrap()).await,
+    };
+    assert_eq!(total, "10");
+    assert_eq!(place.taken(), 10);
+    assert!(
+        link.stats().fired(FaultKind::Close) >= 4,
+        "{:?}",
+        link.stats()
+    );
+}
+
+async fn printed_by_node(program: &str, address: &str, modules: &str) -> String {
+    let mut node = Command::new("node");
+    node.args(["-e", program, address])
+        .env("NODE_PATH", modules)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = timeout(Duration::from_secs(60), node.output()).await;
+    let output = output.expect("in time").unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
