@@ -39,12 +39,16 @@ mod files;
 mod layout_bytes;
 mod reading;
 
-pub(super) use self::entry::{Entry, GroupBytes, Note};
+#[cfg(feature = "simulated")]
+pub(crate) use self::entry::ALIGNMENT;
+pub(crate) use self::entry::{Entry, GroupBytes, Note};
 #[cfg(feature = "fuzzing")]
 pub(super) use self::files::Head;
 pub(super) use self::files::LogFiles;
 #[cfg(feature = "fuzzing")]
 pub(super) use self::reading::understand;
+#[cfg(feature = "simulated")]
+pub(crate) use self::reading::group_at;
 pub(super) use self::reading::{Groups, read};
 
 /// The last turn that a new log has begun. The next ones begin when sled knows whose it is.
