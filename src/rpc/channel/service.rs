@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::ChannelOptions;
 use super::connection::{CallInFlight, Connection};
-use super::dial::dial;
+use super::dial::{Connector, dial};
 use super::session::{Numbered, Place as NumberedPlace, Sessions};
 use crate::rpc::wire::{self, Outgoing};
 use crate::rpc::{METHOD_BYTES_MAX, NotSent, Reply, Request, Stamp, TransportError, Verb};
@@ -87,10 +87,10 @@ struct Place {
     permit: OwnedSemaphorePermit,
 }
 
-#[derive(Debug)]
 struct Shared {
     address: Arc<str>,
     options: ChannelOptions,
+    connector: Option<Connector>,
     current: Mutex<Current>,
     sessions: Option<Arc<Sessions>>,
     /// Whether an acknowledgement is about to be sent.
@@ -112,7 +112,13 @@ impl Channel {
     /// A channel to `address` (`host:port`, resolved at every connect). It connects when it is
     /// first needed.
     pub fn new(address: impl Into<Arc<str>>, options: ChannelOptions) -> Self {
-        Self::with(address.into(), options, None)
+        Self::with(address.into(), options, None, None)
+    }
+
+    /// A channel over what `connector` connects to.
+    #[cfg(feature = "cli")]
+    pub(crate) fn over(connector: Connector, options: ChannelOptions) -> Self {
+        Self::with("simulated".into(), options, None, Some(connector))
     }
 
     /// A channel to the same server with the same options, which asks it for a session. It shares no
@@ -120,14 +126,22 @@ impl Channel {
     pub(in crate::rpc) fn in_sessions(&self) -> Self {
         let options = self.shared.options.clone();
         let sessions = Arc::new(Sessions::new(options.session_window));
-        Self::with(Arc::clone(&self.shared.address), options, Some(sessions))
+        let connector = self.shared.connector.clone();
+        let address = Arc::clone(&self.shared.address);
+        Self::with(address, options, Some(sessions), connector)
     }
 
-    fn with(address: Arc<str>, options: ChannelOptions, sessions: Option<Arc<Sessions>>) -> Self {
+    fn with(
+        address: Arc<str>,
+        options: ChannelOptions,
+        sessions: Option<Arc<Sessions>>,
+        connector: Option<Connector>,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 address,
                 options,
+                connector,
                 current: Mutex::new(Current::Disconnected),
                 sessions,
                 acknowledging: AtomicBool::new(false),
@@ -374,8 +388,18 @@ impl Shared {
         // attempt begin anew.
         let options = self.options.clone();
         let address = Arc::clone(&self.address);
-        tokio::spawn(connect(Arc::downgrade(self), address, options, sender));
+        let connector = self.connector.clone();
+        let weak = Arc::downgrade(self);
+        tokio::spawn(connect(weak, address, options, connector, sender));
         Current::Connecting(dialled)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -422,10 +446,11 @@ async fn connect(
     shared: Weak<Shared>,
     address: Arc<str>,
     options: ChannelOptions,
+    connector: Option<Connector>,
     dialled: watch::Sender<Dialled>,
 ) {
     let sessions = shared.upgrade().and_then(|shared| shared.sessions.clone());
-    let result = dial(&address, &options, sessions.as_deref()).await;
+    let result = dial(&address, &options, sessions.as_deref(), connector.as_ref()).await;
     let result = result.map_err(|source| TransportError::Connect { address, source });
     match (shared.upgrade(), &result) {
         (Some(shared), Ok(connection)) => {

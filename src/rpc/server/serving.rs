@@ -203,7 +203,7 @@ where
         };
         let shared = shared.clone();
         connections.spawn(async move {
-            connection(stream, handshake, shared).await;
+            connection(stream.into_split(), handshake, shared).await;
             drop(place);
         });
     }
