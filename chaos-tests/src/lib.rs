@@ -76,6 +76,8 @@ pub mod ledger;
 pub mod proxy;
 pub mod scenario;
 pub mod seed;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use cancel::CancelAt;
 pub use layer::{FaultLayer, FaultService};

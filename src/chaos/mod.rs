@@ -4,3 +4,5 @@
 //! checker.
 
 pub use onlyonce_chaos::executor::{Executor, HarnessError, NotRun};
+
+pub mod sim;

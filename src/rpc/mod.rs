@@ -53,6 +53,8 @@ mod method;
 mod outbox;
 mod router;
 mod server;
+#[cfg(feature = "cli")]
+pub(crate) mod simulated;
 mod state;
 mod status;
 mod transactional;

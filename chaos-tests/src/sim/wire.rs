@@ -81,6 +81,8 @@ pub(super) struct Wire {
     silenced: AtomicU64,
     born: AtomicU64,
     connections: AtomicU64,
+    /// Requests that went by, each with what opened its connection: a sample.
+    kept: Mutex<Vec<(Bytes, Bytes)>>,
     /// Until when nothing passes, up and down, in microseconds of the run.
     parted_until: [AtomicU64; 2],
 }
@@ -168,6 +170,7 @@ impl Wire {
             silenced: AtomicU64::new(0),
             born: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            kept: Mutex::default(),
             parted_until: Default::default(),
         };
         (Arc::new(wire), arriving)
@@ -186,6 +189,18 @@ impl Wire {
         *self.server.lock() = None;
         if silently {
             self.silenced.store(self.born.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Requests that went by, each with what opened its connection.
+    pub(super) fn kept(&self) -> Vec<(Bytes, Bytes)> {
+        self.kept.lock().clone()
+    }
+
+    fn keep(&self, hello: Bytes, request: Bytes, draw: Draw) {
+        let mut kept = self.kept.lock();
+        if kept.len() < KEPT_MAX && draw.within(0..=7) == 0 {
+            kept.push((hello, request));
         }
     }
 
@@ -366,6 +381,8 @@ impl Connection {
         }
         if about.is_some() && way == Way::Up {
             run.note(subject.0, subject.1, Happened::Received);
+            let hello = self.hello.lock().clone();
+            self.wire.keep(hello, message.clone(), run.seed().draw(&[KEEPS, subject.0]));
         }
         self.deliver(way, &message).await;
     }
@@ -511,6 +528,9 @@ fn latency(draw: Draw) -> Duration {
 /// What the server's host is called.
 pub(super) const SERVER: &str = "server";
 
+/// How many requests are kept, to come again when everything is over.
+const KEPT_MAX: usize = 12;
+
 const PIPE_BYTES: usize = 64 * 1024;
 const SYN_AGAIN: Duration = Duration::from_millis(200);
 const PARTED_US: (u64, u64) = (50_000, 1_200_000);
@@ -518,3 +538,4 @@ const PARTED_US: (u64, u64) = (50_000, 1_200_000);
 // Which decision is drawn.
 const CONNECTS: u64 = 11;
 const PASSES: u64 = 12;
+const KEEPS: u64 = 13;

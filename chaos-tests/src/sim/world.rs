@@ -113,6 +113,12 @@ impl<'a> World<'a> {
         let _ = self.replays.send((messages, stays));
     }
 
+    /// A sample of the requests that the server got, each with what opened its connection.
+    #[must_use]
+    pub fn kept(&self) -> Vec<(Bytes, Bytes)> {
+        self.wire.kept()
+    }
+
     /// Whether this host is there and has not come to its end.
     pub fn is_running(&mut self, host: &str) -> bool {
         self.down.contains_key(host) || self.sim.is_host_running(host)

@@ -100,6 +100,16 @@ impl SimDisk {
         platter.next = None;
     }
 
+    /// Everything on it is gone.
+    pub fn wipe(&self) {
+        let mut platter = self.0.lock();
+        platter.generation += 1;
+        platter.next = None;
+        platter.bytes.clear();
+        platter.lost.clear();
+        platter.durable = 0;
+    }
+
     /// How many syncs have begun.
     #[must_use]
     pub fn syncs(&self) -> u64 {

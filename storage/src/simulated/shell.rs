@@ -18,8 +18,7 @@ use crate::sled::log::{GroupBytes, Note};
 use crate::transaction::{ReadRows, Row, RowRange};
 use crate::transition::Circumstances;
 use crate::{
-    Abandoned, ClaimOutcome, Clock, FencingToken, KeyDigest, StoreError, StoreFuture, Swept,
-    Timestamp,
+    Abandoned, ClaimOutcome, Clock, FencingToken, KeyDigest, StoreError, StoreFuture, Timestamp,
 };
 
 /// What the handle, the task and the claims share.
@@ -35,7 +34,7 @@ pub(super) struct Shared {
 
 pub(super) enum Message {
     Ask(Operation, Waiting),
-    Sweep(oneshot::Sender<Result<Swept, StoreError>>),
+    Sweep(oneshot::Sender<Result<Vec<KeyDigest>, StoreError>>),
     /// A claim was abandoned.
     Wake,
 }
@@ -250,7 +249,7 @@ impl Shell {
         }
     }
 
-    async fn sweep(&mut self) -> Result<Swept, StoreError> {
+    async fn sweep(&mut self) -> Result<Vec<KeyDigest>, StoreError> {
         let now = self.shared.clock.now();
         // Empty groups put in doubt what has lapsed.
         self.decide(Vec::new(), Vec::new());
@@ -266,7 +265,7 @@ impl Shell {
         }
         if overdue.gone.is_empty() && overdue.answers.is_empty() {
             self.persist().await?;
-            return Ok(Swept::default());
+            return Ok(Vec::new());
         }
         if !planted!(TombstoneOff) && !overdue.gone.is_empty() {
             let until = overdue.forgotten_until.as_millis();
@@ -278,11 +277,9 @@ impl Shell {
             let until = self.core.forgotten_until().as_millis();
             self.shared.forgotten_until.store(until, Ordering::SeqCst);
         }
-        let mut swept = Swept::default();
-        for key in overdue.gone {
-            self.kept.records.remove(&key);
-            self.pending.entries.removed(key);
-            swept.tombstones += 1;
+        for key in &overdue.gone {
+            self.kept.records.remove(key);
+            self.pending.entries.removed(*key);
         }
         for key in overdue.answers {
             let Some(Record::Call(call)) = self.kept.records.get_mut(&key) else {
@@ -290,14 +287,13 @@ impl Shell {
             };
             if let State::Completed { answer, .. } = &mut call.state {
                 *answer = AnswerKept::Gone;
-                swept.answers += 1;
             }
             let record = Record::Call(call.clone());
             let added = self.pending.entries.record(key, &record, None);
             added.map_err(|error| self.shared.poison(error))?;
         }
         self.persist().await?;
-        Ok(swept)
+        Ok(overdue.gone)
     }
 }
 

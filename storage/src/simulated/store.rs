@@ -19,8 +19,7 @@ use crate::transaction::{
 use crate::{
     Answer, Claim, ClaimOutcome, ClaimRequest, Clock, DoubtReason, FencingToken,
     KeyDigest, KeyState, Question, RetentionOptions, Scope, ScopedKey, SessionRequest,
-    SessionState, SettleError, Store, StoreError, StoreFuture, StoreId, StoreLimits, Swept,
-    Timestamp, transition,
+    SessionState, SettleError, Store, StoreError, StoreFuture, StoreId, StoreLimits, Timestamp, transition,
 };
 
 /// A [`Store`] over a [`SimDisk`]. Its task runs on the runtime of whoever opened it, and ends with
@@ -104,16 +103,22 @@ impl SimStore {
         })
     }
 
-    /// Removes what is past its retention and horizon. Unlike an embedded store it trusts its clock.
+    /// Removes what is past its retention and horizon; answers what is gone. Unlike an embedded store it trusts its clock.
     ///
     /// # Errors
     ///
     /// When the disk fails.
-    pub async fn sweep(&self) -> Result<Swept, StoreError> {
+    pub async fn sweep(&self) -> Result<Vec<KeyDigest>, StoreError> {
         let place = self.place().await?;
         let (reply, waiting) = oneshot::channel();
         place.send(Message::Sweep(reply));
         waiting.await.map_err(|_| self.shared.failure())?
+    }
+
+    /// Whether it answers nothing any more.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.shared.poisoned().is_some()
     }
 
     async fn claim_by(&self, operation: Operation) -> Result<ClaimOutcome, StoreError> {
