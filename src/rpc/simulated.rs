@@ -6,19 +6,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::io::DuplexStream;
 
-use futures_util::future::BoxFuture;
 use super::channel::Pipe;
 use super::frame::LENGTH_BYTES;
 use super::wire::{self, FromClient, FromServer};
 use super::{Channel, ChannelOptions};
+use futures_util::future::BoxFuture;
 
 pub(crate) use super::server::serve_pipes;
 
 /// What a message is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
-    /// An attempt of the call with this key.
-    Call { id: u64, key: String, attempt: u32 },
+    /// An attempt of a call with these arguments.
+    Call {
+        id: u64,
+        attempt: u32,
+        arguments: Bytes,
+    },
     /// The reply to the attempt that this connection calls by this number.
     Reply { id: u64 },
     /// Anything else.
@@ -74,13 +78,10 @@ pub(crate) fn first(bytes: &[u8], is_hello: bool, from_client: bool) -> Option<F
     let payload = Bytes::copy_from_slice(payload);
     let said = if from_client {
         match wire::from_client(&payload) {
-            Ok(FromClient::Call(call)) => match call.key {
-                Some(Ok(key)) => Said::Call {
-                    id: call.id,
-                    key: key.as_str().to_owned(),
-                    attempt: call.attempt.get(),
-                },
-                _ => Said::Other,
+            Ok(FromClient::Call(call)) => Said::Call {
+                id: call.id,
+                attempt: call.attempt.get(),
+                arguments: call.arguments,
             },
             _ => Said::Other,
         }

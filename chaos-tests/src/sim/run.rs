@@ -248,6 +248,8 @@ impl Run {
 
 impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Run").field("seed", &self.0.seed).finish_non_exhaustive()
+        f.debug_struct("Run")
+            .field("seed", &self.0.seed)
+            .finish_non_exhaustive()
     }
 }

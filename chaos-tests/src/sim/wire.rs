@@ -188,7 +188,8 @@ impl Wire {
     pub(super) fn server_gone(&self, silently: bool) {
         *self.server.lock() = None;
         if silently {
-            self.silenced.store(self.born.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.silenced
+                .store(self.born.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 
@@ -357,13 +358,19 @@ impl Connection {
             *self.hello.lock() = message.clone();
         }
         // What opens a connection is a call's no more than another's.
-        let subject = about.map_or((0, ordinal_of(self.ordinal)), |about| (about.call, about.attempt));
+        let subject = about.map_or((0, ordinal_of(self.ordinal)), |about| {
+            (about.call, about.attempt)
+        });
         let (sent, received) = match way {
             Way::Up => (Phase::RequestSent, Phase::RequestReceived),
             Way::Down => (Phase::ReplySent, Phase::ReplyReceived),
         };
         if about.is_some() {
-            let what = if way == Way::Up { Happened::Sent } else { Happened::Replied };
+            let what = if way == Way::Up {
+                Happened::Sent
+            } else {
+                Happened::Replied
+            };
             run.note(subject.0, subject.1, what);
         }
         let draw = run.seed().draw(&[PASSES, self.ordinal, way as u64, number]);
@@ -382,13 +389,20 @@ impl Connection {
         if about.is_some() && way == Way::Up {
             run.note(subject.0, subject.1, Happened::Received);
             let hello = self.hello.lock().clone();
-            self.wire.keep(hello, message.clone(), run.seed().draw(&[KEEPS, subject.0]));
+            self.wire
+                .keep(hello, message.clone(), run.seed().draw(&[KEEPS, subject.0]));
         }
         self.deliver(way, &message).await;
     }
 
     /// Does what strikes a message; says whether it is gone.
-    async fn strike(self: &Arc<Self>, way: Way, message: &Bytes, head: usize, strike: &Strike) -> bool {
+    async fn strike(
+        self: &Arc<Self>,
+        way: Way,
+        message: &Bytes,
+        head: usize,
+        strike: &Strike,
+    ) -> bool {
         let draw = strike.draw;
         match strike.what {
             What::Drop => {}
@@ -411,7 +425,8 @@ impl Connection {
                 let passed = self.lanes[way as usize].passed.load(Ordering::Relaxed);
                 tokio::spawn(async move {
                     sleep(delay).await;
-                    let overtaken = late.lanes[way as usize].passed.load(Ordering::Relaxed) != passed;
+                    let overtaken =
+                        late.lanes[way as usize].passed.load(Ordering::Relaxed) != passed;
                     if way == Way::Up && (overtaken || late.dead.load(Ordering::Relaxed)) {
                         late.by_another_path(message, draw).await;
                     } else {
@@ -474,7 +489,9 @@ impl Connection {
     async fn by_another_path(&self, message: Bytes, draw: Draw) {
         let hello = self.hello.lock().clone();
         let stays = Duration::from_millis(draw.within(0..=500));
-        Arc::clone(&self.wire).replay(vec![hello, message], stays).await;
+        Arc::clone(&self.wire)
+            .replay(vec![hello, message], stays)
+            .await;
     }
 
     /// Ends one direction.
@@ -494,7 +511,9 @@ impl Connection {
 /// Which faults the wire can let strike at this moment of a message.
 fn can_strike(place: Place, what: What, phase: Phase, of_a_call: bool) -> bool {
     match place {
-        Place::Wire => what.fits(Place::Wire) && matches!(phase, Phase::RequestSent | Phase::ReplySent),
+        Place::Wire => {
+            what.fits(Place::Wire) && matches!(phase, Phase::RequestSent | Phase::ReplySent)
+        }
         Place::Server => of_a_call && matches!(what, What::Crash { .. }),
         Place::Client => {
             of_a_call

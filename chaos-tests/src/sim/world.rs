@@ -156,7 +156,8 @@ impl<'a> World<'a> {
             return;
         }
         if host == SERVER {
-            self.wire.server_gone(matches!(order, Order::CutPower { .. }));
+            self.wire
+                .server_gone(matches!(order, Order::CutPower { .. }));
         }
         self.run.lifecycle(host, event);
         self.sim.crash(host);
@@ -168,7 +169,9 @@ impl<'a> World<'a> {
 
 impl fmt::Debug for World<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("World").field("run", &self.run).finish_non_exhaustive()
+        f.debug_struct("World")
+            .field("run", &self.run)
+            .finish_non_exhaustive()
     }
 }
 

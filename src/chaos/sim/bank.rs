@@ -12,7 +12,6 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
-use super::native::call_of;
 use crate::rpc::{Caller, Failure, Method, Router, Routes, Table, Transaction, Undone};
 use crate::storage::simulated::SimDisk;
 
@@ -116,15 +115,20 @@ impl Bank {
     pub(super) fn balances(&self) -> BTreeMap<String, i64> {
         let books = self.books.lock();
         let balances = books.balances.iter();
-        balances.map(|(number, amount)| (account(*number), *amount)).collect()
+        balances
+            .map(|(number, amount)| (account(*number), *amount))
+            .collect()
     }
 
     /// Its methods, with the effect outside of the store.
     pub(super) fn claimed(&self) -> Routes {
         Router::new(self.clone())
-            .method(&TRANSFER, async |caller: Caller, bank: Self, transfer: Transfer| {
-                bank.transfer(&caller, transfer).await
-            })
+            .method(
+                &TRANSFER,
+                async |caller: Caller, bank: Self, transfer: Transfer| {
+                    bank.transfer(&caller, transfer).await
+                },
+            )
             .into_routes()
     }
 
@@ -151,14 +155,22 @@ impl Bank {
         drop(books);
         let possible = |_, what| what == What::DiskFull;
         let subject = (call, u32::try_from(runs).unwrap_or(u32::MAX));
-        if !self.run.strikes(Phase::RequestReceived, subject, possible).is_empty() {
+        if !self
+            .run
+            .strikes(Phase::RequestReceived, subject, possible)
+            .is_empty()
+        {
             self.disk.set_full(true);
         }
         runs
     }
 
-    async fn transfer(&self, caller: &Caller, transfer: Transfer) -> Result<String, Failure<String>> {
-        let (key, call) = named(caller);
+    async fn transfer(
+        &self,
+        caller: &Caller,
+        transfer: Transfer,
+    ) -> Result<String, Failure<String>> {
+        let (key, call) = (named(caller), transfer.call);
         let run = self.begin(call);
         let draw = |what| self.run.seed().draw(&[HANDLES, call, run, what]);
         sleep(work(draw(1).within(0..=99), draw(2).within(0..=20))).await;
@@ -166,9 +178,17 @@ impl Bank {
             return Err(Failure::Fault("nothing to transfer".to_owned()));
         }
         // Chance ends with the faults, so that every call can come to its end.
-        let chance = if self.run.faults_ended() { 99 } else { draw(3).within(0..=99) };
+        let chance = if self.run.faults_ended() {
+            99
+        } else {
+            draw(3).within(0..=99)
+        };
         match chance {
-            0..=2 => return Err(Failure::NotExecuted("the bank is not in the mood".to_owned())),
+            0..=2 => {
+                return Err(Failure::NotExecuted(
+                    "the bank is not in the mood".to_owned(),
+                ));
+            }
             3 => std::panic::resume_unwind(Box::new("before the effect")),
             _ => {}
         }
@@ -180,14 +200,18 @@ impl Bank {
             format!("entry {} of {key}, run {run}", books.index)
         };
         let index = self.books.lock().index;
-        self.run.note(call, caller.attempt.get(), Happened::Effect {
-            index,
-            key,
-            payload: transfer.bytes(),
-            answer: answer.clone().into_bytes(),
-            legs: transfer.legs(),
-            seen: Seen::AtCommit,
-        });
+        self.run.note(
+            call,
+            caller.attempt.get(),
+            Happened::Effect {
+                index,
+                key,
+                payload: transfer.bytes(),
+                answer: answer.clone().into_bytes(),
+                legs: transfer.legs(),
+                seen: Seen::AtCommit,
+            },
+        );
         self.after_effect(call, caller.attempt.get()).await;
         match chance {
             4..=5 => return Err(Failure::InDoubt),
@@ -226,23 +250,38 @@ impl Bank {
         books: &Transaction,
         transfer: Transfer,
     ) -> Result<String, Undone<String>> {
-        let (key, call) = named(caller);
+        let (key, call) = (named(caller), transfer.call);
         let run = self.begin(call);
         let draw = |what| self.run.seed().draw(&[HANDLES, call, run, what]);
         sleep(work(draw(1).within(0..=99), draw(2).within(0..=8))).await;
         if transfer.amount == 0 {
             return Err(Undone::Fault("nothing to transfer".to_owned()));
         }
-        let chance = if self.run.faults_ended() { 99 } else { draw(3).within(0..=99) };
+        let chance = if self.run.faults_ended() {
+            99
+        } else {
+            draw(3).within(0..=99)
+        };
         match chance {
-            0..=2 => return Err(Undone::NotExecuted("the bank is not in the mood".to_owned())),
+            0..=2 => {
+                return Err(Undone::NotExecuted(
+                    "the bank is not in the mood".to_owned(),
+                ));
+            }
             3 => std::panic::resume_unwind(Box::new("before the commit")),
             _ => {}
         }
-        for (account, amount) in [(transfer.from, -transfer.amount), (transfer.to, transfer.amount)] {
+        for (account, amount) in [
+            (transfer.from, -transfer.amount),
+            (transfer.to, transfer.amount),
+        ] {
             let name = super::bank::account(account);
             let balance = number(books.get(&ACCOUNTS, name.as_bytes()).await?);
-            books.put(&ACCOUNTS, name.as_bytes(), &(balance + amount).to_be_bytes())?;
+            books.put(
+                &ACCOUNTS,
+                name.as_bytes(),
+                &(balance + amount).to_be_bytes(),
+            )?;
         }
         let index = number(books.get(&COUNTERS, b"entries").await?) + 1;
         books.put(&COUNTERS, b"entries", &index.to_be_bytes())?;
@@ -257,7 +296,8 @@ impl Bank {
         // Runs of one call that both commit leave two entries.
         let row = [index.to_be_bytes(), (call * 1_000 + run).to_be_bytes()].concat();
         books.put(&JOURNAL, &row, &entry)?;
-        self.after_effect_is_written(call, caller.attempt.get()).await;
+        self.after_effect_is_written(call, caller.attempt.get())
+            .await;
         Ok(answer)
     }
 
@@ -267,10 +307,9 @@ impl Bank {
     }
 }
 
-fn named(caller: &Caller) -> (String, u64) {
-    let key = caller.key.as_ref().map_or_else(String::new, |key| key.as_str().to_owned());
-    let call = call_of(&key).unwrap_or(0);
-    (key, call)
+fn named(caller: &Caller) -> String {
+    let key = caller.key.as_ref();
+    key.map_or_else(String::new, |key| key.as_str().to_owned())
 }
 
 /// Mostly a moment, now and then longer than an attempt waits.

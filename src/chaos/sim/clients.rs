@@ -86,17 +86,27 @@ impl Caller {
         let draw = |what| self.run.seed().draw(&[CALLS, call, what]);
         // Now and then a key that is in use already comes with another request.
         let poisoned = !self.in_sessions && call > 3 && draw(1).within(0..=24) == 0;
-        let named = if poisoned { call - draw(2).within(1..=3) } else { call };
+        let named = if poisoned {
+            call - draw(2).within(1..=3)
+        } else {
+            call
+        };
         let transfer = Transfer::of(self.run.seed(), call);
         let key = key_of(named);
         let client_number = self.number;
-        self.run.note(call, 0, Happened::Invoked {
-            client: client_number,
-            key: key.clone(),
-            payload: transfer.bytes(),
-        });
+        self.run.note(
+            call,
+            0,
+            Happened::Invoked {
+                client: client_number,
+                key: key.clone(),
+                payload: transfer.bytes(),
+            },
+        );
         // OK because such a key is short and printable.
-        let Ok(key) = IdempotencyKey::parse(&key) else { return };
+        let Ok(key) = IdempotencyKey::parse(&key) else {
+            return;
+        };
         let again = !self.written.lock().begun.insert(call);
         let mut ticket = match again || poisoned {
             true => Ticket::new(key),
@@ -105,14 +115,21 @@ impl Caller {
         let mut asked = 0;
         let mut doubts = 0;
         loop {
-            let (ending, next) = self.attempt(client, ticket, &transfer, asked == 0 && !again).await;
+            let (ending, next) = self
+                .attempt(client, ticket, &transfer, asked == 0 && !again)
+                .await;
             asked += 1;
-            self.run.note(call, 0, Happened::Ended {
-                ending: ending.clone(),
-            });
+            self.run.note(
+                call,
+                0,
+                Happened::Ended {
+                    ending: ending.clone(),
+                },
+            );
             let Some(next) = next else {
                 // Whoever answered a session's call has forgotten it.
-                if matches!(ending, Ending::Answered(_)) && self.in_sessions && asked == 1 && !again {
+                if matches!(ending, Ending::Answered(_)) && self.in_sessions && asked == 1 && !again
+                {
                     self.run.note(call, 0, Happened::Acknowledged);
                 }
                 return;
@@ -152,7 +169,10 @@ impl Caller {
         match ended {
             Ok(answer) if self.in_sessions => (Ending::Answered(answer.into_bytes()), None),
             // The client has no other name for it than the one that it began with.
-            Ok(answer) => (Ending::Answered(answer.into_bytes()), Some(Ticket::new(asked.key))),
+            Ok(answer) => (
+                Ending::Answered(answer.into_bytes()),
+                Some(Ticket::new(asked.key)),
+            ),
             Err(CallFailure::Fault(fault)) => (Ending::Declined(fault.into_bytes()), None),
             Err(CallFailure::InDoubt(failed)) => (Ending::InDoubt, Some(failed.ticket)),
             Err(CallFailure::NotExecuted(_)) => (Ending::Refused, None),

@@ -46,7 +46,9 @@ impl Executor for SimExecutor {
             return Ok(());
         }
         let name = scenario.workload.name();
-        Err(NotRun::because(format!("the simulation has no clients that do `{name}`")))
+        Err(NotRun::because(format!(
+            "the simulation has no clients that do `{name}`"
+        )))
     }
 
     fn can_fault(&self, _: &Scenario, fault: &Fault) -> Result<(), NotRun> {

@@ -8,6 +8,7 @@ mod bank;
 mod clients;
 mod executor;
 mod native;
+pub mod plans;
 mod server;
 mod town;
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use onlyonce_chaos::sim::{About, Cut, Protocol, Way};
 
+use super::bank::Transfer;
 use crate::rpc::simulated::{Said, first};
+use crate::rpc::value;
 
 /// One connection of the native protocol.
 #[derive(Debug, Default)]
@@ -23,8 +25,13 @@ impl Protocol for Native {
         let whole = message.bytes <= bytes.len();
         *hello |= whole;
         let about = match message.said {
-            Said::Call { id, key, attempt } => {
-                let about = call_of(&key).map(|call| About { call, attempt });
+            Said::Call {
+                id,
+                attempt,
+                arguments,
+            } => {
+                let transfer = value::decode::<Transfer>(&arguments).ok();
+                let about = transfer.map(|Transfer { call, .. }| About { call, attempt });
                 self.calls.extend(about.map(|about| (id, about)));
                 about
             }
@@ -39,26 +46,7 @@ impl Protocol for Native {
     }
 }
 
-/// The key of a call: its ordinal can be read from it.
+/// The key of a call.
 pub(super) fn key_of(call: u64) -> String {
     format!("call-{call}")
-}
-
-/// The ordinal that a key was made of.
-pub(super) fn call_of(key: &str) -> Option<u64> {
-    let digits = key.strip_prefix("call-")?;
-    let end = digits.find(|c: char| !c.is_ascii_digit());
-    digits[..end.unwrap_or(digits.len())].parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_call_is_read_from_its_key() {
-        assert_eq!(call_of(&key_of(17)), Some(17));
-        assert_eq!(call_of("call-17-again"), Some(17));
-        assert_eq!(call_of("order-17"), None);
-    }
 }

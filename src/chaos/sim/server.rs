@@ -154,7 +154,14 @@ async fn audit_books(store: &SimStore) -> Option<Audit> {
         effects: Vec::new(),
         balances: std::collections::BTreeMap::new(),
     };
-    let rows = store.read(RowRange::new(&ACCOUNTS, &(b"".as_slice()..), RANGE_ROWS_MAX)).await.ok()?;
+    let rows = store
+        .read(RowRange::new(
+            &ACCOUNTS,
+            &(b"".as_slice()..),
+            RANGE_ROWS_MAX,
+        ))
+        .await
+        .ok()?;
     for (name, balance) in rows {
         let name = String::from_utf8(name.to_vec()).ok()?;
         audit.balances.insert(name, number(Some(balance)));
@@ -168,14 +175,17 @@ async fn audit_books(store: &SimStore) -> Option<Audit> {
         for (row, entry) in rows {
             let index = number(Some(row.slice(..8.min(row.len())))) as u64;
             let entry: Entry = serde_json::from_slice(&entry).ok()?;
-            audit.effects.push((entry.transfer.call, Happened::Effect {
-                index,
-                key: entry.key,
-                payload: entry.transfer.bytes(),
-                answer: entry.answer.into_bytes(),
-                legs: entry.transfer.legs(),
-                seen: Seen::AtTheEnd,
-            }));
+            audit.effects.push((
+                entry.transfer.call,
+                Happened::Effect {
+                    index,
+                    key: entry.key,
+                    payload: entry.transfer.bytes(),
+                    answer: entry.answer.into_bytes(),
+                    legs: entry.transfer.legs(),
+                    seen: Seen::AtTheEnd,
+                },
+            ));
         }
     }
     Some(audit)

@@ -103,7 +103,8 @@ impl Town<'_> {
         self.world.server(move |pipes| lives.clone().live(pipes));
         for number in 1..=scenario.clients {
             let name = format!("client-{number}");
-            let calls = (1..=scenario.calls).filter(|call| call % u64::from(scenario.clients) == u64::from(number) - 1);
+            let calls = (1..=scenario.calls)
+                .filter(|call| call % u64::from(scenario.clients) == u64::from(number) - 1);
             let caller = Caller {
                 run: self.run.clone(),
                 number,
@@ -197,9 +198,13 @@ impl Town<'_> {
             }
         }
         let late = self.world.kept();
-        self.goals.add("a duplicate came after its record was swept", late.len() as u64);
+        self.goals.add(
+            "a duplicate came after its record was swept",
+            late.len() as u64,
+        );
         for (hello, request) in late {
-            self.world.replay(vec![hello, request], Duration::from_millis(60));
+            self.world
+                .replay(vec![hello, request], Duration::from_millis(60));
         }
         for _ in 0..120 {
             self.step()?;
@@ -240,7 +245,10 @@ impl Town<'_> {
         let mut record = RunRecord::new(header);
         let mut balances = self.lives.bank.balances();
         if scenario.mode == Mode::Transactional {
-            let Audit { effects, balances: kept } = audit.unwrap_or_else(|| Audit {
+            let Audit {
+                effects,
+                balances: kept,
+            } = audit.unwrap_or_else(|| Audit {
                 effects: Vec::new(),
                 balances: BTreeMap::new(),
             });

@@ -23,7 +23,8 @@ pub(in crate::rpc) type Pipe = (
 );
 
 /// Connects otherwise than over TCP: a simulation does.
-pub(in crate::rpc) type Connector = Arc<dyn Fn() -> BoxFuture<'static, io::Result<Pipe>> + Send + Sync>;
+pub(in crate::rpc) type Connector =
+    Arc<dyn Fn() -> BoxFuture<'static, io::Result<Pipe>> + Send + Sync>;
 
 /// Resolves, connects and shakes hands, all within the options' time.
 pub(super) async fn dial(

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use onlyonce_middleware::client::outbox::{Peer, TellPeer};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, SetOnce};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -97,12 +97,16 @@ struct Shared {
     acknowledging: AtomicBool,
 }
 
-type Dialled = Option<Result<Arc<Connection>, TransportError>>;
+/// What a dial comes to, for all who wait for it, who are woken in the order in which they came.
+type Dialled = SetOnce<Result<Arc<Connection>, TransportError>>;
+
+/// The task that dials: its end is always told.
+struct Dial(Arc<Dialled>);
 
 #[derive(Debug)]
 enum Current {
     Connected(Arc<Connection>),
-    Connecting(watch::Receiver<Dialled>),
+    Connecting(Arc<Dialled>),
     Disconnected,
 }
 
@@ -375,14 +379,14 @@ impl Shared {
             Current::Connected(connection) if connection.is_open() => {
                 return Current::Connected(Arc::clone(connection));
             }
-            // Without its sender, the task went down together with its runtime.
-            Current::Connecting(dialled) if dialled.has_changed().is_ok() => {
-                return Current::Connecting(dialled.clone());
+            Current::Connecting(dialled) if !dialled.initialized() => {
+                return Current::Connecting(Arc::clone(dialled));
             }
             Current::Connected(_) | Current::Connecting(_) | Current::Disconnected => {}
         }
-        let (sender, dialled) = watch::channel(None);
-        *current = Current::Connecting(dialled.clone());
+        let dialled = Arc::new(Dialled::new());
+        *current = Current::Connecting(Arc::clone(&dialled));
+        let dial = Dial(Arc::clone(&dialled));
         drop(current);
         // In a task of its own: callers whose attempt times out first must not make every
         // attempt begin anew.
@@ -390,7 +394,7 @@ impl Shared {
         let address = Arc::clone(&self.address);
         let connector = self.connector.clone();
         let weak = Arc::downgrade(self);
-        tokio::spawn(connect(weak, address, options, connector, sender));
+        tokio::spawn(connect(weak, address, options, connector, dial));
         Current::Connecting(dialled)
     }
 }
@@ -447,7 +451,7 @@ async fn connect(
     address: Arc<str>,
     options: ChannelOptions,
     connector: Option<Connector>,
-    dialled: watch::Sender<Dialled>,
+    dial_of: Dial,
 ) {
     let sessions = shared.upgrade().and_then(|shared| shared.sessions.clone());
     let result = dial(&address, &options, sessions.as_deref(), connector.as_ref()).await;
@@ -460,7 +464,15 @@ async fn connect(
         (None, Ok(connection)) => connection.retire(),
         (None, Err(_)) => {}
     }
-    dialled.send_replace(Some(result));
+    // OK because nobody else says it.
+    let _ = dial_of.0.set(result);
+}
+
+impl Drop for Dial {
+    fn drop(&mut self) {
+        // The task went down together with its runtime; where it has ended this changes nothing.
+        let _ = self.0.set(Err(NotSent::ConnectionEnded.into()));
+    }
 }
 
 /// A place on a connection, made if need be. At most one connection is made for it.
@@ -472,12 +484,8 @@ async fn place(shared: Arc<Shared>) -> Result<Place, TransportError> {
                     return Ok(Place { connection, permit });
                 }
             }
-            Current::Connecting(mut dialled) => {
-                let dialled = match dialled.wait_for(Option::is_some).await {
-                    Ok(dialled) => dialled.clone(),
-                    Err(_) => None,
-                };
-                let connection = dialled.ok_or(NotSent::ConnectionEnded)??;
+            Current::Connecting(dialled) => {
+                let connection = dialled.wait().await.clone()?;
                 let permit = connection.permit().await.ok_or(NotSent::ConnectionEnded)?;
                 return Ok(Place { connection, permit });
             }

@@ -151,7 +151,11 @@ pub(crate) async fn serve_pipes<S>(
         let Ok(handshake) = Arc::clone(&handshakes).try_acquire_owned() else {
             continue;
         };
-        connections.spawn(connection(tokio::io::split(pipe), handshake, shared.clone()));
+        connections.spawn(connection(
+            tokio::io::split(pipe),
+            handshake,
+            shared.clone(),
+        ));
     }
     while connections.join_next().await.is_some() {}
 }

@@ -147,7 +147,10 @@ impl SimDisk {
     pub(super) fn begin_sync(&self) -> SyncFate {
         let mut platter = self.0.lock();
         platter.syncs += 1;
-        platter.fates.as_mut().map_or_else(SyncFate::default, |fate| fate())
+        platter
+            .fates
+            .as_mut()
+            .map_or_else(SyncFate::default, |fate| fate())
     }
 
     /// Ends a sync of everything that was written before `end`.
@@ -198,7 +201,10 @@ mod tests {
 
     fn written(disk: &SimDisk, bytes: &[u8], fails: bool) -> Result<(), String> {
         let end = disk.write(bytes, disk.generation())?;
-        let fate = SyncFate { fails, ..SyncFate::default() };
+        let fate = SyncFate {
+            fails,
+            ..SyncFate::default()
+        };
         disk.synced(fate, end, disk.generation())
     }
 
@@ -224,7 +230,11 @@ mod tests {
         let disk = SimDisk::new();
         assert!(written(&disk, b"lost", true).is_err());
         written(&disk, b"kept", false).unwrap();
-        assert_eq!(disk.bytes(), b"lostkept", "who reads before the cut sees both");
+        assert_eq!(
+            disk.bytes(),
+            b"lostkept",
+            "who reads before the cut sees both"
+        );
         disk.cut_power(&mut |_| true);
         assert_eq!(disk.bytes(), b"\0\0\0\0kept");
     }
@@ -245,7 +255,8 @@ mod tests {
         disk.cut_power(&mut |_| true);
         assert_eq!(disk.bytes(), b"old");
         disk.replace(b"new".to_vec(), disk.generation()).unwrap();
-        disk.synced(SyncFate::default(), 0, disk.generation()).unwrap();
+        disk.synced(SyncFate::default(), 0, disk.generation())
+            .unwrap();
         disk.cut_power(&mut |_| false);
         assert_eq!(disk.bytes(), b"new");
     }

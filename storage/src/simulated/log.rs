@@ -85,7 +85,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Kept>, String> {
         return Ok(None);
     }
     let number = |at: usize| {
-        let bytes = bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+        let bytes = bytes
+            .get(at..at + 8)
+            .and_then(|bytes| bytes.try_into().ok());
         bytes.map(u64::from_le_bytes).ok_or("the file has no head")
     };
     let (salt, incarnation, last_session) = (number(0)?, number(8)?, number(16)?);

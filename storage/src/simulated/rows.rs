@@ -42,10 +42,16 @@ impl Kept {
             SessionChange::Opened { session, scope } => {
                 self.last_session = self.last_session.max(session);
                 let first_unanswered = 0;
-                let row = SessionRow { scope, first_unanswered };
+                let row = SessionRow {
+                    scope,
+                    first_unanswered,
+                };
                 self.sessions.insert(session, row);
             }
-            SessionChange::Raised { session, first_unanswered } => {
+            SessionChange::Raised {
+                session,
+                first_unanswered,
+            } => {
                 if let Some(row) = self.sessions.get_mut(&session) {
                     row.first_unanswered = first_unanswered;
                 }
@@ -81,7 +87,13 @@ impl Kept {
                 overdue.gone.push(key);
             } else if let Record::Call(call) = record
                 && transition::is_past_retention(call, at)
-                && !matches!(&call.state, State::Completed { answer: AnswerKept::Gone, .. })
+                && !matches!(
+                    &call.state,
+                    State::Completed {
+                        answer: AnswerKept::Gone,
+                        ..
+                    }
+                )
             {
                 overdue.answers.push(key);
             }

@@ -178,7 +178,8 @@ impl Shell {
         self.kept.write(group.rows);
         for ((caller, reply), early) in waiting.into_iter().zip(group.replies).zip(early) {
             let early = early && says_nothing_durable(&reply)
-                || planted!(AcknowledgedBeforeSync) && matches!(reply, Reply::Settle(_) | Reply::Commit(_))
+                || planted!(AcknowledgedBeforeSync)
+                    && matches!(reply, Reply::Settle(_) | Reply::Commit(_))
                 || planted!(ClaimNotDurable) && matches!(reply, Reply::Claim(_));
             if early {
                 caller.reply(reply, &self.shared);

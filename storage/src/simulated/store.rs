@@ -17,9 +17,9 @@ use crate::transaction::{
     TransactionalStore, Work,
 };
 use crate::{
-    Answer, Claim, ClaimOutcome, ClaimRequest, Clock, DoubtReason, FencingToken,
-    KeyDigest, KeyState, Question, RetentionOptions, Scope, ScopedKey, SessionRequest,
-    SessionState, SettleError, Store, StoreError, StoreFuture, StoreId, StoreLimits, Timestamp, transition,
+    Answer, Claim, ClaimOutcome, ClaimRequest, Clock, DoubtReason, FencingToken, KeyDigest,
+    KeyState, Question, RetentionOptions, Scope, ScopedKey, SessionRequest, SessionState,
+    SettleError, Store, StoreError, StoreFuture, StoreId, StoreLimits, Timestamp, transition,
 };
 
 /// A [`Store`] over a [`SimDisk`]. Its task runs on the runtime of whoever opened it, and ends with
@@ -89,12 +89,7 @@ impl SimStore {
         sync(disk.clone(), 0, generation).await?;
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let shared = Arc::new(Shared::new(options.clock, core.forgotten_until(), &queue));
-        let shell = Shell::new(
-            (core, kept),
-            log,
-            (disk, generation),
-            Arc::clone(&shared),
-        );
+        let shell = Shell::new((core, kept), log, (disk, generation), Arc::clone(&shared));
         tokio::spawn(shell.run(messages));
         Ok(Self {
             id: options.id,
@@ -171,7 +166,10 @@ impl Store for SimStore {
     }
 
     fn now(&self) -> Timestamp {
-        let until = self.shared.forgotten_until.load(std::sync::atomic::Ordering::SeqCst);
+        let until = self
+            .shared
+            .forgotten_until
+            .load(std::sync::atomic::Ordering::SeqCst);
         transition::now_told(self.shared.clock.now(), Timestamp::from_millis(until))
     }
 
@@ -186,14 +184,20 @@ impl Store for SimStore {
     ) -> StoreFuture<'a, (), SettleError> {
         Box::pin(async move {
             let (key, token) = (claim.digest(), claim.token());
-            let reply = self.ask_shell(Operation::Renew { key, token, lease }).await?;
+            let reply = self
+                .ask_shell(Operation::Renew { key, token, lease })
+                .await?;
             claim.renewed_until(reply.into_lease()?);
             Ok(())
         })
     }
 
     fn complete(&self, claim: Claim, answer: Answer) -> StoreFuture<'_, (), SettleError> {
-        Box::pin(self.spend(claim, |key, token| Operation::Complete { key, token, answer }))
+        Box::pin(self.spend(claim, |key, token| Operation::Complete {
+            key,
+            token,
+            answer,
+        }))
     }
 
     fn release(&self, claim: Claim) -> StoreFuture<'_, (), SettleError> {

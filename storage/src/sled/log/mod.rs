@@ -45,10 +45,10 @@ pub(crate) use self::entry::{Entry, GroupBytes, Note};
 #[cfg(feature = "fuzzing")]
 pub(super) use self::files::Head;
 pub(super) use self::files::LogFiles;
-#[cfg(feature = "fuzzing")]
-pub(super) use self::reading::understand;
 #[cfg(feature = "simulated")]
 pub(crate) use self::reading::group_at;
+#[cfg(feature = "fuzzing")]
+pub(super) use self::reading::understand;
 pub(super) use self::reading::{Groups, read};
 
 /// The last turn that a new log has begun. The next ones begin when sled knows whose it is.
