@@ -13,6 +13,7 @@
 //! - [`executor`]: what carries a scenario out, of ours or of yours;
 //! - [`history`]: what happened, as lines of JSON;
 //! - [`goals`]: what must have happened for a run to prove anything;
+//! - [`workload`]: who asks for what, made of a scenario and a seed;
 //! - [`seed`]: where every decision comes from.
 //!
 //! All decisions are drawn from one seed, by what they are about and not by when they are made: a
@@ -78,6 +79,7 @@ pub mod scenario;
 pub mod seed;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod workload;
 
 pub use cancel::CancelAt;
 pub use layer::{FaultLayer, FaultService};
