@@ -4,3 +4,7 @@
 //! checker.
 
 pub use onlyonce_chaos::executor::{Executor, HarnessError, NotRun};
+
+mod tower;
+
+pub use tower::TowerExecutor;

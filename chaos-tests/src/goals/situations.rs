@@ -101,7 +101,9 @@ pub fn seen_in(record: &RunRecord) -> Goals {
         );
         sometimes(call.came_back, CAME_BACK);
         if let Some((key, _)) = call.asked {
-            let several = payloads.get(key.as_str()).is_some_and(|payloads| payloads.len() > 1);
+            let several = payloads
+                .get(key.as_str())
+                .is_some_and(|payloads| payloads.len() > 1);
             sometimes(
                 several && call.ended(|ending| *ending == Ending::Refused),
                 MISUSED,
