@@ -17,5 +17,5 @@ pub(crate) mod toy;
 
 pub use latency::Latencies;
 pub use part::{Campaign, Control, Differing, Failure, Finding, Part};
-pub use run::{Options, replay, run};
+pub use run::{Options, possible, replay, run};
 pub use story::{Band, Dot, Story, Timeline};

@@ -1,5 +1,6 @@
 //! Runs a campaign on some threads.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -57,10 +58,36 @@ pub fn replay(
     executor: &dyn Executor,
     record: &RunRecord,
 ) -> Result<Option<Differing>, HarnessError> {
-    executor.can(scenario)?;
-    let (scenario, _) = possible(scenario, executor);
+    let (scenario, _) = possible(scenario, executor)?;
     let again = executor.run(&scenario, Seed::new(record.header.seed))?;
     Ok(differing(record, &again))
+}
+
+/// The scenario with those of its faults that the executor can do, and the others with the reason.
+///
+/// # Errors
+///
+/// When it cannot run the scenario at all, or none of its faults.
+pub fn possible(
+    scenario: &Scenario,
+    executor: &dyn Executor,
+) -> Result<(Scenario, BTreeMap<String, NotRun>), NotRun> {
+    executor.can(scenario)?;
+    let mut not_run = BTreeMap::new();
+    let mut possible = scenario.clone();
+    possible
+        .faults
+        .retain(|fault| match executor.can_fault(scenario, fault) {
+            Ok(()) => true,
+            Err(reason) => {
+                not_run.insert(fault.name.clone(), reason);
+                false
+            }
+        });
+    if possible.faults.is_empty() && !not_run.is_empty() {
+        return Err(NotRun::because("it can do none of the faults"));
+    }
+    Ok((possible, not_run))
 }
 
 fn run_part(
@@ -73,17 +100,16 @@ fn run_part(
         executor: executor.name().to_owned(),
         ..Part::default()
     };
-    if let Err(reason) = executor.can(scenario) {
-        part.not_run = Some(reason);
-        return part;
-    }
-    let (scenario, not_run) = possible(scenario, executor);
-    let nothing_left = scenario.faults.is_empty() && !not_run.is_empty();
-    part.faults_not_run = not_run.into_iter().collect();
-    if nothing_left {
-        part.not_run = Some(NotRun::because("it can do none of the faults"));
-        return part;
-    }
+    let scenario = match possible(scenario, executor) {
+        Ok((possible, not_run)) => {
+            part.faults_not_run = not_run;
+            possible
+        }
+        Err(reason) => {
+            part.not_run = Some(reason);
+            return part;
+        }
+    };
     if options.control && scenario.control {
         part.control = control(&scenario, executor, options);
     }
@@ -116,22 +142,6 @@ fn run_part(
         }
     });
     total.into_inner()
-}
-
-/// The scenario with what the executor can do, and what it cannot.
-fn possible(scenario: &Scenario, executor: &dyn Executor) -> (Scenario, Vec<(String, NotRun)>) {
-    let mut not_run = Vec::new();
-    let mut possible = scenario.clone();
-    possible
-        .faults
-        .retain(|fault| match executor.can_fault(scenario, fault) {
-            Ok(()) => true,
-            Err(reason) => {
-                not_run.push((fault.name.clone(), reason));
-                false
-            }
-        });
-    (possible, not_run)
 }
 
 fn control(scenario: &Scenario, executor: &dyn Executor, options: &Options) -> Control {
@@ -283,7 +293,7 @@ impl Part {
     }
 
     fn time(&mut self, record: &RunRecord) {
-        let mut invoked = std::collections::BTreeMap::new();
+        let mut invoked = BTreeMap::new();
         for event in &record.events {
             match &event.what {
                 Happened::Invoked { .. } => {

@@ -79,8 +79,8 @@ impl Executor for Toy {
             note(&mut record, &mut now_us, 0, invoked);
             let mut ending = Ending::Unknown;
             for attempt in 1..=20 {
+                let at = Duration::from_micros(now_us);
                 let strikes = |phase| {
-                    let at = Duration::from_micros(now_us);
                     let subject = Subject {
                         call,
                         attempt,
