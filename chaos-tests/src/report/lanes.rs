@@ -5,7 +5,6 @@ use std::fmt::Write;
 use super::markup::{bytes, count, escaped, short};
 use crate::campaign::Story;
 use crate::fault::Phase;
-use crate::goals::situations;
 use crate::history::{Ending, Event, Happened};
 
 pub(super) fn story(page: &mut String, story: &Story) {

@@ -18,9 +18,9 @@ pub(super) fn timeline(page: &mut String, timeline: &Timeline) {
     let height = bottom + 26.0;
     let until = timeline.until_us.max(1) as f64;
     let x = |at_us: u64| LEFT + WIDTH * at_us as f64 / until;
-    let _ = write!(
+    let _ = writeln!(
         page,
-        "<svg viewBox=\"0 0 1000 {height:.0}\" role=\"img\" aria-label=\"calls over time\">\n"
+        "<svg viewBox=\"0 0 1000 {height:.0}\" role=\"img\" aria-label=\"calls over time\">"
     );
     // Who is down is shaded over the whole height, behind everything else.
     for band in timeline

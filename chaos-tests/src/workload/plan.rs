@@ -129,7 +129,7 @@ fn order(scenario: &Scenario, seed: Seed, call: u64, key: &str) -> Vec<u8> {
             line: format!("line{call}"),
         },
         // Every third call gives back what one of the last ones took.
-        Workload::Refunds if call % 3 == 0 => Demand::Refund {
+        Workload::Refunds if call.is_multiple_of(3) => Demand::Refund {
             charge: format!("k{}", call - draw(4).within(1..=2)),
         },
         Workload::Refunds => Demand::Charge {
