@@ -64,6 +64,8 @@
 
 pub mod cancel;
 pub mod fault;
+#[cfg(all(feature = "kernel", target_os = "linux"))]
+pub mod kernel;
 pub mod layer;
 pub mod ledger;
 pub mod proxy;
