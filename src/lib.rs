@@ -19,6 +19,8 @@ pub use onlyonce_storage as storage;
 
 pub mod admin;
 #[cfg(feature = "cli")]
+pub mod chaos;
+#[cfg(feature = "cli")]
 pub mod demo;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

@@ -9,6 +9,10 @@
 //! - [`layer`]: the same for a tower service, without a socket;
 //! - [`cancel`]: drops any future at every point at which it waits;
 //! - [`ledger`]: a checker that holds what clients were told against the effects on disk;
+//! - [`scenario`]: what a run is told: who calls what, and what goes wrong on the way;
+//! - [`executor`]: what carries a scenario out, of ours or of yours;
+//! - [`history`]: what happened, as lines of JSON;
+//! - [`goals`]: what must have happened for a run to prove anything;
 //! - [`seed`]: where every decision comes from.
 //!
 //! All decisions are drawn from one seed, by what they are about and not by when they are made: a
@@ -63,12 +67,16 @@
 //! ```
 
 pub mod cancel;
+pub mod executor;
 pub mod fault;
+pub mod goals;
+pub mod history;
 #[cfg(all(feature = "kernel", target_os = "linux"))]
 pub mod kernel;
 pub mod layer;
 pub mod ledger;
 pub mod proxy;
+pub mod scenario;
 pub mod seed;
 
 pub use cancel::CancelAt;

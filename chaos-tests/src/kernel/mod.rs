@@ -3,7 +3,7 @@
 //! The two stand for the server's and the client's machine. They are private: nothing outside can
 //! reach them, and nothing of them is left when the value that holds them is dropped, or when the
 //! process that holds it dies in whatever way. Where the machine allows user namespaces no root is
-//! needed. What a machine cannot do is [`NotRun`] with the reason, never passed over.
+//! needed. What a machine cannot do is [`NotRun`](crate::executor::NotRun) with the reason, never passed over.
 //!
 //! ```text
 //!   client's namespace                       server's namespace
@@ -43,7 +43,7 @@ mod tools;
 
 pub use namespaces::{CLIENT_ADDRESS, Namespaces, SERVER_ADDRESS, Side};
 pub use rules::{Rules, render};
-pub use tools::{NotRun, Tools};
+pub use tools::Tools;
 
 #[cfg(test)]
 mod tests;

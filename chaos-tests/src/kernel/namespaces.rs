@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use parking_lot::Mutex;
 
 use super::rules::Rules;
-use super::tools::{NotRun, Tools, command, output};
+use super::tools::{Tools, command, output};
+use crate::executor::NotRun;
 
 /// Where the server's namespace is reached.
 pub const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::namespaces::{CLIENT_ADDRESS, SERVER_ADDRESS, Side};
-use super::tools::NotRun;
+use crate::executor::NotRun;
 use crate::fault::{Fault, Phase, Place, What};
 
 /// The faults of a wire to a server's port.

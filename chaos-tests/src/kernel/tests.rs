@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Namespaces, NotRun, Rules, SERVER_ADDRESS, Side, Tools, render};
+use super::{Namespaces, Rules, SERVER_ADDRESS, Side, Tools, render};
+use crate::executor::NotRun;
 use crate::fault::{Fault, Phase, Place, What, When};
 
 /// What a run came to.

@@ -1,4 +1,4 @@
-//! The programs that this is done with, and what it is called when one cannot.
+//! The programs that this is done with.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -6,38 +6,13 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Why something was not run: what was wanted of the machine, and what it said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotRun(String);
+use crate::executor::NotRun;
 
 /// Where programs are looked for.
 #[derive(Clone, Debug)]
 pub struct Tools {
     folders: Vec<PathBuf>,
 }
-
-// === impl NotRun ===
-
-impl NotRun {
-    /// For this reason.
-    pub fn because(reason: impl Into<String>) -> Self {
-        Self(reason.into())
-    }
-
-    /// The reason, one line.
-    #[must_use]
-    pub fn reason(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for NotRun {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "not run: {}", self.0)
-    }
-}
-
-impl std::error::Error for NotRun {}
 
 // === impl Tools ===
 

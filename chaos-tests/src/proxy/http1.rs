@@ -107,7 +107,10 @@ fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, Unreadable> {
 
 fn fields(head: &str) -> impl Iterator<Item = (&str, &str)> {
     let lines = head.lines().skip(1);
-    lines.filter_map(|line| line.split_once(':').map(|(name, value)| (name, value.trim())))
+    lines.filter_map(|line| {
+        line.split_once(':')
+            .map(|(name, value)| (name, value.trim()))
+    })
 }
 
 fn whole(head_bytes: usize, body_bytes: usize) -> Result<Option<usize>, Unreadable> {
@@ -181,7 +184,10 @@ mod tests {
         };
         for cut in 0..=bytes.len() {
             let known = length(&bytes[..cut]).unwrap();
-            assert!(known.is_none_or(|known| known == bytes.len()), "{cut}: {known:?}");
+            assert!(
+                known.is_none_or(|known| known == bytes.len()),
+                "{cut}: {known:?}"
+            );
         }
         let behind = [bytes, b"HTTP/1.1 GET POST"].concat();
         assert_eq!(length(&behind), Ok(Some(bytes.len())), "{message:?}");
@@ -192,7 +198,10 @@ mod tests {
         ends("GET / HTTP/1.1\r\nhost: a\r\n\r\n", true);
         ends("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", true);
         let chunks = "4\r\nbody\r\n3;x=y\r\nend\r\n0\r\n";
-        ends(&format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{chunks}\r\n"), true);
+        ends(
+            &format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{chunks}\r\n"),
+            true,
+        );
         ends(
             &format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{chunks}sum: 1\r\n\r\n"),
             false,
@@ -206,7 +215,10 @@ mod tests {
     fn what_has_no_end_or_no_sense_is_not_guessed() {
         let close = b"HTTP/1.1 200 OK\r\n\r\nuntil the end";
         assert_eq!(response_bytes(close, false), Ok(None));
-        assert_eq!(response_bytes(b"HTTP/1.1 200 OK\r\n\r\n", true), Ok(Some(19)));
+        assert_eq!(
+            response_bytes(b"HTTP/1.1 200 OK\r\n\r\n", true),
+            Ok(Some(19))
+        );
         for malformed in [
             &b"SSH-2.0-x\r\n\r\n"[..],
             b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
@@ -215,7 +227,10 @@ mod tests {
         ] {
             assert_eq!(request_bytes(malformed), Err(Unreadable::Malformed));
         }
-        assert_eq!(request_bytes(&[b'a'; HEAD_BYTES_MAX]), Err(Unreadable::TooLong));
+        assert_eq!(
+            request_bytes(&[b'a'; HEAD_BYTES_MAX]),
+            Err(Unreadable::TooLong)
+        );
         let long = b"POST / HTTP/1.1\r\ncontent-length: 99999999999\r\n\r\n";
         assert_eq!(request_bytes(long), Err(Unreadable::TooLong));
     }

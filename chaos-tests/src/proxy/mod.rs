@@ -47,6 +47,8 @@
 
 mod connection;
 mod flow;
+mod framing;
+mod http1;
 mod pipe;
 mod plan;
 mod server;
