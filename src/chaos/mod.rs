@@ -3,4 +3,17 @@
 //! `onlyonce-chaos` knows no service; here is ours, driven by its scenarios and judged by its
 //! checker.
 
+pub use onlyonce_chaos::Seed;
 pub use onlyonce_chaos::executor::{Executor, HarnessError, NotRun};
+pub use onlyonce_chaos::history::{Ending, Event, Happened, RunRecord};
+pub use onlyonce_chaos::scenario::Scenario;
+
+mod crash;
+#[cfg(target_os = "linux")]
+mod kernel;
+mod real;
+
+pub use crash::CrashExecutor;
+#[cfg(target_os = "linux")]
+pub use kernel::KernelExecutor;
+pub use real::{ChaosClientsOptions, ChaosServerOptions, run_clients, run_server};

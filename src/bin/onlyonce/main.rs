@@ -1,5 +1,6 @@
 //! The program `onlyonce`: parses arguments and calls the library.
 
+mod chaos;
 mod demo;
 mod exit;
 mod output;
@@ -51,6 +52,12 @@ enum Command {
         #[arg(long)]
         naive: bool,
     },
+    /// The server of a fault injection run, in a process of its own
+    #[command(hide = true)]
+    ChaosServer(chaos::ServerArguments),
+    /// The clients of a fault injection run, in a process of their own
+    #[command(hide = true)]
+    ChaosClients(chaos::ClientsArguments),
 }
 
 fn main() -> ExitCode {
@@ -78,5 +85,7 @@ fn main() -> ExitCode {
                 Err(error) => output::fail(exit::UNKNOWN, &*error),
             }
         }
+        Command::ChaosServer(arguments) => runtime.block_on(chaos::serve(arguments)),
+        Command::ChaosClients(arguments) => runtime.block_on(chaos::call(arguments)),
     }
 }
