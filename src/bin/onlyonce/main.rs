@@ -86,6 +86,11 @@ fn main() -> ExitCode {
             }
         }
         Command::ChaosServer(arguments) => runtime.block_on(chaos::serve(arguments)),
-        Command::ChaosClients(arguments) => runtime.block_on(chaos::call(arguments)),
+        Command::ChaosClients(arguments) => {
+            let code = runtime.block_on(chaos::call(arguments));
+            // A read of standard input is under way, for which its end would wait.
+            runtime.shutdown_background();
+            code
+        }
     }
 }

@@ -188,6 +188,7 @@ mod tests {
             from: 0,
             to: 1,
             amount: 10,
+            attempt: 0,
         }
     }
 

@@ -19,6 +19,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
+use super::naive::Naive;
 use super::transfer::{Declined, Receipt, TRANSFER, Transfer};
 use crate::rpc::{
     CallFailure, Channel, ChannelOptions, Client, ClientAdapter, Reply, Request, Status,
@@ -41,7 +42,7 @@ pub struct ChaosClientsOptions {
     pub attempt_ms: u64,
     /// How long a call goes on, in milliseconds.
     pub deadline_ms: u64,
-    /// Retry whatever the server says of deduping, and give up in the end.
+    /// Retry as people write it: the same request again, which nothing dedupes.
     pub naive: bool,
 }
 
@@ -120,7 +121,7 @@ pub(super) async fn call_all(
     let mut working = JoinSet::new();
     for number in 1..=options.clients {
         let (next, options) = (Arc::clone(&next), options.clone());
-        let one = One::new(number, &options, ears);
+        let one = AnyClient::new(number, &options, ears);
         working.spawn(async move {
             let mut open = Vec::new();
             loop {
@@ -168,7 +169,34 @@ pub(super) async fn resume_all(
     Ok(())
 }
 
-/// One client.
+/// One of either kind.
+enum AnyClient {
+    Keyed(One),
+    Naive(Naive),
+}
+
+// === impl AnyClient ===
+
+impl AnyClient {
+    fn new(number: u32, options: &ChaosClientsOptions, ears: &Ears) -> Self {
+        match options.naive {
+            true => Self::Naive(Naive::new(number, options, ears)),
+            false => Self::Keyed(One::new(number, options, ears)),
+        }
+    }
+
+    async fn call(&self, call: u64, transfer: Transfer) -> Option<Open> {
+        match self {
+            Self::Keyed(client) => client.call(call, transfer).await,
+            Self::Naive(client) => {
+                client.call(call, transfer).await;
+                None
+            }
+        }
+    }
+}
+
+/// One client of ours.
 struct One {
     number: u32,
     client: Client,
@@ -221,13 +249,9 @@ impl One {
                 let retry = retry
                     .with_attempts_max(ATTEMPTS_MAX)
                     .with_budget(RetryBudget::unlimited());
-                let retry = match Backoff::new(backoff) {
+                match Backoff::new(backoff) {
                     Ok(backoff) => retry.with_backoff(backoff),
                     Err(_) => retry,
-                };
-                match options.naive {
-                    true => retry.assume_dedupe(),
-                    false => retry,
                 }
             });
         Self {
@@ -295,4 +319,4 @@ const BACKOFF_CAP: Duration = Duration::from_millis(500);
 /// The server had executed it before this attempt came.
 const REPLY_LOST: &str = "a reply was lost after its effect";
 
-const TRIED_AGAIN: &str = "a call was tried again";
+pub(super) const TRIED_AGAIN: &str = "a call was tried again";

@@ -14,6 +14,7 @@
 mod books;
 mod clients;
 mod log;
+mod naive;
 mod process;
 mod remote;
 mod run;

@@ -105,10 +105,10 @@ async fn transfer_in(
     transfer: Transfer,
     strikes: Arc<Strikes>,
 ) -> Result<Receipt, Failure<Declined>> {
-    let call = transfer.call;
+    let (call, attempt) = (transfer.call, transfer.attempt_or(caller.attempt));
     match books.transfer(transfer).await {
         Some(Ok(receipt)) => {
-            strikes.at(call, caller.attempt.get(), Phase::EffectDurable);
+            strikes.at(call, attempt, Phase::EffectDurable);
             Ok(receipt)
         }
         Some(Err(declined)) => Err(Failure::Fault(declined)),
@@ -138,13 +138,13 @@ where
     }
 
     fn call(&mut self, request: Incoming) -> Self::Future {
-        let attempt = request.attempt.get();
-        let call = value::decode::<Transfer>(&request.arguments).map(|transfer| transfer.call);
+        let asked = value::decode::<Transfer>(&request.arguments)
+            .map(|transfer| (transfer.call, transfer.attempt_or(request.attempt)));
         let strikes = Arc::clone(&self.strikes);
         let unasked = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, unasked);
         Box::pin(async move {
-            let Ok(call) = call else {
+            let Ok((call, attempt)) = asked else {
                 return ready.call(request).await;
             };
             strikes.at(call, attempt, Phase::RequestReceived);

@@ -1,5 +1,7 @@
 //! What is called: transfers between accounts, which follow from the seed.
 
+use std::num::NonZeroU32;
+
 use onlyonce_chaos::Seed;
 use onlyonce_chaos::scenario::Workload;
 use serde::{Deserialize, Serialize};
@@ -15,6 +17,9 @@ pub(super) struct Transfer {
     pub(super) from: u32,
     pub(super) to: u32,
     pub(super) amount: i64,
+    /// Which attempt this is where nothing else tells: naive clients say it here. Otherwise 0, on
+    /// every attempt of a call.
+    pub(super) attempt: u32,
 }
 
 /// The answer: the line in the books, and the balances behind it.
@@ -62,6 +67,7 @@ impl Transfer {
             // Never to itself: one of the other accounts.
             to: (from + 1 + draw(TO, ACCOUNTS - 2)) % ACCOUNTS,
             amount: 1 + i64::from(draw(AMOUNT, 499)),
+            attempt: 0,
         }
     }
 
@@ -71,6 +77,14 @@ impl Transfer {
             from, to, amount, ..
         } = self;
         format!("{amount} from {from} to {to}").into_bytes()
+    }
+
+    /// Which attempt it is, if the frame that carries it says this.
+    pub(super) fn attempt_or(&self, framed: NonZeroU32) -> u32 {
+        match self.attempt {
+            0 => framed.get(),
+            said => said,
+        }
     }
 
     pub(super) fn legs(&self) -> Vec<(String, i64)> {
