@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::sleep;
 
 use super::frame_fate::{End, Fate};
@@ -63,8 +63,8 @@ impl FramePipe {
     /// Runs until the sender has no more, or the connection as a whole is over.
     pub(super) async fn run(
         mut self,
-        mut source: OwnedReadHalf,
-        mut to: OwnedWriteHalf,
+        mut source: ReadHalf<'_>,
+        mut to: WriteHalf<'_>,
     ) -> Result<(), Halt> {
         let mut buffer = BytesMut::new();
         loop {
@@ -103,7 +103,7 @@ impl FramePipe {
     }
 
     /// Whether the direction goes on behind it.
-    async fn frame(&mut self, frame: Bytes, to: &mut OwnedWriteHalf) -> Result<bool, Halt> {
+    async fn frame(&mut self, frame: Bytes, to: &mut WriteHalf<'_>) -> Result<bool, Halt> {
         let (named, phase) = self.name(&frame);
         let fate = match named {
             Some(named) => self.shared.fate(named, phase),
@@ -138,7 +138,7 @@ impl FramePipe {
         Ok(true)
     }
 
-    async fn end(&self, end: End, frame: &[u8], to: &mut OwnedWriteHalf) -> Result<bool, Halt> {
+    async fn end(&self, end: End, frame: &[u8], to: &mut WriteHalf<'_>) -> Result<bool, Halt> {
         let passes = end.passes(frame.len());
         if passes > 0 {
             write(to, &frame[..passes]).await?;
@@ -187,14 +187,14 @@ impl FramePipe {
     }
 
     /// Its receiver believes that it has ended.
-    async fn swallow(&self, mut source: OwnedReadHalf) -> Result<(), Halt> {
+    async fn swallow(&self, mut source: ReadHalf<'_>) -> Result<(), Halt> {
         let mut nothing = vec![0; READ_BYTES];
         while matches!(source.read(&mut nothing).await, Ok(length) if length > 0) {}
         Ok(())
     }
 }
 
-async fn write(to: &mut OwnedWriteHalf, bytes: &[u8]) -> Result<(), Halt> {
+async fn write(to: &mut WriteHalf<'_>, bytes: &[u8]) -> Result<(), Halt> {
     to.write_all(bytes).await.map_err(|_| Halt::Reset)
 }
 
