@@ -11,9 +11,11 @@ pub use onlyonce_chaos::scenario::Scenario;
 mod crash;
 #[cfg(target_os = "linux")]
 mod kernel;
+mod proxy;
 mod real;
 
 pub use crash::CrashExecutor;
 #[cfg(target_os = "linux")]
 pub use kernel::KernelExecutor;
+pub use proxy::ProxyExecutor;
 pub use real::{ChaosClientsOptions, ChaosServerOptions, run_clients, run_server};

@@ -5,3 +5,4 @@ mod crash;
 mod judged;
 #[cfg(target_os = "linux")]
 mod kernel;
+mod proxy;

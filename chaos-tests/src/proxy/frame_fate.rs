@@ -50,7 +50,9 @@ pub(super) fn can(fault: &Fault) -> Result<(), NotRun> {
         What::Blackhole | What::Close | What::Reset | What::Truncate
     );
     if fault.when.after_bytes.is_some() && !cuts {
-        return because("frames are struck as a whole; truncate, reset, close and blackhole cut them");
+        return because(
+            "frames are struck as a whole; truncate, reset, close and blackhole cut them",
+        );
     }
     match fault.what {
         What::Blackhole
@@ -78,7 +80,12 @@ impl Fate {
         at: Duration,
     ) -> Self {
         let Named { call, attempt } = named;
-        let subject = Subject { call, attempt, phase, at };
+        let subject = Subject {
+            call,
+            attempt,
+            phase,
+            at,
+        };
         let mut fate = Self::default();
         for (index, fault) in faults.iter().enumerate() {
             // What the first one ends no other one meets.
@@ -98,7 +105,11 @@ impl Fate {
                 What::Partition => fate.held = Some(fault.when.until_ms.map(Duration::from_millis)),
                 what => {
                     let after_bytes = fault.when.after_bytes;
-                    fate.end = Some(End { what, after_bytes, draw });
+                    fate.end = Some(End {
+                        what,
+                        after_bytes,
+                        draw,
+                    });
                 }
             }
         }

@@ -165,7 +165,9 @@ impl FrameProxy {
     ///
     /// Dropping the future leaves the proxy stopping on its own.
     pub async fn stop(self) {
-        let Self { alive, listening, .. } = self;
+        let Self {
+            alive, listening, ..
+        } = self;
         drop(alive);
         // OK because a task that was cancelled with its runtime has closed its sockets as well.
         let _ = listening.await;
@@ -224,7 +226,10 @@ impl FrameProxyBuilder {
         let addr = listener.local_addr()?;
         let mut counted = Counted::default();
         for fault in &self.faults {
-            counted.stats.fired.insert(fault.name.clone(), Fired::default());
+            counted
+                .stats
+                .fired
+                .insert(fault.name.clone(), Fired::default());
         }
         let shared = Arc::new(Shared {
             framing: self.framing,
@@ -241,7 +246,12 @@ impl FrameProxyBuilder {
         });
         let (alive, stopped) = oneshot::channel();
         let listening = tokio::spawn(listen(listener, Arc::clone(&shared), stopped));
-        Ok(FrameProxy { addr, shared, alive, listening })
+        Ok(FrameProxy {
+            addr,
+            shared,
+            alive,
+            listening,
+        })
     }
 }
 
@@ -318,7 +328,10 @@ async fn relay(
 impl Shared {
     async fn dial(&self) -> Option<TcpStream> {
         let upstream = *self.upstream.lock();
-        let server = timeout(DIAL_TIMEOUT, TcpStream::connect(upstream)).await.ok()?.ok()?;
+        let server = timeout(DIAL_TIMEOUT, TcpStream::connect(upstream))
+            .await
+            .ok()?
+            .ok()?;
         server.set_nodelay(true).ok()?;
         Some(server)
     }
@@ -341,9 +354,17 @@ impl Shared {
         drop(counted);
         if let Some(on_strike) = &self.on_strike {
             let Named { call, attempt } = named;
-            let subject = Subject { call, attempt, phase, at };
+            let subject = Subject {
+                call,
+                attempt,
+                phase,
+                at,
+            };
             for &index in &fate.struck {
-                on_strike(&Strike { fault: &self.faults[index], subject });
+                on_strike(&Strike {
+                    fault: &self.faults[index],
+                    subject,
+                });
             }
         }
         fate
@@ -366,7 +387,12 @@ impl Shared {
     }
 
     /// Sends a request once more, later, on a connection of its own.
-    pub(super) fn send_twin(self: &Arc<Self>, opening: Option<Bytes>, frame: Bytes, later: Duration) {
+    pub(super) fn send_twin(
+        self: &Arc<Self>,
+        opening: Option<Bytes>,
+        frame: Bytes,
+        later: Duration,
+    ) {
         let mut twins = self.twins.lock();
         while twins.try_join_next().is_some() {}
         if twins.len() >= TWINS_MAX {
@@ -395,7 +421,9 @@ impl Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("faults", &self.faults).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("faults", &self.faults)
+            .finish_non_exhaustive()
     }
 }
 

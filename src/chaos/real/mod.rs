@@ -30,3 +30,4 @@ pub use server::{ChaosServerOptions, run as run_server};
 pub(super) use process::program;
 pub(super) use remote::ClientsProcess;
 pub(super) use run::{Run, Wire, Work, can_server_fault, can_workload};
+pub(super) use transfer::call_and_attempt;

@@ -288,8 +288,10 @@ impl Work {
         self.log.lifecycle(who, event);
     }
 
-    pub(in super::super) fn say(&self, call: u64, attempt: u32, what: Happened) {
-        self.log.say(call, attempt, what);
+    /// Takes note of what happens, from anywhere.
+    pub(in super::super) fn teller(&self) -> impl Fn(u64, u32, Happened) + Send + Sync + 'static {
+        let log = Arc::clone(&self.log);
+        move |call, attempt, what| log.say(call, attempt, what)
     }
 
     /// How many calls needed more than one attempt.
@@ -305,9 +307,8 @@ impl Work {
 
     /// Clients in this process.
     fn ears(&self) -> Ears {
-        let log = Arc::clone(&self.log);
         Ears {
-            say: Arc::new(move |call, attempt, what| log.say(call, attempt, what)),
+            say: Arc::new(self.teller()),
             goals: self.goals.clone(),
         }
     }

@@ -6,7 +6,7 @@ use onlyonce_chaos::Seed;
 use onlyonce_chaos::scenario::Workload;
 use serde::{Deserialize, Serialize};
 
-use crate::rpc::Method;
+use crate::rpc::{Method, value};
 
 /// What a client asks for. Its key goes into the books along with the effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +107,15 @@ impl Receipt {
         } = self;
         format!("entry {entry}, balances {from_balance} and {to_balance}").into_bytes()
     }
+}
+
+/// What these arguments are about, for whoever hears them go by.
+pub(in super::super) fn call_and_attempt(
+    arguments: &[u8],
+    framed: NonZeroU32,
+) -> Option<(u64, u32)> {
+    let transfer: Transfer = value::decode(arguments).ok()?;
+    Some((transfer.call, transfer.attempt_or(framed)))
 }
 
 /// The account's name in a history.
