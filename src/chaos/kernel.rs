@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use onlyonce_chaos::Seed;
@@ -20,6 +20,8 @@ use super::real::{self, ClientsProcess, Run, Wire, Work};
 #[derive(Clone, Debug, Default)]
 pub struct KernelExecutor {
     program: Option<PathBuf>,
+    /// Where rules are tried out, made when it is first asked for.
+    tried: Arc<OnceLock<Result<Namespaces, NotRun>>>,
 }
 
 /// Two namespaces.
@@ -30,10 +32,16 @@ struct Packets(Arc<Namespaces>);
 impl KernelExecutor {
     /// With another program than this one as server and clients: the same one, for a test.
     #[must_use]
-    pub const fn with_program(program: PathBuf) -> Self {
+    pub fn with_program(program: PathBuf) -> Self {
         Self {
             program: Some(program),
+            ..Self::default()
         }
+    }
+
+    fn namespaces(&self) -> Result<&Namespaces, NotRun> {
+        let tried = self.tried.get_or_init(Namespaces::pair);
+        tried.as_ref().map_err(NotRun::clone)
     }
 }
 
@@ -44,7 +52,7 @@ impl Executor for KernelExecutor {
 
     fn can(&self, scenario: &Scenario) -> Result<(), NotRun> {
         real::can_workload(scenario)?;
-        Namespaces::pair().map(drop)
+        self.namespaces().map(drop)
     }
 
     fn can_fault(&self, scenario: &Scenario, fault: &Fault) -> Result<(), NotRun> {
@@ -57,7 +65,8 @@ impl Executor for KernelExecutor {
                  sent: no protocol without a checksum of its own can tell",
             ));
         }
-        Rules::of([fault], PORT).map(drop)
+        // What this kernel does not know it refuses now.
+        self.namespaces()?.apply(&Rules::of([fault], PORT)?)
     }
 
     fn run(&self, scenario: &Scenario, seed: Seed) -> Result<RunRecord, HarnessError> {

@@ -9,6 +9,7 @@ pub use onlyonce_chaos::history::{Ending, Event, Happened, RunRecord};
 pub use onlyonce_chaos::scenario::Scenario;
 
 mod crash;
+pub mod doctor;
 #[cfg(target_os = "linux")]
 mod kernel;
 mod proxy;
