@@ -105,12 +105,23 @@ impl Wire for Proxied {
     }
 }
 
+/// How frames of the transfers tell their calls.
 fn naming() -> Naming {
     let named = |frame: &[u8]| {
         let call = overheard::call(frame)?;
         real::call_and_attempt(&call.arguments, call.attempt)
     };
     Naming::by(named).tied(
+        |frame| Some(overheard::call(frame)?.id),
+        overheard::replied_to,
+    )
+}
+
+/// How frames of the native protocol tell their calls, whatever they call: by their keys.
+#[must_use]
+pub fn native_naming() -> Naming {
+    let key = |frame: &[u8]| overheard::call(frame)?.key;
+    Naming::keyed(key).tied(
         |frame| Some(overheard::call(frame)?.id),
         overheard::replied_to,
     )

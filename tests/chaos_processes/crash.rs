@@ -1,6 +1,7 @@
 //! The server's process is killed and paused.
 
-use onlyonce::chaos::{CrashExecutor, Executor, Scenario};
+use onlyonce::chaos::{CrashExecutor, Executor};
+use onlyonce_chaos::scenario::Scenario;
 
 use super::judged::{Judged, program, run};
 

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use onlyonce::chaos::{Ending, Executor, Happened, RunRecord, Scenario, Seed};
+use onlyonce::chaos::Executor;
+use onlyonce_chaos::Seed;
+use onlyonce_chaos::history::{Ending, Happened, RunRecord};
+use onlyonce_chaos::scenario::Scenario;
 
 /// The program whose processes the executors start.
 pub fn program() -> PathBuf {

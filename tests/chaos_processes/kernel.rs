@@ -2,14 +2,16 @@
 
 use std::io::Write as _;
 
-use onlyonce::chaos::{Executor, KernelExecutor, Scenario};
+use onlyonce::chaos::{Executor, KernelExecutor};
+use onlyonce_chaos::scenario::Scenario;
 
 use super::judged::{program, run};
+use super::sizes::calls;
 
-fn scenario(faults: &str) -> Scenario {
+fn scenario(calls: u64, faults: &str) -> Scenario {
     Scenario::parse(&format!(
-        "name = \"kernel\"\nworkload = \"transfers\"\ncalls = 300\nclients = 32\nmode = \"transactional\"\n\
-         attempt_ms = 1200\ndeadline_ms = 20000\n{faults}"
+        "name = \"kernel\"\nworkload = \"transfers\"\ncalls = {calls}\nclients = 64\n\
+         mode = \"transactional\"\nattempt_ms = 1200\ndeadline_ms = 20000\n{faults}"
     ))
     .unwrap()
 }
@@ -32,24 +34,35 @@ const ANSWERS: &str = "[[fault]]\nname = \"answers\"\nwhere = \"wire\"\nwhat = \
 
 #[test]
 fn lost_packets_and_lost_answers_double_nothing_and_lose_nothing() {
-    let scenario = scenario(&format!("{LOSS}when = {{ share = 0.05 }}\n{ANSWERS}"));
-    let Some(executor) = executor(&scenario) else {
-        return;
-    };
-    let (judged, record) = run(&executor, &scenario, 1);
-    assert!(record.fired["loss"].struck > 30 && record.fired["answers"].struck > 5);
-    assert_eq!((judged.calls, judged.resolved), (300, 300), "{judged:?}");
-    assert_eq!((judged.duplicated, judged.wrong), (0, 0), "{judged:?}");
-    assert!(record.goals.count("a reply was lost after its effect") > 0);
-    let (naive, _) = run(&executor, &scenario.naive(), 1);
-    assert!(naive.duplicated > 0, "{naive:?}");
+    for (share, otherwise) in [("0.05", 300), ("0.3", 150)] {
+        let calls = calls(otherwise);
+        let scenario = scenario(
+            calls,
+            &format!("{LOSS}when = {{ share = {share} }}\n{ANSWERS}"),
+        );
+        let Some(executor) = executor(&scenario) else {
+            return;
+        };
+        let (judged, record) = run(&executor, &scenario, 1);
+        assert!(record.fired["loss"].struck > 30, "{:?}", record.fired);
+        assert!(record.fired["answers"].struck > 5, "{:?}", record.fired);
+        assert_eq!(
+            (judged.calls, judged.resolved),
+            (calls, calls),
+            "{judged:?}"
+        );
+        assert_eq!((judged.duplicated, judged.wrong), (0, 0), "{judged:?}");
+        assert!(record.goals.count("a reply was lost after its effect") > 0);
+        let (naive, _) = run(&executor, &scenario.naive(), 1);
+        assert!(naive.duplicated > 0, "{naive:?}");
+    }
 }
 
 #[test]
 fn a_partition_lasts_as_long_as_its_window() {
     let cut = "[[fault]]\nname = \"cut\"\nwhere = \"wire\"\nwhat = \"partition\"\n\
                when = { from_ms = 50, until_ms = 1500 }\n";
-    let scenario = scenario(cut);
+    let scenario = scenario(300, cut);
     let Some(executor) = executor(&scenario) else {
         return;
     };

@@ -2,7 +2,8 @@
 //!
 //! A run in which no answer ever got lost after its effect says nothing about lost answers, however
 //! green it is. Code that is on the way says when a situation arises, scenarios name the ones that
-//! they want, and a run in which a wanted one never arose has failed to prove anything.
+//! they want, and a run in which a wanted one never arose has failed to prove anything. What a
+//! history shows by itself is counted from it, see [`situations`].
 //!
 //! ```
 //! use onlyonce_chaos::goals::Registry;
@@ -15,6 +16,8 @@
 //! assert_eq!(goals.goals().count("a call was tried again"), 2);
 //! assert_eq!(goals.goals().missed(["a call was tried again", "a clock jumped"]), ["a clock jumped"]);
 //! ```
+
+pub mod situations;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

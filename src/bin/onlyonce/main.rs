@@ -41,6 +41,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Fault injection: scenarios run from seeds, judged and reported
+    #[command(subcommand)]
+    Chaos(chaos::ChaosCommand),
     /// What a store holds: lists and resolves calls in doubt, seals keys, sweeps, counts
     #[command(subcommand, after_help = exit::RECORDS_CODES)]
     Records(records::RecordsCommand),
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
             kills,
             json,
         } => runtime.block_on(demo::run(DemoOptions { seed, calls, kills }, json)),
+        Command::Chaos(command) => chaos::run(command, &runtime),
         Command::Records(command) => runtime.block_on(records::run(command)),
         Command::DemoServer { folder, naive } => {
             let serving = onlyonce::demo::serve(DemoServerOptions { folder, naive });

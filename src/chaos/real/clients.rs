@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use onlyonce_chaos::goals::Registry;
+use onlyonce_chaos::goals::{Registry, situations};
 use onlyonce_chaos::history::{Ending, Event, Happened};
 use onlyonce_chaos::scenario::Workload;
 use onlyonce_chaos::{Seed, sometimes};
@@ -317,6 +317,6 @@ const ATTEMPTS_MAX: NonZeroU32 = NonZeroU32::MIN.saturating_add(999);
 const BACKOFF_CAP: Duration = Duration::from_millis(500);
 
 /// The server had executed it before this attempt came.
-const REPLY_LOST: &str = "a reply was lost after its effect";
+const REPLY_LOST: &str = situations::REPLY_LOST;
 
-pub(super) const TRIED_AGAIN: &str = "a call was tried again";
+pub(super) const TRIED_AGAIN: &str = situations::RETRIED;

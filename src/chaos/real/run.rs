@@ -1,6 +1,6 @@
 //! One run: starts everything, lets faults strike, heals, resumes, reads what is on disk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use onlyonce_chaos::Seed;
 use onlyonce_chaos::executor::{HarnessError, NotRun};
 use onlyonce_chaos::fault::{Fault, Place, What};
-use onlyonce_chaos::goals::Registry;
+use onlyonce_chaos::goals::{Goals, Registry, situations};
 use onlyonce_chaos::history::{Event, Fired, Happened, RunHeader, RunRecord, Seen};
 use onlyonce_chaos::scenario::{Mode, Scenario, Workload};
 use tokio::sync::oneshot;
@@ -157,8 +157,7 @@ impl<W: Wire> Run<'_, W> {
                 .collect(),
         );
         record.complete = true;
-        record.goals = goals.goals();
-        note_goals(&mut record);
+        record.goals = goals_of(&record, &goals.goals());
         Ok(record.seal())
     }
 }
@@ -254,26 +253,16 @@ fn effect(entry: &Entry, invoked: &BTreeMap<String, u64>, at_us: u64) -> Event {
     }
 }
 
-fn note_goals(record: &mut RunRecord) {
-    use onlyonce_chaos::history::Ending;
-    let mut unknown = BTreeSet::new();
-    let (mut killed, mut in_doubt, mut resumed) = (0, 0, 0);
-    for event in &record.events {
-        match &event.what {
-            Happened::Lifecycle { event, .. } if event == "killed" => killed += 1,
-            Happened::Ended {
-                ending: Ending::InDoubt,
-            } => in_doubt += 1,
-            Happened::Ended {
-                ending: Ending::Unknown,
-            } => drop(unknown.insert(event.call)),
-            Happened::Ended { .. } => resumed += u64::from(unknown.remove(&event.call)),
-            _ => {}
+/// What the history shows by itself, and what only the clients could see: that an answer came from
+/// the record, of an attempt whose own answer was lost in packets.
+fn goals_of(record: &RunRecord, seen_by_clients: &Goals) -> Goals {
+    let mut goals = situations::seen_in(record);
+    for (name, times) in seen_by_clients.iter() {
+        if goals.count(name) == 0 {
+            goals.add(name, times);
         }
     }
-    record.goals.add("the server was killed", killed);
-    record.goals.add("a call was in doubt", in_doubt);
-    record.goals.add("a call was resumed", resumed);
+    goals
 }
 
 // === impl Work ===
