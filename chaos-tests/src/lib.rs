@@ -75,6 +75,8 @@ pub mod executor;
 pub mod fault;
 pub mod goals;
 pub mod history;
+#[cfg(all(feature = "kernel", target_os = "linux"))]
+pub mod kernel;
 pub mod layer;
 pub mod ledger;
 pub mod proxy;

@@ -262,6 +262,7 @@ fn span_ms(what: What) -> Option<u64> {
         | What::Corrupt
         | What::DiskFull
         | What::Drop
+        | What::PacketLoss
         | What::Partition
         | What::PowerCut
         | What::Reset

@@ -55,6 +55,12 @@ enum Command {
         #[arg(long)]
         naive: bool,
     },
+    /// The server of a fault injection run, in a process of its own
+    #[command(hide = true)]
+    ChaosServer(chaos::ServerArguments),
+    /// The clients of a fault injection run, in a process of their own
+    #[command(hide = true)]
+    ChaosClients(chaos::ClientsArguments),
 }
 
 fn main() -> ExitCode {
@@ -82,6 +88,13 @@ fn main() -> ExitCode {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => output::fail(exit::UNKNOWN, &*error),
             }
+        }
+        Command::ChaosServer(arguments) => runtime.block_on(chaos::serve(arguments)),
+        Command::ChaosClients(arguments) => {
+            let code = runtime.block_on(chaos::call(arguments));
+            // A read of standard input is under way, for which its end would wait.
+            runtime.shutdown_background();
+            code
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The commands `chaos`: fault injection with seeds, judged and told.
 
 mod check;
+mod doctor;
+mod processes;
+mod proxy;
 mod replay;
 mod run;
 
@@ -16,6 +19,8 @@ use tokio::runtime::Runtime;
 
 use super::{exit, output};
 
+pub(crate) use processes::{ClientsArguments, ServerArguments, call, serve};
+
 #[derive(Subcommand)]
 pub(crate) enum ChaosCommand {
     /// Runs a scenario from many seeds, judges every run, and writes a report
@@ -27,6 +32,11 @@ pub(crate) enum ChaosCommand {
     /// Judges histories again
     #[command(after_help = exit::CHAOS_CODES)]
     Check(check::CheckArguments),
+    /// A proxy in front of any TCP server, that loses, doubles, delays and cuts its messages
+    #[command(after_help = proxy::HELP)]
+    Proxy(proxy::ProxyArguments),
+    /// What this machine can run, and why not where it cannot
+    Doctor(doctor::DoctorArguments),
 }
 
 /// Runs a command. Executors make runtimes of their own: `runtime` is only for what goes on beside
@@ -36,6 +46,8 @@ pub(crate) fn run(command: ChaosCommand, runtime: &Runtime) -> ExitCode {
         ChaosCommand::Run(arguments) => run::run(&arguments, runtime),
         ChaosCommand::Replay(arguments) => replay::run(&arguments),
         ChaosCommand::Check(arguments) => check::run(&arguments),
+        ChaosCommand::Proxy(arguments) => runtime.block_on(proxy::run(arguments)),
+        ChaosCommand::Doctor(arguments) => doctor::run(&arguments),
     }
 }
 
