@@ -56,3 +56,40 @@ fn a_history_is_judged_again_and_a_wrong_line_is_refused_with_its_number() {
         stderr(&output)
     );
 }
+
+#[test]
+fn a_simulated_run_goes_the_same_way_again_and_another_is_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.jsonl");
+    let run = [
+        "run",
+        "bad-network",
+        "--exec",
+        "sim",
+        "--seeds",
+        "5",
+        "--history",
+        text(&path),
+    ];
+    ends_with(&chaos(&run), 0);
+    let output = chaos(&["replay", text(&path)]);
+    ends_with(&output, 0);
+    assert!(
+        stdout(&output).starts_with("the same trace: "),
+        "{}",
+        stdout(&output)
+    );
+
+    // Another seed than the one that it was made from.
+    let history = fs::read_to_string(&path)
+        .unwrap()
+        .replacen("\"seed\":5", "\"seed\":6", 1);
+    fs::write(&path, history).unwrap();
+    let output = chaos(&["replay", text(&path)]);
+    ends_with(&output, 3);
+    let told = stdout(&output);
+    assert!(
+        told.starts_with("it differs at event ") && told.contains("\n  now  {"),
+        "{told}"
+    );
+}

@@ -109,7 +109,7 @@ fn bad_usage_is_told_with_what_would_do() {
         ),
         (
             vec!["run", "mailbox", "--exec", "moon"],
-            "no executor `moon`: it is one of tower",
+            "no executor `moon`: it is one of sim, tower, proxy",
         ),
         (vec!["run", "mailbox", "--seeds", "5..1"], "5 is after 1"),
         (vec!["run", "mailbox", "--seeds", "few"], "`few` is no seed"),
