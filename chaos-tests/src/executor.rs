@@ -100,6 +100,8 @@ impl fmt::Display for NotRun {
     }
 }
 
+impl Error for NotRun {}
+
 // === impl HarnessError ===
 
 impl HarnessError {

@@ -11,6 +11,8 @@
 //! - [`ledger`]: a checker that holds what clients were told against the effects on disk;
 //! - [`scenario`]: what a run is told: who calls what, and what goes wrong on the way;
 //! - [`executor`]: what carries a scenario out, of ours or of yours;
+//! - [`campaign`]: many runs of it, judged and added up;
+//! - [`report`]: what they came to, as a page, as text, for machines;
 //! - [`history`]: what happened, as lines of JSON;
 //! - [`goals`]: what must have happened for a run to prove anything;
 //! - [`workload`]: who asks for what, made of a scenario and a seed;
@@ -67,14 +69,18 @@
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example());
 //! ```
 
+pub mod campaign;
 pub mod cancel;
 pub mod executor;
 pub mod fault;
 pub mod goals;
 pub mod history;
+#[cfg(all(feature = "kernel", target_os = "linux"))]
+pub mod kernel;
 pub mod layer;
 pub mod ledger;
 pub mod proxy;
+pub mod report;
 pub mod scenario;
 pub mod seed;
 #[cfg(feature = "sim")]

@@ -51,6 +51,8 @@ mod in_doubt;
 mod message;
 mod method;
 mod outbox;
+#[cfg(feature = "cli")]
+pub(crate) mod overheard;
 mod router;
 mod server;
 #[cfg(feature = "cli")]

@@ -222,6 +222,22 @@ impl Figures {
         }
         self.duplicated as f64 / self.operations as f64
     }
+
+    /// Adds the numbers of another run, whose keys are other ones.
+    pub const fn merge(&mut self, other: &Self) {
+        self.calls += other.calls;
+        self.attempts += other.attempts;
+        self.operations += other.operations;
+        self.effects += other.effects;
+        self.duplicated += other.duplicated;
+        self.lost += other.lost;
+        self.answered += other.answered;
+        self.declined += other.declined;
+        self.refused += other.refused;
+        self.in_doubt += other.in_doubt;
+        self.unknown += other.unknown;
+        self.open += other.open;
+    }
 }
 
 // === impl Report ===

@@ -53,6 +53,8 @@ pub struct Scenario {
     pub deadline_ms: u64,
     /// How long one attempt waits for its answer, in milliseconds, at most the deadline.
     pub attempt_ms: u64,
+    /// Whether a naive control must show duplicates. Not where no fault can make any.
+    pub control: bool,
     /// What goes wrong.
     #[serde(rename = "fault")]
     pub faults: Vec<Fault>,

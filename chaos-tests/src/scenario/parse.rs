@@ -38,6 +38,8 @@ struct Written {
     deadline_ms: Spanned<u64>,
     #[serde(default = "attempt_by_default")]
     attempt_ms: Spanned<u64>,
+    #[serde(default = "control_by_default")]
+    control: bool,
     #[serde(default, rename = "fault")]
     faults: Vec<Spanned<WrittenFault>>,
     #[serde(default)]
@@ -144,6 +146,7 @@ impl Written {
             mode: self.mode,
             deadline_ms: self.deadline_ms.into_inner(),
             attempt_ms: self.attempt_ms.into_inner(),
+            control: self.control,
             faults,
             goals: self.goals.into_iter().map(Spanned::into_inner).collect(),
         })
@@ -259,6 +262,7 @@ fn span_ms(what: What) -> Option<u64> {
         | What::Corrupt
         | What::DiskFull
         | What::Drop
+        | What::PacketLoss
         | What::Partition
         | What::PowerCut
         | What::Reset
@@ -390,4 +394,8 @@ fn deadline_by_default() -> Spanned<u64> {
 
 fn attempt_by_default() -> Spanned<u64> {
     Spanned::new(0..0, 1_000)
+}
+
+const fn control_by_default() -> bool {
+    true
 }

@@ -32,6 +32,7 @@ fn every_word_of_a_fault_can_be_written() {
         ("wire", "\"close\""),
         ("wire", "\"blackhole\""),
         ("wire", "\"partition\""),
+        ("wire", "\"packet-loss\""),
         ("server", "{ crash = { back_after_ms = 5 } }"),
         ("client", "{ pause = { for_ms = 5 } }"),
         ("disk", "\"power-cut\""),

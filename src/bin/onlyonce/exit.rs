@@ -19,3 +19,9 @@ pub(crate) const RECORDS_CODES: &str = "Exit codes: 0 done; 1 refused by what th
 (a doubt that somebody else has ended, a key that was used, a clock that is not trusted), or the \
 store has failed; 2 bad usage, or a store that cannot be reached so; 3 the store or its server \
 failed on the way, and whether something was changed is unknown";
+
+/// The same for whoever injects faults.
+pub(crate) const CHAOS_CODES: &str = "Exit codes: 0 every run is valid; 1 one is violated; 2 bad \
+usage, a wrong scenario or history; 3 unknown: a run could not be judged or carried out, a wanted \
+situation never arose, the naive control showed no duplicates, or nothing could be run; \
+130 or 143 interrupted or terminated";

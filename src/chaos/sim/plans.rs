@@ -20,6 +20,7 @@ pub fn everything(mode: Mode, calls: u64) -> Scenario {
         deadline_ms: 2_500,
         attempt_ms: 250,
         faults: faults(),
+        control: true,
         goals: Vec::new(),
     }
 }
