@@ -96,7 +96,7 @@ pub(super) fn run(arguments: &RunArguments, runtime: &Runtime) -> ExitCode {
         let mut current = current.lock();
         if *current != executor {
             executor.clone_into(&mut current);
-            bar.begin(executor, runs);
+            bar.begin_of(executor, runs, "runs");
         }
         bar.at(done);
         stopped.load(Ordering::Relaxed) == 0
