@@ -54,3 +54,8 @@ struct Grpc;
 #[cfg(all(doctest, feature = "postgres"))]
 #[doc = include_str!("manual/postgres.md")]
 struct Postgres;
+
+/// And of the page on fault injection.
+#[cfg(all(doctest, feature = "cli"))]
+#[doc = include_str!("manual/fault_injection.md")]
+struct FaultInjection;

@@ -83,6 +83,8 @@ pub mod proxy;
 pub mod report;
 pub mod scenario;
 pub mod seed;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod workload;
 
 pub use cancel::CancelAt;

@@ -10,6 +10,7 @@ mod kernel;
 mod proxy;
 mod real;
 mod scenarios;
+pub mod sim;
 mod tower;
 
 pub use onlyonce_chaos::executor::{Executor, HarnessError, NotRun};
@@ -26,6 +27,7 @@ pub use self::tower::TowerExecutor;
 #[must_use]
 pub fn executors() -> Vec<Box<dyn Executor>> {
     vec![
+        Box::new(sim::SimExecutor),
         Box::new(TowerExecutor),
         Box::new(ProxyExecutor::default()),
         #[cfg(target_os = "linux")]

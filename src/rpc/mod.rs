@@ -55,6 +55,8 @@ mod outbox;
 pub(crate) mod overheard;
 mod router;
 mod server;
+#[cfg(feature = "cli")]
+pub(crate) mod simulated;
 mod state;
 mod status;
 mod transactional;

@@ -134,7 +134,7 @@ impl Seen<'_> {
 }
 
 /// Whether whoever waits for the message waits in vain.
-fn loses(what: &str) -> bool {
+pub(crate) fn loses(what: &str) -> bool {
     !matches!(
         what,
         "delay" | "duplicate" | "pause" | "sync-slow" | "clock-jump"

@@ -66,7 +66,7 @@ impl Judge {
             Happened::Sent | Happened::Received => {
                 let attempt = event.attempt;
                 self.call(event, |call| {
-                    call.attempts = call.attempts.max(attempt.max(1))
+                    call.attempts = call.attempts.max(attempt.max(1));
                 });
             }
             Happened::Effect {
@@ -89,7 +89,7 @@ impl Judge {
             Happened::Acknowledged => {
                 let at_us = event.at_us;
                 self.call(event, |call| {
-                    call.forgotten_us = call.forgotten_us.min(at_us)
+                    call.forgotten_us = call.forgotten_us.min(at_us);
                 });
             }
             Happened::FaultsEnded => {
@@ -200,7 +200,7 @@ impl Judge {
         let faults_ended = self.faults_ended_us.is_some();
         let at_us = event.at_us;
         self.call(event, |call| {
-            call.end(at_us, Told::of(ending), faults_ended)
+            call.end(at_us, Told::of(ending), faults_ended);
         });
     }
 

@@ -6,6 +6,7 @@ use super::markup::{count, duration, escaped, short};
 use super::{Context, lanes, matrix, page, plot};
 use crate::campaign::{Campaign, Control, Finding, Part};
 use crate::ledger::Verdict;
+use crate::scenario::Mode;
 
 /// One self-contained page about a campaign, of at most two mebibytes. What does not fit is counted
 /// in its place.
@@ -16,9 +17,28 @@ pub fn html(campaign: &Campaign, context: &Context) -> String {
     let _ = write!(
         page,
         "<header>\n<div class=\"eyebrow\">Fault injection report</div>\n<h1>{name}</h1>\n\
-         <p class=\"about\">{}</p>\n</header>\n",
+         <p class=\"about\">{}</p>\n<div class=\"chips\">",
         escaped(&campaign.scenario.about)
     );
+    let scenario = &campaign.scenario;
+    let seeds = match campaign.seeds_from == campaign.seeds_to {
+        true => format!("seed {}", campaign.seeds_from),
+        false => format!("seeds {} to {}", campaign.seeds_from, campaign.seeds_to),
+    };
+    let naive = scenario.mode == Mode::Naive;
+    for (chip, class) in [
+        (scenario.workload.name().to_owned(), "none"),
+        (format!("{} calls a run", count(scenario.calls)), "none"),
+        (format!("{} clients", scenario.clients), "none"),
+        (seeds, "none"),
+        (
+            scenario.mode.name().to_owned(),
+            if naive { "bad" } else { "none" },
+        ),
+    ] {
+        let _ = write!(page, "<span class=\"tag {class}\">{chip}</span>");
+    }
+    page.push_str("</div>\n</header>\n");
     verdict(&mut page, campaign);
     figures(&mut page, campaign);
     violations(&mut page, campaign, context);

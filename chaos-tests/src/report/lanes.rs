@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::markup::{bytes, count, duration, escaped, short};
+use super::markup::{bytes, count, escaped, short};
 use crate::campaign::Story;
 use crate::fault::Phase;
 use crate::history::{Ending, Event, Happened};
@@ -38,7 +38,7 @@ pub(super) fn story(page: &mut String, story: &Story) {
             page,
             "<text class=\"soft\" x=\"92\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             y + 4.0,
-            duration(event.at_us)
+            moment(event.at_us)
         );
         mark(page, event, y, &mut effects);
         page.push('\n');
@@ -186,6 +186,11 @@ fn across(page: &mut String, y: f64) {
         page,
         "<line class=\"life\" x1=\"{CLIENT}\" x2=\"{DISK}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>"
     );
+}
+
+/// Rows follow one another within milliseconds, also late in a run.
+fn moment(at_us: u64) -> String {
+    format!("{}.{:03} s", at_us / 1_000_000, at_us / 1_000 % 1_000)
 }
 
 const HEAD: f64 = 32.0;

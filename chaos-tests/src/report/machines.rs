@@ -63,7 +63,7 @@ fn part_line(part: &Part, context: &Context) -> Value {
     json!({
         "executor": part.executor,
         "verdict": match part.not_run { Some(_) => "not run".to_owned(), None => part.verdict().to_string() },
-        "not_run": part.not_run.as_ref().map(|reason| reason.reason()),
+        "not_run": part.not_run.as_ref().map(super::super::executor::NotRun::reason),
         "faults_not_run": not_run.collect::<std::collections::BTreeMap<_, _>>(),
         "runs": part.runs,
         "violated": part.violated,

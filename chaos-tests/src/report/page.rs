@@ -43,18 +43,21 @@ td.number,th.number{text-align:right;font-variant-numeric:tabular-nums;padding-r
 .tag{display:inline-block;border-radius:6px;padding:1px 8px;font-size:12.5px;font-weight:600;white-space:nowrap}
 .tag.good{color:var(--good);background:var(--good-well)}.tag.bad{color:var(--bad);background:var(--bad-well)}
 .tag.open{color:var(--open);background:var(--open-well)}.tag.none{color:var(--soft);background:var(--well)}
-.small{display:block;font-size:12.5px;color:var(--soft);max-width:34ch}
+.small{display:block;font-size:12.5px;color:var(--soft);max-width:44ch}
 code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 code{overflow-wrap:anywhere}
 pre{background:var(--well);border-radius:8px;padding:10px 14px;margin:8px 0 14px;white-space:pre-wrap;
 overflow-wrap:anywhere}
-ul.plain{list-style:none;margin:0 0 10px;padding:0}ul.plain li{padding:2px 0}
+ul.plain{list-style:none;margin:0 0 10px;padding:0;columns:3 240px;column-gap:28px}
+ul.plain li{padding:2px 0;break-inside:avoid}
+.chips{display:flex;flex-wrap:wrap;gap:6px;margin:14px 0 0}
 svg{display:block;width:100%;height:auto;min-width:720px;font-family:inherit}
 svg text{fill:var(--ink);font-size:12.5px}svg .soft{fill:var(--soft)}svg .strong{font-weight:650}
 svg .grid{stroke:var(--line);stroke-width:1}svg .axis{stroke:var(--soft);stroke-width:1}
 svg .lane{stroke:var(--line);stroke-width:2}svg .well{fill:var(--well)}
 svg .arrow{stroke:var(--soft);stroke-width:1.6;fill:none}svg .head{fill:var(--soft)}
 svg .lost{stroke:var(--bad);stroke-width:2.4;fill:none;stroke-linecap:round}svg .alarm{fill:var(--bad)}
+svg .late{stroke:var(--band);stroke-width:2.4;fill:var(--card)}svg .latetext{fill:var(--open)}
 svg .done{fill:var(--good)}svg .ask{fill:var(--accent)}svg .hollow{fill:var(--card);stroke:var(--soft);stroke-width:1.6}
 svg .life{stroke:var(--open);stroke-width:1.4;stroke-dasharray:5 4}svg .lifetext{fill:var(--open)}
 .answered{fill:var(--answered);fill-opacity:.6}.declined,.refused{fill:var(--other);fill-opacity:.75}

@@ -18,9 +18,9 @@ pub(super) fn timeline(page: &mut String, timeline: &Timeline) {
     let height = bottom + 26.0;
     let until = timeline.until_us.max(1) as f64;
     let x = |at_us: u64| LEFT + WIDTH * at_us as f64 / until;
-    let _ = write!(
+    let _ = writeln!(
         page,
-        "<svg viewBox=\"0 0 1000 {height:.0}\" role=\"img\" aria-label=\"calls over time\">\n"
+        "<svg viewBox=\"0 0 1000 {height:.0}\" role=\"img\" aria-label=\"calls over time\">"
     );
     // Who is down is shaded over the whole height, behind everything else.
     for band in timeline
@@ -102,10 +102,10 @@ fn latencies(page: &mut String, timeline: &Timeline, x: &impl Fn(u64) -> f64) {
         .max()
         .unwrap_or(1);
     // Whole powers of ten, two of them at least.
-    let low = least.ilog10();
-    let high = (most.ilog10() + 1).max(low + 2);
+    let low = least.max(SHORTEST_US).ilog10();
+    let high = (most.max(SHORTEST_US).ilog10() + 1).max(low + 2);
     let y = |took_us: u64| {
-        let power = (took_us.max(1) as f64).log10();
+        let power = (took_us.max(SHORTEST_US) as f64).log10();
         let share = (power - f64::from(low)) / f64::from(high - low);
         TOP + LATENCY * (1.0 - share)
     };
@@ -212,6 +212,8 @@ fn round(micros: u64) -> String {
     }
 }
 
+/// What took less was refused before anything was sent: where below the plot it is says nothing.
+const SHORTEST_US: u64 = 100;
 const DOWN: &str = " is down";
 const LEFT: f64 = 170.0;
 const WIDTH: f64 = 815.0;

@@ -14,9 +14,9 @@ fn context() -> Context {
 
 fn campaign(toy: &Toy, seeds: u64, name: &str) -> Campaign {
     let text = format!(
-        "name = {name:?}\nabout = {name:?}\nworkload = \"transfers\"\ncalls = 60\n\
-         goals = [\"a reply was lost after its effect\", {name:?}]\n\
-         [[fault]]\nname = {name:?}\nwhere = \"wire\"\nwhat = \"drop\"\nwhen = {{ share = 0.2 }}\n\
+        "name = \"{name}\"\nabout = \"{name}\"\nworkload = \"transfers\"\ncalls = 60\n\
+         goals = [\"a reply was lost after its effect\", \"{name}\"]\n\
+         [[fault]]\nname = \"{name}\"\nwhere = \"wire\"\nwhat = \"drop\"\nwhen = {{ share = 0.2 }}\n\
          [[fault]]\nname = \"cut\"\nwhere = \"disk\"\nwhat = \"power-cut\"\n"
     );
     let scenario = Scenario::parse(&text).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::order::{Demand, Order};
-use crate::scenario::{Scenario, Workload};
+use crate::scenario::{Mode, Scenario, Workload};
 use crate::seed::Seed;
 
 /// All calls of a run.
@@ -51,6 +51,9 @@ pub struct PlannedOutage {
 
 impl Plan {
     /// The calls of a scenario, which follow from the seed alone.
+    ///
+    /// The naive control has no keys, and so neither twins nor keys that are used twice: what is
+    /// duplicated there was duplicated by faults.
     #[must_use]
     pub fn new(scenario: &Scenario, seed: Seed) -> Self {
         let seed = seed.derive(&[WORKLOAD]);
@@ -59,7 +62,9 @@ impl Plan {
         for call in 1..=scenario.calls {
             let draw = |about| seed.draw(&[CALL, call, about]);
             let client = (call - 1) % clients + 1;
-            let repeats = !matches!(scenario.workload, Workload::HotKey | Workload::Refunds);
+            let naive = scenario.mode == Mode::Naive;
+            let repeats =
+                !naive && !matches!(scenario.workload, Workload::HotKey | Workload::Refunds);
             let share = draw(WHICH).unit();
             let (key, payload) = match calls.len().checked_sub(1) {
                 // A twin of one that may still be under way, or that is over for long.
@@ -74,7 +79,7 @@ impl Plan {
                 }
                 _ => {
                     let key = match scenario.workload {
-                        Workload::HotKey => "hot".to_owned(),
+                        Workload::HotKey if !naive => "hot".to_owned(),
                         _ => format!("k{call}"),
                     };
                     let payload = order(scenario, seed, call, &key);
@@ -124,7 +129,7 @@ fn order(scenario: &Scenario, seed: Seed, call: u64, key: &str) -> Vec<u8> {
             line: format!("line{call}"),
         },
         // Every third call gives back what one of the last ones took.
-        Workload::Refunds if call % 3 == 0 => Demand::Refund {
+        Workload::Refunds if call.is_multiple_of(3) => Demand::Refund {
             charge: format!("k{}", call - draw(4).within(1..=2)),
         },
         Workload::Refunds => Demand::Charge {

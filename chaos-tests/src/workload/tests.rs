@@ -75,6 +75,15 @@ fn all_callers_of_a_hot_key_ask_for_the_same() {
 }
 
 #[test]
+fn the_naive_control_asks_for_nothing_twice() {
+    for workload in Workload::ALL {
+        let plan = Plan::new(&scenario(workload, 500).naive(), Seed::new(1));
+        let keys: BTreeSet<_> = plan.calls.iter().map(|call| &call.key).collect();
+        assert_eq!(keys.len(), 500, "{workload:?}");
+    }
+}
+
+#[test]
 fn clients_of_an_outbox_and_servers_of_a_rolling_restart_go_down_on_the_way() {
     let down = |workload| -> Vec<(u64, String)> {
         let plan = Plan::new(&scenario(workload, 100), Seed::new(1));

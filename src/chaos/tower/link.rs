@@ -60,6 +60,9 @@ impl Service<Request> for Link {
 
 impl Attempt {
     async fn carry(self, request: Request) -> Result<Reply, TransportError> {
+        if let (Some(stamp), Some(store)) = (&request.stamp, self.link.server.store) {
+            stamp.call.bind(store);
+        }
         self.note(Happened::Sent);
         self.suffer(Phase::RequestSent, &request).await?;
         let pause = self

@@ -23,6 +23,8 @@ use onlyonce_chaos::workload::Plan;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::middleware::jitter;
+
 /// Runs scenarios through our layers, in one process and in paused time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TowerExecutor;
@@ -101,6 +103,7 @@ impl Executor for TowerExecutor {
             .start_paused(true)
             .build()
             .map_err(|error| HarnessError::io("a runtime cannot be started", error))?;
+        jitter::seed_this_thread(seed.value());
         runtime.block_on(run(scenario, seed))
     }
 }

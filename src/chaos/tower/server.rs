@@ -19,7 +19,7 @@ use crate::middleware::stack;
 use crate::rpc::{
     Caller, Failure, Incoming, Method, Reply, Request, Router, Routes, ServerAdapter,
 };
-use crate::storage::{MemoryStore, Scope};
+use crate::storage::{MemoryStore, Scope, Store, StoreId};
 
 /// The one method of the bank: an order as bytes, what it came to as bytes.
 pub(super) const ORDER: Method<Vec<u8>, Vec<u8>, Vec<u8>> = Method::new("bank.order");
@@ -29,6 +29,8 @@ pub(super) const ORDER: Method<Vec<u8>, Vec<u8>, Vec<u8>> = Method::new("bank.or
 pub(super) struct Server {
     service: BoxCloneSyncService<Incoming, Reply, Infallible>,
     bank: Bank,
+    /// What a client gets to know by shaking hands: that the server dedupes, and by which store.
+    pub(super) store: Option<StoreId>,
 }
 
 #[derive(Clone)]
@@ -56,14 +58,22 @@ impl Server {
         let routes: Routes = Router::new(bank.clone())
             .method(&ORDER, execute)
             .into_routes();
-        let service = if mode == Mode::Naive {
-            BoxCloneSyncService::new(routes)
-        } else {
-            let store = Arc::new(MemoryStore::new());
-            let layers = stack::server(store, ServerAdapter::new(routes.clone()));
-            BoxCloneSyncService::new(layers.layer(routes))
-        };
-        Self { service, bank }
+        if mode == Mode::Naive {
+            let service = BoxCloneSyncService::new(routes);
+            return Self {
+                service,
+                bank,
+                store: None,
+            };
+        }
+        let store = Arc::new(MemoryStore::new());
+        let store_id = Some(store.id());
+        let layers = stack::server(store, ServerAdapter::new(routes.clone()));
+        Self {
+            service: BoxCloneSyncService::new(layers.layer(routes)),
+            bank,
+            store: store_id,
+        }
     }
 
     pub(super) fn accounts(&self) -> BTreeMap<String, i64> {

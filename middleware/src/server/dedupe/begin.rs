@@ -160,6 +160,7 @@ where
                 drop(ready);
                 let over = Box::pin(until_over(shared, intent, give_up_at, retry_after));
                 tokio::select! {
+                    biased;
                     () = deliver.closed() => return Begun::Landed(Landing::NotExecuted),
                     over = over => match over {
                         Ok(()) => {}

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use onlyonce_storage::{Answer, Fingerprint, InDoubt, KeyDigest};
-use tokio::sync::watch;
+use tokio::sync::SetOnce;
 
 use super::scheduled::{AtomicU8, AtomicUsize, Mutex, Notify};
 use crate::observe::server::Waiting;
@@ -35,7 +35,8 @@ pub(super) type FlightName = (KeyDigest, Fingerprint);
 
 /// One call being executed.
 pub(super) struct Flight {
-    landed: watch::Sender<Option<Landing>>,
+    /// Who waits is woken in the order in which they came.
+    landed: SetOnce<Landing>,
     waiters: AtomicUsize,
     phase: AtomicU8,
 }
@@ -77,7 +78,6 @@ pub(super) struct Lead {
 pub(super) struct Waiter {
     flights: Arc<Flights>,
     flight: Arc<Flight>,
-    landed: watch::Receiver<Option<Landing>>,
     _waiting: Waiting,
 }
 
@@ -103,7 +103,7 @@ impl Flights {
             Entry::Vacant(_) if flights >= self.flights_max => Boarding::Full,
             Entry::Vacant(place) => {
                 let flight = Arc::new(Flight {
-                    landed: watch::Sender::new(None),
+                    landed: SetOnce::new(),
                     waiters: AtomicUsize::new(0),
                     phase: AtomicU8::new(CLAIMING),
                 });
@@ -155,11 +155,9 @@ impl Flights {
             self.waiters.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        let landed = flight.landed.subscribe();
         Some(Waiter {
             flights: Arc::clone(self),
             flight,
-            landed,
             _waiting: Waiting::begin(),
         })
     }
@@ -219,15 +217,14 @@ impl Drop for Lead {
         }
         drop(table);
         // A lead that was dropped before it landed (its runtime is shutting down) leaves its
-        // waiters without an answer; without this they would wait for a sender that they
-        // themselves keep alive.
+        // waiters without an answer; without this they would wait for a word that
+        // nobody says.
         let landing = self.landing.take();
         let lost = Landing::Refused(Refusal::InProgress {
             retry_after: LOST_LEAD,
         });
-        self.flight
-            .landed
-            .send_replace(Some(landing.unwrap_or(lost)));
+        // OK because nobody else lands it.
+        let _ = self.flight.landed.set(landing.unwrap_or(lost));
     }
 }
 
@@ -237,13 +234,9 @@ impl Waiter {
     /// How the flight ended, or `None` when it did not within `limit`.
     ///
     /// A tie is won by the landing.
-    pub(super) async fn wait(mut self, limit: Duration) -> Option<Landing> {
-        let landed = self.landed.wait_for(Option::is_some);
-        match tokio::time::timeout(limit, landed).await {
-            Ok(Ok(landing)) => landing.clone(),
-            // OK because the sender lives in the flight, which this waiter holds.
-            Ok(Err(_)) | Err(_) => None,
-        }
+    pub(super) async fn wait(self, limit: Duration) -> Option<Landing> {
+        let landed = tokio::time::timeout(limit, self.flight.landed.wait()).await;
+        landed.ok().cloned()
     }
 }
 
