@@ -25,6 +25,8 @@ pub(crate) enum Said {
     },
     /// The reply to the attempt that this connection calls by this number.
     Reply { id: u64 },
+    /// What was not taken so far will not be.
+    GoAway,
     /// Anything else.
     Other,
 }
@@ -88,7 +90,8 @@ pub(crate) fn first(bytes: &[u8], is_hello: bool, from_client: bool) -> Option<F
     } else {
         match wire::from_server(&payload) {
             Ok(FromServer::Reply { id, .. }) => Said::Reply { id },
-            _ => Said::Other,
+            Ok(FromServer::GoAway { .. }) => Said::GoAway,
+            Err(_) => Said::Other,
         }
     };
     Some(First {

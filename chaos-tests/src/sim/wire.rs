@@ -45,6 +45,9 @@ pub enum Cut {
         head: usize,
         /// Whose it is; `None` of one that is about no call.
         about: Option<About>,
+        /// Whether it says that what is still on the way on this connection is not taken. What comes
+        /// by another path then would make that a lie, and TCP has no other path.
+        disowns: bool,
     },
 }
 
@@ -106,14 +109,13 @@ struct Connection {
     hello: Mutex<Bytes>,
     lanes: [Lane; 2],
     silent: AtomicBool,
+    disowned: AtomicBool,
     dead: AtomicBool,
     died: Notify,
 }
 
 struct Lane {
     to: tokio::sync::Mutex<Option<WriteHalf<DuplexStream>>>,
-    /// How many messages have passed.
-    passed: AtomicU64,
 }
 
 // === impl Dialler ===
@@ -285,6 +287,7 @@ async fn connect(wire: Arc<Wire>, arrival: Arrival) {
         hello: Mutex::new(Bytes::new()),
         lanes: [Lane::new(to_server), Lane::new(to_client)],
         silent: AtomicBool::new(false),
+        disowned: AtomicBool::new(false),
         dead: AtomicBool::new(false),
         died: Notify::new(),
     });
@@ -315,9 +318,17 @@ async fn carry(connection: Arc<Connection>, way: Way, mut from: ReadHalf<DuplexS
             false => connection.protocol.lock().cut(way, &buffer),
         };
         match cut {
-            Cut::Message { bytes, head, about } if bytes <= buffer.len() => {
+            Cut::Message {
+                bytes,
+                head,
+                about,
+                disowns,
+            } if bytes <= buffer.len() => {
                 let message = buffer.split_to(bytes).freeze();
                 number += 1;
+                if disowns {
+                    connection.disowned.store(true, Ordering::Relaxed);
+                }
                 connection.pass(way, number, message, head, about).await;
             }
             Cut::Message { .. } | Cut::More => match from.read_buf(&mut buffer).await {
@@ -378,13 +389,28 @@ impl Connection {
         if self.silent.load(Ordering::Relaxed) || self.wire.is_parted(way) {
             return;
         }
+        let mut again = Vec::new();
         for phase in [sent, received] {
             let possible = |place, what| can_strike(place, what, phase, about.is_some());
             for strike in run.strikes(phase, subject, possible) {
+                if let What::Duplicate { later_ms } = strike.what {
+                    again.push((Duration::from_millis(later_ms), strike.draw));
+                }
                 if self.strike(way, &message, head, &strike).await {
                     return;
                 }
             }
+        }
+        // Only what arrives can arrive again.
+        for (later, draw) in again {
+            let (connection, message) = (Arc::clone(self), message.clone());
+            tokio::spawn(async move {
+                sleep(later).await;
+                match way {
+                    Way::Up => connection.by_another_path(message, draw).await,
+                    Way::Down => connection.deliver(way, &message).await,
+                }
+            });
         }
         if about.is_some() && way == Way::Up {
             run.note(subject.0, subject.1, Happened::Received);
@@ -406,33 +432,12 @@ impl Connection {
         let draw = strike.draw;
         match strike.what {
             What::Drop => {}
-            What::Duplicate { later_ms } => {
-                let again = Arc::clone(self);
-                let message = message.clone();
-                tokio::spawn(async move {
-                    sleep(Duration::from_millis(later_ms)).await;
-                    match way {
-                        Way::Up => again.by_another_path(message, draw).await,
-                        Way::Down => again.deliver(way, &message).await,
-                    }
-                });
-                return false;
-            }
+            What::Duplicate { .. } => return false,
             What::Delay { .. } => {
-                let late = Arc::clone(self);
-                let message = message.clone();
-                let delay = strike.what.delay(draw).unwrap_or_default();
-                let passed = self.lanes[way as usize].passed.load(Ordering::Relaxed);
-                tokio::spawn(async move {
-                    sleep(delay).await;
-                    let overtaken =
-                        late.lanes[way as usize].passed.load(Ordering::Relaxed) != passed;
-                    if way == Way::Up && (overtaken || late.dead.load(Ordering::Relaxed)) {
-                        late.by_another_path(message, draw).await;
-                    } else {
-                        late.deliver(way, &message).await;
-                    }
-                });
+                // What comes behind it on this connection waits, as TCP keeps an order; what comes on
+                // another one overtakes it.
+                sleep(strike.what.delay(draw).unwrap_or_default()).await;
+                return false;
             }
             What::Corrupt => {
                 // Half of the damage is in what the receiver itself can tell, and half is found by
@@ -478,15 +483,17 @@ impl Connection {
             return;
         }
         let lane = &self.lanes[way as usize];
-        lane.passed.fetch_add(1, Ordering::Relaxed);
         if let Some(to) = &mut *lane.to.lock().await {
             // OK because a receiver that is gone gets nothing.
             let _ = to.write_all(bytes).await;
         }
     }
 
-    /// A message that comes when its connection is past it.
+    /// A message that comes again, on a connection of its own.
     async fn by_another_path(&self, message: Bytes, draw: Draw) {
+        if self.disowned.load(Ordering::Relaxed) {
+            return;
+        }
         let hello = self.hello.lock().clone();
         let stays = Duration::from_millis(draw.within(0..=500));
         Arc::clone(&self.wire)
@@ -531,7 +538,6 @@ impl Lane {
     fn new(to: WriteHalf<DuplexStream>) -> Self {
         Self {
             to: tokio::sync::Mutex::new(Some(to)),
-            passed: AtomicU64::new(0),
         }
     }
 }

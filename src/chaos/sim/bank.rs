@@ -1,7 +1,7 @@
 //! The bank: transfers between accounts, outside of the store or in it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use onlyonce_chaos::Seed;
@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use crate::rpc::{Caller, Failure, Method, Router, Routes, Table, Transaction, Undone};
-use crate::storage::simulated::SimDisk;
+use crate::storage::simulated::{SimDisk, SimStore};
+use crate::storage::{
+    Answer, AnswerFormat, FencingToken, IdempotencyKey, KeyState, Scope, ScopedKey, Store,
+};
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +36,8 @@ pub(super) struct Bank {
     pub(super) run: Run,
     pub(super) disk: SimDisk,
     books: Arc<Mutex<Books>>,
+    /// That of the server's life now.
+    pub(super) store: Arc<Mutex<Weak<SimStore>>>,
 }
 
 #[derive(Default)]
@@ -40,6 +45,8 @@ struct Books {
     balances: BTreeMap<u32, i64>,
     index: u64,
     runs: BTreeMap<u64, u64>,
+    /// The token of the last run that was given a key.
+    tokens: BTreeMap<String, FencingToken>,
 }
 
 /// An effect as the books in the store keep it.
@@ -108,6 +115,7 @@ impl Bank {
             run,
             disk,
             books: Arc::default(),
+            store: Arc::default(),
         }
     }
 
@@ -173,6 +181,7 @@ impl Bank {
         let (key, call) = (named(caller), transfer.call);
         let run = self.begin(call);
         let draw = |what| self.run.seed().draw(&[HANDLES, call, run, what]);
+        self.speak_late(caller, &key, draw(4).within(0..=11));
         sleep(work(draw(1).within(0..=99), draw(2).within(0..=20))).await;
         if transfer.amount == 0 {
             return Err(Failure::Fault("nothing to transfer".to_owned()));
@@ -219,6 +228,43 @@ impl Bank {
             _ => {}
         }
         Ok(answer)
+    }
+
+    /// Lets owners speak that were thought to be dead: one of an earlier claim of this key, and now
+    /// and then one who has invented its token, or gives another answer when its call is settled.
+    fn speak_late(&self, caller: &Caller, key: &str, draw: u64) {
+        let Some(execution) = caller.execution else {
+            return;
+        };
+        let token = execution.token;
+        let before = self.books.lock().tokens.insert(key.to_owned(), token);
+        let forged = || Some(Answer::new(AnswerFormat::new(1), vec![0, 1, b'?']));
+        let (late, answer, after_ms) = match (before, draw) {
+            (Some(before), _) => (before, None, 3),
+            (None, 0) => {
+                let invented = FencingToken::new(token.incarnation(), token.sequence() + 1_000_000);
+                (invented, None, 3)
+            }
+            (None, 1) => (token, forged(), 80),
+            (None, _) => return,
+        };
+        let scope = Scope::global().operation(TRANSFER.name());
+        let (Ok(scope), Ok(key)) = (scope, IdempotencyKey::parse(key)) else {
+            return;
+        };
+        let (store, run) = (Arc::clone(&self.store), self.run.clone());
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(after_ms)).await;
+            let store = store.lock().upgrade();
+            if let Some(store) = store.filter(|_| !run.faults_ended()) {
+                let key = ScopedKey::new(scope, key);
+                // Who speaks before its call is settled is its owner, and may.
+                let settled = matches!(store.peek(key.clone()).await, Ok(KeyState::Completed(_)));
+                if answer.is_none() || settled {
+                    store.settle_late(key, late, answer).await;
+                }
+            }
+        });
     }
 
     /// The moment behind the effect, and what strikes it.

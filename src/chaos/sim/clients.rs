@@ -27,6 +27,10 @@ pub(super) struct Caller {
     pub(super) run: Run,
     pub(super) number: u32,
     pub(super) calls: Arc<[u64]>,
+    /// Until when keys are used for other requests, in microseconds of the run.
+    pub(super) poison_until_us: u64,
+    /// Whether a call is made in a session.
+    pub(super) of_session: Arc<dyn Fn(u64) -> bool + Send + Sync>,
     pub(super) dialler: Dialler,
     pub(super) in_sessions: bool,
     pub(super) deadline: Duration,
@@ -85,12 +89,13 @@ impl Caller {
     async fn make(&self, client: &Client, call: u64) {
         let draw = |what| self.run.seed().draw(&[CALLS, call, what]);
         // Now and then a key that is in use already comes with another request.
-        let poisoned = !self.in_sessions && call > 3 && draw(1).within(0..=24) == 0;
-        let named = if poisoned {
-            call - draw(2).within(1..=3)
-        } else {
-            call
-        };
+        // Its refusal leaves open what became of its own attempts, so none comes near the end.
+        let early = call > 3 && self.run.now_us() < self.poison_until_us;
+        let other = call.saturating_sub(draw(2).within(1..=3));
+        // A key of a session is forgotten when it is acknowledged: nobody uses it again.
+        let usable = early && !self.in_sessions && !(self.of_session)(other);
+        let poisoned = usable && draw(1).within(0..=7) == 0;
+        let named = if poisoned { other } else { call };
         let transfer = Transfer::of(self.run.seed(), call);
         let key = key_of(named);
         let client_number = self.number;
@@ -175,7 +180,12 @@ impl Caller {
             ),
             Err(CallFailure::Fault(fault)) => (Ending::Declined(fault.into_bytes()), None),
             Err(CallFailure::InDoubt(failed)) => (Ending::InDoubt, Some(failed.ticket)),
-            Err(CallFailure::NotExecuted(_)) => (Ending::Refused, None),
+            Err(CallFailure::NotExecuted(f)) => {
+                if std::env::var("DBG").is_ok() {
+                    eprintln!("{} {:?}", self.run.now_us(), f);
+                }
+                (Ending::Refused, None)
+            }
             Err(CallFailure::OutcomeUnknown(failed)) => (Ending::Unknown, Some(failed.ticket)),
             Err(CallFailure::Refused { ticket, .. }) => match ticket.maybe_executed {
                 // Another attempt would be refused as well.

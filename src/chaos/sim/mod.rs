@@ -5,11 +5,16 @@
 //! the clock and the lives of the processes.
 
 mod bank;
+pub mod campaign;
 mod clients;
 mod executor;
+pub mod exhaust;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 mod native;
 pub mod plans;
 mod server;
+pub mod shrink;
 mod town;
 
 pub use executor::{SimExecutor, SimRun};

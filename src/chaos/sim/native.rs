@@ -24,6 +24,7 @@ impl Protocol for Native {
         };
         let whole = message.bytes <= bytes.len();
         *hello |= whole;
+        let disowns = message.said == Said::GoAway;
         let about = match message.said {
             Said::Call {
                 id,
@@ -36,12 +37,13 @@ impl Protocol for Native {
                 about
             }
             Said::Reply { id } => self.calls.remove(&id),
-            Said::Other => None,
+            Said::GoAway | Said::Other => None,
         };
         Cut::Message {
             bytes: message.bytes,
             head: message.head,
             about,
+            disowns,
         }
     }
 }

@@ -43,6 +43,20 @@ pub fn crashing_clients(mode: Mode, calls: u64) -> Scenario {
     scenario
 }
 
+/// What a seed is run in: claimed and transactional in turn, and every fifth one with clients that
+/// crash.
+#[must_use]
+pub fn of_seed(seed: u64, calls: u64) -> Scenario {
+    let mode = match seed % 2 {
+        0 => Mode::Claimed,
+        _ => Mode::Transactional,
+    };
+    match seed % 5 {
+        4 => crashing_clients(mode, calls),
+        _ => everything(mode, calls),
+    }
+}
+
 fn faults() -> Vec<Fault> {
     let (sent, reply) = (Phase::RequestSent, Phase::ReplySent);
     let wire = |name, what, phase, share| fault(name, Place::Wire, what, phase, share);

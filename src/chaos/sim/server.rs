@@ -83,6 +83,7 @@ impl Lives {
                 std::future::pending().await
             }
         };
+        *self.bank.store.lock() = Arc::downgrade(&store);
         tokio::spawn(self.clone().watch(Arc::clone(&store)));
         self.serve(store, pipes).await
     }
@@ -115,7 +116,7 @@ impl Lives {
     /// Starts the server again when its store has failed, as an operator does, and does what the
     /// town asks for.
     async fn watch(self, store: Arc<SimStore>) {
-        loop {
+        for turn in 1_u64.. {
             sleep(Duration::from_millis(10)).await;
             if store.is_poisoned() {
                 self.start_again();
@@ -125,6 +126,10 @@ impl Lives {
                 let asked = self.asked.lock();
                 (asked.sweep, asked.audit)
             };
+            if turn % 16 == 0 && !sweep {
+                // Nothing is past its time, so that it removes nothing.
+                let _ = store.sweep().await;
+            }
             if sweep {
                 let swept = store.sweep().await;
                 let mut asked = self.asked.lock();

@@ -62,14 +62,14 @@ struct Town<'a> {
     wipes: bool,
 }
 
-/// One run in twelve has a server that comes back with another store: behind a load balancer it was
+/// One run in four has a server that comes back with another store: behind a load balancer it was
 /// another server. Only effects that lie elsewhere survive that, and only clients that know which
 /// store they have met.
 fn wipes(scenario: &Scenario, seed: Seed) -> bool {
     scenario.mode == Mode::Claimed
         && !crashes(scenario)
         && scenario.calls > 2
-        && seed.draw(&[WIPES]).within(0..=11) == 0
+        && seed.draw(&[WIPES]).within(0..=3) == 0
 }
 
 /// Syncs take a moment, and what the faults of the disk say.
@@ -101,6 +101,9 @@ impl Town<'_> {
     fn settle(&mut self, scenario: &Scenario) {
         let lives = self.lives.clone();
         self.world.server(move |pipes| lives.clone().live(pipes));
+        let sessions = !crashes(scenario) && scenario.mode != Mode::Naive;
+        let clients = u64::from(scenario.clients);
+        let of_session = Arc::new(move |call: u64| sessions && (call % clients + 1) % 2 == 0);
         for number in 1..=scenario.clients {
             let name = format!("client-{number}");
             let calls = (1..=scenario.calls)
@@ -109,9 +112,11 @@ impl Town<'_> {
                 run: self.run.clone(),
                 number,
                 calls: calls.collect(),
+                poison_until_us: patience_ms(scenario).saturating_sub(4_500) * 1_000,
+                of_session: Arc::clone(&of_session) as _,
                 dialler: self.world.dialler(&name, || Box::new(Native::default())),
                 // Half of the clients, where nobody crashes and comes back.
-                in_sessions: number % 2 == 0 && !crashes(scenario) && scenario.mode != Mode::Naive,
+                in_sessions: sessions && number % 2 == 0,
                 deadline: Duration::from_millis(scenario.deadline_ms),
                 attempt: Duration::from_millis(scenario.attempt_ms),
                 written: Arc::new(Mutex::new(Written::default())),
@@ -156,7 +161,7 @@ impl Town<'_> {
     /// Whether everything came to its end.
     fn live(&mut self, scenario: &Scenario) -> Result<bool, String> {
         // Faults strike while calls are made for the first time; then everything is to end.
-        let patience = FAULTS_PER_CALL_MS * scenario.calls / u64::from(scenario.clients) + 2_000;
+        let patience = patience_ms(scenario);
         while self.clients_live() && self.run.now_us() / 1_000 < patience {
             self.step()?;
         }
@@ -171,13 +176,18 @@ impl Town<'_> {
         }
         self.age(scenario)?;
         // What was acknowledged must be there also after this.
+        self.cut_power()?;
+        Ok(self.ask_for_audit()? && ended)
+    }
+
+    fn cut_power(&mut self) -> Result<(), String> {
         self.run.order(Order::CutPower {
             draw: self.run.seed().draw(&[LAST_CUT]).bits(),
         });
-        for _ in 0..100 {
+        for _ in 0..90 {
             self.step()?;
         }
-        Ok(self.ask_for_audit()? && ended)
+        Ok(())
     }
 
     /// Lets what is remembered be forgotten, and then late duplicates come.
@@ -197,6 +207,8 @@ impl Town<'_> {
                 self.run.note(0, 0, Happened::Swept { key: key.clone() });
             }
         }
+        // What is forgotten is forgotten also after this.
+        self.cut_power()?;
         let late = self.world.kept();
         self.goals.add(
             "a duplicate came after its record was swept",
@@ -273,6 +285,11 @@ impl Town<'_> {
             failed_openings: openings,
         }
     }
+}
+
+/// How long faults strike.
+fn patience_ms(scenario: &Scenario) -> u64 {
+    FAULTS_PER_CALL_MS * scenario.calls / u64::from(scenario.clients) + 2_000
 }
 
 /// Whether the simulation has clients that do this.

@@ -281,6 +281,10 @@ impl Connection {
                 }
                 let status = reply.status;
                 // Nobody may wait any more: the reply came too late.
+                let id = match onlyonce_storage::planted!(AnswersMixedUp) {
+                    true => state.calls.keys().next().copied().unwrap_or(id),
+                    false => id,
+                };
                 if let Some(waiting) = state.calls.remove(&id) {
                     let _ = waiting.reply.send(Ok(reply));
                 }
@@ -336,7 +340,8 @@ impl Connection {
         state.phase = Phase::Ended;
         state.queue.clear();
         for waiting in std::mem::take(&mut state.calls).into_values() {
-            let sent = waiting.starts_at.is_some_and(|start| start < written);
+            let sent = !onlyonce_storage::planted!(LostAnswerNotExecuted)
+                && waiting.starts_at.is_some_and(|start| start < written);
             let error = match sent {
                 true => cause.clone(),
                 false => NotSent::ConnectionEnded.into(),

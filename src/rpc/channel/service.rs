@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use onlyonce_middleware::client::outbox::{Peer, TellPeer};
+use onlyonce_storage::{IdempotencyKey, planted};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, SetOnce};
 use tokio::time::error::Elapsed;
@@ -215,7 +216,7 @@ impl Channel {
         connection.submit(permit, |id| {
             if request.verb == Verb::Call {
                 stamp.call.first_sent_or(now);
-                if let Some(store) = store {
+                if let Some(store) = store.filter(|_| !planted!(BoundToNoStore)) {
                     stamp.call.bind(store);
                 }
             }
@@ -253,12 +254,20 @@ fn frame(
 ) -> crate::rpc::frame::Frame {
     let ticket = stamp.map(|stamp| stamp.call.ticket());
     let ticket = ticket.as_ref();
+    let other_key = match (ticket, stamp) {
+        (Some(ticket), Some(stamp)) if planted!(KeyInsideRetry) => {
+            IdempotencyKey::parse(&format!("{}-{}", ticket.key.as_str(), stamp.attempt)).ok()
+        }
+        _ => None,
+    };
     wire::call(&Outgoing {
         id,
         verb: request.verb,
         method: &request.method,
-        key: ticket.map(|ticket| &ticket.key),
-        first_sent: ticket.and_then(|ticket| ticket.first_sent),
+        key: other_key.as_ref().or(ticket.map(|ticket| &ticket.key)),
+        first_sent: ticket
+            .and_then(|ticket| ticket.first_sent)
+            .filter(|_| !planted!(FirstSentNotSaid)),
         attempt: stamp.map_or(std::num::NonZeroU32::MIN, |stamp| stamp.attempt),
         deadline,
         session: stamp.and_then(|stamp| stamp.session),

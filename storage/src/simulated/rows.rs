@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::commit::{Change, Rows, Scan, SessionChange, SessionRow, over};
+use crate::planted;
 use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::transaction::{KeyBounds, Table, Writes};
 use crate::transition::{self, Circumstances};
@@ -104,7 +105,20 @@ impl Kept {
 
 impl Rows for Kept {
     fn record(&self, key: KeyDigest) -> Result<Option<Record>, StoreError> {
-        Ok(self.records.get(&key).cloned())
+        let record = self.records.get(&key).cloned();
+        if planted!(AnswerOfAnotherKey)
+            && let Some(Record::Call(call)) = &record
+            && let State::Completed { .. } = call.state
+            && let Some(Record::Call(other)) =
+                self.records.values().find(|other| other.is_settled())
+        {
+            let state = other.state.clone();
+            return Ok(Some(Record::Call(CallRecord {
+                state,
+                ..call.clone()
+            })));
+        }
+        Ok(record)
     }
 
     fn answer(&self, _: KeyDigest, _: &CallRecord) -> Result<Option<Answer>, StoreError> {

@@ -228,7 +228,10 @@ impl Shell {
         let Some(Syncing { replies, .. }) = self.syncing.take() else {
             return;
         };
-        let poisoned = synced.err().map(|error| self.shared.poison(error));
+        let poisoned = synced.err().map(|error| match planted!(PoisonForgotten) {
+            true => StoreError::Poisoned(error),
+            false => self.shared.poison(error),
+        });
         for (caller, reply) in replies {
             match &poisoned {
                 None => caller.reply(reply, &self.shared),

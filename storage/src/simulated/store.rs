@@ -62,8 +62,12 @@ impl SimStore {
             forgotten_until: now,
             ..Kept::default()
         });
-        if !planted!(IncarnationNotRaised) || kept.incarnation == 0 {
-            kept.incarnation += 1;
+        kept.incarnation += 1;
+        if planted!(ForgottenUntilLost) {
+            kept.forgotten_until = Timestamp::default();
+        }
+        if planted!(RowsForgottenOnOpen) {
+            kept.tables.clear();
         }
         if planted!(SettledForgottenOnOpen) {
             kept.records.retain(|_, record| !record.is_settled());
@@ -108,6 +112,18 @@ impl SimStore {
         let (reply, waiting) = oneshot::channel();
         place.send(Message::Sweep(reply));
         waiting.await.map_err(|_| self.shared.failure())?
+    }
+
+    /// What an owner says late that was thought to be dead: that nothing was executed under its
+    /// token, or that this was its answer. It is refused where the token is not the record's.
+    pub async fn settle_late(&self, key: ScopedKey, token: FencingToken, answer: Option<Answer>) {
+        let key = key.digest();
+        let operation = match answer {
+            None => Operation::Release { key, token },
+            Some(answer) => Operation::Complete { key, token, answer },
+        };
+        // OK because who is fenced has nothing more to say.
+        let _ = self.ask_shell(operation).await;
     }
 
     /// Whether it answers nothing any more.

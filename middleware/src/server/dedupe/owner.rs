@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use onlyonce_storage::{Claim, DoubtReason, SettleError, Store};
+use onlyonce_storage::{Claim, DoubtReason, SettleError, Store, planted};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -116,7 +116,11 @@ where
             };
             // Boxed, since each future that it is handed to would have room for it twice.
             let handler = Box::pin(nested::handling(intent.caller_retries, handler));
-            fly(&shared, grant, handler).await
+            tokio::select! {
+                biased;
+                () = deliver.closed(), if planted!(HandlerTiedToConnection) => return,
+                flown = fly(&shared, grant, handler) => flown,
+            }
         };
         lead.land(flown.landing.clone());
         onlyonce_storage::kill_point!("dedupe: waiters told, owner not");
@@ -153,6 +157,16 @@ where
             let recording = shared.adapter.record(result).await;
             onlyonce_storage::kill_point!("dedupe: answer encoded, not recorded");
             settle(shared, run(claim, rerun_of), recording).await
+        }
+        Ended::Itself(Err(_panic)) if planted!(PanicReleases) => {
+            let grant = Grant {
+                claim,
+                held_until,
+                rerun_of,
+            };
+            let landing = Box::pin(give_back(shared, grant)).await;
+            let response = None;
+            Flown { landing, response }
         }
         // A panic may have come before or after the effect.
         Ended::Itself(Err(_panic)) => {

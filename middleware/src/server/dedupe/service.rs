@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use onlyonce_storage::{Answer, Store, StoreError};
+use onlyonce_storage::{Answer, Store, StoreError, planted};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tower::{Service, ServiceExt};
@@ -114,6 +114,10 @@ where
         let mut inner = self.inner.clone();
         Box::pin(async move {
             match shared.adapter.admit(request).await {
+                Admission::Protected(_, request) if planted!(NoDedupe) => {
+                    let response = inner.ready().await?.call(request).await?;
+                    Ok(shared.mark(response, Served::Executed))
+                }
                 Admission::Protected(intent, request) => {
                     onlyonce_storage::kill_point!("dedupe: admitted, no flight boarded");
                     protect(shared, inner, intent, request).await
@@ -254,7 +258,7 @@ impl<A> Shared<A> {
             return Some(Refusal::KeyMalformed(error));
         }
         let here = self.store.id();
-        if intent.store.is_some_and(|bound| bound != here) {
+        if intent.store.is_some_and(|bound| bound != here) && !planted!(StoreIdIgnored) {
             return Some(Refusal::Misdirected { here });
         }
         if intent
