@@ -255,9 +255,8 @@ async fn fail_twice_then_let_it_through() {
         .faults([fault(What::Reset, twice)])
         .unwrap()
         .on_strike(move |strike| {
-            telling
-                .lock()
-                .push((strike.fault.name.clone(), strike.subject))
+            let struck = (strike.fault.name.clone(), strike.subject);
+            telling.lock().push(struck);
         })
         .listen("127.0.0.1:0")
         .await
