@@ -30,6 +30,8 @@ pub struct Tally {
     pub duplicated: u64,
     /// The first runs that are not valid, with what is wrong.
     pub bad: Vec<(u64, String)>,
+    /// In how many runs every fault of the plan struck.
+    pub all_struck: u64,
     /// How many seeds were run twice.
     pub twice: u64,
     /// Those of them whose second run went another way.
@@ -68,6 +70,22 @@ pub fn run(
     twice_every: Option<u64>,
     tell: &(dyn Fn(u64) -> bool + Sync),
 ) -> Result<Tally, HarnessError> {
+    run_from(seeds, scenario, &|seed| seed, jobs, twice_every, tell)
+}
+
+/// The same, of runs that have numbers and seeds.
+///
+/// # Errors
+///
+/// The first failure of the simulation itself.
+pub fn run_from(
+    seeds: Range<u64>,
+    scenario: &(dyn Fn(u64) -> Scenario + Sync),
+    seed_of: &(dyn Fn(u64) -> u64 + Sync),
+    jobs: usize,
+    twice_every: Option<u64>,
+    tell: &(dyn Fn(u64) -> bool + Sync),
+) -> Result<Tally, HarnessError> {
     let (next, done) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
     let stop = AtomicBool::new(false);
     let tally = Mutex::new(Tally::default());
@@ -82,7 +100,7 @@ pub fn run(
                     }
                     let scenario = scenario(seed);
                     let again = twice_every.is_some_and(|every| seed % every == 0);
-                    if let Err(error) = one(&scenario, seed, again, &tally) {
+                    if let Err(error) = one(&scenario, (seed, seed_of(seed)), again, &tally) {
                         failure.lock().get_or_insert(error);
                         stop.store(true, Ordering::Relaxed);
                     }
@@ -101,7 +119,7 @@ pub fn run(
 
 fn one(
     scenario: &Scenario,
-    seed: u64,
+    (number, seed): (u64, u64),
     again: bool,
     tally: &Mutex<Tally>,
 ) -> Result<(), HarnessError> {
@@ -114,8 +132,9 @@ fn one(
     tally.seeds += 1;
     tally.calls += scenario.calls;
     tally.twice += u64::from(again);
+    tally.all_struck += u64::from(run.record.fired.len() == scenario.faults.len());
     if unlike {
-        tally.unlike.push(seed);
+        tally.unlike.push(number);
     }
     let verdict = report.verdict();
     *tally.verdicts.entry(name_of(verdict)).or_default() += 1;
@@ -129,7 +148,7 @@ fn one(
         }
     }
     if verdict != Verdict::Valid && tally.bad.len() < BAD_MAX {
-        tally.bad.push((seed, report.to_string()));
+        tally.bad.push((number, report.to_string()));
     }
     Ok(())
 }

@@ -65,6 +65,7 @@ pub fn schedule(mode: Mode, calls: u64, faults: Vec<Fault>) -> Scenario {
         attempt_ms: 120,
         faults,
         goals: Vec::new(),
+        control: true,
     }
 }
 

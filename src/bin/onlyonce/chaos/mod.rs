@@ -2,10 +2,14 @@
 
 mod check;
 mod doctor;
+mod exhaust;
+mod gate;
+mod mutants;
 mod processes;
 mod proxy;
 mod replay;
 mod run;
+mod shrink;
 
 use std::fs::File;
 use std::io::BufReader;
@@ -35,6 +39,18 @@ pub(crate) enum ChaosCommand {
     /// A proxy in front of any TCP server, that loses, doubles, delays and cuts its messages
     #[command(after_help = proxy::HELP)]
     Proxy(proxy::ProxyArguments),
+    /// Everything at once in simulated time, from many seeds
+    #[command(after_help = exit::CHAOS_CODES)]
+    Gate(gate::GateArguments),
+    /// Every single fault, and every pair of them, of the exchange of one call or two
+    #[command(after_help = exit::CHAOS_CODES)]
+    Exhaust(exhaust::ExhaustArguments),
+    /// Makes a run that fails as small as can be: a scenario, and a test
+    #[command(after_help = exit::CHAOS_CODES)]
+    Shrink(shrink::ShrinkArguments),
+    /// Plants bugs, and tells how soon the simulation finds each
+    #[command(after_help = exit::CHAOS_CODES)]
+    Mutants(mutants::MutantsArguments),
     /// What this machine can run, and why not where it cannot
     Doctor(doctor::DoctorArguments),
 }
@@ -47,6 +63,10 @@ pub(crate) fn run(command: ChaosCommand, runtime: &Runtime) -> ExitCode {
         ChaosCommand::Replay(arguments) => replay::run(&arguments),
         ChaosCommand::Check(arguments) => check::run(&arguments),
         ChaosCommand::Proxy(arguments) => runtime.block_on(proxy::run(arguments)),
+        ChaosCommand::Gate(arguments) => gate::run(&arguments),
+        ChaosCommand::Exhaust(arguments) => exhaust::run(&arguments),
+        ChaosCommand::Shrink(arguments) => shrink::run(&arguments),
+        ChaosCommand::Mutants(arguments) => mutants::run(&arguments),
         ChaosCommand::Doctor(arguments) => doctor::run(&arguments),
     }
 }
