@@ -6,8 +6,8 @@ use std::time::Duration;
 use onlyonce::storage::simulated::{SimDisk, SimOptions, SimStore, SyncFate};
 use onlyonce::storage::{
     Answer, AnswerFormat, ClaimOutcome, ClaimRequest, Fingerprint, FingerprintAlgorithm,
-    Fingerprints, IdempotencyKey, KeyState, ManualClock, RetentionOptions, Scope, ScopedKey,
-    Store, StoreError, StoreId, StoreLimits,
+    Fingerprints, IdempotencyKey, KeyState, ManualClock, RetentionOptions, Scope, ScopedKey, Store,
+    StoreError, StoreId, StoreLimits,
 };
 use onlyonce_chaos::Seed;
 
@@ -27,8 +27,14 @@ fn key(number: u64) -> ScopedKey {
 }
 
 fn request(number: u64) -> ClaimRequest {
-    let print = Fingerprint::builder(FingerprintAlgorithm::new(1)).field("body", b"1").finish();
-    ClaimRequest::new(key(number), Fingerprints::new(print), Duration::from_secs(30))
+    let print = Fingerprint::builder(FingerprintAlgorithm::new(1))
+        .field("body", b"1")
+        .finish();
+    ClaimRequest::new(
+        key(number),
+        Fingerprints::new(print),
+        Duration::from_secs(30),
+    )
 }
 
 async fn settle(store: &SimStore, number: u64) -> Result<(), StoreError> {
@@ -36,7 +42,10 @@ async fn settle(store: &SimStore, number: u64) -> Result<(), StoreError> {
         panic!("call {number} was claimed before");
     };
     let answer = Answer::new(AnswerFormat::new(1), format!("answer {number}"));
-    store.complete(claim, answer).await.map_err(|_| StoreError::Closed)
+    store
+        .complete(claim, answer)
+        .await
+        .map_err(|_| StoreError::Closed)
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,7 +71,10 @@ async fn what_was_acknowledged_is_there_after_every_cut_of_the_power() {
         let store = opened(&disk).await;
         for number in 0..acknowledged {
             let state = store.peek(key(number)).await.unwrap();
-            assert!(matches!(state, KeyState::Completed(_)), "cut {cut}, call {number}: {state:?}");
+            assert!(
+                matches!(state, KeyState::Completed(_)),
+                "cut {cut}, call {number}: {state:?}"
+            );
         }
     }
 }
@@ -81,7 +93,10 @@ async fn after_its_first_failed_sync_a_store_acknowledges_nothing_more() {
     let store = opened(&disk).await;
     settle(&store, 1).await.unwrap();
     for number in 2..9 {
-        assert!(settle(&store, number).await.is_err(), "call {number} was acknowledged");
+        assert!(
+            settle(&store, number).await.is_err(),
+            "call {number} was acknowledged"
+        );
     }
     assert!(store.is_poisoned());
 }

@@ -11,7 +11,12 @@ fn struck(place: Place, what: What, phase: Phase) -> RunRecord {
     let fault = Fault::new("it", place, what).when(When::phase(phase).call(1).attempt(1));
     let scenario = exhaust::schedule(Mode::Claimed, 1, vec![fault]);
     let judged = campaign::judged(&scenario, SEED).unwrap();
-    assert_eq!(judged.report.verdict(), Verdict::Valid, "{what}: {}", judged.report);
+    assert_eq!(
+        judged.report.verdict(),
+        Verdict::Valid,
+        "{what}: {}",
+        judged.report
+    );
     assert_eq!(judged.run.record.fired["it"].struck, 1, "{what}");
     judged.run.record
 }
@@ -26,7 +31,10 @@ fn sent(record: &RunRecord) -> usize {
 }
 
 fn lifecycle(record: &RunRecord, wanted: &str) -> usize {
-    count(record, |event| matches!(&event.what, Happened::Lifecycle { event, .. } if event == wanted))
+    count(
+        record,
+        |event| matches!(&event.what, Happened::Lifecycle { event, .. } if event == wanted),
+    )
 }
 
 #[test]
@@ -60,14 +68,20 @@ fn what_keeps_an_answer_from_its_client_is_made_good_by_a_replay() {
     ] {
         let record = struck(Place::Wire, what, Phase::ReplySent);
         assert!(sent(&record) >= 2, "{what}: the first answer was heard");
-        let effects = count(&record, |event| matches!(event.what, Happened::Effect { .. }));
+        let effects = count(&record, |event| {
+            matches!(event.what, Happened::Effect { .. })
+        });
         assert_eq!(effects, 1, "{what}");
     }
 }
 
 #[test]
 fn a_server_that_is_killed_comes_back() {
-    for phase in [Phase::RequestReceived, Phase::EffectDurable, Phase::ReplySent] {
+    for phase in [
+        Phase::RequestReceived,
+        Phase::EffectDurable,
+        Phase::ReplySent,
+    ] {
         let crash = What::Crash { back_after_ms: 30 };
         let record = struck(Place::Server, crash, phase);
         assert_eq!(lifecycle(&record, "killed"), 1, "{phase}");
@@ -78,7 +92,11 @@ fn a_server_that_is_killed_comes_back() {
 
 #[test]
 fn power_that_is_cut_takes_the_server_with_it() {
-    for phase in [Phase::RequestReceived, Phase::EffectDurable, Phase::ReplySent] {
+    for phase in [
+        Phase::RequestReceived,
+        Phase::EffectDurable,
+        Phase::ReplySent,
+    ] {
         let record = struck(Place::Disk, What::PowerCut, phase);
         assert_eq!(lifecycle(&record, "power cut"), 3, "{phase}");
     }
@@ -99,7 +117,9 @@ fn a_client_that_crashes_comes_back_with_its_calls() {
     for phase in [Phase::RequestSent, Phase::ReplyReceived] {
         let crash = What::Crash { back_after_ms: 30 };
         let record = struck(Place::Client, crash, phase);
-        let invoked = count(&record, |event| matches!(event.what, Happened::Invoked { .. }));
+        let invoked = count(&record, |event| {
+            matches!(event.what, Happened::Invoked { .. })
+        });
         assert_eq!(invoked, 2, "{phase}");
     }
 }
