@@ -31,6 +31,7 @@ struct State {
     struck: BTreeMap<String, (u64, BTreeSet<u64>)>,
     strikes: Vec<(Fault, Draw)>,
     orders: Vec<Order>,
+    doubled: BTreeSet<u64>,
 }
 
 /// What a fault did to one moment.
@@ -180,6 +181,9 @@ impl Run {
         if subject.call > 0 {
             calls.insert(subject.call);
         }
+        if let What::Duplicate { .. } = fault.what {
+            state.doubled.insert(subject.call);
+        }
         let mut explicit = fault.clone();
         explicit.when.share = None;
         explicit.when.first_attempts = None;
@@ -215,6 +219,12 @@ impl Run {
             ..fault.clone()
         });
         named.collect()
+    }
+
+    /// Whether a message of this call came twice, or will.
+    #[must_use]
+    pub fn is_doubled(&self, call: u64) -> bool {
+        self.0.state.lock().doubled.contains(&call)
     }
 
     /// Lets something happen to a host when the step is over.

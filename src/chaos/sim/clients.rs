@@ -29,8 +29,9 @@ pub(super) struct Caller {
     pub(super) calls: Arc<[u64]>,
     /// Until when keys are used for other requests, in microseconds of the run.
     pub(super) poison_until_us: u64,
-    /// Whether a call is made in a session.
-    pub(super) of_session: Arc<dyn Fn(u64) -> bool + Send + Sync>,
+    /// Whether the server comes back with another store: then a key alone, without what its first
+    /// attempt has met, protects nobody.
+    pub(super) may_meet_another_store: bool,
     pub(super) dialler: Dialler,
     pub(super) in_sessions: bool,
     pub(super) deadline: Duration,
@@ -91,10 +92,12 @@ impl Caller {
         // Now and then a key that is in use already comes with another request.
         // Its refusal leaves open what became of its own attempts, so none comes near the end.
         let early = call > 3 && self.run.now_us() < self.poison_until_us;
-        let other = call.saturating_sub(draw(2).within(1..=3));
-        // A key of a session is forgotten when it is acknowledged: nobody uses it again.
-        let usable = early && !self.in_sessions && !(self.of_session)(other);
-        let poisoned = usable && draw(1).within(0..=7) == 0;
+        // One whose record is there, and of its own: that of a session is forgotten when it is
+        // acknowledged, and nobody uses its key again.
+        let other = self.calls.iter().rev().find(|other| **other < call).copied().unwrap_or(call);
+        let over = self.written.lock().over.contains(&other);
+        let usable = early && over && !self.in_sessions && !self.may_meet_another_store;
+        let poisoned = usable && draw(1).within(0..=5) == 0;
         let named = if poisoned { other } else { call };
         let transfer = Transfer::of(self.run.seed(), call);
         let key = key_of(named);
@@ -172,7 +175,7 @@ impl Caller {
             false => client.resume(ticket, &TRANSFER, transfer).await,
         };
         match ended {
-            Ok(answer) if self.in_sessions => (Ending::Answered(answer.into_bytes()), None),
+            Ok(answer) if self.in_sessions || self.may_meet_another_store => (Ending::Answered(answer.into_bytes()), None),
             // The client has no other name for it than the one that it began with.
             Ok(answer) => (
                 Ending::Answered(answer.into_bytes()),
@@ -180,12 +183,12 @@ impl Caller {
             ),
             Err(CallFailure::Fault(fault)) => (Ending::Declined(fault.into_bytes()), None),
             Err(CallFailure::InDoubt(failed)) => (Ending::InDoubt, Some(failed.ticket)),
-            Err(CallFailure::NotExecuted(f)) => {
-                if std::env::var("DBG").is_ok() {
-                    eprintln!("{} {:?}", self.run.now_us(), f);
-                }
-                (Ending::Refused, None)
+            // The word speaks of the attempts that were made. Where somebody in between has made two of
+            // one, the other may still come and find the key free.
+            Err(CallFailure::NotExecuted(failed)) if self.run.is_doubled(transfer.call) => {
+                (Ending::Unknown, Some(failed.ticket))
             }
+            Err(CallFailure::NotExecuted(_)) => (Ending::Refused, None),
             Err(CallFailure::OutcomeUnknown(failed)) => (Ending::Unknown, Some(failed.ticket)),
             Err(CallFailure::Refused { ticket, .. }) => match ticket.maybe_executed {
                 // Another attempt would be refused as well.

@@ -28,6 +28,8 @@ pub(super) struct Lives {
     pub(super) mode: Mode,
     /// Counts disks: a server that comes back with an empty one has another store.
     pub(super) store: Arc<AtomicU64>,
+    /// Which world of this process.
+    pub(super) world: u64,
     pub(super) asked: Arc<Mutex<Asked>>,
 }
 
@@ -70,7 +72,7 @@ impl Lives {
     /// One of them.
     pub(super) async fn live(self, pipes: Pipes) -> Result<(), String> {
         let options = SimOptions {
-            id: StoreId::from_bytes([self.store.load(Ordering::Relaxed) as u8; 16]),
+            id: self.store_id(),
             clock: Arc::new(RunClock(self.run.clone())),
             retention: RetentionOptions::default(),
             limits: StoreLimits::default(),
@@ -86,6 +88,11 @@ impl Lives {
         *self.bank.store.lock() = Arc::downgrade(&store);
         tokio::spawn(self.clone().watch(Arc::clone(&store)));
         self.serve(store, pipes).await
+    }
+
+    fn store_id(&self) -> StoreId {
+        let numbers = u128::from(self.world) << 64 | u128::from(self.store.load(Ordering::Relaxed));
+        StoreId::from_bytes(numbers.to_be_bytes())
     }
 
     async fn serve(&self, store: Arc<SimStore>, pipes: Pipes) -> Result<(), String> {

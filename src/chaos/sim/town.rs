@@ -35,6 +35,7 @@ pub(super) fn run(scenario: &Scenario, seed: Seed) -> Result<SimRun, HarnessErro
         bank: bank.clone(),
         mode: scenario.mode,
         store: Arc::new(AtomicU64::new(1)),
+        world: WORLDS.fetch_add(1, Ordering::Relaxed),
         asked: Arc::default(),
     };
     let mut town = Town {
@@ -50,6 +51,10 @@ pub(super) fn run(scenario: &Scenario, seed: Seed) -> Result<SimRun, HarnessErro
     let complete = town.live(scenario).map_err(HarnessError::other)?;
     Ok(town.end(scenario, complete))
 }
+
+/// Counts the worlds of this process: what is known of executions is known by their stores' ids, and
+/// runs side by side must not meet.
+static WORLDS: AtomicU64 = AtomicU64::new(1);
 
 struct Town<'a> {
     world: World<'a>,
@@ -102,8 +107,6 @@ impl Town<'_> {
         let lives = self.lives.clone();
         self.world.server(move |pipes| lives.clone().live(pipes));
         let sessions = !crashes(scenario) && scenario.mode != Mode::Naive;
-        let clients = u64::from(scenario.clients);
-        let of_session = Arc::new(move |call: u64| sessions && (call % clients + 1) % 2 == 0);
         for number in 1..=scenario.clients {
             let name = format!("client-{number}");
             let calls = (1..=scenario.calls)
@@ -113,7 +116,7 @@ impl Town<'_> {
                 number,
                 calls: calls.collect(),
                 poison_until_us: patience_ms(scenario).saturating_sub(4_500) * 1_000,
-                of_session: Arc::clone(&of_session) as _,
+                may_meet_another_store: self.wipes,
                 dialler: self.world.dialler(&name, || Box::new(Native::default())),
                 // Half of the clients, where nobody crashes and comes back.
                 in_sessions: sessions && number % 2 == 0,
