@@ -94,7 +94,13 @@ impl Caller {
         let early = call > 3 && self.run.now_us() < self.poison_until_us;
         // One whose record is there, and of its own: that of a session is forgotten when it is
         // acknowledged, and nobody uses its key again.
-        let other = self.calls.iter().rev().find(|other| **other < call).copied().unwrap_or(call);
+        let other = self
+            .calls
+            .iter()
+            .rev()
+            .find(|other| **other < call)
+            .copied()
+            .unwrap_or(call);
         let over = self.written.lock().over.contains(&other);
         let usable = early && over && !self.in_sessions && !self.may_meet_another_store;
         let poisoned = usable && draw(1).within(0..=5) == 0;
@@ -175,7 +181,9 @@ impl Caller {
             false => client.resume(ticket, &TRANSFER, transfer).await,
         };
         match ended {
-            Ok(answer) if self.in_sessions || self.may_meet_another_store => (Ending::Answered(answer.into_bytes()), None),
+            Ok(answer) if self.in_sessions || self.may_meet_another_store => {
+                (Ending::Answered(answer.into_bytes()), None)
+            }
             // The client has no other name for it than the one that it began with.
             Ok(answer) => (
                 Ending::Answered(answer.into_bytes()),
