@@ -92,6 +92,18 @@ fn a_server_that_stands_still_is_waited_for_and_answers_once() {
 }
 
 #[test]
+fn a_server_is_restarted_three_times_on_the_way_without_harm() {
+    let text = "name = \"rolling\"\nworkload = \"rolling-restarts\"\ncalls = 300\nclients = 8\n\
+                mode = \"transactional\"\nattempt_ms = 400\ndeadline_ms = 10000\n";
+    let scenario = Scenario::parse(text).unwrap();
+    let executor = CrashExecutor::with_program(program());
+    executor.can(&scenario).unwrap();
+    let (judged, _) = run(&executor, &scenario, 5);
+    assert_eq!((judged.killed, judged.resolved), (3, 300), "{judged:?}");
+    assert_eq!((judged.duplicated, judged.wrong), (0, 0), "{judged:?}");
+}
+
+#[test]
 fn what_cannot_be_done_to_a_process_is_not_run() {
     let executor = CrashExecutor::with_program(program());
     let reason = |mode, fault: &str| {

@@ -49,11 +49,16 @@ pub const SITUATIONS: [&str; 11] = [
 pub fn seen_in(record: &RunRecord) -> Goals {
     let mut goals = Goals::default();
     let mut calls: BTreeMap<u64, Seen<'_>> = BTreeMap::new();
+    let mut effects: BTreeMap<&str, u64> = BTreeMap::new();
     for event in &record.events {
         match &event.what {
             Happened::Lifecycle { event, .. } if event == "killed" => goals.add(KILLED, 1),
             Happened::Lifecycle { event, .. } if event == "power cut" => goals.add(POWER_CUT, 1),
             _ => {}
+        }
+        // The books name keys; which call of a key it was is not always known.
+        if let Happened::Effect { key, .. } = &event.what {
+            *effects.entry(key.as_str()).or_default() += 1;
         }
         if event.call == 0 {
             continue;
@@ -65,7 +70,6 @@ pub fn seen_in(record: &RunRecord) -> Goals {
                 call.asked = Some((key, payload));
             }
             Happened::Sent => call.attempts = call.attempts.max(event.attempt),
-            Happened::Effect { .. } => call.effects += 1,
             Happened::Fault { what, phase, .. } if loses(what) => match phase {
                 Phase::RequestSent => call.request_lost = true,
                 Phase::EffectDurable | Phase::ReplySent | Phase::ReplyReceived => {
@@ -86,12 +90,16 @@ pub fn seen_in(record: &RunRecord) -> Goals {
     }
     for call in calls.values() {
         let is_answered = call.ended(|ending| matches!(ending, Ending::Answered(_)));
+        let effects = call
+            .asked
+            .and_then(|(key, _)| effects.get(key.as_str()).copied())
+            .unwrap_or(0);
         let mut sometimes = |arose: bool, name| goals.add(name, u64::from(arose));
         sometimes(call.request_lost, REQUEST_LOST);
-        sometimes(call.reply_lost && call.effects > 0, REPLY_LOST);
+        sometimes(call.reply_lost && effects > 0, REPLY_LOST);
         sometimes(call.attempts > 1, RETRIED);
         sometimes(
-            call.attempts > 1 && is_answered && call.effects == 1,
+            call.attempts > 1 && is_answered && effects == 1,
             RETRY_ANSWERED,
         );
         sometimes(call.ended(|ending| *ending == Ending::InDoubt), IN_DOUBT);
@@ -118,7 +126,6 @@ pub fn seen_in(record: &RunRecord) -> Goals {
 struct Seen<'a> {
     asked: Option<(&'a String, &'a Vec<u8>)>,
     attempts: u32,
-    effects: u64,
     request_lost: bool,
     reply_lost: bool,
     came_back: bool,

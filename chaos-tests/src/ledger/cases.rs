@@ -45,7 +45,10 @@ pub(super) fn out_of_order(rows: &Rows, groups: &Groups) -> OutOfOrder {
             .find(|pair| index(pair[0]) == index(pair[1]));
         found.twice = twice.map(|pair| index(pair[0]));
     }
-    let odd = OddKeys::of(rows, groups);
+    let odd = match rows.is_plain(groups) {
+        true => OddKeys::default(),
+        false => OddKeys::of(rows, groups),
+    };
     // The earliest time at which one of the keys whose effects come later had been answered.
     let mut answered_later_us = NEVER;
     for at in (0..rows.effects.len() as u32).rev() {
@@ -54,14 +57,17 @@ pub(super) fn out_of_order(rows: &Rows, groups: &Groups) -> OutOfOrder {
         let Some(row) = effect.call() else {
             continue;
         };
-        if odd.later_effects.contains(&at) {
+        if !odd.later_effects.is_empty() && odd.later_effects.contains(&at) {
             continue;
         }
         let call = &rows.calls[row as usize];
         let own = (row, call.invoked_us, call.answered_us);
-        let (first, invoked_us, answered_us) = odd.twins.get(&row).copied().unwrap_or(own);
-        let too_early = effect.at_us.is_some_and(|at_us| at_us < invoked_us);
-        let too_late = effect.at_us.is_some_and(|at_us| at_us > answered_us);
+        let (first, invoked_us, answered_us) = match odd.twins.is_empty() {
+            true => own,
+            false => odd.twins.get(&row).copied().unwrap_or(own),
+        };
+        let too_early = effect.at_us().is_some_and(|at_us| at_us < invoked_us);
+        let too_late = effect.at_us().is_some_and(|at_us| at_us > answered_us);
         if too_early || too_late || answered_later_us < invoked_us {
             found.keys.insert(first);
         }
@@ -122,7 +128,7 @@ impl<'a> Case<'a> {
             && call.attempts > 0
             && call.definitive == effect.answer
             && call.payload == effect.payload
-            && call.forgotten_us >= effect.at_us.unwrap_or(0)
+            && self.rows.forgotten_us(row) >= effect.at_us().unwrap_or(0)
             && in_time(call, limit)
     }
 
@@ -280,13 +286,13 @@ impl<'a> Case<'a> {
 
     /// Whether an effect happened after the server was allowed to forget the key.
     fn zombie(&self) -> bool {
-        let forgotten_us = self
-            .calls()
-            .map(|call| call.forgotten_us)
-            .min()
-            .unwrap_or(NEVER);
+        let forgotten = self
+            .members
+            .iter()
+            .map(|&member| self.rows.forgotten_us(member));
+        let forgotten_us = forgotten.min().unwrap_or(NEVER);
         self.effects()
-            .any(|effect| effect.at_us.is_some_and(|at_us| at_us > forgotten_us))
+            .any(|effect| effect.at_us().is_some_and(|at_us| at_us > forgotten_us))
     }
 }
 

@@ -25,14 +25,16 @@ pub(super) struct Rows {
     /// Effects whose call is not known, or has another key.
     stray: Vec<u32>,
     swept: Vec<(Text, u64)>,
+    /// When the server was first allowed to forget a call, by its row.
+    forgotten: HashMap<u32, u64>,
+    /// Whether a key has several effects.
+    several: bool,
 }
 
-/// A key in [`Rows::texts`].
+/// A key in [`Rows::texts`]: where it begins, and in the lower bits how long it is. Every row has
+/// one, so that it is kept small.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Text {
-    start: u64,
-    bytes: u32,
-}
+pub(super) struct Text(u64);
 
 #[derive(Debug)]
 pub(super) struct Call {
@@ -43,8 +45,6 @@ pub(super) struct Call {
     pub(super) answered_us: u64,
     /// When the client first knew what there is to know.
     pub(super) resolved_us: u64,
-    /// When the server was first allowed to forget it.
-    pub(super) forgotten_us: u64,
     /// The first definitive answer.
     pub(super) definitive: u64,
     /// The last one of its effects; they are a chain.
@@ -59,8 +59,8 @@ pub(super) struct Effect {
     pub(super) payload: u64,
     pub(super) answer: u64,
     pub(super) index: u64,
-    /// When it was committed, if that is known.
-    pub(super) at_us: Option<u64>,
+    /// When it was committed; [`NEVER`] where that is not known.
+    committed_us: u64,
     /// The effect of the same call before it.
     next: u32,
     call: u32,
@@ -115,10 +115,12 @@ impl Rows {
             let call = &mut self.calls[row as usize];
             effect.key = call.key;
             effect.next = call.effect;
+            self.several |= call.effect != NONE;
             effect.call = row;
             call.effect = at;
         } else {
             effect.key = self.text(key);
+            self.several = true;
             self.stray.push(at);
         }
         self.effects.push(effect);
@@ -127,6 +129,28 @@ impl Rows {
     pub(super) fn swept(&mut self, key: &[u8], at_us: u64) {
         let key = self.text(key);
         self.swept.push((key, at_us));
+    }
+
+    pub(super) fn forget(&mut self, ordinal: u64, at_us: u64) -> bool {
+        let row = self.row(ordinal);
+        if let Some(row) = row {
+            let forgotten = self.forgotten.entry(row).or_insert(at_us);
+            *forgotten = (*forgotten).min(at_us);
+        }
+        row.is_some()
+    }
+
+    /// When the server was first allowed to forget a call.
+    pub(super) fn forgotten_us(&self, call: u32) -> u64 {
+        if self.forgotten.is_empty() {
+            return NEVER;
+        }
+        self.forgotten.get(&call).copied().unwrap_or(NEVER)
+    }
+
+    /// Whether every key has one call and one effect at most.
+    pub(super) fn is_plain(&self, groups: &Groups) -> bool {
+        !self.several && groups.twins.is_empty()
     }
 
     pub(super) fn call_key(&self, row: u32) -> &[u8] {
@@ -248,7 +272,8 @@ impl Rows {
             call.effect = effect;
         } else {
             let (_, at_us) = self.swept[stray - self.stray.len()];
-            call.forgotten_us = call.forgotten_us.min(at_us);
+            let forgotten = self.forgotten.entry(first).or_insert(at_us);
+            *forgotten = (*forgotten).min(at_us);
         }
     }
 
@@ -274,17 +299,16 @@ impl Rows {
 
     fn text(&mut self, text: &[u8]) -> Text {
         let start = self.texts.len() as u64;
+        // OK because a line of a history is shorter, and no memory holds so many of them.
+        assert!(text.len() < 1 << TEXT_BITS && start < 1 << (64 - TEXT_BITS));
         self.texts.extend_from_slice(text);
-        Text {
-            start,
-            // OK because a line of a history has less than 2^32 bytes.
-            bytes: u32::try_from(text.len()).expect("a key shorter than 2^32 bytes"),
-        }
+        Text(start << TEXT_BITS | text.len() as u64)
     }
 
     fn bytes(&self, text: Text) -> &[u8] {
-        let start = text.start as usize;
-        &self.texts[start..start + text.bytes as usize]
+        let start = (text.0 >> TEXT_BITS) as usize;
+        let bytes = (text.0 & ((1 << TEXT_BITS) - 1)) as usize;
+        &self.texts[start..start + bytes]
     }
 }
 
@@ -333,7 +357,6 @@ impl Call {
             invoked_us,
             answered_us: NEVER,
             resolved_us: NEVER,
-            forgotten_us: NEVER,
             definitive: 0,
             effect: NONE,
             attempts: 0,
@@ -419,10 +442,15 @@ impl Effect {
             payload: digest(payload),
             answer: digest(answer),
             index,
-            at_us,
+            committed_us: at_us.unwrap_or(NEVER),
             next: NONE,
             call: NONE,
         }
+    }
+
+    /// When it was committed, if that is known.
+    pub(super) fn at_us(&self) -> Option<u64> {
+        (self.committed_us != NEVER).then_some(self.committed_us)
     }
 
     /// The call that it belongs to.
@@ -433,6 +461,9 @@ impl Effect {
 
 /// As many keys as a part of the join has about: what a table of them takes fits into 64 KiB.
 const PART_KEYS: usize = 4_096;
+
+/// A key has less than 2^24 bytes, all keys of a run less than 2^40.
+const TEXT_BITS: u32 = 24;
 
 /// How far ordinals may run ahead of their calls before they are kept one by one.
 const PLACES_SPARE: u64 = 1_024;

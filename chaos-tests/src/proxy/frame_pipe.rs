@@ -105,6 +105,7 @@ impl FramePipe {
     /// Whether the direction goes on behind it.
     async fn frame(&mut self, frame: Bytes, to: &mut WriteHalf<'_>) -> Result<bool, Halt> {
         let (named, phase) = self.name(&frame);
+        self.shared.count(phase);
         let fate = match named {
             Some(named) => self.shared.fate(named, phase),
             None => Fate::default(),

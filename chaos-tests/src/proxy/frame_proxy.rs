@@ -79,9 +79,9 @@ pub struct FrameStats {
     pub upstream_failures: u64,
     /// Connections that were reset because they could not be understood.
     pub unreadable: u64,
-    /// Requests that passed by, struck ones included.
+    /// Requests that came by, struck ones and those of no call included.
     pub requests: u64,
-    /// Replies that passed by, struck ones included.
+    /// Replies that came by, struck ones and those of no call included.
     pub replies: u64,
     /// How often each fault struck, and how many calls felt it (counted up to a million). One that
     /// never did is there with zeros.
@@ -344,10 +344,6 @@ impl Shared {
             false => Fate::of(&self.faults, self.seed, named, phase, at),
         };
         let mut counted = self.stats.lock();
-        match phase {
-            Phase::RequestSent => counted.stats.requests += 1,
-            _ => counted.stats.replies += 1,
-        }
         for &index in &fate.struck {
             counted.strike(index, &self.faults[index], named.call);
         }
@@ -368,6 +364,15 @@ impl Shared {
             }
         }
         fate
+    }
+
+    /// Counts a message that goes by.
+    pub(super) fn count(&self, phase: Phase) {
+        let stats = &mut self.stats.lock().stats;
+        match phase {
+            Phase::RequestSent => stats.requests += 1,
+            _ => stats.replies += 1,
+        }
     }
 
     /// Waits until then, since the proxy began, or until all faults have ended.

@@ -255,9 +255,8 @@ async fn fail_twice_then_let_it_through() {
         .faults([fault(What::Reset, twice)])
         .unwrap()
         .on_strike(move |strike| {
-            telling
-                .lock()
-                .push((strike.fault.name.clone(), strike.subject))
+            let struck = (strike.fault.name.clone(), strike.subject);
+            telling.lock().push(struck);
         })
         .listen("127.0.0.1:0")
         .await
@@ -315,7 +314,11 @@ async fn http_is_struck_by_its_idempotency_key() {
     // Without a key it is no call that could be struck.
     assert!(post("").await > 0);
     assert_eq!(effects.load(Ordering::Relaxed), 3);
-    assert_eq!(proxy.stats().fired["it"].struck, 1);
+    let stats = proxy.stats();
+    assert_eq!(
+        (stats.fired["it"].struck, stats.requests, stats.replies),
+        (1, 3, 3)
+    );
 }
 
 #[tokio::test]

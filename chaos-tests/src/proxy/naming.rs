@@ -28,12 +28,15 @@ pub(super) struct Exchanges {
     tied: HashMap<u64, Named>,
 }
 
-type Tie = Box<dyn Fn(&[u8]) -> Option<u64> + Send + Sync>;
+/// What somebody's code reads from a frame.
+type Read<T> = Box<dyn Fn(&[u8]) -> Option<T> + Send + Sync>;
+
+type Tie = Read<u64>;
 
 enum Names {
     Counted,
-    By(Box<dyn Fn(&[u8]) -> Option<(u64, u32)> + Send + Sync>),
-    Keyed(Box<dyn Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync>),
+    By(Read<(u64, u32)>),
+    Keyed(Read<Vec<u8>>),
 }
 
 #[derive(Default)]

@@ -156,8 +156,9 @@ fn violations(page: &mut String, campaign: &Campaign, context: &Context) {
         }
         let _ = write!(
             page,
-            "</ul>\n<pre>{}</pre>\n",
-            escaped(&replay(context, part, finding.seed))
+            "</ul>\n<pre>{}\n{}</pre>\n",
+            escaped(&replay(context, part, finding.seed)),
+            escaped(&shrink(context, part, finding.seed).unwrap_or_default())
         );
         for story in &finding.stories {
             stories += 1;
@@ -419,6 +420,14 @@ pub(super) fn replay(context: &Context, part: &Part, seed: u64) -> String {
         "{} run {} --exec {} --seeds {seed}",
         context.program, context.scenario, part.executor
     )
+}
+
+/// The command that makes one seed small, for an executor whose runs repeat.
+pub(super) fn shrink(context: &Context, part: &Part, seed: u64) -> Option<String> {
+    let Context {
+        program, scenario, ..
+    } = context;
+    (part.repeated > 0).then(|| format!("{program} shrink {seed} --scenario {scenario}"))
 }
 
 pub(super) fn verdict_tag(verdict: Verdict) -> String {

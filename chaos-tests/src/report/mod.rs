@@ -25,7 +25,8 @@ pub use terminal::text;
 #[derive(Clone, Debug, Default)]
 // Exhaustive: programs build it.
 pub struct Context {
-    /// How the scenario is named in a command line: its name, or the path of its file.
+    /// How the scenario is named in a command line: its name, or the path of its file, and what was
+    /// said to change it.
     pub scenario: String,
     /// What the program is called, with the command: `onlyonce chaos`.
     pub program: String,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Context;
-use super::html::replay;
+use super::html::{replay, shrink};
 use crate::campaign::{Campaign, Control};
 
 /// The campaign as a few lines of text, with whatever is not printable escaped.
@@ -88,6 +88,9 @@ pub fn text(campaign: &Campaign, context: &Context) -> String {
                 let _ = writeln!(out, "    and {} more", finding.more);
             }
             let _ = writeln!(out, "    {}", replay(context, part, finding.seed));
+            if let Some(shrink) = shrink(context, part, finding.seed) {
+                let _ = writeln!(out, "    {shrink}");
+            }
         }
         let shown = part.findings.len() as u64;
         if part.violated > shown {

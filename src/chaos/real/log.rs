@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use onlyonce_chaos::history::{Event, Happened};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// The events of a run. One clock stamps them all.
@@ -13,6 +14,7 @@ pub(super) struct Log {
     began: Instant,
     events: Mutex<Vec<Event>>,
     under_way: AtomicU64,
+    ended: watch::Sender<u64>,
 }
 
 // === impl Log ===
@@ -23,6 +25,7 @@ impl Log {
             began: Instant::now(),
             events: Mutex::default(),
             under_way: AtomicU64::new(0),
+            ended: watch::Sender::new(0),
         }
     }
 
@@ -31,6 +34,7 @@ impl Log {
             Happened::Invoked { .. } => self.under_way.fetch_add(1, Ordering::Relaxed),
             // A call that is resumed ends again.
             Happened::Ended { .. } => {
+                self.ended.send_modify(|ended| *ended += 1);
                 let less = |calls: u64| calls.checked_sub(1);
                 let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
                 self.under_way.fetch_update(set, get, less).unwrap_or(0)
@@ -60,6 +64,13 @@ impl Log {
     /// How many calls have begun and not ended.
     pub(super) fn under_way(&self) -> u64 {
         self.under_way.load(Ordering::Relaxed)
+    }
+
+    /// Waits until calls have ended so often.
+    pub(super) async fn until_ended(&self, times: u64) {
+        let mut ended = self.ended.subscribe();
+        // OK because the sender is in here, and so lives as long as this borrows it.
+        let _ = ended.wait_for(|ended| *ended >= times).await;
     }
 
     /// How many calls were sent more than once.

@@ -12,13 +12,14 @@ use onlyonce_chaos::fault::{Fault, Place, What};
 use onlyonce_chaos::goals::{Goals, Registry, situations};
 use onlyonce_chaos::history::{Event, Fired, Happened, RunHeader, RunRecord, Seen};
 use onlyonce_chaos::scenario::{Mode, Scenario, Workload};
+use onlyonce_chaos::workload::Plan;
 use tokio::sync::oneshot;
 
 use super::clients::{self, ChaosClientsOptions, Ears};
 use super::log::Log;
 use super::process::folder;
 use super::server::ChaosServerOptions;
-use super::supervisor::{Enter, Supervisor};
+use super::supervisor::{Enter, Restart, Supervisor};
 use super::transfer::{ACCOUNTS, Entry, OPENING, account};
 use super::{books, tables};
 
@@ -110,7 +111,8 @@ impl<W: Wire> Run<'_, W> {
         };
         let command = wire.enter(program);
         let enter: Enter = Box::new(move || again(&command));
-        let supervisor = Supervisor::start(enter, server, Arc::clone(&log)).await?;
+        let supervisor =
+            Supervisor::start(enter, server, restarts(scenario, seed), Arc::clone(&log)).await?;
         let work = Work {
             program: program.to_owned(),
             server: supervisor.address(),
@@ -165,9 +167,9 @@ impl<W: Wire> Run<'_, W> {
 /// Whether these executors have the workload.
 pub(in super::super) fn can_workload(scenario: &Scenario) -> Result<(), NotRun> {
     match scenario.workload {
-        Workload::Transfers | Workload::HotKey => Ok(()),
+        Workload::Transfers | Workload::HotKey | Workload::RollingRestarts => Ok(()),
         other => Err(NotRun::because(format!(
-            "workload `{}` is not made over real sockets, `transfers` and `hot-key` are",
+            "workload `{}` is not made over real sockets; transfers, hot-key and rolling-restarts are",
             other.name()
         ))),
     }
@@ -216,6 +218,21 @@ fn clients_options(scenario: &Scenario, seed: Seed) -> ChaosClientsOptions {
         deadline_ms: scenario.deadline_ms,
         naive: scenario.mode == Mode::Naive,
     }
+}
+
+/// The restarts that are part of the workload.
+fn restarts(scenario: &Scenario, seed: Seed) -> Vec<Restart> {
+    if scenario.workload != Workload::RollingRestarts {
+        return Vec::new();
+    }
+    let outages = Plan::new(scenario, seed).outages.into_iter();
+    // There is one server: it takes the turns of all.
+    let servers = outages.filter(|outage| outage.who.starts_with("server"));
+    let restart = servers.map(|outage| Restart {
+        after_calls: outage.after_calls,
+        back_after_ms: outage.back_after_ms,
+    });
+    restart.collect()
 }
 
 /// The same command, not yet started.

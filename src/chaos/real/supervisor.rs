@@ -29,6 +29,15 @@ pub(super) struct Supervisor {
     log: Arc<Log>,
     server: ServerProcess,
     fired: BTreeMap<String, Fired>,
+    /// Restarts that belong to the workload, the next one last.
+    restarts: Vec<Restart>,
+}
+
+/// The server goes down when so many calls have ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Restart {
+    pub(super) after_calls: u64,
+    pub(super) back_after_ms: u64,
 }
 
 // === impl Supervisor ===
@@ -37,8 +46,10 @@ impl Supervisor {
     pub(super) async fn start(
         enter: Enter,
         mut options: ChaosServerOptions,
+        mut restarts: Vec<Restart>,
         log: Arc<Log>,
     ) -> Result<Self, HarnessError> {
+        restarts.sort_unstable_by_key(|restart| std::cmp::Reverse(restart.after_calls));
         let server = ServerProcess::start(enter(), &options).await?;
         // Every later one comes back where clients look for it.
         options.listen = server.address;
@@ -56,6 +67,7 @@ impl Supervisor {
             log,
             server,
             fired,
+            restarts,
         })
     }
 
@@ -80,10 +92,24 @@ impl Supervisor {
                     None => std::future::pending().await,
                 }
             };
+            let (log, restart) = (Arc::clone(&self.log), self.restarts.last().copied());
+            let due = async {
+                match restart {
+                    Some(restart) => log.until_ended(restart.after_calls).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 _ = &mut calm => break,
                 said = self.server.says() => self.heard(said).await?,
+                () = due => {
+                    if let Some(restart) = self.restarts.pop() {
+                        self.server.kill().await?;
+                        self.log.lifecycle(WHO, "killed");
+                        self.start_again(restart.back_after_ms).await?;
+                    }
+                }
                 () = next => {
                     if let Some((_, fault)) = timed.pop() {
                         self.strike_from_outside(fault).await?;

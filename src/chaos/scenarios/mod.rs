@@ -84,7 +84,7 @@ impl fmt::Display for Names {
     }
 }
 
-const SHIPPED: [(&str, &str); 8] = [
+const SHIPPED: [(&str, &str); 11] = [
     ("bad-network", include_str!("bad-network.toml")),
     ("charge-refund", include_str!("charge-refund.toml")),
     ("everything", include_str!("everything.toml")),
@@ -92,7 +92,10 @@ const SHIPPED: [(&str, &str); 8] = [
     ("lost-answers", include_str!("lost-answers.toml")),
     ("mailbox", include_str!("mailbox.toml")),
     ("outbox", include_str!("outbox.toml")),
+    ("packets-30", include_str!("packets-30.toml")),
+    ("packets-5", include_str!("packets-5.toml")),
     ("rolling-restarts", include_str!("rolling-restarts.toml")),
+    ("sockets", include_str!("sockets.toml")),
 ];
 
 #[cfg(test)]

@@ -56,7 +56,9 @@ impl Log {
     pub(super) fn add(entries: &mut GroupBytes, group: &Group) -> Result<(), String> {
         for change in &group.changes {
             match &change.after {
-                Some(record) => drop(entries.record(change.key, record, None)?),
+                Some(record) => {
+                    entries.record(change.key, record, None)?;
+                }
                 None => entries.removed(change.key),
             }
         }

@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &GateArguments) -> ExitCode {
     let (calls, jobs) = (arguments.calls, usize::from(arguments.jobs));
     let seeds = arguments.from..arguments.from.saturating_add(arguments.seeds);
     let tell = |done: u64| {
-        if done % 1_000 == 0 {
+        if done.is_multiple_of(1_000) {
             output::tell(&format!("{done} seeds"));
         }
         true

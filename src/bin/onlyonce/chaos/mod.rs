@@ -84,8 +84,9 @@ fn executors(names: &[String]) -> Result<Vec<Box<dyn Executor>>, String> {
             known.join(", ")
         ));
     }
-    let wanted = |executor: &Box<dyn Executor>| names.iter().any(|name| name == executor.name());
-    Ok(all.into_iter().filter(wanted).collect())
+    let mut wanted = all;
+    wanted.retain(|executor| names.iter().any(|name| name == executor.name()));
+    Ok(wanted)
 }
 
 fn read(path: &Path) -> Result<RunRecord, HistoryError> {

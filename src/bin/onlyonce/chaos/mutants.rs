@@ -10,7 +10,7 @@ use super::super::{exit, output};
 #[derive(Args)]
 #[cfg_attr(
     not(feature = "mutants"),
-    expect(dead_code, reason = "there is nothing to hunt")
+    allow(dead_code, reason = "there is nothing to hunt")
 )]
 pub(crate) struct MutantsArguments {
     /// How many seeds at most for each bug

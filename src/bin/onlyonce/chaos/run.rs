@@ -96,7 +96,7 @@ pub(super) fn run(arguments: &RunArguments, runtime: &Runtime) -> ExitCode {
         let mut current = current.lock();
         if *current != executor {
             executor.clone_into(&mut current);
-            bar.begin(executor, runs);
+            bar.begin_of(executor, runs, "runs");
         }
         bar.at(done);
         stopped.load(Ordering::Relaxed) == 0
@@ -117,7 +117,7 @@ pub(super) fn run(arguments: &RunArguments, runtime: &Runtime) -> ExitCode {
 }
 
 fn tell(arguments: &RunArguments, campaign: &Campaign) -> ExitCode {
-    let context = context(&arguments.scenario);
+    let context = context(arguments);
     let files = [
         (
             &arguments.report,
@@ -170,10 +170,17 @@ fn history(
     ended(super::code_of(report.verdict()), &text)
 }
 
-fn context(scenario: &str) -> Context {
+fn context(arguments: &RunArguments) -> Context {
+    let mut scenario = arguments.scenario.clone();
+    if let Some(calls) = arguments.calls {
+        scenario.push_str(&format!(" --calls {calls}"));
+    }
+    if arguments.naive {
+        scenario.push_str(" --naive");
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Context {
-        scenario: scenario.to_owned(),
+        scenario,
         program: "onlyonce chaos".to_owned(),
         facts: vec![
             (
