@@ -20,6 +20,8 @@ pub use onlyonce_storage as storage;
 
 pub mod admin;
 #[cfg(feature = "cli")]
+pub mod chaos;
+#[cfg(feature = "cli")]
 pub mod demo;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -55,3 +57,8 @@ struct Grpc;
 #[cfg(all(doctest, feature = "postgres"))]
 #[doc = include_str!("manual/postgres.md")]
 struct Postgres;
+
+/// And of the page on fault injection.
+#[cfg(all(doctest, feature = "cli"))]
+#[doc = include_str!("manual/fault_injection.md")]
+struct FaultInjection;

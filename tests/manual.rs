@@ -27,7 +27,12 @@ fn what_the_pages_about_guarantees_name_as_shown_is_a_test_that_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tests = tests();
     let mut checked = 0;
-    for page in ["guarantees.md", "failure_modes.md", "store_choice.md"] {
+    for page in [
+        "guarantees.md",
+        "failure_modes.md",
+        "fault_injection.md",
+        "store_choice.md",
+    ] {
         let text = std::fs::read_to_string(root.join("src/manual").join(page)).unwrap();
         // A test is named by a sentence, nothing else that stands there has so many words.
         let sentences = text.split('`').filter(|quoted| {

@@ -9,6 +9,13 @@
 //! - [`layer`]: the same for a tower service, without a socket;
 //! - [`cancel`]: drops any future at every point at which it waits;
 //! - [`ledger`]: a checker that holds what clients were told against the effects on disk;
+//! - [`scenario`]: what a run is told: who calls what, and what goes wrong on the way;
+//! - [`executor`]: what carries a scenario out, of ours or of yours;
+//! - [`campaign`]: many runs of it, judged and added up;
+//! - [`report`]: what they came to, as a page, as text, for machines;
+//! - [`history`]: what happened, as lines of JSON;
+//! - [`goals`]: what must have happened for a run to prove anything;
+//! - [`workload`]: who asks for what, made of a scenario and a seed;
 //! - [`seed`]: where every decision comes from.
 //!
 //! All decisions are drawn from one seed, by what they are about and not by when they are made: a
@@ -62,12 +69,23 @@
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example());
 //! ```
 
+pub mod campaign;
 pub mod cancel;
+pub mod executor;
 pub mod fault;
+pub mod goals;
+pub mod history;
+#[cfg(all(feature = "kernel", target_os = "linux"))]
+pub mod kernel;
 pub mod layer;
 pub mod ledger;
 pub mod proxy;
+pub mod report;
+pub mod scenario;
 pub mod seed;
+#[cfg(feature = "sim")]
+pub mod sim;
+pub mod workload;
 
 pub use cancel::CancelAt;
 pub use layer::{FaultLayer, FaultService};

@@ -17,6 +17,7 @@ use onlyonce_middleware::server::{
 use onlyonce_storage::transaction::Transaction;
 use onlyonce_storage::{
     Answer, AnswerFormat, Fingerprint, FingerprintAlgorithm, Fingerprints, KeyState, ScopedKey,
+    planted,
 };
 
 /// Adapts the client layers to the native protocol.
@@ -80,6 +81,9 @@ fn classify_reply(reply: &Reply) -> Verdict {
         | Status::Attached
         | Status::Unprotected
         | Status::State => Verdict::Accept,
+        Status::InDoubt | Status::InDoubtAnswered if planted!(DoubtRetried) => {
+            retry(Executed::NotThisAttempt, Pushback::Silent, Cost::Attempt)
+        }
         Status::InDoubt | Status::InDoubtAnswered => Verdict::InDoubt,
         Status::InProgress => retry(Executed::Unknown, hint(Pushback::Silent), Cost::OnlyTime),
         Status::DeadlineInProgress => {
@@ -329,6 +333,7 @@ impl server::Adapter for ServerAdapter {
             Refusal::DeadlinePassed { executing: true } => (Status::DeadlineInProgress, None),
             Refusal::DeadlinePassed { executing: false } => (Status::DeadlineNotExecuted, None),
             Refusal::FirstSentAhead => (Status::FirstSentAhead, None),
+            Refusal::InDoubt(_) if planted!(DoubtToldAsNotExecuted) => (Status::NotExecuted, None),
             Refusal::InDoubt(_) => (Status::InDoubt, None),
             Refusal::InProgress { retry_after } => (Status::InProgress, Some(*retry_after)),
             Refusal::KeyMalformed(_) => (Status::KeyMalformed, None),

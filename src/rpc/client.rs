@@ -134,9 +134,47 @@ impl Client {
                 last: "session had no room: too many calls behind the first unanswered".to_owned(),
             }));
         };
+        self.make_placed(ticket, method, arguments, place).await
+    }
+
+    /// [`call`](Self::call) under a key that the caller has made for this one call: for simulations,
+    /// in which nothing is random.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn call_once_as<A, R, F>(
+        &self,
+        ticket: Ticket,
+        method: &Method<A, R, F>,
+        arguments: &A,
+    ) -> Result<R, CallFailure<F>>
+    where
+        A: Serialize,
+        R: DeserializeOwned,
+        F: DeserializeOwned,
+    {
+        let place = match &self.channel {
+            Some(channel) => channel.number().await.ok().flatten(),
+            None => None,
+        };
+        self.make_placed(ticket, method, arguments, place).await
+    }
+
+    async fn make_placed<A, R, F>(
+        &self,
+        ticket: Ticket,
+        method: &Method<A, R, F>,
+        arguments: &A,
+        place: Option<Arc<Place>>,
+    ) -> Result<R, CallFailure<F>>
+    where
+        A: Serialize,
+        R: DeserializeOwned,
+        F: DeserializeOwned,
+    {
         let ended = self.make(ticket, method, arguments, place.clone()).await;
         // What ends otherwise leaves a ticket, and may come back.
-        if let (Some(place), Ok(_) | Err(CallFailure::Fault(_))) = (&place, &ended) {
+        if let (Some(channel), Some(place), Ok(_) | Err(CallFailure::Fault(_))) =
+            (&self.channel, &place, &ended)
+        {
             channel.answered(place);
         }
         ended

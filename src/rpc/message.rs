@@ -200,6 +200,26 @@ impl Stamp {
 // === impl Incoming ===
 
 impl Incoming {
+    /// An attempt that reaches a service without a connection in between.
+    #[cfg(feature = "cli")]
+    pub(crate) fn in_process(request: Request, scope: Scope) -> Self {
+        let stamp = request.stamp.as_ref();
+        Self {
+            scope,
+            verb: request.verb,
+            method: request.method,
+            key: stamp.map(|stamp| Ok(stamp.call.key().clone())),
+            first_sent: None,
+            attempt: stamp.map_or(NonZeroU32::MIN, |stamp| stamp.attempt),
+            deadline: stamp.and_then(|stamp| stamp.deadline),
+            session: None,
+            store: None,
+            arguments: request.arguments,
+            execution: None,
+            transaction: None,
+        }
+    }
+
     /// The same call, for another run of its handler.
     pub(super) fn again(&self) -> Self {
         Self {

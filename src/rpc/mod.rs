@@ -51,8 +51,12 @@ mod in_doubt;
 mod message;
 mod method;
 mod outbox;
+#[cfg(feature = "cli")]
+pub(crate) mod overheard;
 mod router;
 mod server;
+#[cfg(feature = "cli")]
+pub(crate) mod simulated;
 mod state;
 mod status;
 mod transactional;

@@ -34,6 +34,8 @@ mod kill_point;
 mod limits;
 #[cfg(feature = "memory")]
 mod memory;
+#[doc(hidden)]
+pub mod mutants;
 mod operator;
 pub mod outbox;
 #[cfg(feature = "points")]
@@ -43,6 +45,9 @@ pub mod postgres;
 pub mod record;
 mod retention;
 mod session;
+#[cfg(feature = "simulated")]
+#[doc(hidden)]
+pub mod simulated;
 #[cfg(feature = "sled")]
 pub mod sled;
 mod store;

@@ -17,6 +17,7 @@
 
 use std::time::Duration;
 
+use crate::planted;
 use crate::record::{AnswerKept, CallRecord, KeyState, Record, State};
 use crate::{
     Answer, ClaimRequest, Comparison, Completion, DoubtReason, FencingToken, InDoubt, Lease,
@@ -110,6 +111,10 @@ pub fn claim(
     // The fingerprint is compared before anything else is answered, so that a wrong request
     // learns nothing about the right one.
     match request.fingerprints.compare(&call.fingerprint) {
+        Comparison::Mismatch if planted!(FingerprintNotCompared) => {}
+        Comparison::Mismatch if planted!(MismatchOverwrites) => {
+            return Ok(ClaimStep::Claim(claim_anew(call, request, token, at)));
+        }
         Comparison::Incomparable => {
             let algorithm = call.fingerprint.algorithm().number();
             return Err(StoreError::IncomparableFingerprint(algorithm));
@@ -118,6 +123,20 @@ pub fn claim(
         Comparison::Same => {}
     }
     Ok(match &call.state {
+        State::InDoubt { .. } if planted!(InDoubtReRun) => {
+            ClaimStep::Claim(claim_anew(call, request, token, at))
+        }
+        State::Completed { .. } if planted!(ReplayRunsHandler) => {
+            ClaimStep::Claim(claim_anew(call, request, token, at))
+        }
+        State::InProgress { .. } if planted!(InProgressReRun) => {
+            ClaimStep::Claim(claim_anew(call, request, token, at))
+        }
+        State::InProgress { lease }
+            if planted!(LapsedLeaseFreed) && ended_claim(call, *lease, at).is_some() =>
+        {
+            ClaimStep::Claim(claim_anew(call, request, token, at))
+        }
         // A call that would be stale if its key were absent is not executed here either.
         State::InDoubt { .. }
             if request.rerun_of == Some(call.token) && !is_forgotten(request.first_sent, at) =>
@@ -189,6 +208,10 @@ pub fn complete(
     at: &Circumstances,
 ) -> Result<CallRecord, Fenced> {
     let call = unsettled(existing, token)?;
+    let answer = match planted!(AnswerNotRecorded) {
+        true => Answer::new(answer.format(), [&answer.body()[..1], &[0]].concat()),
+        false => answer,
+    };
     let kept = call
         .retention
         .unwrap_or(at.retention.answer)
@@ -211,6 +234,9 @@ pub fn complete(
 ///
 /// [`Fenced`] when the record is settled or not under `token`.
 pub fn release(existing: Option<&Record>, token: FencingToken) -> Result<Settled, Fenced> {
+    if planted!(ReleaseByNonOwner) {
+        return Ok(Settled::Remove);
+    }
     unsettled(existing, token).map(|_| Settled::Remove)
 }
 
@@ -268,6 +294,9 @@ pub fn lapse(existing: Option<&Record>, at: &Circumstances) -> Option<CallRecord
     let State::InProgress { lease } = call.state else {
         return None;
     };
+    if planted!(LapsedLeaseFreed) {
+        return None;
+    }
     let reason = ended_claim(call, lease, at)?;
     Some(into_doubt(call, reason, None, at))
 }
@@ -444,7 +473,8 @@ fn with_reason(call: &CallRecord, told: DoubtReason) -> CallRecord {
 
 /// Whether a call that was first sent at this time may have been forgotten.
 fn is_forgotten(first_sent: Option<Timestamp>, at: &Circumstances) -> bool {
-    first_sent.is_some_and(|first_sent| first_sent <= at.forgotten_until)
+    !planted!(StaleNotRefused)
+        && first_sent.is_some_and(|first_sent| first_sent <= at.forgotten_until)
 }
 
 /// Why the claim of a record in progress no longer holds, if it does not.
@@ -490,15 +520,15 @@ fn into_doubt(
 fn owned(existing: Option<&Record>, token: FencingToken) -> Result<&CallRecord, Fenced> {
     existing
         .and_then(Record::call)
-        .filter(|call| call.token == token)
+        .filter(|call| call.token == token || planted!(FencingOff))
         .ok_or(Fenced)
 }
 
 fn unsettled(existing: Option<&Record>, token: FencingToken) -> Result<&CallRecord, Fenced> {
     let call = owned(existing, token)?;
     match call.state {
-        State::Completed { .. } => Err(Fenced),
-        State::InDoubt { .. } | State::InProgress { .. } => Ok(call),
+        State::Completed { .. } if !planted!(SettledOverwritten) => Err(Fenced),
+        State::Completed { .. } | State::InDoubt { .. } | State::InProgress { .. } => Ok(call),
     }
 }
 

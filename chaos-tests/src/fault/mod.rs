@@ -16,7 +16,9 @@
 //! ```
 
 mod decide;
+mod text;
 mod words;
 
 pub use decide::Subject;
+pub use text::FaultTextError;
 pub use words::{Fault, Phase, Place, What, When};

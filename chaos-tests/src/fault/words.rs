@@ -113,6 +113,9 @@ pub enum What {
     Blackhole,
     /// Nothing passes between the two, in both directions or in that of the phase.
     Partition,
+    /// Packets below the connection are lost, in both directions or in that of the phase: the share
+    /// is one of packets, retransmitted ones too. What a message loses so, TCP sends again later.
+    PacketLoss,
     /// The process ends at once (SIGKILL) and comes back after so long.
     Crash {
         /// Milliseconds until it is started again.
@@ -277,6 +280,7 @@ impl What {
             Self::Close => "close",
             Self::Blackhole => "blackhole",
             Self::Partition => "partition",
+            Self::PacketLoss => "packet-loss",
             Self::Crash { .. } => "crash",
             Self::Pause { .. } => "pause",
             Self::PowerCut => "power-cut",
@@ -299,7 +303,8 @@ impl What {
             | Self::Reset
             | Self::Close
             | Self::Blackhole
-            | Self::Partition => matches!(place, Place::Wire),
+            | Self::Partition
+            | Self::PacketLoss => matches!(place, Place::Wire),
             Self::Crash { .. } | Self::Pause { .. } => {
                 matches!(place, Place::Client | Place::Server)
             }

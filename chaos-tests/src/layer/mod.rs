@@ -11,6 +11,9 @@
 //!            answer delayed, answer lost
 //! ```
 //!
+//! [`ChaosLayer`] takes its faults in the words that the proxy, the kernel and the simulation have too,
+//! see [`fault`](crate::fault); [`FaultLayer`] has four of its own.
+//!
 //! Which attempt of which call is hit is drawn from the seed for each (key, attempt, phase), so
 //! that neither threads nor timing can change it. It stands innermost in a client's stack, where
 //! the transport would be: inside retries (outside of them it would fail whole calls).
@@ -42,13 +45,17 @@
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example());
 //! ```
 
+mod chaos;
 mod error;
 mod plan;
 mod service;
 
 #[cfg(test)]
+mod chaos_tests;
+#[cfg(test)]
 mod tests;
 
+pub use chaos::{ChaosLayer, ChaosService};
 pub use error::FaultError;
 pub use plan::{Fault, FaultKind, Plan, Rule, Script, Subject};
 pub use service::{FaultLayer, FaultService, ResponseFuture};

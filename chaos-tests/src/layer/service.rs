@@ -36,7 +36,7 @@ pub struct FaultService<S, F> {
     subject: F,
 }
 
-/// The future of a [`FaultService`].
+/// The future of a [`FaultService`] and of a [`ChaosService`](super::ChaosService).
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture<T, E> {
     inner: Pin<Box<dyn Future<Output = Result<T, FaultError<E>>> + Send>>,
@@ -133,9 +133,7 @@ where
         let unasked = self.inner.clone();
         let ready = mem::replace(&mut self.inner, unasked);
         let shared = Arc::clone(&self.shared);
-        ResponseFuture {
-            inner: Box::pin(attempt(ready, request, script, shared)),
-        }
+        ResponseFuture::of(attempt(ready, request, script, shared))
     }
 }
 
@@ -169,6 +167,16 @@ where
 }
 
 // === impl ResponseFuture ===
+
+impl<T, E> ResponseFuture<T, E> {
+    pub(super) fn of(
+        inner: impl Future<Output = Result<T, FaultError<E>>> + Send + 'static,
+    ) -> Self {
+        Self {
+            inner: Box::pin(inner),
+        }
+    }
+}
 
 impl<T, E> Future for ResponseFuture<T, E> {
     type Output = Result<T, FaultError<E>>;

@@ -1,22 +1,28 @@
 //! A checker: what clients were told, held against the effects that are on disk.
 //!
 //! "The sum is still right" is no test: a double effect and a lost one can cancel out. This checker
-//! takes each operation key by itself and asks seven questions:
+//! takes each operation key by itself and asks ten questions:
 //!
-//! | violation | found when |
-//! | --- | --- |
-//! | `double-apply` | a key has more than one effect |
-//! | `lost-acked` | a client got an answer that promises an effect, and there is none |
-//! | `reply-divergence` | two answers of a key differ, or none of its effects has that answer |
-//! | `false-negative` | a client was told "not applied", and the effect is there |
-//! | `phantom` | an effect that nobody asked for |
-//! | `payload-swap` | the effect or an answer of a key belongs to another payload |
-//! | `fold-mismatch` | an account is not what its effects make of it |
+//! | | violation | found when |
+//! | --- | --- | --- |
+//! | I1 | `double-apply` | a key has more than one effect |
+//! | I2 | `lost-acked` | a client got an answer that promises an effect, and there is none |
+//! | I3 | `reply-divergence` | two answers of a key differ, or none of its effects has that answer |
+//! | I4 | `false-negative` | a client was told "not applied", and the effect is there |
+//! | I5 | `phantom` | an effect that nobody asked for |
+//! | I6 | `payload-swap` | the effect or an answer of a key belongs to another payload |
+//! | I7 | `fold-mismatch` | an account is not what its effects make of it |
+//! | I8 | `order` | an effect was committed before it was asked for, after it was answered, or in front of one that had been answered before this one was asked for |
+//! | I9 | `zombie` | an effect happened after its key was swept or acknowledged |
+//! | I10 | `stuck` | a call was open too long after the faults had ended |
+//!
+//! [`judge`] asks all of them of a [`RunRecord`](crate::history::RunRecord), [`Judge`] of events as
+//! they come; [`check`] asks those that need no time of operations and effects.
 //!
 //! What a client does not know is not a violation: an operation that ended in doubt or unknown may
 //! have happened or not, but at most one time. It is counted. The checker has a third verdict,
 //! [`Verdict::Unknown`], for runs that it cannot judge: nothing was done, an operation has no end
-//! yet, or the effects could not be read to the end.
+//! yet, the effects could not be read to the end, or the history contradicts itself.
 //!
 //! Everything here is pure and takes time linear in the input.
 //!
@@ -42,17 +48,25 @@
 //! assert_eq!(report.figures().duplicated, 1);
 //! ```
 
+mod cases;
 mod check;
 mod effects;
 mod history;
+mod judge;
 mod money;
 mod report;
+mod rows;
 
+#[cfg(test)]
+mod invariants;
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;
 
 pub use check::check;
 pub use effects::{Effect, Effects};
 pub use history::{Ending, History, Operation, OperationKey};
+pub use judge::{Judge, judge};
 pub use money::{AccountDifference, Balances, Money, Transfer};
 pub use report::{Figures, Report, Verdict, Violation};

@@ -62,6 +62,15 @@ impl Money {
             *expected.entry(from).or_default() -= i128::from(*amount);
             *expected.entry(to).or_default() += i128::from(*amount);
         }
+        Self::of_sums(opening, &expected, closing)
+    }
+
+    /// The same where the opening balances and all effects are added up already.
+    pub(super) fn of_sums(
+        opening: &Balances,
+        expected: &BTreeMap<&str, i128>,
+        closing: &Balances,
+    ) -> Self {
         let accounts: BTreeSet<&str> = expected
             .keys()
             .copied()

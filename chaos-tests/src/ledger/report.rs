@@ -42,6 +42,12 @@ pub enum Violation {
         /// Whose effect.
         key: OperationKey,
     },
+    /// An effect happened before it was asked for, after it was answered, or in front of one that
+    /// was answered before this one was asked for.
+    Order {
+        /// Whose effect.
+        key: OperationKey,
+    },
     /// The effect, or a definitive answer, belongs to another payload than was asked for.
     PayloadSwap {
         /// Whose payload.
@@ -55,6 +61,17 @@ pub enum Violation {
     /// Answers of a key differ among themselves or from what is stored with the effect.
     ReplyDivergence {
         /// Whose answers.
+        key: OperationKey,
+    },
+    /// A call was still open too long after the faults had ended.
+    Stuck {
+        /// Whose call.
+        key: OperationKey,
+    },
+    /// An effect happened after the server was allowed to forget the key: the attempt should have
+    /// been refused.
+    Zombie {
+        /// Whose effect.
         key: OperationKey,
     },
 }
@@ -97,6 +114,7 @@ pub struct Report {
     pub(super) violations: Vec<Violation>,
     pub(super) figures: Figures,
     pub(super) money: Option<Money>,
+    pub(super) doubts: Vec<String>,
 }
 
 // === impl Verdict ===
@@ -130,9 +148,29 @@ impl Violation {
             Self::FalseNegative { .. } => "false-negative",
             Self::FoldMismatch(_) => "fold-mismatch",
             Self::LostAcked { .. } => "lost-acked",
+            Self::Order { .. } => "order",
             Self::PayloadSwap { .. } => "payload-swap",
             Self::Phantom { .. } => "phantom",
             Self::ReplyDivergence { .. } => "reply-divergence",
+            Self::Stuck { .. } => "stuck",
+            Self::Zombie { .. } => "zombie",
+        }
+    }
+
+    /// Which of the ten invariants is broken, such as `I1`.
+    #[must_use]
+    pub const fn invariant(&self) -> &'static str {
+        match self {
+            Self::DoubleApply { .. } => "I1",
+            Self::LostAcked { .. } => "I2",
+            Self::ReplyDivergence { .. } => "I3",
+            Self::FalseNegative { .. } => "I4",
+            Self::Phantom { .. } => "I5",
+            Self::PayloadSwap { .. } => "I6",
+            Self::FoldMismatch(_) => "I7",
+            Self::Order { .. } => "I8",
+            Self::Zombie { .. } => "I9",
+            Self::Stuck { .. } => "I10",
         }
     }
 
@@ -143,9 +181,12 @@ impl Violation {
             Self::DoubleApply { key, .. }
             | Self::FalseNegative { key }
             | Self::LostAcked { key }
+            | Self::Order { key }
             | Self::PayloadSwap { key }
             | Self::Phantom { key }
-            | Self::ReplyDivergence { key } => Some(key),
+            | Self::ReplyDivergence { key }
+            | Self::Stuck { key }
+            | Self::Zombie { key } => Some(key),
             Self::FoldMismatch(_) => None,
         }
     }
@@ -159,9 +200,12 @@ impl fmt::Display for Violation {
             Self::FoldMismatch(difference) => write!(f, "{name}: {difference}"),
             Self::FalseNegative { key }
             | Self::LostAcked { key }
+            | Self::Order { key }
             | Self::PayloadSwap { key }
             | Self::Phantom { key }
-            | Self::ReplyDivergence { key } => write!(f, "{name}: {key}"),
+            | Self::ReplyDivergence { key }
+            | Self::Stuck { key }
+            | Self::Zombie { key } => write!(f, "{name}: {key}"),
         }
     }
 }
@@ -177,6 +221,22 @@ impl Figures {
             return 0.0;
         }
         self.duplicated as f64 / self.operations as f64
+    }
+
+    /// Adds the numbers of another run, whose keys are other ones.
+    pub const fn merge(&mut self, other: &Self) {
+        self.calls += other.calls;
+        self.attempts += other.attempts;
+        self.operations += other.operations;
+        self.effects += other.effects;
+        self.duplicated += other.duplicated;
+        self.lost += other.lost;
+        self.answered += other.answered;
+        self.declined += other.declined;
+        self.refused += other.refused;
+        self.in_doubt += other.in_doubt;
+        self.unknown += other.unknown;
+        self.open += other.open;
     }
 }
 
@@ -199,6 +259,12 @@ impl Report {
     #[must_use]
     pub const fn figures(&self) -> &Figures {
         &self.figures
+    }
+
+    /// Why the run could not be judged in full. With one of these it is not valid.
+    #[must_use]
+    pub fn doubts(&self) -> &[String] {
+        &self.doubts
     }
 
     /// The money of the run, if it was checked.
@@ -240,6 +306,9 @@ impl fmt::Display for Report {
              {in_doubt} in doubt, {unknown} unknown, {open} open",
             self.verdict
         )?;
+        for doubt in &self.doubts {
+            write!(f, "\n  unknown because {doubt}")?;
+        }
         for violation in self.violations.iter().take(VIOLATIONS_SHOWN) {
             write!(f, "\n  {violation}")?;
         }

@@ -5,6 +5,9 @@
 //! time: which connection is the third one, and what its client has sent when another one is cut,
 //! is up to the machine.
 //!
+//! [`Proxy`] knows bytes. [`FrameProxy`] knows messages: it loses, doubles, delays, corrupts and cuts
+//! off those of a call and an attempt, in the words of [`fault`](crate::fault).
+//!
 //! ```text
 //!            ToServer: answers must be lost *after* this went through
 //!   client ===================================================> server
@@ -47,14 +50,26 @@
 
 mod connection;
 mod flow;
+mod frame_fate;
+mod frame_pipe;
+mod frame_proxy;
+mod framing;
+mod http1;
+mod naming;
 mod pipe;
 mod plan;
 mod server;
 mod stats;
 
+pub use frame_proxy::{FrameProxy, FrameProxyBuilder, FrameStats, Strike};
+pub use framing::{Counts, Endianness, Framing, LengthPrefix};
+pub use http1::header;
+pub use naming::Naming;
 pub use plan::{Direction, Fault, FaultKind, Plan, Rule, Script, Step};
 pub use server::{Proxy, ProxyBuilder};
 pub use stats::Stats;
 
+#[cfg(test)]
+mod frame_tests;
 #[cfg(test)]
 mod tests;

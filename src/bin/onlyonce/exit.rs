@@ -28,3 +28,9 @@ database that cannot be reached or used so; 3 the database failed on the way and
 pub(crate) const PROXY_CODES: &str = "Exit codes: 0 drained, nothing was left over; 2 a setting \
 cannot be used; 3 an address or the store cannot be opened, or something was left over; 130 or 143 \
 interrupted or terminated a second time";
+
+/// The same for whoever injects faults.
+pub(crate) const CHAOS_CODES: &str = "Exit codes: 0 every run is valid; 1 one is violated; 2 bad \
+usage, a wrong scenario or history; 3 unknown: a run could not be judged or carried out, a wanted \
+situation never arose, the naive control showed no duplicates, or nothing could be run; \
+130 or 143 interrupted or terminated";

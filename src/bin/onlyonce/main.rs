@@ -1,5 +1,6 @@
 //! The program `onlyonce`: parses arguments and calls the library.
 
+mod chaos;
 mod demo;
 mod exit;
 mod output;
@@ -57,6 +58,9 @@ enum Command {
     /// Makes any HTTP service safe to retry: in front of it, or beside its client
     #[command(after_help = exit::PROXY_CODES)]
     Proxy(Box<proxy::ProxyArguments>),
+    /// Fault injection: scenarios run from seeds, judged and reported
+    #[command(subcommand)]
+    Chaos(chaos::ChaosCommand),
     /// What a store holds: lists and resolves calls in doubt, seals keys, sweeps, counts
     #[command(subcommand, after_help = exit::RECORDS_CODES)]
     Records(records::RecordsCommand),
@@ -81,6 +85,12 @@ enum Command {
         #[arg(long)]
         naive: bool,
     },
+    /// The server of a fault injection run, in a process of its own
+    #[command(hide = true)]
+    ChaosServer(chaos::ServerArguments),
+    /// The clients of a fault injection run, in a process of their own
+    #[command(hide = true)]
+    ChaosClients(chaos::ClientsArguments),
 }
 
 fn main() -> ExitCode {
@@ -117,6 +127,7 @@ fn main() -> ExitCode {
             runtime.block_on(demo::run(DemoOptions { seed, calls, kills }, json))
         }
         Command::Proxy(arguments) => runtime.block_on(proxy::run(*arguments)),
+        Command::Chaos(command) => chaos::run(command, &runtime),
         Command::Records(command) => runtime.block_on(records::run(command)),
         Command::Store(command) => runtime.block_on(schema::run(command)),
         #[cfg(unix)]
@@ -137,6 +148,13 @@ fn main() -> ExitCode {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => output::fail(exit::UNKNOWN, &*error),
             }
+        }
+        Command::ChaosServer(arguments) => runtime.block_on(chaos::serve(arguments)),
+        Command::ChaosClients(arguments) => {
+            let code = runtime.block_on(chaos::call(arguments));
+            // A read of standard input is under way, for which its end would wait.
+            runtime.shutdown_background();
+            code
         }
     }
 }

@@ -18,21 +18,26 @@ impl Bar {
             bar.finish_and_clear();
         }
     }
-}
 
-impl Progress for Bar {
-    fn begin(&self, column: &str, calls: u64) {
+    /// So many of these begin, all named so.
+    pub(crate) fn begin_of(&self, column: &str, count: u64, what: &str) {
         self.clear();
         if !std::io::stderr().is_terminal() {
-            output::tell(&format!("{column}: {calls} calls\n"));
+            output::tell(&format!("{column}: {count} {what}\n"));
             return;
         }
         let style = ProgressStyle::with_template("{msg:>8} {wide_bar} {pos}/{len}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::new(calls)
+        let bar = ProgressBar::new(count)
             .with_style(style)
             .with_message(column.to_owned());
         *self.0.lock() = Some(bar);
+    }
+}
+
+impl Progress for Bar {
+    fn begin(&self, column: &str, calls: u64) {
+        self.begin_of(column, calls, "calls");
     }
 
     fn at(&self, ended: u64) {

@@ -9,7 +9,7 @@
 //! open | retired -> ended   the connection is lost, or nobody waits any more
 //! ```
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +49,8 @@ pub(super) struct Connection {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    calls: HashMap<u64, Waiting>,
+    /// In the order of their numbers, so that what ends them all ends them in an order.
+    calls: BTreeMap<u64, Waiting>,
     /// Bounded by the permits: a call leaves the queue when its future is dropped.
     queue: VecDeque<(u64, Frame)>,
     last_id: u64,
@@ -105,7 +106,7 @@ impl Connection {
         let connection = Arc::new(Self {
             state: Mutex::new(State {
                 phase: Phase::Open,
-                calls: HashMap::new(),
+                calls: BTreeMap::new(),
                 queue: VecDeque::new(),
                 last_id: 0,
                 handed: 0,
@@ -265,7 +266,7 @@ impl Connection {
                 let mut guard = self.state.lock();
                 let state = &mut *guard;
                 state.queue.retain(|(id, _)| *id <= last_id);
-                let gone = state.calls.extract_if(|id, _| *id > last_id);
+                let gone = state.calls.split_off(&last_id.saturating_add(1));
                 for (_, waiting) in gone {
                     let reason = Arc::clone(&reason);
                     // OK because a caller who is gone needs no answer.
@@ -280,6 +281,10 @@ impl Connection {
                 }
                 let status = reply.status;
                 // Nobody may wait any more: the reply came too late.
+                let id = match onlyonce_storage::planted!(AnswersMixedUp) {
+                    true => state.calls.keys().next().copied().unwrap_or(id),
+                    false => id,
+                };
                 if let Some(waiting) = state.calls.remove(&id) {
                     let _ = waiting.reply.send(Ok(reply));
                 }
@@ -334,8 +339,9 @@ impl Connection {
         let mut state = self.state.lock();
         state.phase = Phase::Ended;
         state.queue.clear();
-        for (_, waiting) in state.calls.drain() {
-            let sent = waiting.starts_at.is_some_and(|start| start < written);
+        for waiting in std::mem::take(&mut state.calls).into_values() {
+            let sent = !onlyonce_storage::planted!(LostAnswerNotExecuted)
+                && waiting.starts_at.is_some_and(|start| start < written);
             let error = match sent {
                 true => cause.clone(),
                 false => NotSent::ConnectionEnded.into(),
@@ -359,6 +365,7 @@ async fn drive(
         lost(io::ErrorKind::Interrupted.into()),
     );
     let result = tokio::select! {
+        biased;
         result = connection.read(&mut reader) => result,
         () = connection.abandoned() => return,
         result = connection.write(&mut io) => match result {

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -15,21 +16,50 @@ use crate::rpc::frame::payload_bytes_max;
 use crate::rpc::handshake::{Hello, Welcome, read_hello};
 use crate::rpc::{Connecting, HandshakeError};
 
+/// Both directions of a connection.
+pub(in crate::rpc) type Pipe = (
+    Box<dyn AsyncRead + Send + Unpin>,
+    Box<dyn AsyncWrite + Send + Unpin>,
+);
+
+/// Connects otherwise than over TCP: a simulation does.
+pub(in crate::rpc) type Connector =
+    Arc<dyn Fn() -> BoxFuture<'static, io::Result<Pipe>> + Send + Sync>;
+
 /// Resolves, connects and shakes hands, all within the options' time.
 pub(super) async fn dial(
     address: &str,
     options: &ChannelOptions,
     sessions: Option<&Sessions>,
+    connector: Option<&Connector>,
 ) -> Result<Arc<Connection>, Connecting> {
     let within = options.connect_timeout;
     let began = Instant::now();
+    if let Some(connector) = connector {
+        let (read, write) = timeout(within, connector())
+            .await
+            .map_err(|_| Connecting::TimedOut { within })?
+            .map_err(io_error)?;
+        return greet(read, write, options, sessions, began).await;
+    }
     let stream = timeout(within, TcpStream::connect(address))
         .await
         .map_err(|_| Connecting::TimedOut { within })?
         .map_err(io_error)?;
     // A call is one small write, and its reply is waited for.
     stream.set_nodelay(true).map_err(io_error)?;
-    let (mut read, mut write) = stream.into_split();
+    let (read, write) = stream.into_split();
+    greet(read, write, options, sessions, began).await
+}
+
+async fn greet(
+    mut read: impl AsyncRead + Send + Unpin + 'static,
+    mut write: impl AsyncWrite + Send + Unpin + 'static,
+    options: &ChannelOptions,
+    sessions: Option<&Sessions>,
+    began: Instant,
+) -> Result<Arc<Connection>, Connecting> {
+    let within = options.connect_timeout;
     let mut buffer = BytesMut::new();
     let wanted = sessions.map(Sessions::wanted);
     let session = wanted.as_ref().map(|(id, _)| *id);

@@ -9,14 +9,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use onlyonce_middleware::client::outbox::{Peer, TellPeer};
+use onlyonce_storage::{IdempotencyKey, planted};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, SetOnce};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ChannelOptions;
 use super::connection::{CallInFlight, Connection};
-use super::dial::dial;
+use super::dial::{Connector, dial};
 use super::session::{Numbered, Place as NumberedPlace, Sessions};
 use crate::rpc::wire::{self, Outgoing};
 use crate::rpc::{METHOD_BYTES_MAX, NotSent, Reply, Request, Stamp, TransportError, Verb};
@@ -87,22 +88,26 @@ struct Place {
     permit: OwnedSemaphorePermit,
 }
 
-#[derive(Debug)]
 struct Shared {
     address: Arc<str>,
     options: ChannelOptions,
+    connector: Option<Connector>,
     current: Mutex<Current>,
     sessions: Option<Arc<Sessions>>,
     /// Whether an acknowledgement is about to be sent.
     acknowledging: AtomicBool,
 }
 
-type Dialled = Option<Result<Arc<Connection>, TransportError>>;
+/// What a dial comes to, for all who wait for it, who are woken in the order in which they came.
+type Dialled = SetOnce<Result<Arc<Connection>, TransportError>>;
+
+/// The task that dials: its end is always told.
+struct Dial(Arc<Dialled>);
 
 #[derive(Debug)]
 enum Current {
     Connected(Arc<Connection>),
-    Connecting(watch::Receiver<Dialled>),
+    Connecting(Arc<Dialled>),
     Disconnected,
 }
 
@@ -112,7 +117,13 @@ impl Channel {
     /// A channel to `address` (`host:port`, resolved at every connect). It connects when it is
     /// first needed.
     pub fn new(address: impl Into<Arc<str>>, options: ChannelOptions) -> Self {
-        Self::with(address.into(), options, None)
+        Self::with(address.into(), options, None, None)
+    }
+
+    /// A channel over what `connector` connects to.
+    #[cfg(feature = "cli")]
+    pub(crate) fn over(connector: Connector, options: ChannelOptions) -> Self {
+        Self::with("simulated".into(), options, None, Some(connector))
     }
 
     /// A channel to the same server with the same options, which asks it for a session. It shares no
@@ -120,14 +131,22 @@ impl Channel {
     pub(in crate::rpc) fn in_sessions(&self) -> Self {
         let options = self.shared.options.clone();
         let sessions = Arc::new(Sessions::new(options.session_window));
-        Self::with(Arc::clone(&self.shared.address), options, Some(sessions))
+        let connector = self.shared.connector.clone();
+        let address = Arc::clone(&self.shared.address);
+        Self::with(address, options, Some(sessions), connector)
     }
 
-    fn with(address: Arc<str>, options: ChannelOptions, sessions: Option<Arc<Sessions>>) -> Self {
+    fn with(
+        address: Arc<str>,
+        options: ChannelOptions,
+        sessions: Option<Arc<Sessions>>,
+        connector: Option<Connector>,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 address,
                 options,
+                connector,
                 current: Mutex::new(Current::Disconnected),
                 sessions,
                 acknowledging: AtomicBool::new(false),
@@ -197,7 +216,7 @@ impl Channel {
         connection.submit(permit, |id| {
             if request.verb == Verb::Call {
                 stamp.call.first_sent_or(now);
-                if let Some(store) = store {
+                if let Some(store) = store.filter(|_| !planted!(BoundToNoStore)) {
                     stamp.call.bind(store);
                 }
             }
@@ -235,12 +254,20 @@ fn frame(
 ) -> crate::rpc::frame::Frame {
     let ticket = stamp.map(|stamp| stamp.call.ticket());
     let ticket = ticket.as_ref();
+    let other_key = match (ticket, stamp) {
+        (Some(ticket), Some(stamp)) if planted!(KeyInsideRetry) => {
+            IdempotencyKey::parse(&format!("{}-{}", ticket.key.as_str(), stamp.attempt)).ok()
+        }
+        _ => None,
+    };
     wire::call(&Outgoing {
         id,
         verb: request.verb,
         method: &request.method,
-        key: ticket.map(|ticket| &ticket.key),
-        first_sent: ticket.and_then(|ticket| ticket.first_sent),
+        key: other_key.as_ref().or(ticket.map(|ticket| &ticket.key)),
+        first_sent: ticket
+            .and_then(|ticket| ticket.first_sent)
+            .filter(|_| !planted!(FirstSentNotSaid)),
         attempt: stamp.map_or(std::num::NonZeroU32::MIN, |stamp| stamp.attempt),
         deadline,
         session: stamp.and_then(|stamp| stamp.session),
@@ -361,21 +388,31 @@ impl Shared {
             Current::Connected(connection) if connection.is_open() => {
                 return Current::Connected(Arc::clone(connection));
             }
-            // Without its sender, the task went down together with its runtime.
-            Current::Connecting(dialled) if dialled.has_changed().is_ok() => {
-                return Current::Connecting(dialled.clone());
+            Current::Connecting(dialled) if !dialled.initialized() => {
+                return Current::Connecting(Arc::clone(dialled));
             }
             Current::Connected(_) | Current::Connecting(_) | Current::Disconnected => {}
         }
-        let (sender, dialled) = watch::channel(None);
-        *current = Current::Connecting(dialled.clone());
+        let dialled = Arc::new(Dialled::new());
+        *current = Current::Connecting(Arc::clone(&dialled));
+        let dial = Dial(Arc::clone(&dialled));
         drop(current);
         // In a task of its own: callers whose attempt times out first must not make every
         // attempt begin anew.
         let options = self.options.clone();
         let address = Arc::clone(&self.address);
-        tokio::spawn(connect(Arc::downgrade(self), address, options, sender));
+        let connector = self.connector.clone();
+        let weak = Arc::downgrade(self);
+        tokio::spawn(connect(weak, address, options, connector, dial));
         Current::Connecting(dialled)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -422,10 +459,11 @@ async fn connect(
     shared: Weak<Shared>,
     address: Arc<str>,
     options: ChannelOptions,
-    dialled: watch::Sender<Dialled>,
+    connector: Option<Connector>,
+    dial_of: Dial,
 ) {
     let sessions = shared.upgrade().and_then(|shared| shared.sessions.clone());
-    let result = dial(&address, &options, sessions.as_deref()).await;
+    let result = dial(&address, &options, sessions.as_deref(), connector.as_ref()).await;
     let result = result.map_err(|source| TransportError::Connect { address, source });
     match (shared.upgrade(), &result) {
         (Some(shared), Ok(connection)) => {
@@ -435,7 +473,15 @@ async fn connect(
         (None, Ok(connection)) => connection.retire(),
         (None, Err(_)) => {}
     }
-    dialled.send_replace(Some(result));
+    // OK because nobody else says it.
+    let _ = dial_of.0.set(result);
+}
+
+impl Drop for Dial {
+    fn drop(&mut self) {
+        // The task went down together with its runtime; where it has ended this changes nothing.
+        let _ = self.0.set(Err(NotSent::ConnectionEnded.into()));
+    }
 }
 
 /// A place on a connection, made if need be. At most one connection is made for it.
@@ -447,12 +493,8 @@ async fn place(shared: Arc<Shared>) -> Result<Place, TransportError> {
                     return Ok(Place { connection, permit });
                 }
             }
-            Current::Connecting(mut dialled) => {
-                let dialled = match dialled.wait_for(Option::is_some).await {
-                    Ok(dialled) => dialled.clone(),
-                    Err(_) => None,
-                };
-                let connection = dialled.ok_or(NotSent::ConnectionEnded)??;
+            Current::Connecting(dialled) => {
+                let connection = dialled.wait().await.clone()?;
                 let permit = connection.permit().await.ok_or(NotSent::ConnectionEnded)?;
                 return Ok(Place { connection, permit });
             }

@@ -9,4 +9,6 @@ mod writer;
 
 pub use self::builder::{BuildError, Server, ServerBuilder};
 pub use self::options::ServerOptions;
+#[cfg(feature = "cli")]
+pub(crate) use self::serving::serve_pipes;
 pub use self::serving::{Serving, ShutdownReport};

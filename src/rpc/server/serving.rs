@@ -117,6 +117,49 @@ impl Server {
     }
 }
 
+/// Serves the connections that come over `pipes` with clones of `service`, until there are no more
+/// or it is dropped: for simulations.
+#[cfg(feature = "cli")]
+pub(crate) async fn serve_pipes<S>(
+    server: Server,
+    mut pipes: tokio::sync::mpsc::UnboundedReceiver<tokio::io::DuplexStream>,
+    service: S,
+) where
+    S: Service<Incoming, Response = Reply, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let (_phase, watched) = watch::channel(Phase::Running);
+    let options = server.options;
+    let shared = Shared {
+        server: Arc::new(server),
+        service,
+        phase: watched,
+        in_flight: InFlight::default(),
+        bytes: Arc::new(Semaphore::new(
+            options.in_flight_bytes_max.min(Semaphore::MAX_PERMITS),
+        )),
+    };
+    let handshakes = semaphore(options.handshakes_max);
+    let mut connections = JoinSet::new();
+    loop {
+        let pipe = tokio::select! {
+            biased;
+            Some(_) = connections.join_next() => continue,
+            pipe = pipes.recv() => pipe,
+        };
+        let Some(pipe) = pipe else { break };
+        let Ok(handshake) = Arc::clone(&handshakes).try_acquire_owned() else {
+            continue;
+        };
+        connections.spawn(connection(
+            tokio::io::split(pipe),
+            handshake,
+            shared.clone(),
+        ));
+    }
+    while connections.join_next().await.is_some() {}
+}
+
 // === impl Serving ===
 
 impl Serving {
@@ -203,7 +246,7 @@ where
         };
         let shared = shared.clone();
         connections.spawn(async move {
-            connection(stream, handshake, shared).await;
+            connection(stream.into_split(), handshake, shared).await;
             drop(place);
         });
     }

@@ -217,8 +217,10 @@ impl GroupCore {
         }
     }
 
-    pub(super) const fn next_token(&mut self) -> FencingToken {
-        self.sequence += 1;
+    pub(super) fn next_token(&mut self) -> FencingToken {
+        if !crate::planted!(TokenReused) {
+            self.sequence += 1;
+        }
         FencingToken::new(self.incarnation, self.sequence)
     }
 
@@ -304,6 +306,9 @@ impl GroupCore {
             // Nothing of it was ever applied.
             self.let_go(key);
             return Ok(());
+        }
+        if crate::planted!(HandlerTiedToConnection) {
+            return self.settle(overlay, (key, token), at, |_| Ok(Settled::Remove));
         }
         self.doubt_in_progress(overlay, key, token, DoubtReason::OwnerGone, at)
     }

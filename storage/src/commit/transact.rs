@@ -130,7 +130,7 @@ impl GroupCore {
         self.fits(&answer)?;
         for seen in &reads {
             let rows = overlay.read(seen.range())?;
-            if !seen.is_still(&rows) {
+            if !seen.is_still(&rows) && !crate::planted!(CommitWithoutCheck) {
                 return Err(CommitRefusal::Conflict);
             }
         }

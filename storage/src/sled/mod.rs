@@ -57,7 +57,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod layout_bytes;
 mod located;
-mod log;
+pub(crate) mod log;
 mod open;
 mod open_rows;
 mod options;

@@ -156,6 +156,7 @@ where
                 give_back_room(&mut inner);
                 let over = Box::pin(until_over(shared, intent, give_up_at, retry_after));
                 tokio::select! {
+                    biased;
                     () = flight.left() => return Begun::Landed(Landing::NotExecuted),
                     over = over => match over {
                         Ok(()) => {}

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use onlyonce_storage::planted;
 use tracing::Instrument;
 
 use super::flight::Flight;
@@ -78,7 +79,9 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn drop(&mut self) {
-        if let Some(execution) = self.execution.take() {
+        if let Some(execution) = self.execution.take()
+            && !planted!(HandlerTiedToConnection)
+        {
             // Before its next poll, which finds out by it that nobody waits.
             self.flight.leave();
             self.runtime.spawn(execution.in_current_span());

@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use onlyonce_storage::{Claim, DoubtReason, SettleError, Store};
+use onlyonce_storage::{Claim, DoubtReason, SettleError, Store, planted};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tower::Service;
@@ -161,6 +161,16 @@ where
             Ended::Itself(Ok(result)) => {
                 onlyonce_storage::kill_point!("dedupe: handler returned, answer not encoded");
                 result
+            }
+            Ended::Itself(Err(_panic)) if planted!(PanicReleases) => {
+                let grant = Grant {
+                    held_until,
+                    ..grant
+                };
+                return Flown {
+                    landing: Box::pin(give_back(shared, grant)).await,
+                    response: None,
+                };
             }
             // A panic may have come before or after the effect.
             Ended::Itself(Err(_panic)) => {

@@ -9,7 +9,7 @@ use crate::{KeyDigest, ScopeDigest, codec};
 
 /// What one entry says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::sled) enum Entry<'a> {
+pub(crate) enum Entry<'a> {
     Note(Note, u64),
     /// The record of a key, in the crate's codec, and the rest of the group: the answer that
     /// follows, as long as the record says.
@@ -28,7 +28,7 @@ pub(in crate::sled) enum Entry<'a> {
 
 /// What a time means. The latest that is noted counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::sled) enum Note {
+pub(crate) enum Note {
     /// The store was in use.
     Used,
     /// Calls first sent at or before are forgotten.
@@ -39,7 +39,7 @@ pub(in crate::sled) enum Note {
 
 /// The bytes of a group in the making.
 #[derive(Debug, Default)]
-pub(in crate::sled) struct GroupBytes {
+pub(crate) struct GroupBytes {
     bytes: Vec<u8>,
 }
 
@@ -47,25 +47,25 @@ pub(in crate::sled) struct GroupBytes {
 
 impl GroupBytes {
     /// An empty group in this memory.
-    pub(in crate::sled) fn in_memory(mut memory: Vec<u8>) -> Self {
+    pub(crate) fn in_memory(mut memory: Vec<u8>) -> Self {
         memory.clear();
         // What a group of large answers needed is not kept for ever.
         memory.shrink_to(MEMORY_KEPT_MAX);
         Self { bytes: memory }
     }
 
-    pub(in crate::sled) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    pub(in crate::sled) fn note(&mut self, note: Note, time: u64) {
+    pub(crate) fn note(&mut self, note: Note, time: u64) {
         self.begin(4);
         self.bytes.push(note.number());
         self.bytes.extend_from_slice(&time.to_le_bytes());
     }
 
     /// Puts a record there, and the answer that comes with it. Answers where its bytes are.
-    pub(in crate::sled) fn record(
+    pub(crate) fn record(
         &mut self,
         key: KeyDigest,
         record: &Record,
@@ -84,16 +84,16 @@ impl GroupBytes {
         Ok(begin..end)
     }
 
-    pub(in crate::sled) fn at(&self, range: Range<usize>) -> &[u8] {
+    pub(crate) fn at(&self, range: Range<usize>) -> &[u8] {
         self.bytes.get(range).unwrap_or_default()
     }
 
-    pub(in crate::sled) fn removed(&mut self, key: KeyDigest) {
+    pub(crate) fn removed(&mut self, key: KeyDigest) {
         self.begin(3);
         self.bytes.extend_from_slice(key.as_bytes());
     }
 
-    pub(in crate::sled) fn session(&mut self, change: &SessionChange) {
+    pub(crate) fn session(&mut self, change: &SessionChange) {
         match change {
             SessionChange::Opened { session, scope } => {
                 self.begin(5);
@@ -117,7 +117,7 @@ impl GroupBytes {
     }
 
     /// Puts a row of a handlers' table there, or says that it is gone.
-    pub(in crate::sled) fn row(
+    pub(crate) fn row(
         &mut self,
         table: &Table,
         key: &[u8],
@@ -140,7 +140,7 @@ impl GroupBytes {
     }
 
     /// The group as it is written.
-    pub(in crate::sled) fn finish(self, salt: u64, number: u64) -> Result<Vec<u8>, String> {
+    pub(crate) fn finish(self, salt: u64, number: u64) -> Result<Vec<u8>, String> {
         let mut bytes = self.bytes;
         let length = bytes.len() - GROUP_HEAD_BYTES;
         let length = u32::try_from(length).map_err(|_| "a group has less than 4 GiB")?;
@@ -167,7 +167,7 @@ impl GroupBytes {
 impl<'a> Entry<'a> {
     /// The first entry of these bytes, and what follows. Of one with an answer the caller takes
     /// the answer from what follows.
-    pub(in crate::sled) fn first(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), String> {
+    pub(crate) fn first(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), String> {
         let cut = || "an entry is cut off".to_owned();
         let (&kind, rest) = bytes.split_first().ok_or_else(cut)?;
         if kind == 4 {
@@ -264,7 +264,7 @@ fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
 pub(super) const GROUP_HEAD_BYTES: usize = 24;
 
 /// Where a group can begin.
-pub(super) const ALIGNMENT: usize = 8;
+pub(crate) const ALIGNMENT: usize = 8;
 
 const MEMORY_KEPT_MAX: usize = 1024 * 1024;
 

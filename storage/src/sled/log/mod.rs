@@ -39,10 +39,14 @@ mod files;
 mod layout_bytes;
 mod reading;
 
-pub(super) use self::entry::{Entry, GroupBytes, Note};
+#[cfg(feature = "simulated")]
+pub(crate) use self::entry::ALIGNMENT;
+pub(crate) use self::entry::{Entry, GroupBytes, Note};
 #[cfg(feature = "fuzzing")]
 pub(super) use self::files::Head;
 pub(super) use self::files::LogFiles;
+#[cfg(feature = "simulated")]
+pub(crate) use self::reading::group_at;
 #[cfg(feature = "fuzzing")]
 pub(super) use self::reading::understand;
 pub(super) use self::reading::{Groups, read};

@@ -199,7 +199,7 @@ fn length_at(bytes: &[u8], at: usize, salt: u64) -> usize {
 }
 
 /// The number and the entries of the group that begins here, if a whole one of this turn does.
-fn group_at(bytes: &[u8], at: usize, salt: u64) -> Option<(u64, Range<usize>)> {
+pub(crate) fn group_at(bytes: &[u8], at: usize, salt: u64) -> Option<(u64, Range<usize>)> {
     let head = bytes.get(at..at + GROUP_HEAD_BYTES)?;
     if head[8..16] != salt.to_le_bytes() {
         return None;

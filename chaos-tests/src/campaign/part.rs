@@ -1,0 +1,303 @@
+//! What a campaign came to.
+
+use std::collections::BTreeMap;
+
+use super::latency::Latencies;
+use super::story::{Story, Timeline};
+use crate::executor::NotRun;
+use crate::goals::Goals;
+use crate::history::Fired;
+use crate::ledger::{Figures, Verdict};
+use crate::scenario::Scenario;
+
+/// All runs of a scenario.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+#[must_use = "a campaign that nobody reads proves nothing"]
+pub struct Campaign {
+    /// What was run.
+    pub scenario: Scenario,
+    /// From which seed on.
+    pub seeds_from: u64,
+    /// Up to which seed, that one included.
+    pub seeds_to: u64,
+    /// What each executor came to, in the order in which they were asked for.
+    pub parts: Vec<Part>,
+}
+
+/// What one executor came to.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Part {
+    /// Its name.
+    pub executor: String,
+    /// Why it was not run at all.
+    pub not_run: Option<NotRun>,
+    /// Faults that it cannot do, with the reason.
+    pub faults_not_run: BTreeMap<String, NotRun>,
+    /// How many runs were judged.
+    pub runs: u64,
+    /// How many of them were violated.
+    pub violated: u64,
+    /// How many of them could not be judged in full.
+    pub unknown: u64,
+    /// All of them in numbers.
+    pub figures: Figures,
+    /// How often each fault struck.
+    pub fired: BTreeMap<String, Fired>,
+    /// In how many runs each fault was felt and nothing was violated.
+    pub survived: BTreeMap<String, u64>,
+    /// In how many runs each fault was felt.
+    pub felt: BTreeMap<String, u64>,
+    /// Which situations arose.
+    pub goals: Goals,
+    /// How long calls took until their first ending.
+    pub latencies: Latencies,
+    /// The violated runs with the lowest seeds.
+    pub findings: Vec<Finding>,
+    /// Runs that could not be judged in full, with the reasons; the lowest seeds.
+    pub doubts: Vec<(u64, Vec<String>)>,
+    /// Runs that could not be carried out.
+    pub failures: Vec<Failure>,
+    /// How many could not.
+    pub failed: u64,
+    /// How many seeds were run twice, by an executor that promises to repeat.
+    pub repeated: u64,
+    /// Which of them did not.
+    pub differing: Vec<Differing>,
+    /// What the naive control showed.
+    pub control: Control,
+    /// The trace hashes of all runs in one number, which does not depend on their order.
+    pub trace_hash: u64,
+    /// The first run over its time; the first violated one, if there is one.
+    pub timeline: Option<(u64, Timeline)>,
+}
+
+/// A violated run.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Finding {
+    /// Its seed.
+    pub seed: u64,
+    /// Its trace hash.
+    pub trace_hash: u64,
+    /// What was violated, as text, with the invariant in front.
+    pub violations: Vec<String>,
+    /// How many more there are.
+    pub more: u64,
+    /// The lives of the first keys that it is about.
+    pub stories: Vec<Story>,
+}
+
+/// A run that could not be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Failure {
+    /// Its seed.
+    pub seed: u64,
+    /// Why.
+    pub why: String,
+}
+
+/// Two runs from one seed that went different ways.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Differing {
+    /// The seed.
+    pub seed: u64,
+    /// The first event that differs, from 1.
+    pub event: u64,
+    /// That event in the one.
+    pub one: String,
+    /// And in the other.
+    pub other: String,
+}
+
+/// The naive control: the same faults against a service that does nothing about duplicates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Control {
+    /// It was not asked for, or nothing was run.
+    #[default]
+    NotAsked,
+    /// It cannot be run.
+    NotRun(NotRun),
+    /// In so many runs so many keys had their effect more than once.
+    Ran {
+        /// How many runs.
+        runs: u64,
+        /// How many keys in all.
+        operations: u64,
+        /// How many of them had their effect more than once.
+        duplicated: u64,
+    },
+}
+
+// === impl Campaign ===
+
+impl Campaign {
+    /// The verdict on all of it together.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let ran = self.parts.iter().filter(|part| part.not_run.is_none());
+        let mut verdict = match ran.clone().count() {
+            0 => Verdict::Unknown,
+            _ => Verdict::Valid,
+        };
+        for part in ran {
+            verdict = verdict.and(part.verdict());
+        }
+        match self.goals_missed().is_empty() {
+            true => verdict,
+            false => verdict.and(Verdict::Unknown),
+        }
+    }
+
+    /// The number that a process ends with: 0 valid, 1 violated, 3 unknown.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self.verdict() {
+            Verdict::Valid => 0,
+            Verdict::Violated => 1,
+            Verdict::Unknown => 3,
+        }
+    }
+
+    /// Which situations arose in all runs together.
+    #[must_use]
+    pub fn goals(&self) -> Goals {
+        let mut goals = Goals::default();
+        for part in &self.parts {
+            goals.merge(&part.goals);
+        }
+        goals
+    }
+
+    /// The wanted situations that never arose.
+    #[must_use]
+    pub fn goals_missed(&self) -> Vec<String> {
+        let goals = self.goals();
+        let wanted = self.scenario.goals.iter().map(String::as_str);
+        goals
+            .missed(wanted)
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// How many runs were judged.
+    #[must_use]
+    pub fn runs(&self) -> u64 {
+        self.parts.iter().map(|part| part.runs).sum()
+    }
+
+    /// How many of them were violated.
+    #[must_use]
+    pub fn violated(&self) -> u64 {
+        self.parts.iter().map(|part| part.violated).sum()
+    }
+
+    /// All runs in numbers.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let mut figures = Figures::default();
+        for part in &self.parts {
+            figures.merge(&part.figures);
+        }
+        figures
+    }
+
+    /// Everything that keeps it from being valid without being a violation, in words.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.parts.iter().all(|part| part.not_run.is_some()) {
+            reasons.push("no executor could run it".to_owned());
+        }
+        for goal in self.goals_missed() {
+            reasons.push(format!("it never arose that {goal}"));
+        }
+        for part in &self.parts {
+            let name = &part.executor;
+            if part.failed > 0 {
+                reasons.push(format!(
+                    "{name}: {} runs could not be carried out",
+                    part.failed
+                ));
+            }
+            if part.unknown > 0 {
+                reasons.push(format!(
+                    "{name}: {} runs could not be judged in full",
+                    part.unknown
+                ));
+            }
+            if !part.differing.is_empty() {
+                reasons.push(format!(
+                    "{name}: {} seeds did not repeat",
+                    part.differing.len()
+                ));
+            }
+            if part.control.is_silent() {
+                reasons.push(format!("{name}: the naive control shows no duplicates"));
+            }
+        }
+        reasons
+    }
+
+    /// What the runs say about one more, in words: with no violation in N, less than 3/N of all
+    /// seeds are violated, with a confidence of 95 %.
+    #[must_use]
+    pub fn bound(&self) -> String {
+        let (runs, violated) = (self.runs(), self.violated());
+        match (runs, violated) {
+            (0, _) => "No run was judged, so nothing is known.".to_owned(),
+            (_, 0) => format!(
+                "0 violations in {runs} runs: fewer than {} of all seeds would show one (95 %).",
+                share(3.0 / runs as f64)
+            ),
+            _ => format!("{violated} of {runs} runs are violated."),
+        }
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    /// The verdict on its runs.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let open = self.unknown > 0
+            || self.failed > 0
+            || self.runs == 0
+            || !self.differing.is_empty()
+            || self.control.is_silent();
+        if self.violated > 0 {
+            Verdict::Violated
+        } else if open {
+            Verdict::Unknown
+        } else {
+            Verdict::Valid
+        }
+    }
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Whether it was run and showed nothing: then the faults prove nothing either.
+    #[must_use]
+    pub const fn is_silent(&self) -> bool {
+        matches!(self, Self::Ran { duplicated: 0, .. })
+    }
+}
+
+/// A share in percent, or as one in so many.
+fn share(share: f64) -> String {
+    if share >= 1.0 {
+        return "any share".to_owned();
+    }
+    if share >= 0.01 {
+        return format!("{:.1} %", share * 100.0);
+    }
+    format!("1 in {:.0}", 1.0 / share)
+}

@@ -1,0 +1,308 @@
+//! Everything about one key, held against the invariants.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::history::OperationKey;
+use super::report::Violation;
+use super::rows::{Call, Effect, Groups, NEVER, Rows};
+
+/// All calls of one key; or, where no call has it, its effects.
+pub(super) struct Case<'a> {
+    pub(super) rows: &'a Rows,
+    pub(super) members: &'a [u32],
+    /// The effects of a key that no call has.
+    pub(super) effects: &'a [u32],
+}
+
+/// What is wrong about the order of commits.
+#[derive(Default)]
+pub(super) struct OutOfOrder {
+    /// A place in the order that was given twice.
+    pub(super) twice: Option<u64>,
+    /// The first calls of keys whose effect is in the wrong place.
+    pub(super) keys: BTreeSet<u32>,
+}
+
+/// When the faults ended, and how long a call may be open from then on, in microseconds.
+pub(super) type Limit = Option<(u64, u64)>;
+
+/// Which keys took effect before they were asked for, after they were answered, or after a key that
+/// was asked for only when they had been answered.
+///
+/// A key counts with its first effect: a second one is a double apply, wherever it stands.
+pub(super) fn out_of_order(rows: &Rows, groups: &Groups) -> OutOfOrder {
+    let mut found = OutOfOrder::default();
+    let index = |effect: u32| rows.effects[effect as usize].index;
+    let sorted = rows
+        .effects
+        .is_sorted_by(|one, other| one.index < other.index);
+    let mut order: Vec<u32> = Vec::new();
+    if !sorted {
+        order = (0..rows.effects.len() as u32).collect();
+        order.sort_by_key(|&effect| index(effect));
+        let twice = order
+            .windows(2)
+            .find(|pair| index(pair[0]) == index(pair[1]));
+        found.twice = twice.map(|pair| index(pair[0]));
+    }
+    let odd = match rows.is_plain(groups) {
+        true => OddKeys::default(),
+        false => OddKeys::of(rows, groups),
+    };
+    // The earliest time at which one of the keys whose effects come later had been answered.
+    let mut answered_later_us = NEVER;
+    for at in (0..rows.effects.len() as u32).rev() {
+        let at = if sorted { at } else { order[at as usize] };
+        let effect = &rows.effects[at as usize];
+        let Some(row) = effect.call() else {
+            continue;
+        };
+        if !odd.later_effects.is_empty() && odd.later_effects.contains(&at) {
+            continue;
+        }
+        let call = &rows.calls[row as usize];
+        let own = (row, call.invoked_us, call.answered_us);
+        let (first, invoked_us, answered_us) = match odd.twins.is_empty() {
+            true => own,
+            false => odd.twins.get(&row).copied().unwrap_or(own),
+        };
+        let too_early = effect.at_us().is_some_and(|at_us| at_us < invoked_us);
+        let too_late = effect.at_us().is_some_and(|at_us| at_us > answered_us);
+        if too_early || too_late || answered_later_us < invoked_us {
+            found.keys.insert(first);
+        }
+        answered_later_us = answered_later_us.min(answered_us);
+    }
+    found
+}
+
+/// What is only about keys with several calls or effects.
+#[derive(Default)]
+struct OddKeys {
+    /// All effects of a key but its first one.
+    later_effects: HashSet<u32>,
+    /// By call: the first call of the key, when the key was first invoked, and first answered.
+    twins: HashMap<u32, (u32, u64, u64)>,
+}
+
+// === impl OddKeys ===
+
+impl OddKeys {
+    fn of(rows: &Rows, groups: &Groups) -> Self {
+        let mut odd = Self::default();
+        groups.each(rows, |members, _| {
+            let effects = || members.iter().flat_map(|&member| rows.effects_of(member));
+            if effects().nth(1).is_some() {
+                let first = effects().min_by_key(|&effect| rows.effects[effect as usize].index);
+                odd.later_effects
+                    .extend(effects().filter(|&effect| Some(effect) != first));
+            }
+            if let [first, _, ..] = members {
+                let calls = || members.iter().map(|&member| &rows.calls[member as usize]);
+                let invoked_us = calls().map(|call| call.invoked_us).min().unwrap_or(NEVER);
+                let answered_us = calls().map(|call| call.answered_us).min().unwrap_or(NEVER);
+                let times = (*first, invoked_us, answered_us);
+                odd.twins
+                    .extend(members.iter().map(|&member| (member, times)));
+            }
+        });
+        odd
+    }
+}
+
+// === impl Case ===
+
+impl<'a> Case<'a> {
+    /// One call, one effect, one answer, and they belong together: most keys are like this.
+    pub(super) fn is_plainly_fine(&self, limit: Limit) -> bool {
+        let &[row] = self.members else {
+            return false;
+        };
+        let call = &self.rows.calls[row as usize];
+        let mut effects = self.rows.effects_of(row);
+        let (Some(effect), None) = (effects.next(), effects.next()) else {
+            return false;
+        };
+        let effect = &self.rows.effects[effect as usize];
+        call.flags == Call::ANSWERED
+            && call.attempts > 0
+            && call.definitive == effect.answer
+            && call.payload == effect.payload
+            && self.rows.forgotten_us(row) >= effect.at_us().unwrap_or(0)
+            && in_time(call, limit)
+    }
+
+    pub(super) fn effects(&self) -> impl Iterator<Item = &'a Effect> {
+        let rows = self.rows;
+        let of_calls = self
+            .members
+            .iter()
+            .flat_map(|&member| rows.effects_of(member));
+        of_calls
+            .chain(self.effects.iter().copied())
+            .map(|effect| &rows.effects[effect as usize])
+    }
+
+    pub(super) fn lost(&self) -> bool {
+        self.effects().next().is_none() && self.calls().any(|call| call.has(Call::ANSWERED))
+    }
+
+    pub(super) fn judge(
+        &self,
+        absence_proves: bool,
+        limit: Limit,
+        out_of_order: &BTreeSet<u32>,
+        violations: &mut Vec<Violation>,
+    ) {
+        let key = || self.key();
+        let effects = self.effects().count();
+        if effects > 1 {
+            violations.push(Violation::DoubleApply {
+                key: key(),
+                effects,
+            });
+        }
+        if absence_proves && self.lost() {
+            violations.push(Violation::LostAcked { key: key() });
+        }
+        if self.replies_diverge() {
+            violations.push(Violation::ReplyDivergence { key: key() });
+        }
+        if self.denied_in_vain() {
+            violations.push(Violation::FalseNegative { key: key() });
+        }
+        if self.phantom() {
+            // Its payload has nothing to be compared with, nor its time.
+            violations.push(Violation::Phantom { key: key() });
+            return;
+        }
+        if self.payloads_swapped() {
+            violations.push(Violation::PayloadSwap { key: key() });
+        }
+        if self
+            .members
+            .first()
+            .is_some_and(|first| out_of_order.contains(first))
+        {
+            violations.push(Violation::Order { key: key() });
+        }
+        if self.zombie() {
+            violations.push(Violation::Zombie { key: key() });
+        }
+        if self.calls().any(|call| !in_time(call, limit)) {
+            violations.push(Violation::Stuck { key: key() });
+        }
+    }
+
+    fn key(&self) -> OperationKey {
+        let bytes = match (self.members, self.effects) {
+            ([call, ..], _) => self.rows.call_key(*call),
+            ([], [effect, ..]) => self.rows.effect_key(*effect),
+            ([], []) => &[],
+        };
+        bytes.to_vec().into()
+    }
+
+    fn calls(&self) -> impl Iterator<Item = &'a Call> + use<'a> {
+        let rows = self.rows;
+        self.members
+            .iter()
+            .map(|&member| &rows.calls[member as usize])
+    }
+
+    fn first_effect(&self) -> Option<&'a Effect> {
+        self.effects().min_by_key(|effect| effect.index)
+    }
+
+    fn replies_diverge(&self) -> bool {
+        if self.calls().any(|call| call.has(Call::DIVERGED)) {
+            return true;
+        }
+        let mut answers = self.calls().filter_map(Call::definitive);
+        let Some((promises, answer)) = answers.next() else {
+            return false;
+        };
+        if answers.any(|other| other != (promises, answer)) {
+            return true;
+        }
+        // Where a refusal for good has an effect all the same, that is a false negative. With no
+        // effect at all the answer is lost, not another one. With several (which is told by itself)
+        // it is one of theirs.
+        promises
+            && self.effects().next().is_some()
+            && self.effects().all(|effect| effect.answer != answer)
+    }
+
+    /// Whether a call was told that it has no effect, and it has.
+    ///
+    /// A twin that may have been executed explains the effect as well: then a refusal still speaks
+    /// the truth about its own attempts. Not so an answer of the key as a whole.
+    fn denied_in_vain(&self) -> bool {
+        if self
+            .calls()
+            .all(|call| !call.has(Call::REFUSED | Call::DECLINED))
+        {
+            return false;
+        }
+        let applied: BTreeSet<u64> = self.effects().map(|effect| effect.payload).collect();
+        let explained: BTreeSet<u64> = self
+            .calls()
+            .filter(|call| call.attempts > 0 && !call.has(Call::REFUSED))
+            .map(|call| call.payload)
+            .collect();
+        self.calls().any(|call| {
+            let has_effect = applied.contains(&call.payload);
+            if has_effect && call.has(Call::DECLINED) {
+                return true;
+            }
+            call.has(Call::REFUSED)
+                && (call.has(Call::ANSWERED) || (has_effect && !explained.contains(&call.payload)))
+        })
+    }
+
+    fn phantom(&self) -> bool {
+        self.effects().next().is_some() && self.calls().all(|call| call.attempts == 0)
+    }
+
+    /// Whether payloads of this key were mixed up: an effect of a payload that nobody sent, or a
+    /// definitive answer for a payload other than the one that owns the key.
+    fn payloads_swapped(&self) -> bool {
+        let settled = || self.calls().filter(|call| call.definitive().is_some());
+        let owner = self
+            .first_effect()
+            .map(|effect| effect.payload)
+            .or_else(|| settled().next().map(|call| call.payload));
+        let Some(owner) = owner else {
+            return false;
+        };
+        let sent: BTreeSet<u64> = self
+            .calls()
+            .filter(|call| call.attempts > 0)
+            .map(|call| call.payload)
+            .collect();
+        self.effects().any(|effect| !sent.contains(&effect.payload))
+            || settled().any(|call| call.payload != owner)
+    }
+
+    /// Whether an effect happened after the server was allowed to forget the key.
+    fn zombie(&self) -> bool {
+        let forgotten = self
+            .members
+            .iter()
+            .map(|&member| self.rows.forgotten_us(member));
+        let forgotten_us = forgotten.min().unwrap_or(NEVER);
+        self.effects()
+            .any(|effect| effect.at_us().is_some_and(|at_us| at_us > forgotten_us))
+    }
+}
+
+/// Whether a call that was open when the faults ended, or began later, was resolved in time.
+fn in_time(call: &Call, limit: Limit) -> bool {
+    let Some((ended_us, within_us)) = limit else {
+        return true;
+    };
+    // A client that gave up before can have learned nothing since.
+    call.has(Call::GAVE_UP)
+        || call.resolved_us != NEVER
+            && call.resolved_us <= ended_us.max(call.invoked_us).saturating_add(within_us)
+}

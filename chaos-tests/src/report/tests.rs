@@ -1,0 +1,109 @@
+use super::*;
+use crate::campaign::toy::Toy;
+use crate::campaign::{Campaign, Options, run};
+use crate::executor::Executor;
+use crate::scenario::Scenario;
+
+fn context() -> Context {
+    Context {
+        scenario: "lost-answers".into(),
+        program: "onlyonce chaos".into(),
+        facts: vec![("machine".into(), "<b>two cores</b>".into())],
+    }
+}
+
+fn campaign(toy: &Toy, seeds: u64, name: &str) -> Campaign {
+    let text = format!(
+        "name = \"{name}\"\nabout = \"{name}\"\nworkload = \"transfers\"\ncalls = 60\n\
+         goals = [\"a reply was lost after its effect\", \"{name}\"]\n\
+         [[fault]]\nname = \"{name}\"\nwhere = \"wire\"\nwhat = \"drop\"\nwhen = {{ share = 0.2 }}\n\
+         [[fault]]\nname = \"cut\"\nwhere = \"disk\"\nwhat = \"power-cut\"\n"
+    );
+    let scenario = Scenario::parse(&text).unwrap();
+    let options = Options {
+        seeds_from: 1,
+        seeds_to: seeds,
+        jobs: 2,
+        control: true,
+    };
+    run(&scenario, &[toy as &dyn Executor], &options, &|_, _| true)
+}
+
+fn broken() -> Toy {
+    Toy {
+        broken: true,
+        ..Toy::default()
+    }
+}
+
+#[test]
+fn whatever_comes_from_outside_is_escaped() {
+    let hostile = "<script>alert('&')</script>\u{202e}";
+    let found = campaign(&broken(), 3, hostile);
+    let page = html(&found, &context());
+    assert!(!page.contains("<script"), "{page}");
+    assert!(page.contains("&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;\u{fffd}"));
+    assert!(page.contains("&lt;b&gt;two cores"));
+    let xml = junit(&found, &context());
+    assert!(!xml.contains("<script"), "{xml}");
+}
+
+#[test]
+fn a_page_stays_within_two_mebibytes_however_much_is_wrong() {
+    let mut found = campaign(&broken(), 200, "much");
+    let part = found.parts[0].clone();
+    // As many executors as there are, all as bad.
+    found.parts = vec![part; 5];
+    let page = html(&found, &context());
+    assert!(page.len() < 2 << 20, "{} bytes", page.len());
+    assert!(page.contains("more violated runs are not shown"));
+}
+
+#[test]
+fn the_page_says_first_whether_the_promise_held_and_how_sure_that_is() {
+    let page = html(&campaign(&Toy::default(), 40, "lost"), &context());
+    let verdict = page.find("Not proven").unwrap();
+    let bound = page.find("0 violations in 40 runs").unwrap();
+    let matrix = page.find("What was survived").unwrap();
+    assert!(verdict < bound && bound < matrix);
+    assert!(page.contains("wanted, never arose"));
+    assert!(page.contains("not run"));
+    let page = html(&campaign(&broken(), 3, "lost"), &context());
+    assert!(page.contains("A promise was broken"));
+    assert!(page.contains("onlyonce chaos run lost-answers --exec toy --seeds 1"));
+    assert!(page.contains("effect 2, commit"));
+}
+
+#[test]
+fn machines_are_told_the_same() {
+    let found = campaign(&broken(), 3, "lost");
+    let lines: Vec<serde_json::Value> = json(&found, &context())
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["verdict"], "violated");
+    assert_eq!(lines[1]["violated"], 3);
+    assert_eq!(lines[1]["faults_not_run"]["cut"], "it has no disk");
+    let xml = junit(&found, &context());
+    assert!(
+        xml.contains("tests=\"3\" failures=\"1\" errors=\"1\" skipped=\"0\""),
+        "{xml}"
+    );
+    let text = text(&found, &context());
+    assert!(
+        text.starts_with("lost: violated\n3 of 3 runs are violated.\n"),
+        "{text}"
+    );
+    assert!(text.contains("cut: not run: it has no disk"), "{text}");
+}
+
+#[test]
+fn a_terminal_is_not_told_what_it_would_obey() {
+    let mut found = campaign(&broken(), 1, "lost");
+    found.parts[0].findings[0].violations[0] = "\x1b[2Jgone\u{7}".into();
+    let text = text(&found, &context());
+    assert!(
+        !text.contains('\x1b') && text.contains("\\u{1b}[2Jgone"),
+        "{text}"
+    );
+}

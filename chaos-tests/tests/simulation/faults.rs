@@ -1,0 +1,133 @@
+//! Each fault of the simulation does something: what is seen of it would not be there without it.
+
+use onlyonce::chaos::sim::{campaign, exhaust};
+use onlyonce_chaos::fault::{Fault, Phase, Place, What, When};
+use onlyonce_chaos::history::{Event, Happened, RunRecord};
+use onlyonce_chaos::ledger::Verdict;
+use onlyonce_chaos::scenario::Mode;
+
+/// One call that this strikes at its first attempt.
+fn struck(place: Place, what: What, phase: Phase) -> RunRecord {
+    let fault = Fault::new("it", place, what).when(When::phase(phase).call(1).attempt(1));
+    let scenario = exhaust::schedule(Mode::Claimed, 1, vec![fault]);
+    let judged = campaign::judged(&scenario, SEED).unwrap();
+    assert_eq!(
+        judged.report.verdict(),
+        Verdict::Valid,
+        "{what}: {}",
+        judged.report
+    );
+    assert_eq!(judged.run.record.fired["it"].struck, 1, "{what}");
+    judged.run.record
+}
+
+/// How often attempts of a call, made while faults strike, did this.
+fn count(record: &RunRecord, happened: impl Fn(&Event) -> bool) -> usize {
+    record.events.iter().filter(|event| happened(event)).count()
+}
+
+fn sent(record: &RunRecord) -> usize {
+    count(record, |event| event.what == Happened::Sent)
+}
+
+fn lifecycle(record: &RunRecord, wanted: &str) -> usize {
+    count(
+        record,
+        |event| matches!(&event.what, Happened::Lifecycle { event, .. } if event == wanted),
+    )
+}
+
+#[test]
+fn what_keeps_a_request_from_its_server_is_made_good_by_another_attempt() {
+    for what in [
+        What::Drop,
+        What::Reset,
+        What::Close,
+        What::Corrupt,
+        What::Truncate,
+        What::Blackhole,
+        What::Partition,
+        LATE,
+    ] {
+        let record = struck(Place::Wire, what, Phase::RequestSent);
+        assert!(sent(&record) >= 2, "{what}: one attempt was enough");
+    }
+}
+
+#[test]
+fn what_keeps_an_answer_from_its_client_is_made_good_by_a_replay() {
+    for what in [
+        What::Drop,
+        What::Reset,
+        What::Close,
+        What::Corrupt,
+        What::Truncate,
+        What::Blackhole,
+        What::Partition,
+        LATE,
+    ] {
+        let record = struck(Place::Wire, what, Phase::ReplySent);
+        assert!(sent(&record) >= 2, "{what}: the first answer was heard");
+        let effects = count(&record, |event| {
+            matches!(event.what, Happened::Effect { .. })
+        });
+        assert_eq!(effects, 1, "{what}");
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_comes_back() {
+    for phase in [
+        Phase::RequestReceived,
+        Phase::EffectDurable,
+        Phase::ReplySent,
+    ] {
+        let crash = What::Crash { back_after_ms: 30 };
+        let record = struck(Place::Server, crash, phase);
+        assert_eq!(lifecycle(&record, "killed"), 1, "{phase}");
+        // Two more are cuts of the power when everything is over.
+        assert_eq!(lifecycle(&record, "started"), 4, "{phase}");
+    }
+}
+
+#[test]
+fn power_that_is_cut_takes_the_server_with_it() {
+    for phase in [
+        Phase::RequestReceived,
+        Phase::EffectDurable,
+        Phase::ReplySent,
+    ] {
+        let record = struck(Place::Disk, What::PowerCut, phase);
+        assert_eq!(lifecycle(&record, "power cut"), 3, "{phase}");
+    }
+}
+
+#[test]
+fn a_disk_that_fails_ends_the_life_of_its_server() {
+    let fails = Fault::new("it", Place::Disk, What::SyncFails)
+        .when(When::phase(Phase::EffectDurable).call(2).attempt(1));
+    let scenario = exhaust::schedule(Mode::Claimed, 1, vec![fails]);
+    let judged = campaign::judged(&scenario, SEED).unwrap();
+    assert_eq!(judged.report.verdict(), Verdict::Valid, "{}", judged.report);
+    assert_eq!(lifecycle(&judged.run.record, "killed"), 1);
+}
+
+#[test]
+fn a_client_that_crashes_comes_back_with_its_calls() {
+    for phase in [Phase::RequestSent, Phase::ReplyReceived] {
+        let crash = What::Crash { back_after_ms: 30 };
+        let record = struck(Place::Client, crash, phase);
+        let invoked = count(&record, |event| {
+            matches!(event.what, Happened::Invoked { .. })
+        });
+        assert_eq!(invoked, 2, "{phase}");
+    }
+}
+
+/// Later than an attempt waits.
+const LATE: What = What::Delay {
+    min_ms: 200,
+    max_ms: 200,
+};
+
+const SEED: u64 = 3;

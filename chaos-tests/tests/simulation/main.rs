@@ -1,0 +1,7 @@
+//! The simulation: it repeats, its faults do what they say, and what they do is survived.
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+mod disk;
+mod everything;
+mod faults;
+mod schedules;

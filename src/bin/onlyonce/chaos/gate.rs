@@ -1,0 +1,85 @@
+//! `chaos gate`: everything at once in simulated time, from many seeds.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use onlyonce::chaos::sim::campaign::{self, Tally};
+use onlyonce::chaos::sim::plans;
+use onlyonce_chaos::scenario::Mode;
+
+use super::super::{exit, output};
+use super::ended;
+
+#[derive(Args)]
+pub(crate) struct GateArguments {
+    /// How many seeds. The memory does not grow with them: 10,000 of 100 calls are a million
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    seeds: u64,
+    /// The first one
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// How many calls a run makes
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    calls: u64,
+    /// How many runs go on side by side
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: u16,
+}
+
+pub(super) fn run(arguments: &GateArguments) -> ExitCode {
+    let (calls, jobs) = (arguments.calls, usize::from(arguments.jobs));
+    let seeds = arguments.from..arguments.from.saturating_add(arguments.seeds);
+    let tell = |done: u64| {
+        if done.is_multiple_of(1_000) {
+            output::tell(&format!("{done} seeds"));
+        }
+        true
+    };
+    let scenario = |seed| plans::of_seed(seed, calls);
+    let tally = match campaign::run(seeds, &scenario, jobs, Some(100), &tell) {
+        Ok(tally) => tally,
+        Err(error) => return output::fail(exit::UNKNOWN, &error),
+    };
+    // The same without dedupe must go wrong, or all of this proves nothing.
+    let naive = |_| plans::everything(Mode::Claimed, calls).naive();
+    let control = match campaign::run(1..21, &naive, jobs, None, &|_| true) {
+        Ok(control) => control,
+        Err(error) => return output::fail(exit::UNKNOWN, &error),
+    };
+    let count = |name| tally.verdicts.get(name).copied().unwrap_or(0);
+    let code = if count("violated") > 0 {
+        exit::BROKEN
+    } else if count("unknown") > 0 || !tally.unlike.is_empty() || control.duplicated == 0 {
+        exit::UNKNOWN
+    } else {
+        0
+    };
+    ended(code, &text(&tally, &control))
+}
+
+fn text(tally: &Tally, control: &Tally) -> String {
+    let mut text = format!(
+        "{} seeds, {} calls: {:?}\n{} seeds were run twice, {} went another way{}\n",
+        tally.seeds,
+        tally.calls,
+        tally.verdicts,
+        tally.twice,
+        tally.unlike.len(),
+        tally
+            .unlike
+            .first()
+            .map_or(String::new(), |seed| format!(", the first of them {seed}")),
+    );
+    text.push_str(&format!("calls ended: {:?}\n", tally.endings));
+    for (fault, struck) in &tally.struck {
+        text.push_str(&format!("{struck:>10} {fault}\n"));
+    }
+    for (seed, what) in &tally.bad {
+        text.push_str(&format!("seed {seed}: {what}\n"));
+    }
+    text.push_str(&format!(
+        "naive control: {} operations of {} calls had more than one effect\n",
+        control.duplicated, control.calls
+    ));
+    text
+}

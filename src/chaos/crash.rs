@@ -1,0 +1,74 @@
+//! The executor that kills: a server in a process of its own, clients over the loopback.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use onlyonce_chaos::Seed;
+use onlyonce_chaos::executor::{Executor, HarnessError, NotRun};
+use onlyonce_chaos::fault::{Fault, Place};
+use onlyonce_chaos::history::{Fired, RunRecord};
+use onlyonce_chaos::scenario::Scenario;
+
+use super::real::{self, Run, Wire, Work};
+
+/// Kills with SIGKILL, pauses with SIGSTOP, at a phase of an attempt or at a time.
+#[derive(Clone, Debug, Default)]
+pub struct CrashExecutor {
+    program: Option<PathBuf>,
+}
+
+/// Nothing between clients and server.
+struct Loopback;
+
+// === impl CrashExecutor ===
+
+impl CrashExecutor {
+    /// With another program than this one as server: the same one, for a test.
+    #[must_use]
+    pub const fn with_program(program: PathBuf) -> Self {
+        Self {
+            program: Some(program),
+        }
+    }
+}
+
+impl Executor for CrashExecutor {
+    fn name(&self) -> &'static str {
+        "crash"
+    }
+
+    fn can(&self, scenario: &Scenario) -> Result<(), NotRun> {
+        real::can_workload(scenario)
+    }
+
+    fn can_fault(&self, scenario: &Scenario, fault: &Fault) -> Result<(), NotRun> {
+        match fault.place {
+            Place::Wire => Err(NotRun::because(
+                "there is no wire here; proxy and kernel have one",
+            )),
+            _ => real::can_server_fault(scenario, fault),
+        }
+    }
+
+    fn run(&self, scenario: &Scenario, seed: Seed) -> Result<RunRecord, HarnessError> {
+        Run {
+            executor: self.name(),
+            program: &real::program(self.program.as_ref())?,
+            scenario,
+            seed,
+            wire: Loopback,
+        }
+        .run()
+    }
+}
+
+impl Wire for Loopback {
+    async fn work(
+        &self,
+        work: Work,
+        calm: impl Future<Output = Result<(), HarnessError>> + Send,
+    ) -> Result<BTreeMap<String, Fired>, HarnessError> {
+        work.call_and_resume(work.server, calm).await?;
+        Ok(BTreeMap::new())
+    }
+}

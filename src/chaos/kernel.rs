@@ -1,0 +1,183 @@
+//! The executor over real packets: server and clients in private network namespaces.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use onlyonce_chaos::Seed;
+use onlyonce_chaos::executor::{Executor, HarnessError, NotRun};
+use onlyonce_chaos::fault::{Fault, Place, What};
+use onlyonce_chaos::history::{Fired, RunRecord};
+use onlyonce_chaos::kernel::{Namespaces, Rules, SERVER_ADDRESS, Side};
+use onlyonce_chaos::scenario::Scenario;
+use tokio::time::sleep;
+
+use super::real::{self, ClientsProcess, Run, Wire, Work};
+
+/// Loses real packets between namespaces of its own.
+#[derive(Clone, Debug, Default)]
+pub struct KernelExecutor {
+    program: Option<PathBuf>,
+    /// Where rules are tried out, made when it is first asked for.
+    tried: Arc<OnceLock<Result<Namespaces, NotRun>>>,
+}
+
+/// Two namespaces.
+struct Packets(Arc<Namespaces>);
+
+// === impl KernelExecutor ===
+
+impl KernelExecutor {
+    /// With another program than this one as server and clients: the same one, for a test.
+    #[must_use]
+    pub fn with_program(program: PathBuf) -> Self {
+        Self {
+            program: Some(program),
+            ..Self::default()
+        }
+    }
+
+    fn namespaces(&self) -> Result<&Namespaces, NotRun> {
+        let tried = self.tried.get_or_init(Namespaces::pair);
+        tried.as_ref().map_err(NotRun::clone)
+    }
+}
+
+impl Executor for KernelExecutor {
+    fn name(&self) -> &'static str {
+        "kernel"
+    }
+
+    fn can(&self, scenario: &Scenario) -> Result<(), NotRun> {
+        real::can_workload(scenario)?;
+        self.namespaces().map(drop)
+    }
+
+    fn can_fault(&self, scenario: &Scenario, fault: &Fault) -> Result<(), NotRun> {
+        if fault.place != Place::Wire {
+            return real::can_server_fault(scenario, fault);
+        }
+        if matches!(fault.what, What::Corrupt) {
+            return Err(NotRun::because(
+                "the kernel makes the checksum fit, so that the byte arrives as if it had been \
+                 sent: no protocol without a checksum of its own can tell",
+            ));
+        }
+        // What this kernel does not know it refuses now.
+        self.namespaces()?.apply(&Rules::of([fault], PORT)?)
+    }
+
+    fn run(&self, scenario: &Scenario, seed: Seed) -> Result<RunRecord, HarnessError> {
+        Run {
+            executor: self.name(),
+            program: &real::program(self.program.as_ref())?,
+            scenario,
+            seed,
+            wire: Packets(Arc::new(Namespaces::pair()?)),
+        }
+        .run()
+    }
+}
+
+impl Wire for Packets {
+    fn listen(&self) -> SocketAddr {
+        SocketAddr::from((SERVER_ADDRESS, PORT))
+    }
+
+    fn enter(&self, program: &Path) -> std::process::Command {
+        self.0.command(Side::Server, program)
+    }
+
+    async fn work(
+        &self,
+        work: Work,
+        calm: impl Future<Output = Result<(), HarnessError>> + Send,
+    ) -> Result<BTreeMap<String, Fired>, HarnessError> {
+        let faults = work
+            .faults
+            .iter()
+            .filter(|fault| fault.place == Place::Wire);
+        let faults: Vec<Fault> = faults.cloned().collect();
+        self.apply(&faults, work.elapsed()).await?;
+        let program = self.0.command(Side::Client, &work.program);
+        let mut clients = ClientsProcess::start(program, &work)?;
+        tokio::select! {
+            ended = clients.until_all_ended(&work) => ended?,
+            failed = self.follow(&faults, &work) => failed?,
+        }
+        self.rules(Rules::none()).await?;
+        calm.await?;
+        clients.resume(&work).await?;
+        let struck = self.0.struck()?;
+        let again = work.tried_again();
+        let fired = |struck: u64| Fired {
+            struck,
+            affected: again.min(struck),
+        };
+        Ok(struck
+            .into_iter()
+            .map(|(name, struck)| (name, fired(struck)))
+            .collect())
+    }
+}
+
+// === impl Packets ===
+
+impl Packets {
+    /// The rules of the faults whose window it is.
+    async fn apply(&self, faults: &[Fault], at: Duration) -> Result<(), HarnessError> {
+        let now: Vec<_> = faults.iter().filter(|fault| is_on(fault, at)).collect();
+        self.rules(Rules::of(now, PORT)?).await
+    }
+
+    async fn rules(&self, rules: Rules) -> Result<(), HarnessError> {
+        let namespaces = Arc::clone(&self.0);
+        let applied = tokio::task::spawn_blocking(move || namespaces.apply(&rules)).await;
+        applied
+            .map_err(HarnessError::other)?
+            .map_err(HarnessError::from)
+    }
+
+    /// Begins and ends windows at their times. Comes back only with an error.
+    async fn follow(&self, faults: &[Fault], work: &Work) -> Result<(), HarnessError> {
+        for change in changes(faults) {
+            sleep(change.saturating_sub(work.elapsed())).await;
+            self.apply(faults, change).await?;
+            for fault in faults {
+                let ms = u64::try_from(change.as_millis()).unwrap_or(u64::MAX);
+                if fault.when.from_ms == Some(ms) {
+                    work.lifecycle(&fault.name, "began");
+                }
+                if fault.when.until_ms == Some(ms) {
+                    work.lifecycle(&fault.name, "ended");
+                }
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+fn is_on(fault: &Fault, at: Duration) -> bool {
+    let at_ms = at.as_millis();
+    fault
+        .when
+        .from_ms
+        .is_none_or(|from| at_ms >= u128::from(from))
+        && fault
+            .when
+            .until_ms
+            .is_none_or(|until| at_ms < u128::from(until))
+}
+
+/// When a window begins or ends.
+fn changes(faults: &[Fault]) -> BTreeSet<Duration> {
+    let ends = faults
+        .iter()
+        .flat_map(|fault| [fault.when.from_ms, fault.when.until_ms]);
+    ends.flatten().map(Duration::from_millis).collect()
+}
+
+/// Nobody else is in the namespace.
+const PORT: u16 = 7411;

@@ -1,0 +1,342 @@
+//! One run: starts everything, lets faults strike, heals, resumes, reads what is on disk.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use onlyonce_chaos::Seed;
+use onlyonce_chaos::executor::{HarnessError, NotRun};
+use onlyonce_chaos::fault::{Fault, Place, What};
+use onlyonce_chaos::goals::{Goals, Registry, situations};
+use onlyonce_chaos::history::{Event, Fired, Happened, RunHeader, RunRecord, Seen};
+use onlyonce_chaos::scenario::{Mode, Scenario, Workload};
+use onlyonce_chaos::workload::Plan;
+use tokio::sync::oneshot;
+
+use super::clients::{self, ChaosClientsOptions, Ears};
+use super::log::Log;
+use super::process::folder;
+use super::server::ChaosServerOptions;
+use super::supervisor::{Enter, Restart, Supervisor};
+use super::transfer::{ACCOUNTS, Entry, OPENING, account};
+use super::{books, tables};
+
+/// A run of real processes.
+pub(in super::super) struct Run<'a, W> {
+    pub(in super::super) executor: &'static str,
+    pub(in super::super) program: &'a Path,
+    pub(in super::super) scenario: &'a Scenario,
+    pub(in super::super) seed: Seed,
+    pub(in super::super) wire: W,
+}
+
+/// What is between clients and server.
+pub(in super::super) trait Wire: Sync {
+    /// Where the server listens: its first address.
+    fn listen(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+    }
+
+    /// What starts the program where the server runs.
+    fn enter(&self, program: &Path) -> std::process::Command {
+        std::process::Command::new(program)
+    }
+
+    /// Makes all calls while its faults strike; when they have ended once, stops its faults, awaits
+    /// `calm`, and resumes what is open. Says how often its faults have struck.
+    fn work(
+        &self,
+        work: Work,
+        calm: impl Future<Output = Result<(), HarnessError>> + Send,
+    ) -> impl Future<Output = Result<BTreeMap<String, Fired>, HarnessError>>;
+}
+
+/// What a wire is given to do.
+pub(in super::super) struct Work {
+    pub(in super::super) program: PathBuf,
+    pub(in super::super) server: SocketAddr,
+    pub(in super::super) options: ChaosClientsOptions,
+    pub(in super::super) faults: Vec<Fault>,
+    pub(super) log: Arc<Log>,
+    pub(in super::super) goals: Registry,
+}
+
+// === impl Run ===
+
+impl<W: Wire> Run<'_, W> {
+    /// Blocks until it is over.
+    pub(in super::super) fn run(self) -> Result<RunRecord, HarnessError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| HarnessError::io("no runtime", error))?;
+        runtime.block_on(async {
+            match tokio::time::timeout(LONGEST, self.all()).await {
+                Ok(record) => record,
+                Err(_) => Err(HarnessError::other(format!(
+                    "the run took longer than {LONGEST:?}"
+                ))),
+            }
+        })
+    }
+
+    async fn all(self) -> Result<RunRecord, HarnessError> {
+        let Self {
+            executor,
+            program,
+            scenario,
+            seed,
+            wire,
+        } = self;
+        let folder = folder()?;
+        let mut header = RunHeader::new(&scenario.name, executor, seed);
+        header.naive = scenario.mode == Mode::Naive;
+        header.resolve_within_ms = Some(scenario.deadline_ms);
+        header.opening = (0..ACCOUNTS)
+            .map(|number| (account(number), OPENING))
+            .collect();
+        let mut record = RunRecord::new(header);
+
+        let log = Arc::new(Log::new());
+        let goals = Registry::default();
+        let server = ChaosServerOptions {
+            folder: folder.path().to_owned(),
+            listen: wire.listen(),
+            mode: scenario.mode,
+            seed: seed.value(),
+            elapsed_ms: 0,
+            faults: scenario.faults.clone(),
+        };
+        let command = wire.enter(program);
+        let enter: Enter = Box::new(move || again(&command));
+        let supervisor =
+            Supervisor::start(enter, server, restarts(scenario, seed), Arc::clone(&log)).await?;
+        let work = Work {
+            program: program.to_owned(),
+            server: supervisor.address(),
+            options: clients_options(scenario, seed),
+            faults: scenario.faults.clone(),
+            log: Arc::clone(&log),
+            goals: goals.clone(),
+        };
+        let (calm, calmed) = oneshot::channel();
+        let (up, is_up) = oneshot::channel();
+        let supervising = async {
+            let supervisor = supervisor.run(calmed).await?;
+            // OK because nobody waits where the work has failed already.
+            let _ = up.send(());
+            Ok(supervisor)
+        };
+        let healing = async {
+            drop(calm);
+            is_up
+                .await
+                .map_err(|_| HarnessError::other("the server is gone"))?;
+            log.say(0, 0, Happened::FaultsEnded);
+            Ok(())
+        };
+        let (supervisor, fired) = tokio::try_join!(supervising, wire.work(work, healing))?;
+        record.fired = fired;
+        record.fired.extend(supervisor.stop().await?);
+
+        record.events = log.take();
+        let (entries, balances) = match scenario.mode {
+            Mode::Transactional => tables::read(folder.path()).await?,
+            Mode::Claimed | Mode::Naive => books::read(folder.path())
+                .map_err(|error| HarnessError::io("the books cannot be read", error))?,
+        };
+        let at_us = u64::try_from(log.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let invoked = invoked(&record.events);
+        record
+            .events
+            .extend(entries.iter().map(|entry| effect(entry, &invoked, at_us)));
+        let balances = balances.into_iter();
+        record.accounts = Some(
+            balances
+                .map(|(number, amount)| (account(number), amount))
+                .collect(),
+        );
+        record.complete = true;
+        record.goals = goals_of(&record, &goals.goals());
+        Ok(record.seal())
+    }
+}
+
+/// Whether these executors have the workload.
+pub(in super::super) fn can_workload(scenario: &Scenario) -> Result<(), NotRun> {
+    match scenario.workload {
+        Workload::Transfers | Workload::HotKey | Workload::RollingRestarts => Ok(()),
+        other => Err(NotRun::because(format!(
+            "workload `{}` is not made over real sockets; transfers, hot-key and rolling-restarts are",
+            other.name()
+        ))),
+    }
+}
+
+/// Whether they can do this to the server's process.
+pub(in super::super) fn can_server_fault(scenario: &Scenario, fault: &Fault) -> Result<(), NotRun> {
+    use onlyonce_chaos::fault::Phase;
+    let because = |reason: &str| Err(NotRun::because(reason));
+    match fault.place {
+        Place::Server => {}
+        Place::Client => return because("clients are tasks here, and keep no outbox"),
+        Place::Disk => {
+            return because(
+                "disks fail in the simulation, and in the power cuts of the store's tests",
+            );
+        }
+        Place::Clock => return because("clocks jump in the simulation only"),
+        _ => return because("nothing real does that"),
+    }
+    if !matches!(fault.what, What::Crash { .. } | What::Pause { .. }) {
+        return because("a server's process can be killed or paused");
+    }
+    match fault.when.phase {
+        Some(Phase::RequestSent | Phase::ReplyReceived) => {
+            because("the server's process knows nothing of that phase")
+        }
+        Some(Phase::EffectDurable) if scenario.mode == Mode::Transactional => {
+            because("effect and answer commit together: there is nothing between")
+        }
+        None if fault.when.call.is_some() || fault.when.share.is_some() => {
+            because("without a phase it strikes once, at a time of its window")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn clients_options(scenario: &Scenario, seed: Seed) -> ChaosClientsOptions {
+    ChaosClientsOptions {
+        address: String::new(),
+        seed: seed.value(),
+        workload: scenario.workload,
+        calls: scenario.calls,
+        clients: scenario.clients,
+        attempt_ms: scenario.attempt_ms,
+        deadline_ms: scenario.deadline_ms,
+        naive: scenario.mode == Mode::Naive,
+    }
+}
+
+/// The restarts that are part of the workload.
+fn restarts(scenario: &Scenario, seed: Seed) -> Vec<Restart> {
+    if scenario.workload != Workload::RollingRestarts {
+        return Vec::new();
+    }
+    let outages = Plan::new(scenario, seed).outages.into_iter();
+    // There is one server: it takes the turns of all.
+    let servers = outages.filter(|outage| outage.who.starts_with("server"));
+    let restart = servers.map(|outage| Restart {
+        after_calls: outage.after_calls,
+        back_after_ms: outage.back_after_ms,
+    });
+    restart.collect()
+}
+
+/// The same command, not yet started.
+fn again(command: &std::process::Command) -> std::process::Command {
+    let mut again = std::process::Command::new(command.get_program());
+    again.args(command.get_args());
+    again
+}
+
+/// The first call of each key.
+fn invoked(events: &[Event]) -> BTreeMap<String, u64> {
+    let mut calls = BTreeMap::new();
+    for event in events {
+        if let Happened::Invoked { key, .. } = &event.what {
+            calls.entry(key.clone()).or_insert(event.call);
+        }
+    }
+    calls
+}
+
+fn effect(entry: &Entry, invoked: &BTreeMap<String, u64>, at_us: u64) -> Event {
+    let Entry { transfer, receipt } = entry;
+    Event {
+        at_us,
+        call: invoked.get(&transfer.key).copied().unwrap_or(0),
+        attempt: 0,
+        what: Happened::Effect {
+            index: receipt.entry,
+            key: transfer.key.clone(),
+            payload: transfer.payload(),
+            answer: receipt.answer(),
+            legs: transfer.legs(),
+            seen: Seen::AtTheEnd,
+        },
+    }
+}
+
+/// What the history shows by itself, and what only the clients could see: that an answer came from
+/// the record, of an attempt whose own answer was lost in packets.
+fn goals_of(record: &RunRecord, seen_by_clients: &Goals) -> Goals {
+    let mut goals = situations::seen_in(record);
+    for (name, times) in seen_by_clients.iter() {
+        if goals.count(name) == 0 {
+            goals.add(name, times);
+        }
+    }
+    goals
+}
+
+// === impl Work ===
+
+impl Work {
+    /// How long the run has lasted.
+    pub(in super::super) fn elapsed(&self) -> Duration {
+        self.log.elapsed()
+    }
+
+    pub(in super::super) fn lifecycle(&self, who: &str, event: &str) {
+        self.log.lifecycle(who, event);
+    }
+
+    /// Takes note of what happens, from anywhere.
+    pub(in super::super) fn teller(&self) -> impl Fn(u64, u32, Happened) + Send + Sync + 'static {
+        let log = Arc::clone(&self.log);
+        move |call, attempt, what| log.say(call, attempt, what)
+    }
+
+    /// How many calls needed more than one attempt.
+    pub(in super::super) fn tried_again(&self) -> u64 {
+        self.log.tried_again()
+    }
+
+    pub(super) fn goals_add(&self, goal: &str, times: u64) {
+        for _ in 0..times {
+            self.goals.reached(goal);
+        }
+    }
+
+    /// Clients in this process.
+    fn ears(&self) -> Ears {
+        Ears {
+            say: Arc::new(self.teller()),
+            goals: self.goals.clone(),
+        }
+    }
+
+    /// Makes all calls to `address`, and resumes what is open when `healed` is.
+    pub(in super::super) async fn call_and_resume(
+        &self,
+        address: SocketAddr,
+        healed: impl Future<Output = Result<(), HarnessError>>,
+    ) -> Result<(), HarnessError> {
+        let mut options = self.options.clone();
+        options.address = address.to_string();
+        let ears = self.ears();
+        let open = clients::call_all(&options, &ears)
+            .await
+            .map_err(HarnessError::other)?;
+        healed.await?;
+        clients::resume_all(&options, open, &ears)
+            .await
+            .map_err(HarnessError::other)
+    }
+}
+
+/// What takes longer hangs.
+const LONGEST: Duration = Duration::from_secs(3_600);

@@ -1,0 +1,174 @@
+//! The server's process: the bank, behind our layers or naked.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use onlyonce_chaos::Seed;
+use onlyonce_chaos::fault::{Fault, Phase};
+use onlyonce_chaos::scenario::Mode;
+use onlyonce_middleware::stack;
+use onlyonce_storage::{SledOptions, SledStore};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpListener;
+use tower::{Layer, Service};
+
+use super::books::Books;
+use super::strikes::Strikes;
+use super::tables;
+use super::transfer::{Declined, Receipt, TRANSFER, Transfer};
+use crate::rpc::{Caller, Failure, Incoming, Reply, Router, Routes, Server, ServerAdapter, value};
+
+/// What the server's process is told.
+#[derive(Clone, Debug)]
+pub struct ChaosServerOptions {
+    /// Where books and store are.
+    pub folder: PathBuf,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What it does about duplicates.
+    pub mode: Mode,
+    /// What its faults are decided by.
+    pub seed: u64,
+    /// How long the run has lasted, in milliseconds.
+    pub elapsed_ms: u64,
+    /// All faults of the scenario; those of the server that are about a phase are its own to do.
+    pub faults: Vec<Fault>,
+}
+
+/// Serves until standard input ends, so that it never outlives who started it. Says
+/// `listening ADDRESS` on standard output, and `strike ...` when a fault strikes; a line on standard
+/// input ends the faults.
+///
+/// # Errors
+///
+/// When books, store or port cannot be opened, in words.
+pub async fn run(options: ChaosServerOptions) -> Result<(), Box<dyn std::error::Error>> {
+    let listener = TcpListener::bind(options.listen).await?;
+    let strikes = Arc::new(Strikes::new(
+        Seed::new(options.seed),
+        options.faults,
+        Duration::from_millis(options.elapsed_ms),
+    ));
+    let calm = Arc::clone(&strikes);
+    if options.mode == Mode::Naive {
+        let routes = routes(Books::open(&options.folder)?, &strikes);
+        let server = Server::builder().global_scope().build()?;
+        let serving = server.serve(
+            listener,
+            Phases {
+                inner: routes,
+                strikes,
+            },
+        )?;
+        announce(serving.local_addr())?;
+        until_parent_is_gone(&calm).await;
+        serving.shutdown(PATIENCE).await;
+        return Ok(());
+    }
+    let routes = match options.mode {
+        Mode::Transactional => Router::new(())
+            .method_transactional(&TRANSFER, tables::transfer)
+            .into_routes(),
+        Mode::Claimed | Mode::Naive => routes(Books::open(&options.folder)?, &strikes),
+    };
+    let store = SledStore::open_async(options.folder.join("store"), SledOptions::new()).await?;
+    let store = Arc::new(store);
+    let layers = stack::server(store.clone(), ServerAdapter::new(routes.clone()));
+    let server = Server::builder()
+        .global_scope()
+        .dedupe(layers.executions())
+        .build()?;
+    let inner = layers.layer(routes);
+    let serving = server.serve(listener, Phases { inner, strikes })?;
+    announce(serving.local_addr())?;
+    until_parent_is_gone(&calm).await;
+    serving.shutdown(PATIENCE).await;
+    store.close().await?;
+    Ok(())
+}
+
+fn routes(books: Books, strikes: &Arc<Strikes>) -> Routes {
+    let strikes = Arc::clone(strikes);
+    let handle = move |caller: Caller, books: Books, transfer: Transfer| {
+        transfer_in(caller, books, transfer, Arc::clone(&strikes))
+    };
+    Router::new(books).method(&TRANSFER, handle).into_routes()
+}
+
+async fn transfer_in(
+    caller: Caller,
+    books: Books,
+    transfer: Transfer,
+    strikes: Arc<Strikes>,
+) -> Result<Receipt, Failure<Declined>> {
+    let (call, attempt) = (transfer.call, transfer.attempt_or(caller.attempt));
+    match books.transfer(transfer).await {
+        Some(Ok(receipt)) => {
+            strikes.at(call, attempt, Phase::EffectDurable);
+            Ok(receipt)
+        }
+        Some(Err(declined)) => Err(Failure::Fault(declined)),
+        None => Err(Failure::InDoubt),
+    }
+}
+
+/// Strikes before and after everything that the server does about an attempt.
+#[derive(Clone)]
+struct Phases<S> {
+    inner: S,
+    strikes: Arc<Strikes>,
+}
+
+impl<S> Service<Incoming> for Phases<S>
+where
+    S: Service<Incoming, Response = Reply> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+{
+    type Response = Reply;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Reply, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Incoming) -> Self::Future {
+        let asked = value::decode::<Transfer>(&request.arguments)
+            .map(|transfer| (transfer.call, transfer.attempt_or(request.attempt)));
+        let strikes = Arc::clone(&self.strikes);
+        let unasked = self.inner.clone();
+        let mut ready = std::mem::replace(&mut self.inner, unasked);
+        Box::pin(async move {
+            let Ok((call, attempt)) = asked else {
+                return ready.call(request).await;
+            };
+            strikes.at(call, attempt, Phase::RequestReceived);
+            let answer = ready.call(request).await;
+            strikes.at(call, attempt, Phase::ReplySent);
+            answer
+        })
+    }
+}
+
+fn announce(address: SocketAddr) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "listening {address}")?;
+    out.flush()
+}
+
+/// Until standard input ends. A line there ends the faults, which is confirmed by `calm`.
+async fn until_parent_is_gone(strikes: &Strikes) {
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Ok(Some(_)) = lines.next_line().await {
+        strikes.end();
+    }
+}
+
+/// What is under way may end; more than any call here takes.
+const PATIENCE: Duration = Duration::from_secs(2);

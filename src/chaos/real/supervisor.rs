@@ -1,0 +1,217 @@
+//! Keeps the server's process up, and takes it down when a fault says so.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use onlyonce_chaos::Seed;
+use onlyonce_chaos::executor::HarnessError;
+use onlyonce_chaos::fault::{Fault, Phase, Place, What};
+use onlyonce_chaos::history::{Fired, Happened};
+use onlyonce_chaos::seed::digest;
+use rustix::process::Signal;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use super::log::Log;
+use super::process::{Said, ServerProcess};
+use super::server::ChaosServerOptions;
+use super::strikes::is_at_a_phase;
+
+/// What starts the program where the server runs.
+pub(super) type Enter = Box<dyn Fn() -> std::process::Command + Send>;
+
+/// The server of a run, however often it is started.
+pub(super) struct Supervisor {
+    enter: Enter,
+    options: ChaosServerOptions,
+    log: Arc<Log>,
+    server: ServerProcess,
+    fired: BTreeMap<String, Fired>,
+    /// Restarts that belong to the workload, the next one last.
+    restarts: Vec<Restart>,
+}
+
+/// The server goes down when so many calls have ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Restart {
+    pub(super) after_calls: u64,
+    pub(super) back_after_ms: u64,
+}
+
+// === impl Supervisor ===
+
+impl Supervisor {
+    pub(super) async fn start(
+        enter: Enter,
+        mut options: ChaosServerOptions,
+        mut restarts: Vec<Restart>,
+        log: Arc<Log>,
+    ) -> Result<Self, HarnessError> {
+        restarts.sort_unstable_by_key(|restart| std::cmp::Reverse(restart.after_calls));
+        let server = ServerProcess::start(enter(), &options).await?;
+        // Every later one comes back where clients look for it.
+        options.listen = server.address;
+        log.lifecycle(WHO, "started");
+        let fired = options
+            .faults
+            .iter()
+            .filter(|fault| fault.place == Place::Server);
+        let fired = fired
+            .map(|fault| (fault.name.clone(), Fired::default()))
+            .collect();
+        Ok(Self {
+            enter,
+            options,
+            log,
+            server,
+            fired,
+            restarts,
+        })
+    }
+
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
+    /// Lets faults strike until `calm` is said or dropped, and comes back when none does any more
+    /// and the server is up.
+    pub(super) async fn run(
+        mut self,
+        mut calm: oneshot::Receiver<()>,
+    ) -> Result<Self, HarnessError> {
+        let mut timed = self.timed();
+        loop {
+            let until_next = timed
+                .last()
+                .map(|(at, _)| at.saturating_sub(self.log.elapsed()));
+            let next = async {
+                match until_next {
+                    Some(wait) => sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let (log, restart) = (Arc::clone(&self.log), self.restarts.last().copied());
+            let due = async {
+                match restart {
+                    Some(restart) => log.until_ended(restart.after_calls).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = &mut calm => break,
+                said = self.server.says() => self.heard(said).await?,
+                () = due => {
+                    if let Some(restart) = self.restarts.pop() {
+                        self.server.kill().await?;
+                        self.log.lifecycle(WHO, "killed");
+                        self.start_again(restart.back_after_ms).await?;
+                    }
+                }
+                () = next => {
+                    if let Some((_, fault)) = timed.pop() {
+                        self.strike_from_outside(fault).await?;
+                    }
+                }
+            }
+        }
+        loop {
+            self.server.calm().await;
+            match self.server.says().await {
+                Some(Said::Calm) => return Ok(self),
+                said => self.heard(said).await?,
+            }
+        }
+    }
+
+    /// Lets the server end, and says how often each fault has struck.
+    pub(super) async fn stop(self) -> Result<BTreeMap<String, Fired>, HarnessError> {
+        self.server.stop().await?;
+        Ok(self.fired)
+    }
+
+    async fn heard(&mut self, said: Option<Said>) -> Result<(), HarnessError> {
+        let struck = match said {
+            Some(Said::Struck(struck)) => struck,
+            Some(Said::Calm) => return Ok(()),
+            None => return Err(HarnessError::other("the server's process ended by itself")),
+        };
+        let Some(fault) = self.options.faults.get(struck.fault).cloned() else {
+            return Ok(());
+        };
+        self.note(&fault, struck.call, struck.attempt, struck.phase, 1);
+        match fault.what {
+            What::Crash { back_after_ms } => {
+                self.server.ended().await?;
+                self.log.lifecycle(WHO, "killed");
+                self.start_again(back_after_ms).await
+            }
+            What::Pause { for_ms } => self.go_on_after(for_ms).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn strike_from_outside(&mut self, fault: usize) -> Result<(), HarnessError> {
+        let fault = self.options.faults[fault].clone();
+        let under_way = self.log.under_way();
+        self.note(&fault, 0, 0, Phase::RequestReceived, under_way);
+        match fault.what {
+            What::Crash { back_after_ms } => {
+                self.server.kill().await?;
+                self.log.lifecycle(WHO, "killed");
+                self.start_again(back_after_ms).await
+            }
+            What::Pause { for_ms } => {
+                self.server.signal(Signal::STOP)?;
+                self.go_on_after(for_ms).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn start_again(&mut self, back_after_ms: u64) -> Result<(), HarnessError> {
+        sleep(Duration::from_millis(back_after_ms)).await;
+        let elapsed = self.log.elapsed().as_millis();
+        self.options.elapsed_ms = u64::try_from(elapsed).unwrap_or(u64::MAX);
+        self.server = ServerProcess::start((self.enter)(), &self.options).await?;
+        self.log.lifecycle(WHO, "started");
+        Ok(())
+    }
+
+    async fn go_on_after(&mut self, for_ms: u64) -> Result<(), HarnessError> {
+        self.log.lifecycle(WHO, "paused");
+        sleep(Duration::from_millis(for_ms)).await;
+        self.server.signal(Signal::CONT)?;
+        self.log.lifecycle(WHO, "resumed");
+        Ok(())
+    }
+
+    fn note(&mut self, fault: &Fault, call: u64, attempt: u32, phase: Phase, affected: u64) {
+        let fired = self.fired.entry(fault.name.clone()).or_default();
+        fired.struck += 1;
+        fired.affected += affected;
+        let (name, what) = (fault.name.clone(), fault.what.name().to_owned());
+        self.log
+            .say(call, attempt, Happened::Fault { name, what, phase });
+    }
+
+    /// Faults with a time of their own, the next one last: drawn from their windows.
+    fn timed(&self) -> Vec<(Duration, usize)> {
+        let mut timed = Vec::new();
+        for (index, fault) in self.options.faults.iter().enumerate() {
+            if fault.place != Place::Server || is_at_a_phase(fault) {
+                continue;
+            }
+            let from = fault.when.from_ms.unwrap_or(0);
+            let until = fault.when.until_ms.unwrap_or(from);
+            let draw = Seed::new(self.options.seed).draw(&[digest(fault.name.as_bytes())]);
+            timed.push((Duration::from_millis(draw.within(from..=until)), index));
+        }
+        timed.sort_unstable_by(|one, other| other.cmp(one));
+        timed
+    }
+}
+
+const WHO: &str = "server-1";

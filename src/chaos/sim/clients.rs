@@ -1,0 +1,223 @@
+//! The clients: each makes its calls, goes on with those that it knows nothing of, and now and then
+//! asks again for an answer that it has.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use onlyonce_chaos::history::{Ending, Happened};
+use onlyonce_chaos::scenario::{Scenario, Workload};
+use onlyonce_chaos::sim::{Dialler, Run};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+
+use super::bank::{TRANSFER, Transfer};
+use super::native::key_of;
+use crate::middleware::client::{AttemptTimeoutLayer, EnforceDeadlineLayer, Ticket};
+use crate::middleware::stack;
+use crate::rpc::simulated::channel;
+use crate::rpc::{CallFailure, Client, ClientAdapter};
+use crate::storage::IdempotencyKey;
+
+/// A client, and what it has written down: the calls that are over outlive its process.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) run: Run,
+    pub(super) number: u32,
+    pub(super) calls: Arc<[u64]>,
+    /// Until when keys are used for other requests, in microseconds of the run.
+    pub(super) poison_until_us: u64,
+    /// Whether the server comes back with another store: then a key alone, without what its first
+    /// attempt has met, protects nobody.
+    pub(super) may_meet_another_store: bool,
+    pub(super) dialler: Dialler,
+    pub(super) in_sessions: bool,
+    pub(super) deadline: Duration,
+    pub(super) attempt: Duration,
+    pub(super) written: Arc<Mutex<Written>>,
+}
+
+#[derive(Default)]
+pub(super) struct Written {
+    begun: BTreeSet<u64>,
+    over: BTreeSet<u64>,
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// One life of its process.
+    pub(super) async fn live(self) {
+        // A process is a client of its own, with a connection of its own.
+        let dialler = self.dialler.clone();
+        let channel = channel(move || {
+            let dialler = dialler.clone();
+            async move { dialler.connect().await }
+        });
+        let stack = stack::client(ClientAdapter)
+            .with_deadline(EnforceDeadlineLayer::new().with_timeout(self.deadline))
+            .with_attempt_timeout(AttemptTimeoutLayer::new().with_timeout(self.attempt))
+            .with_retry(|retry| retry.with_attempts_max(ATTEMPTS_MAX));
+        let client = match self.in_sessions {
+            true => Client::in_sessions(&channel, stack),
+            false => Client::with_stack(channel, stack),
+        };
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let mut tasks = tokio::task::JoinSet::new();
+        for &call in &*self.calls {
+            if self.written.lock().over.contains(&call) {
+                continue;
+            }
+            // OK because it is never closed.
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
+            let pause = self.run.seed().draw(&[PAUSES, call]).within(0..=15);
+            sleep(Duration::from_millis(pause)).await;
+            let (caller, client) = (self.clone(), client.clone());
+            tasks.spawn(async move {
+                caller.make(&client, call).await;
+                caller.written.lock().over.insert(call);
+                drop(place);
+            });
+            while tasks.try_join_next().is_some() {}
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+
+    async fn make(&self, client: &Client, call: u64) {
+        let draw = |what| self.run.seed().draw(&[CALLS, call, what]);
+        // Now and then a key that is in use already comes with another request.
+        // Its refusal leaves open what became of its own attempts, so none comes near the end.
+        let early = call > 3 && self.run.now_us() < self.poison_until_us;
+        // One whose record is there, and of its own: that of a session is forgotten when it is
+        // acknowledged, and nobody uses its key again.
+        let other = self
+            .calls
+            .iter()
+            .rev()
+            .find(|other| **other < call)
+            .copied()
+            .unwrap_or(call);
+        let over = self.written.lock().over.contains(&other);
+        let usable = early && over && !self.in_sessions && !self.may_meet_another_store;
+        let poisoned = usable && draw(1).within(0..=5) == 0;
+        let named = if poisoned { other } else { call };
+        let transfer = Transfer::of(self.run.seed(), call);
+        let key = key_of(named);
+        let client_number = self.number;
+        self.run.note(
+            call,
+            0,
+            Happened::Invoked {
+                client: client_number,
+                key: key.clone(),
+                payload: transfer.bytes(),
+            },
+        );
+        // OK because such a key is short and printable.
+        let Ok(key) = IdempotencyKey::parse(&key) else {
+            return;
+        };
+        let again = !self.written.lock().begun.insert(call);
+        let mut ticket = match again || poisoned {
+            true => Ticket::new(key),
+            false => Ticket::never_sent(key),
+        };
+        let mut asked = 0;
+        let mut doubts = 0;
+        loop {
+            let (ending, next) = self
+                .attempt(client, ticket, &transfer, asked == 0 && !again)
+                .await;
+            asked += 1;
+            self.run.note(
+                call,
+                0,
+                Happened::Ended {
+                    ending: ending.clone(),
+                },
+            );
+            let Some(next) = next else {
+                // Whoever answered a session's call has forgotten it.
+                if matches!(ending, Ending::Answered(_)) && self.in_sessions && asked == 1 && !again
+                {
+                    self.run.note(call, 0, Happened::Acknowledged);
+                }
+                return;
+            };
+            ticket = next;
+            match ending {
+                Ending::Answered(_) if asked > 1 || draw(3).within(0..=5) > 0 => return,
+                Ending::Answered(_) => {
+                    sleep(Duration::from_millis(draw(4).within(0..=400))).await;
+                }
+                Ending::InDoubt if doubts > 0 => return,
+                Ending::InDoubt => {
+                    doubts += 1;
+                    sleep(Duration::from_millis(draw(5).within(0..=600))).await;
+                }
+                Ending::Declined(_) | Ending::Refused => return,
+                Ending::Unknown if asked > RESUMED_MAX || poisoned => return,
+                Ending::Unknown => sleep(Duration::from_millis(150)).await,
+            }
+        }
+    }
+
+    /// Asks once, with all the attempts that the stack makes of it. What comes with the ending is
+    /// what the call can be asked for again with.
+    async fn attempt(
+        &self,
+        client: &Client,
+        ticket: Ticket,
+        transfer: &Transfer,
+        first: bool,
+    ) -> (Ending, Option<Ticket>) {
+        let asked = ticket.clone();
+        let ended = match first && self.in_sessions {
+            true => client.call_once_as(ticket, &TRANSFER, transfer).await,
+            false => client.resume(ticket, &TRANSFER, transfer).await,
+        };
+        match ended {
+            Ok(answer) if self.in_sessions || self.may_meet_another_store => {
+                (Ending::Answered(answer.into_bytes()), None)
+            }
+            // The client has no other name for it than the one that it began with.
+            Ok(answer) => (
+                Ending::Answered(answer.into_bytes()),
+                Some(Ticket::new(asked.key)),
+            ),
+            Err(CallFailure::Fault(fault)) => (Ending::Declined(fault.into_bytes()), None),
+            Err(CallFailure::InDoubt(failed)) => (Ending::InDoubt, Some(failed.ticket)),
+            // The word speaks of the attempts that were made. Where somebody in between has made two of
+            // one, the other may still come and find the key free.
+            Err(CallFailure::NotExecuted(failed)) if self.run.is_doubled(transfer.call) => {
+                (Ending::Unknown, Some(failed.ticket))
+            }
+            Err(CallFailure::NotExecuted(_)) => (Ending::Refused, None),
+            Err(CallFailure::OutcomeUnknown(failed)) => (Ending::Unknown, Some(failed.ticket)),
+            Err(CallFailure::Refused { ticket, .. }) => match ticket.maybe_executed {
+                // Another attempt would be refused as well.
+                true => (Ending::Unknown, None),
+                false => (Ending::Refused, None),
+            },
+            Err(CallFailure::Unreadable { ticket, .. }) => (Ending::Unknown, Some(ticket)),
+        }
+    }
+}
+
+/// Whether a workload is of clients that crash.
+pub(super) fn crashes(scenario: &Scenario) -> bool {
+    scenario.workload == Workload::Outbox
+}
+
+// OK because it is not zero.
+const ATTEMPTS_MAX: NonZeroU32 = NonZeroU32::new(5).unwrap();
+const AT_ONCE: usize = 4;
+const RESUMED_MAX: u32 = 12;
+
+// Which decision is drawn.
+const PAUSES: u64 = 31;
+const CALLS: u64 = 32;

@@ -1,0 +1,326 @@
+//! A whole run: a bank, its clients, what strikes them, and what comes after.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use onlyonce_chaos::Seed;
+use onlyonce_chaos::executor::HarnessError;
+use onlyonce_chaos::fault::{Fault, Phase, Place, What};
+use onlyonce_chaos::goals::Goals;
+use onlyonce_chaos::history::{Happened, RunHeader, RunRecord};
+use onlyonce_chaos::scenario::{Mode, Scenario, Workload};
+use onlyonce_chaos::sim::{Order, Run, World};
+use parking_lot::Mutex;
+
+use super::bank::{ACCOUNTS_MAX, Bank, account};
+use super::clients::{Caller, Written, crashes};
+use super::executor::SimRun;
+use super::native::{Native, key_of};
+use super::server::{Audit, Lives};
+use crate::middleware::jitter;
+use crate::storage::simulated::{SimDisk, SyncFate};
+use crate::storage::{IdempotencyKey, KeyDigest, Scope, ScopedKey};
+
+/// Runs a scenario once, on this thread.
+pub(super) fn run(scenario: &Scenario, seed: Seed) -> Result<SimRun, HarnessError> {
+    jitter::seed_this_thread(seed.value());
+    let run = Run::new(seed, scenario.faults.clone());
+    let disk = SimDisk::new();
+    decide_syncs(&disk, &run);
+    let bank = Bank::new(run.clone(), disk.clone());
+    let lives = Lives {
+        run: run.clone(),
+        bank: bank.clone(),
+        mode: scenario.mode,
+        store: Arc::new(AtomicU64::new(1)),
+        world: WORLDS.fetch_add(1, Ordering::Relaxed),
+        asked: Arc::default(),
+    };
+    let mut town = Town {
+        world: World::new(run.clone()),
+        clients: Vec::new(),
+        goals: Goals::default(),
+        wipes: wipes(scenario, seed),
+        run,
+        disk,
+        lives,
+    };
+    town.settle(scenario);
+    let complete = town.live(scenario).map_err(HarnessError::other)?;
+    Ok(town.end(scenario, complete))
+}
+
+/// Counts the worlds of this process: what is known of executions is known by their stores' ids, and
+/// runs side by side must not meet.
+static WORLDS: AtomicU64 = AtomicU64::new(1);
+
+struct Town<'a> {
+    world: World<'a>,
+    run: Run,
+    disk: SimDisk,
+    lives: Lives,
+    clients: Vec<String>,
+    goals: Goals,
+    /// Whether a server that crashes comes back without its disk: once.
+    wipes: bool,
+}
+
+/// One run in four has a server that comes back with another store: behind a load balancer it was
+/// another server. Only effects that lie elsewhere survive that, and only clients that know which
+/// store they have met.
+fn wipes(scenario: &Scenario, seed: Seed) -> bool {
+    scenario.mode == Mode::Claimed
+        && !crashes(scenario)
+        && scenario.calls > 2
+        && seed.draw(&[WIPES]).within(0..=3) == 0
+}
+
+/// Syncs take a moment, and what the faults of the disk say.
+fn decide_syncs(disk: &SimDisk, run: &Run) {
+    let (run, mut number) = (run.clone(), 0);
+    disk.decide_syncs(move || {
+        number += 1;
+        let draw = run.seed().draw(&[SYNCS, number]);
+        let mut fate = SyncFate {
+            takes: Duration::from_micros(draw.within(200..=2_500)),
+            fails: false,
+        };
+        let possible = |place, what| {
+            place == Place::Disk && matches!(what, What::SyncFails | What::SyncSlow { .. })
+        };
+        for strike in run.strikes(Phase::EffectDurable, (number, 1), possible) {
+            match strike.what {
+                What::SyncSlow { for_ms } => fate.takes += Duration::from_millis(for_ms),
+                _ => fate.fails = true,
+            }
+        }
+        fate
+    });
+}
+
+// === impl Town ===
+
+impl Town<'_> {
+    fn settle(&mut self, scenario: &Scenario) {
+        let lives = self.lives.clone();
+        self.world.server(move |pipes| lives.clone().live(pipes));
+        let sessions = !crashes(scenario) && scenario.mode != Mode::Naive;
+        for number in 1..=scenario.clients {
+            let name = format!("client-{number}");
+            let calls = (1..=scenario.calls)
+                .filter(|call| call % u64::from(scenario.clients) == u64::from(number) - 1);
+            let caller = Caller {
+                run: self.run.clone(),
+                number,
+                calls: calls.collect(),
+                // Two stores cannot know of one another's keys: what another store has forgotten is
+                // promised to the retries of one call, not to who uses its key for something else.
+                poison_until_us: match wipes(scenario, self.run.seed()) {
+                    true => 0,
+                    false => patience_ms(scenario).saturating_sub(4_500) * 1_000,
+                },
+                may_meet_another_store: self.wipes,
+                dialler: self.world.dialler(&name, || Box::new(Native::default())),
+                // Half of the clients, where nobody crashes and comes back.
+                in_sessions: sessions && number % 2 == 0,
+                deadline: Duration::from_millis(scenario.deadline_ms),
+                attempt: Duration::from_millis(scenario.attempt_ms),
+                written: Arc::new(Mutex::new(Written::default())),
+            };
+            self.world.client(&name, move || caller.clone().live());
+            self.clients.push(name);
+        }
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        let Self {
+            world,
+            disk,
+            lives,
+            wipes,
+            run,
+            ..
+        } = self;
+        world.step(&mut |order| match order {
+            Order::CutPower { draw } => {
+                let seed = Seed::new(*draw);
+                disk.cut_power(&mut |sector| seed.draw(&[sector as u64]).happens(0.5));
+            }
+            Order::Crash { host, .. } if host == "server" => {
+                disk.end_process();
+                if *wipes && !run.faults_ended() {
+                    *wipes = false;
+                    disk.wipe();
+                    lives.store.fetch_add(1, Ordering::Relaxed);
+                    run.lifecycle("server", "came back with another store");
+                }
+            }
+            Order::Crash { .. } => {}
+        })
+    }
+
+    fn clients_live(&mut self) -> bool {
+        let Self { world, clients, .. } = self;
+        clients.iter().any(|client| world.is_running(client))
+    }
+
+    /// Whether everything came to its end.
+    fn live(&mut self, scenario: &Scenario) -> Result<bool, String> {
+        // Faults strike while calls are made for the first time; then everything is to end.
+        let patience = patience_ms(scenario);
+        while self.clients_live() && self.run.now_us() / 1_000 < patience {
+            self.step()?;
+        }
+        self.run.end_faults();
+        let ends = self.run.now_us() / 1_000 + 20 * scenario.deadline_ms;
+        while self.clients_live() && self.run.now_us() / 1_000 < ends {
+            self.step()?;
+        }
+        let ended = !self.clients_live();
+        if scenario.mode == Mode::Naive {
+            return Ok(ended);
+        }
+        self.age(scenario)?;
+        // What was acknowledged must be there also after this.
+        self.cut_power()?;
+        Ok(self.ask_for_audit()? && ended)
+    }
+
+    fn cut_power(&mut self) -> Result<(), String> {
+        self.run.order(Order::CutPower {
+            draw: self.run.seed().draw(&[LAST_CUT]).bits(),
+        });
+        for _ in 0..90 {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Lets what is remembered be forgotten, and then late duplicates come.
+    fn age(&mut self, scenario: &Scenario) -> Result<(), String> {
+        self.run.jump_clock(PAST_HORIZON_MS);
+        self.lives.asked.lock().sweep = true;
+        for _ in 0..2_000 {
+            self.step()?;
+            if !self.lives.asked.lock().sweep {
+                break;
+            }
+        }
+        let swept = self.lives.asked.lock().swept.take();
+        let names = self.names(scenario);
+        for key in swept.unwrap_or_default() {
+            if let Some(key) = names.get(&key) {
+                self.run.note(0, 0, Happened::Swept { key: key.clone() });
+            }
+        }
+        // What is forgotten is forgotten also after this.
+        self.cut_power()?;
+        let late = self.world.kept();
+        self.goals.add(
+            "a duplicate came after its record was swept",
+            late.len() as u64,
+        );
+        for (hello, request) in late {
+            self.world
+                .replay(vec![hello, request], Duration::from_millis(60));
+        }
+        for _ in 0..120 {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn names(&self, scenario: &Scenario) -> BTreeMap<KeyDigest, String> {
+        let mut names = BTreeMap::new();
+        let Ok(scope) = Scope::global().operation(super::bank::TRANSFER.name()) else {
+            return names;
+        };
+        for call in 1..=scenario.calls {
+            let name = key_of(call);
+            if let Ok(key) = IdempotencyKey::parse(&name) {
+                names.insert(ScopedKey::new(scope.clone(), key).digest(), name);
+            }
+        }
+        names
+    }
+
+    fn ask_for_audit(&mut self) -> Result<bool, String> {
+        self.lives.asked.lock().audit = true;
+        for _ in 0..3_000 {
+            self.step()?;
+            if !self.lives.asked.lock().audit {
+                break;
+            }
+        }
+        Ok(self.lives.asked.lock().audited.is_some())
+    }
+
+    fn end(self, scenario: &Scenario, complete: bool) -> SimRun {
+        let audit = self.lives.asked.lock().audited.take();
+        let mut header = RunHeader::new(&scenario.name, "sim", self.run.seed());
+        header.naive = scenario.mode == Mode::Naive;
+        header.resolve_within_ms = Some(20 * scenario.deadline_ms);
+        let mut record = RunRecord::new(header);
+        let mut balances = self.lives.bank.balances();
+        if scenario.mode == Mode::Transactional {
+            let Audit {
+                effects,
+                balances: kept,
+            } = audit.unwrap_or_else(|| Audit {
+                effects: Vec::new(),
+                balances: BTreeMap::new(),
+            });
+            for (call, effect) in effects {
+                self.run.note(call, 0, effect);
+            }
+            balances = kept;
+        }
+        for number in 0..ACCOUNTS_MAX {
+            balances.entry(account(number)).or_insert(0);
+        }
+        let openings = std::mem::take(&mut self.lives.asked.lock().failed_openings);
+        let explicit = self.run.explicit();
+        record.events = self.run.take_events();
+        record.accounts = Some(balances);
+        record.complete = complete;
+        record.fired = self.run.fired();
+        record.goals = self.goals;
+        SimRun {
+            record: record.seal(),
+            explicit,
+            failed_openings: openings,
+        }
+    }
+}
+
+/// How long faults strike.
+fn patience_ms(scenario: &Scenario) -> u64 {
+    FAULTS_PER_CALL_MS * scenario.calls / u64::from(scenario.clients) + 2_000
+}
+
+/// Whether the simulation has clients that do this.
+pub(super) fn knows(workload: Workload) -> bool {
+    matches!(workload, Workload::Transfers | Workload::Outbox)
+}
+
+/// Whether it can do this.
+pub(super) fn can(fault: &Fault) -> Result<(), &'static str> {
+    match (fault.place, fault.what) {
+        (_, What::Pause { .. }) => Err("all simulated hosts share one time: none can stand still"),
+        (Place::Wire, _) if fault.when.after_bytes.is_some() => {
+            Err("the simulated wire carries whole messages, not bytes")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// While faults strike, a call gets this long on average.
+const FAULTS_PER_CALL_MS: u64 = 200;
+const PAST_HORIZON_MS: i64 = 9 * 24 * 60 * 60 * 1_000;
+
+// Which decision is drawn.
+const SYNCS: u64 = 41;
+const LAST_CUT: u64 = 42;
+const WIPES: u64 = 43;

@@ -1,0 +1,262 @@
+//! The executor without sockets: our client's layers over our server's, in one process, with the
+//! wire between them as a service that loses, delays and repeats.
+//!
+//! Its time is tokio's paused clock, so that a run of a minute takes milliseconds. The store is in
+//! memory and dies with nobody: what crashes is only clients.
+
+mod clients;
+mod link;
+mod server;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use onlyonce_chaos::Seed;
+use onlyonce_chaos::executor::{Executor, HarnessError, NotRun};
+use onlyonce_chaos::fault::{Fault, Phase, Place, Subject, What};
+use onlyonce_chaos::goals::situations;
+use onlyonce_chaos::history::{Event, Fired, Happened, RunHeader, RunRecord};
+use onlyonce_chaos::scenario::{Mode, Scenario, Workload};
+use onlyonce_chaos::seed::Draw;
+use onlyonce_chaos::workload::Plan;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::middleware::jitter;
+
+/// Runs scenarios through our layers, in one process and in paused time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TowerExecutor;
+
+/// One run: who writes what happened, and which faults strike.
+#[derive(Clone)]
+struct Run {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    seed: Seed,
+    faults: Vec<Fault>,
+    began: Instant,
+    written: Mutex<Written>,
+}
+
+#[derive(Default)]
+struct Written {
+    events: Vec<Event>,
+    struck: BTreeMap<String, (u64, BTreeSet<u64>)>,
+    quiet: bool,
+}
+
+// === impl TowerExecutor ===
+
+impl Executor for TowerExecutor {
+    fn name(&self) -> &'static str {
+        "tower"
+    }
+
+    fn can(&self, scenario: &Scenario) -> Result<(), NotRun> {
+        match (scenario.workload, scenario.mode) {
+            (Workload::RollingRestarts, _) => Err(NotRun::because(
+                "its one server lives in this process, with its store in memory",
+            )),
+            (_, Mode::Transactional) => Err(NotRun::because(
+                "its bank lies outside of the store, so that nothing commits together",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn can_fault(&self, _: &Scenario, fault: &Fault) -> Result<(), NotRun> {
+        let phase = fault.when.phase;
+        match fault.what {
+            _ if fault.place != Place::Wire => Err(NotRun::because(
+                "it has only a wire: no process, disk or clock to strike",
+            )),
+            _ if fault.when.after_bytes.is_some() => {
+                Err(NotRun::because("a call between layers has no bytes"))
+            }
+            What::Duplicate { .. }
+                if matches!(phase, Some(Phase::ReplySent | Phase::ReplyReceived)) =>
+            {
+                Err(NotRun::because(
+                    "whoever waits for an answer between layers takes one",
+                ))
+            }
+            What::Blackhole
+            | What::Close
+            | What::Delay { .. }
+            | What::Drop
+            | What::Duplicate { .. }
+            | What::Partition
+            | What::Reset => Ok(()),
+            _ => Err(NotRun::because(
+                "a call between layers has no bytes, packets or connection",
+            )),
+        }
+    }
+
+    fn run(&self, scenario: &Scenario, seed: Seed) -> Result<RunRecord, HarnessError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .map_err(|error| HarnessError::io("a runtime cannot be started", error))?;
+        jitter::seed_this_thread(seed.value());
+        runtime.block_on(run(scenario, seed))
+    }
+}
+
+async fn run(scenario: &Scenario, seed: Seed) -> Result<RunRecord, HarnessError> {
+    let plan = Arc::new(Plan::new(scenario, seed));
+    let run = Run::new(seed, scenario);
+    let server = server::Server::new(run.clone(), &plan, scenario.mode);
+    clients::run(&run, scenario, &plan, &server).await?;
+    let mut record = RunRecord::new(RunHeader {
+        naive: scenario.mode == Mode::Naive,
+        resolve_within_ms: Some(scenario.deadline_ms),
+        opening: plan.opening.clone(),
+        ..RunHeader::new(&scenario.name, "tower", seed)
+    });
+    record.accounts = Some(server.accounts());
+    record.complete = true;
+    let mut written = run.shared.written.lock();
+    record.events = std::mem::take(&mut written.events);
+    record.fired = std::mem::take(&mut written.struck)
+        .into_iter()
+        .map(|(name, (struck, calls))| {
+            let affected = calls.len() as u64;
+            (name, Fired { struck, affected })
+        })
+        .collect();
+    record.goals = situations::seen_in(&record);
+    Ok(record.seal())
+}
+
+// === impl Run ===
+
+impl Run {
+    fn new(seed: Seed, scenario: &Scenario) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                seed,
+                faults: scenario.faults.clone(),
+                began: Instant::now(),
+                written: Mutex::default(),
+            }),
+        }
+    }
+
+    fn seed(&self) -> Seed {
+        self.shared.seed
+    }
+
+    fn note(&self, call: u64, attempt: u32, what: Happened) {
+        let at_us = u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.shared.written.lock().events.push(Event {
+            at_us,
+            call,
+            attempt,
+            what,
+        });
+    }
+
+    /// Nothing strikes from now on.
+    fn end_faults(&self) {
+        self.note(0, 0, Happened::FaultsEnded);
+        self.shared.written.lock().quiet = true;
+    }
+
+    /// What strikes at this moment, written down.
+    fn strikes(&self, call: u64, attempt: u32, phase: Phase) -> Vec<(What, Draw)> {
+        if self.shared.written.lock().quiet {
+            return Vec::new();
+        }
+        let subject = Subject {
+            call,
+            attempt,
+            phase,
+            at: self.elapsed(),
+        };
+        let mut strikes = Vec::new();
+        for fault in &self.shared.faults {
+            let late = matches!(phase, Phase::ReplySent | Phase::ReplyReceived);
+            if matches!(fault.what, What::Duplicate { .. }) && late {
+                continue;
+            }
+            let Some(draw) = fault.strikes(self.shared.seed, subject) else {
+                continue;
+            };
+            strikes.push((fault.what, draw));
+            let name = fault.name.clone();
+            let what = fault.what.name().to_owned();
+            {
+                let mut written = self.shared.written.lock();
+                let (struck, calls) = written.struck.entry(name.clone()).or_default();
+                *struck += 1;
+                calls.insert(call);
+            }
+            self.note(call, attempt, Happened::Fault { name, what, phase });
+        }
+        strikes
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.shared.began.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use onlyonce_chaos::ledger::{Verdict, judge};
+
+    use super::*;
+
+    fn scenario(extra: &str) -> Scenario {
+        let text = format!(
+            "name = \"t\"\nworkload = \"transfers\"\ncalls = 60\n{extra}\n\
+             [[fault]]\nname = \"lost\"\nwhere = \"wire\"\nwhat = \"drop\"\nwhen = {{ share = 0.1 }}\n\
+             [[fault]]\nname = \"reset\"\nwhere = \"wire\"\nwhat = \"reset\"\nwhen = {{ phase = \"reply-sent\", share = 0.1 }}\n\
+             [[fault]]\nname = \"twice\"\nwhere = \"wire\"\nwhat = {{ duplicate = {{ later_ms = 700 }} }}\nwhen = {{ share = 0.1 }}\n\
+             [[fault]]\nname = \"late\"\nwhere = \"wire\"\nwhat = {{ delay = {{ min_ms = 1, max_ms = 1500 }} }}\nwhen = {{ share = 0.2 }}"
+        );
+        Scenario::parse(&text).unwrap()
+    }
+
+    #[test]
+    fn our_layers_keep_the_promise_and_naive_retries_do_not() {
+        let scenario = scenario("");
+        let mut duplicated = 0;
+        for seed in (1..=20).map(Seed::new) {
+            let record = TowerExecutor.run(&scenario, seed).unwrap();
+            let report = judge(&record);
+            assert_eq!(report.verdict(), Verdict::Valid, "seed {seed}: {report}");
+            assert!(
+                record.goals.count(situations::REPLY_LOST) > 0,
+                "seed {seed}"
+            );
+            let naive = TowerExecutor.run(&scenario.clone().naive(), seed).unwrap();
+            duplicated += judge(&naive).figures().duplicated;
+        }
+        assert!(duplicated > 20, "{duplicated}");
+    }
+
+    #[test]
+    fn every_workload_is_carried_out() {
+        for workload in Workload::ALL {
+            let mut scenario = scenario("");
+            scenario.workload = workload;
+            if TowerExecutor.can(&scenario).is_err() {
+                continue;
+            }
+            let record = TowerExecutor.run(&scenario, Seed::new(3)).unwrap();
+            let report = judge(&record);
+            assert_eq!(report.verdict(), Verdict::Valid, "{workload:?}: {report}");
+            assert_eq!(report.figures().calls, 60);
+            if workload == Workload::Outbox {
+                assert!(record.goals.count(situations::CAME_BACK) > 0);
+            }
+        }
+    }
+}
