@@ -256,3 +256,33 @@ async fn a_handler_that_forgets_to_enter_is_believed_until_its_first_success() {
     assert_eq!(send(undecodable(server, "c")).await.said(), "in-doubt");
     assert_eq!(ledger.effects(), 2);
 }
+
+// D1
+#[tokio::test]
+async fn a_handler_that_entered_within_a_layer_of_other_methods_is_heard_by_its_own() {
+    let narrow = narrow();
+    let others = [
+        ("a", narrow.clone().protect("/bank.Bank/Refund")),
+        ("b", narrow.clone().protect_entered("/bank.Bank/Refund")),
+    ];
+    for (key, inner) in others {
+        let ledger = Ledger::default();
+        let bank = BankServer::new(entering(&ledger));
+        let bank = narrow
+            .clone()
+            .protect_entered(TRANSFER)
+            .layer(inner.layer(bank));
+        for _ in 0..2 {
+            let request = of_nothing(([127, 0, 0, 1], 1).into(), key);
+            let request = request.map(onlyonce_middleware::http::Body::from);
+            let told = bank.clone().oneshot(request).await.unwrap();
+            assert_eq!(told.headers()["idempotency-status"], "in-doubt");
+        }
+        assert_eq!(ledger.effects(), 1);
+        // What it has not entered is free as ever.
+        let request = undecodable(([127, 0, 0, 1], 1).into(), "undecodable");
+        let request = request.map(onlyonce_middleware::http::Body::from);
+        let told = bank.oneshot(request).await.unwrap();
+        assert_eq!(told.headers()["idempotency-status"], "not-executed");
+    }
+}

@@ -243,6 +243,28 @@ async fn a_store_that_is_replaced_while_a_call_is_unanswered_does_not_execute_it
     }
 }
 
+// H4
+#[tokio::test]
+async fn a_421_of_a_handler_that_executed_is_no_word_that_the_store_was_replaced() {
+    for (name, client) in clients() {
+        let peer = Peer::deduping(1).await;
+        let lines = format!("idempotency-status: executed\r\n{}", peer.store_line());
+        // Its body never comes.
+        let said = answer(421, &lines, "done").replace("length: 4", "length: 9");
+        peer.misbehave([Fault::Say(said)]);
+        let call = tokio::spawn(client.send(peer.post("a")));
+        while peer.seen().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        peer.replace_store(2);
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(error.outcome, Outcome::Unknown, "{name}");
+        // Whoever goes on with it must not have it executed by the second store.
+        assert_eq!(error.ticket.store, Some(StoreId::from_bytes([1; 16])));
+        assert_eq!(peer.effects().len(), 0, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_peer_of_which_it_is_assumed_is_sent_the_call_again() {
     let client = quick(over_hyper()).assume_dedupe().build();

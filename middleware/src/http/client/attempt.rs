@@ -17,7 +17,7 @@ use super::outbox::Noting;
 use super::peers::{Known, Peers, Route, Word};
 use super::stamp::{self, Stamp};
 use crate::client::{Call, Executed};
-use crate::http::{Body, Read, names};
+use crate::http::{Body, Read, Status, names};
 
 /// For how long a peer is waited for at most that is asked whether it dedupes: a fifth of an attempt.
 const ASK_TIMEOUT_MAX: Duration = Duration::from_secs(2);
@@ -116,7 +116,11 @@ impl Dialect {
                     | StatusCode::GATEWAY_TIMEOUT
             )
         },
-        misdirected: |response| response.status() == StatusCode::MISDIRECTED_REQUEST,
+        // Other servers, and handlers, may mean anything by the code alone.
+        misdirected: |response| {
+            response.status() == StatusCode::MISDIRECTED_REQUEST
+                && Status::of(response.headers()) == Some(Status::NotExecuted)
+        },
     };
 }
 
