@@ -14,7 +14,7 @@ mod status;
 mod store;
 
 pub(crate) use self::body::try_clone_request;
-pub use self::body::{Body, BoxError, Contents, Read};
+pub use self::body::{Body, BoxError, Contents, Read, Reading};
 pub use self::server::{
     Dedupe, DedupeLayer, Definitive, NotExecuted, ScopeOf, answer, from_extension,
 };

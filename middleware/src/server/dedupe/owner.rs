@@ -65,6 +65,10 @@ where
     S::Future: Send + 'static,
 {
     /// Executes the call, at most once: what its caller gets. Those who wait are told before.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async function has room for each of its arguments twice"
+    )]
     pub(super) fn execute(
         self,
     ) -> impl Future<Output = Delivery<A::Response, A::Error>> + Send + 'static {
@@ -128,6 +132,10 @@ where
 }
 
 /// Runs the handler under a lease that is kept renewed, and settles what it came to.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async function has room for each of its arguments twice"
+)]
 fn fly<A, F>(
     shared: &Shared<A>,
     mut grant: Grant,

@@ -30,11 +30,14 @@ pub(crate) fn far(duration: Duration) -> Instant {
 ///
 /// For what is mostly ready at once: only what is not gets a timer, which is larger than most of
 /// what is waited for here.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async function has room for each of its arguments twice"
+)]
 pub(crate) fn by<F: Future + Unpin>(
     until: Instant,
     mut future: F,
 ) -> impl Future<Output = Option<F::Output>> {
-    // A block, since an async function has room for its argument twice.
     async move {
         let first = poll_fn(|context| Poll::Ready(Pin::new(&mut future).poll(context))).await;
         match first {

@@ -154,6 +154,10 @@ async fn ask<A: Adapter>(
     }
 }
 
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async function has room for each of its arguments twice"
+)]
 fn protect<S, A>(
     shared: Arc<Shared<A>>,
     inner: S,
@@ -165,7 +169,6 @@ where
     S: Service<A::Request, Response = A::Response, Error = A::Error> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    // A block, since an async function has room for its arguments twice.
     async move {
         if let Some(refusal) = shared.refuse_at_the_door(&intent) {
             return Ok(shared.refuse(&refusal));
