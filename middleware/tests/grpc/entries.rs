@@ -215,6 +215,46 @@ async fn a_handler_that_comes_after_the_answer_does_not_begin() {
 }
 
 // D1
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_comes_after_its_run_failed_or_was_dropped_does_not_begin() {
+    for fails in [true, false] {
+        let (runs, mut late) = tokio::sync::mpsc::unbounded_channel();
+        let impatient = service_fn(
+            move |request: http::Request<onlyonce_middleware::http::Body>| {
+                let run = request.extensions().get::<Declaration>().cloned().unwrap();
+                runs.send(run).unwrap();
+                async move {
+                    if !fails {
+                        // Until the run is dropped, with its lease.
+                        std::future::pending::<()>().await;
+                    }
+                    Err::<http::Response<tonic::body::Body>, _>("too slow")
+                }
+            },
+        );
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let bank = DedupeLayer::new(store, Scope::global())
+            .protect_entered(TRANSFER)
+            .layer(impatient);
+        let request = raw(([127, 0, 0, 1], 1).into(), "k");
+        let request = request.map(onlyonce_middleware::http::Body::from);
+        let calling = tokio::spawn(bank.oneshot(request));
+        if !fails {
+            while late.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            // The process stands still for longer than the lease.
+            tokio::time::advance(Duration::from_secs(3_600)).await;
+        }
+        let told = calling.await.unwrap().unwrap();
+        assert_eq!(told.headers()["idempotency-status"], "in-doubt");
+        // Whoever ends the doubt must not be overtaken by it.
+        let run = late.recv().await.unwrap();
+        assert_eq!(run.enter(), Err(EnterError::Answered), "{fails}");
+    }
+}
+
+// D1
 #[tokio::test]
 async fn a_handler_that_the_layer_would_not_hear_does_not_begin() {
     let ledger = Ledger::default();

@@ -44,8 +44,8 @@ struct Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnterError {
-    /// Something has answered in its place.
-    #[error("the run was answered before its handler began")]
+    /// Something has answered in its place, or the run has failed.
+    #[error("the run was over before its handler began")]
     Answered,
     /// The declaration is none that a layer has made: it would not hear of what the handler does.
     #[error(
@@ -77,6 +77,12 @@ pub(super) struct Entering;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NeverEntered;
 
+/// A run, for as long as the layer looks at it.
+struct Looked {
+    declaration: Declaration,
+    enters: bool,
+}
+
 // === impl Declaration ===
 
 impl Declaration {
@@ -101,9 +107,10 @@ impl Declaration {
     ///
     /// # Errors
     ///
-    /// When the run was answered already, by something that did not wait for its handler: the key may
-    /// be free again and the next attempt under way. Or when the declaration is none of a layer, which
-    /// would take the handler for one that never began. Either way it must return without any effect.
+    /// When the run is over already: something that did not wait for its handler has answered or
+    /// failed, or its lease was lost. The key may be free again and the next attempt under way. Or when
+    /// the declaration is none of a layer, which would take the handler for one that never began. Either
+    /// way it must return without any effect.
     pub fn enter(&self) -> Result<(), EnterError> {
         if !self.is_of_layer() {
             return Err(EnterError::NoLayer);
@@ -183,17 +190,38 @@ where
         extensions.insert(declaration.clone());
         // Taken out, as it speaks of this layer's method.
         let enters = request.extensions_mut().remove::<Entering>().is_some();
+        let run = Looked {
+            declaration,
+            enters,
+        };
         let answering = self.inner.call(request);
         Box::pin(async move {
             let mut response = answering.await?;
             // What is said there of another run is not so of this one.
             response.extensions_mut().remove::<NeverEntered>();
-            if enters && declaration.keep_out() {
+            if run.end() {
                 response.extensions_mut().insert(NeverEntered);
             }
-            declaration.put_on(&mut response);
+            run.declaration.put_on(&mut response);
             Ok(response)
         })
+    }
+}
+
+// === impl Looked ===
+
+impl Looked {
+    /// Ends the run; whether its handler should have entered, and has not.
+    fn end(&self) -> bool {
+        self.enters && self.declaration.keep_out()
+    }
+}
+
+impl Drop for Looked {
+    /// Also a run that failed, or whose lease was lost: somebody may end its doubt, and must not be
+    /// overtaken by a handler that begins only then.
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
