@@ -447,3 +447,50 @@ async fn many_calls_that_may_have_been_executed_ask_a_peer_one_question_that_it_
     client.send(again).await.unwrap_err();
     assert_eq!(questions.load(Ordering::SeqCst), 3);
 }
+
+// H4
+#[tokio::test(start_paused = true)]
+async fn a_question_that_a_short_deadline_cut_off_does_not_make_a_peer_one_that_leaves_them_open() {
+    let (effects, deployed_anew) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (counted, anew) = (Arc::clone(&effects), Arc::clone(&deployed_anew));
+    let transport = service_fn(move |request: http::Request<Body>| {
+        let question = request.method() == http::Method::OPTIONS;
+        let (counted, anew) = (Arc::clone(&counted), anew.load(Ordering::SeqCst) == 1);
+        async move {
+            // As far away as that: half a second there and back.
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            let response = http::Response::builder();
+            if question && anew {
+                return Ok(response.status(405).body(Body::default()).unwrap());
+            }
+            if !question && anew {
+                counted.fetch_add(1, Ordering::SeqCst);
+                return Err(TransportError::unknown("the answer was lost"));
+            }
+            tokio::time::sleep(Duration::from_millis(250 * u64::from(question))).await;
+            let store = ServingStore {
+                id: StoreId::from_bytes([1; 16]),
+                now: Some(Timestamp::from_millis(1_763_740_800_000)),
+            };
+            let response = response
+                .header("idempotency-store", store.header_value())
+                .header("idempotency-status", "executed");
+            Ok::<_, TransportError>(response.body(Body::default()).unwrap())
+        }
+    });
+    let client = stack(transport).build();
+    let pay = || {
+        let request = http::Request::post("http://bank.example/pay");
+        request.body(Body::default()).unwrap()
+    };
+    let mut hasty = pay();
+    let deadline = Deadline(Instant::now() + Duration::from_millis(600));
+    hasty.extensions_mut().insert(deadline);
+    client.send(hasty).await.unwrap();
+    // It told its store in the answer. Then it is deployed anew, without the layer.
+    tokio::time::advance(Duration::from_secs(60)).await;
+    deployed_anew.store(1, Ordering::SeqCst);
+    let error = client.send(pay()).await.unwrap_err();
+    assert_eq!(error.outcome, Outcome::Unknown);
+    assert_eq!(effects.load(Ordering::SeqCst), 1);
+}
