@@ -11,15 +11,17 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use onlyonce_middleware::server::{Refusal, Served};
+use onlyonce_storage::transaction::{RowRange, Table, TransactionalStore as _};
 use onlyonce_storage::{ManualClock, MemoryOptions, MemoryStore};
 use tokio::runtime::Builder;
 use tokio::sync::Notify;
 use tokio::task::{LocalSet, yield_now};
 
-use crate::protocol::{Ask, Effects, Handler, Server, Told, done, send};
+use crate::protocol::{Ask, BOOK, Effects, Handler, Server, Told, done, send};
 use crate::watched::Watched;
 
 const LEASE: Duration = Duration::from_secs(30);
+const SEATS: Table = Table::new("seats");
 
 /// Polls it so often, letting others come between. Whether it has ended.
 async fn polled(mut call: Pin<&mut (impl Future<Output = Told> + ?Sized)>, times: usize) -> bool {
@@ -303,4 +305,75 @@ async fn callers_who_go_at_any_time_on_several_threads_leave_one_effect_and_one_
         assert!(answers.load(Ordering::SeqCst) >= 2);
         assert_eq!(server.load(), (0, 0), "round {round}");
     }
+}
+
+// B15, B16
+#[tokio::test]
+async fn a_handler_that_panics_after_it_was_handed_over_leaves_its_call_in_doubt() {
+    let gate = Arc::new(Notify::new());
+    let opened = Arc::clone(&gate);
+    let handler = Handler::new(move |_: Ask| {
+        let gate = Arc::clone(&opened);
+        async move {
+            gate.notified().await;
+            panic!("as it is meant to")
+        }
+    });
+    let server = handler.over(Arc::new(MemoryStore::default()));
+    let mut leaves = Box::pin(send(&server, Ask::new("k", "pay")));
+    assert!(!polled(leaves.as_mut(), 2).await);
+    let mut stays = Box::pin(send(&server, Ask::new("k", "pay")));
+    assert!(!polled(stays.as_mut(), 1).await);
+    drop(leaves);
+    gate.notify_one();
+    let told = stays.await;
+    assert!(
+        matches!(told, Told::Refused(Refusal::InDoubt(_))),
+        "{told:?}"
+    );
+    assert_eq!(server.load(), (0, 0));
+}
+
+// B16
+#[tokio::test]
+async fn a_transaction_whose_caller_is_dropped_at_any_wait_is_committed_once() {
+    let mut polls = 0;
+    loop {
+        let memory = Arc::new(MemoryStore::default());
+        let runs = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&runs);
+        let handler = Handler::new(move |ask: Ask| {
+            let runs = Arc::clone(&counted);
+            async move {
+                let book = ask.transaction.clone().unwrap();
+                yield_now().await;
+                let run = runs.fetch_add(1, Ordering::SeqCst);
+                book.put(&SEATS, &run.to_be_bytes(), b"taken").unwrap();
+                yield_now().await;
+                Ok(done("booked"))
+            }
+        });
+        let server = handler.over(memory.clone());
+        let mut call = Box::pin(send(&server, Ask::new("k", BOOK)));
+        let ended = polled(call.as_mut(), polls).await;
+        drop(call);
+        server.executions().idle().await;
+        let again = send(&server, Ask::new("k", BOOK)).await;
+        let served = if polls == 0 {
+            Served::Executed
+        } else {
+            Served::Replayed
+        };
+        assert_eq!(again, Told::Done("booked".to_owned(), served));
+        let rows = memory
+            .read(RowRange::new::<&str>(&SEATS, &.., 8))
+            .await
+            .unwrap();
+        assert_eq!(rows.len(), 1, "after {polls} polls");
+        if ended {
+            break;
+        }
+        polls += 1;
+    }
+    assert!(polls > 1, "{polls} polls");
 }
