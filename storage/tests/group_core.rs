@@ -46,10 +46,15 @@ impl Table {
 }
 
 fn core() -> GroupCore {
+    core_of_many(2)
+}
+
+/// With room for so many calls in progress, and as many in doubt.
+fn core_of_many(open_max: usize) -> GroupCore {
     let limits = StoreLimits::default()
         .answer_bytes_max(8)
-        .in_progress_max(2)
-        .in_doubt_max(2);
+        .in_progress_max(open_max)
+        .in_doubt_max(open_max);
     GroupCore::new(1, Timestamp::default(), RetentionOptions::default(), limits)
 }
 
@@ -119,8 +124,8 @@ fn operation((kind, number, sequence, choice): Plan) -> Operation {
 }
 
 /// Runs plans in groups of `size`; time passes between the plans' stretches, not within.
-fn run(stretches: &[Vec<Plan>], size: usize) -> (Table, Vec<String>) {
-    let (mut core, mut table, mut replies) = (core(), Table::default(), Vec::new());
+fn run(mut core: GroupCore, stretches: &[Vec<Plan>], size: usize) -> (Table, Vec<String>) {
+    let (mut table, mut replies) = (Table::default(), Vec::new());
     let mut now = Timestamp::from_millis(1_700_000_000_000);
     for stretch in stretches {
         for plans in stretch.chunks(size) {
@@ -147,7 +152,20 @@ proptest! {
         ),
         size in 2..20_usize,
     ) {
-        prop_assert_eq!(run(&stretches, size), run(&stretches, 1));
+        prop_assert_eq!(run(core(), &stretches, size), run(core(), &stretches, 1));
+    }
+
+    // More keys than are looked through one after the other.
+    #[test]
+    fn a_group_of_many_keys_is_decided_as_if_its_operations_came_one_by_one(
+        stretches in prop::collection::vec(
+            prop::collection::vec((0..13_u8, 0..24_u8, 1..24_u64, 0..3_u8), 20..80),
+            1..4,
+        ),
+        size in 20..80_usize,
+    ) {
+        let many = || core_of_many(32);
+        prop_assert_eq!(run(many(), &stretches, size), run(many(), &stretches, 1));
     }
 }
 

@@ -215,6 +215,46 @@ async fn a_handler_that_comes_after_the_answer_does_not_begin() {
 }
 
 // D1
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_comes_after_its_run_failed_or_was_dropped_does_not_begin() {
+    for fails in [true, false] {
+        let (runs, mut late) = tokio::sync::mpsc::unbounded_channel();
+        let impatient = service_fn(
+            move |request: http::Request<onlyonce_middleware::http::Body>| {
+                let run = request.extensions().get::<Declaration>().cloned().unwrap();
+                runs.send(run).unwrap();
+                async move {
+                    if !fails {
+                        // Until the run is dropped, with its lease.
+                        std::future::pending::<()>().await;
+                    }
+                    Err::<http::Response<tonic::body::Body>, _>("too slow")
+                }
+            },
+        );
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let bank = DedupeLayer::new(store, Scope::global())
+            .protect_entered(TRANSFER)
+            .layer(impatient);
+        let request = raw(([127, 0, 0, 1], 1).into(), "k");
+        let request = request.map(onlyonce_middleware::http::Body::from);
+        let calling = tokio::spawn(bank.oneshot(request));
+        if !fails {
+            while late.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            // The process stands still for longer than the lease.
+            tokio::time::advance(Duration::from_secs(3_600)).await;
+        }
+        let told = calling.await.unwrap().unwrap();
+        assert_eq!(told.headers()["idempotency-status"], "in-doubt");
+        // Whoever ends the doubt must not be overtaken by it.
+        let run = late.recv().await.unwrap();
+        assert_eq!(run.enter(), Err(EnterError::Answered), "{fails}");
+    }
+}
+
+// D1
 #[tokio::test]
 async fn a_handler_that_the_layer_would_not_hear_does_not_begin() {
     let ledger = Ledger::default();
@@ -255,4 +295,34 @@ async fn a_handler_that_forgets_to_enter_is_believed_until_its_first_success() {
     }
     assert_eq!(send(undecodable(server, "c")).await.said(), "in-doubt");
     assert_eq!(ledger.effects(), 2);
+}
+
+// D1
+#[tokio::test]
+async fn a_handler_that_entered_within_a_layer_of_other_methods_is_heard_by_its_own() {
+    let narrow = narrow();
+    let others = [
+        ("a", narrow.clone().protect("/bank.Bank/Refund")),
+        ("b", narrow.clone().protect_entered("/bank.Bank/Refund")),
+    ];
+    for (key, inner) in others {
+        let ledger = Ledger::default();
+        let bank = BankServer::new(entering(&ledger));
+        let bank = narrow
+            .clone()
+            .protect_entered(TRANSFER)
+            .layer(inner.layer(bank));
+        for _ in 0..2 {
+            let request = of_nothing(([127, 0, 0, 1], 1).into(), key);
+            let request = request.map(onlyonce_middleware::http::Body::from);
+            let told = bank.clone().oneshot(request).await.unwrap();
+            assert_eq!(told.headers()["idempotency-status"], "in-doubt");
+        }
+        assert_eq!(ledger.effects(), 1);
+        // What it has not entered is free as ever.
+        let request = undecodable(([127, 0, 0, 1], 1).into(), "undecodable");
+        let request = request.map(onlyonce_middleware::http::Body::from);
+        let told = bank.oneshot(request).await.unwrap();
+        assert_eq!(told.headers()["idempotency-status"], "not-executed");
+    }
 }

@@ -243,6 +243,28 @@ async fn a_store_that_is_replaced_while_a_call_is_unanswered_does_not_execute_it
     }
 }
 
+// H4
+#[tokio::test]
+async fn a_421_of_a_handler_that_executed_is_no_word_that_the_store_was_replaced() {
+    for (name, client) in clients() {
+        let peer = Peer::deduping(1).await;
+        let lines = format!("idempotency-status: executed\r\n{}", peer.store_line());
+        // Its body never comes.
+        let said = answer(421, &lines, "done").replace("length: 4", "length: 9");
+        peer.misbehave([Fault::Say(said)]);
+        let call = tokio::spawn(client.send(peer.post("a")));
+        while peer.seen().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        peer.replace_store(2);
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(error.outcome, Outcome::Unknown, "{name}");
+        // Whoever goes on with it must not have it executed by the second store.
+        assert_eq!(error.ticket.store, Some(StoreId::from_bytes([1; 16])));
+        assert_eq!(peer.effects().len(), 0, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_peer_of_which_it_is_assumed_is_sent_the_call_again() {
     let client = quick(over_hyper()).assume_dedupe().build();
@@ -424,4 +446,51 @@ async fn many_calls_that_may_have_been_executed_ask_a_peer_one_question_that_it_
     again.extensions_mut().insert(Ticket::new(key));
     client.send(again).await.unwrap_err();
     assert_eq!(questions.load(Ordering::SeqCst), 3);
+}
+
+// H4
+#[tokio::test(start_paused = true)]
+async fn a_question_that_a_short_deadline_cut_off_does_not_make_a_peer_one_that_leaves_them_open() {
+    let (effects, deployed_anew) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (counted, anew) = (Arc::clone(&effects), Arc::clone(&deployed_anew));
+    let transport = service_fn(move |request: http::Request<Body>| {
+        let question = request.method() == http::Method::OPTIONS;
+        let (counted, anew) = (Arc::clone(&counted), anew.load(Ordering::SeqCst) == 1);
+        async move {
+            // As far away as that: half a second there and back.
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            let response = http::Response::builder();
+            if question && anew {
+                return Ok(response.status(405).body(Body::default()).unwrap());
+            }
+            if !question && anew {
+                counted.fetch_add(1, Ordering::SeqCst);
+                return Err(TransportError::unknown("the answer was lost"));
+            }
+            tokio::time::sleep(Duration::from_millis(250 * u64::from(question))).await;
+            let store = ServingStore {
+                id: StoreId::from_bytes([1; 16]),
+                now: Some(Timestamp::from_millis(1_763_740_800_000)),
+            };
+            let response = response
+                .header("idempotency-store", store.header_value())
+                .header("idempotency-status", "executed");
+            Ok::<_, TransportError>(response.body(Body::default()).unwrap())
+        }
+    });
+    let client = stack(transport).build();
+    let pay = || {
+        let request = http::Request::post("http://bank.example/pay");
+        request.body(Body::default()).unwrap()
+    };
+    let mut hasty = pay();
+    let deadline = Deadline(Instant::now() + Duration::from_millis(600));
+    hasty.extensions_mut().insert(deadline);
+    client.send(hasty).await.unwrap();
+    // It told its store in the answer. Then it is deployed anew, without the layer.
+    tokio::time::advance(Duration::from_secs(60)).await;
+    deployed_anew.store(1, Ordering::SeqCst);
+    let error = client.send(pay()).await.unwrap_err();
+    assert_eq!(error.outcome, Outcome::Unknown);
+    assert_eq!(effects.load(Ordering::SeqCst), 1);
 }

@@ -9,6 +9,7 @@ mod watched;
 
 mod concurrency;
 mod endings;
+mod hand_over_edges;
 mod handed_over;
 mod identity;
 mod leases;

@@ -75,7 +75,7 @@ impl Server {
     ///
     /// Each call gets its own clone, which is made ready and called, concurrently with the
     /// others. Its future is dropped when the connection is lost; what must outlive the caller
-    /// (the dedupe layer's handlers do) runs in a task of its own. A service that panics answers
+    /// (the dedupe layer's handlers do) goes on in a task of its own. A service that panics answers
     /// [`Status::InDoubt`](crate::rpc::Status::InDoubt): nobody knows how far it came. The
     /// connection and its other calls go on.
     ///

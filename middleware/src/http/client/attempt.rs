@@ -17,7 +17,7 @@ use super::outbox::Noting;
 use super::peers::{Known, Peers, Route, Word};
 use super::stamp::{self, Stamp};
 use crate::client::{Call, Executed};
-use crate::http::{Body, Read, names};
+use crate::http::{Body, Read, Status, names};
 
 /// For how long a peer is waited for at most that is asked whether it dedupes: a fifth of an attempt.
 const ASK_TIMEOUT_MAX: Duration = Duration::from_secs(2);
@@ -90,6 +90,8 @@ enum Asked {
     Answered(Word),
     /// Somebody in between answered, or the connection broke.
     AnsweredByAnother,
+    /// Nobody answered within what the call could spare of its own time, which says nothing of the peer.
+    CutShort,
     /// Nobody answered in time.
     LeftOpen,
 }
@@ -118,7 +120,11 @@ impl Dialect {
                     | StatusCode::GATEWAY_TIMEOUT
             )
         },
-        misdirected: |response| response.status() == StatusCode::MISDIRECTED_REQUEST,
+        // Other servers, and handlers, may mean anything by the code alone.
+        misdirected: |response| {
+            response.status() == StatusCode::MISDIRECTED_REQUEST
+                && Status::of(response.headers()) == Some(Status::NotExecuted)
+        },
     };
 }
 
@@ -311,7 +317,7 @@ where
                         word
                     }
                     // What it said before is not taken back by that, nor is it relied on.
-                    Asked::LeftOpen | Asked::AnsweredByAnother
+                    Asked::LeftOpen | Asked::AnsweredByAnother | Asked::CutShort
                         if again && peers.word(route, false).is_some() =>
                     {
                         *asking = Some(Instant::now());
@@ -324,7 +330,7 @@ where
                         peers.note(route, Word::Nothing);
                         Word::Nothing
                     }
-                    Asked::AnsweredByAnother => {
+                    Asked::AnsweredByAnother | Asked::CutShort => {
                         peers.note_not_asked(route);
                         Word::Nothing
                     }
@@ -332,10 +338,10 @@ where
             }
             None => match self.ask(stamp, request).await? {
                 Asked::Answered(word) => word,
-                Asked::LeftOpen | Asked::AnsweredByAnother if required => {
+                Asked::LeftOpen | Asked::AnsweredByAnother | Asked::CutShort if required => {
                     return Err(TransportError::not_sent(NotAsked));
                 }
-                Asked::LeftOpen | Asked::AnsweredByAnother => Word::Nothing,
+                Asked::LeftOpen | Asked::AnsweredByAnother | Asked::CutShort => Word::Nothing,
             },
         };
         // The question took the place that the attempt had at the transport. Were both held at once, a
@@ -375,10 +381,12 @@ where
             at.saturating_duration_since(Instant::now())
         });
         // The rest is for the call itself.
-        let half = self.options.timeout.min(left) / 2;
-        match timeout(half.min(ASK_TIMEOUT_MAX), asked).await {
+        let patience = (self.options.timeout / 2).min(ASK_TIMEOUT_MAX);
+        let spared = left / 2;
+        match timeout(patience.min(spared), asked).await {
             Ok(Err(error)) if error.executed() == Executed::NotThisAttempt => Err(error),
             Ok(Err(_)) => Ok(Asked::AnsweredByAnother),
+            Err(_elapsed) if spared < patience => Ok(Asked::CutShort),
             Err(_elapsed) => Ok(Asked::LeftOpen),
             Ok(Ok(asked)) => Ok(asked),
         }

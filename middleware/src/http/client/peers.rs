@@ -104,8 +104,8 @@ impl Peers {
         entry.word = Some((word, Instant::now()));
     }
 
-    /// Notes that somebody between here and the peer answered the question: it says nothing of the
-    /// peer, which is asked again when that counts.
+    /// Notes that the peer had no chance to answer the question: somebody in between did, or the call
+    /// that asked could not wait. It says nothing of the peer, which is asked again when that counts.
     pub(super) fn note_not_asked(&self, route: &Route) {
         let mut routes = self.routes.lock();
         self.entry(&mut routes, route).word = Some((Word::Nothing, Instant::now()));

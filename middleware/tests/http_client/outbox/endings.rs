@@ -140,6 +140,41 @@ async fn a_call_that_is_resumed_towards_another_store_is_not_executed_again_and_
     assert!(opened.outbox.cancel(&key).await.is_err());
 }
 
+// H4
+#[tokio::test]
+async fn a_421_of_a_handler_that_executed_takes_no_note_back() {
+    let (folder, peer) = (Folder::new(), Peer::deduping(1).await);
+    let limits = OutboxLimits::default();
+    let opened = folder
+        .open_with(quick(over_hyper()).build(), limits, |outbox| outbox)
+        .await;
+    let lines = format!("idempotency-status: executed\r\n{}", peer.store_line());
+    // Its body never comes.
+    let said = answer(421, &lines, "done").replace("length: 4", "length: 9");
+    peer.misbehave([Fault::Say(said)]);
+    let (outbox, request) = (opened.outbox.clone(), peer.post("a"));
+    let calling = tokio::spawn(async move { outbox.call(request).await });
+    while peer.seen().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    peer.replace_store(2);
+    let failed = calling.await.unwrap().unwrap_err();
+    assert!(
+        matches!(failed, OutboxFailure::OutcomeUnknown(_)),
+        "{failed:?}"
+    );
+    let one = Some(StoreId::from_bytes([1; 16]));
+    let state = opened.state().await;
+    assert!(
+        matches!(&state, OutboxState::Sent(FirstSent { store, .. }) if *store == one),
+        "{state:?}"
+    );
+    let key = opened.key().await;
+    assert!(opened.outbox.cancel(&key).await.is_err());
+    let _ = opened.outbox.resume(&key).await;
+    assert_eq!(peer.effects().len(), 0, "by the second store");
+}
+
 // E1
 #[tokio::test]
 async fn a_call_that_is_older_than_the_horizon_is_not_sent_and_said_to_be_unknown() {
