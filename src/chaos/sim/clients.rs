@@ -1,7 +1,7 @@
 //! The clients: each makes its calls, goes on with those that it knows nothing of, and now and then
 //! asks again for an answer that it has.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,9 @@ pub(super) struct Caller {
 
 #[derive(Default)]
 pub(super) struct Written {
-    begun: BTreeSet<u64>,
+    /// The calls that were begun, with the call whose key each one uses: who comes back after a crash
+    /// goes on under the name that it had written down.
+    begun: BTreeMap<u64, u64>,
     over: BTreeSet<u64>,
 }
 
@@ -103,8 +105,12 @@ impl Caller {
             .unwrap_or(call);
         let over = self.written.lock().over.contains(&other);
         let usable = early && over && !self.in_sessions && !self.may_meet_another_store;
-        let poisoned = usable && draw(1).within(0..=5) == 0;
-        let named = if poisoned { other } else { call };
+        let misused = usable && draw(1).within(0..=5) == 0;
+        let begun = self.written.lock().begun.get(&call).copied();
+        let again = begun.is_some();
+        let named = begun.unwrap_or(if misused { other } else { call });
+        let poisoned = named != call;
+        self.written.lock().begun.insert(call, named);
         let transfer = Transfer::of(self.run.seed(), call);
         let key = key_of(named);
         let client_number = self.number;
@@ -121,7 +127,6 @@ impl Caller {
         let Ok(key) = IdempotencyKey::parse(&key) else {
             return;
         };
-        let again = !self.written.lock().begun.insert(call);
         let mut ticket = match again || poisoned {
             true => Ticket::new(key),
             false => Ticket::never_sent(key),
