@@ -10,11 +10,10 @@ fn whatever_strikes_no_effect_happens_twice_and_no_answer_is_lost() {
         let judged = campaign::judged(&plans::of_seed(seed, 40), seed).unwrap();
         let report = &judged.report;
         assert_eq!(report.verdict(), Verdict::Valid, "seed {seed}: {report}");
-        assert_eq!(
-            judged.run.failed_openings,
-            Vec::<String>::new(),
-            "seed {seed}"
-        );
+        // A disk may be full, or fail a sync, also while a store is opened on it.
+        let openings = judged.run.failed_openings.iter();
+        let unexplained: Vec<&String> = openings.filter(|why| *why != DISK_FAILED).collect();
+        assert!(unexplained.is_empty(), "seed {seed}: {unexplained:?}");
     }
 }
 
@@ -56,3 +55,5 @@ fn without_dedupe_the_same_faults_are_effects_that_happen_twice() {
         .sum();
     assert!(duplicated > 0);
 }
+
+const DISK_FAILED: &str = "the disk could not write";

@@ -1,23 +1,31 @@
 //! Each fault of the simulation does something: what is seen of it would not be there without it.
 
+use std::fmt::Display;
+
 use onlyonce::chaos::sim::{campaign, exhaust};
 use onlyonce_chaos::fault::{Fault, Phase, Place, What, When};
 use onlyonce_chaos::history::{Event, Happened, RunRecord};
 use onlyonce_chaos::ledger::Verdict;
 use onlyonce_chaos::scenario::Mode;
 
-/// One call that this strikes at its first attempt.
+/// One call that this strikes at each first attempt: who asks again or comes back begins with one.
 fn struck(place: Place, what: What, phase: Phase) -> RunRecord {
     let fault = Fault::new("it", place, what).when(When::phase(phase).call(1).attempt(1));
-    let scenario = exhaust::schedule(Mode::Claimed, 1, vec![fault]);
+    let record = run(vec![fault], what);
+    assert!(record.fired["it"].struck >= 1, "{what}");
+    record
+}
+
+/// The same call, and nothing strikes.
+fn calm() -> RunRecord {
+    run(Vec::new(), "nothing")
+}
+
+fn run(faults: Vec<Fault>, what: impl Display) -> RunRecord {
+    let scenario = exhaust::schedule(Mode::Claimed, 1, faults);
     let judged = campaign::judged(&scenario, SEED).unwrap();
-    assert_eq!(
-        judged.report.verdict(),
-        Verdict::Valid,
-        "{what}: {}",
-        judged.report
-    );
-    assert_eq!(judged.run.record.fired["it"].struck, 1, "{what}");
+    let report = &judged.report;
+    assert_eq!(report.verdict(), Verdict::Valid, "{what}: {report}");
     judged.run.record
 }
 
@@ -50,7 +58,8 @@ fn what_keeps_a_request_from_its_server_is_made_good_by_another_attempt() {
         LATE,
     ] {
         let record = struck(Place::Wire, what, Phase::RequestSent);
-        assert!(sent(&record) >= 2, "{what}: one attempt was enough");
+        let more = sent(&record) > sent(&calm());
+        assert!(more, "{what}: one attempt was enough");
     }
 }
 
@@ -67,7 +76,8 @@ fn what_keeps_an_answer_from_its_client_is_made_good_by_a_replay() {
         LATE,
     ] {
         let record = struck(Place::Wire, what, Phase::ReplySent);
-        assert!(sent(&record) >= 2, "{what}: the first answer was heard");
+        let more = sent(&record) > sent(&calm());
+        assert!(more, "{what}: the first answer was heard");
         let effects = count(&record, |event| {
             matches!(event.what, Happened::Effect { .. })
         });
@@ -84,9 +94,10 @@ fn a_server_that_is_killed_comes_back() {
     ] {
         let crash = What::Crash { back_after_ms: 30 };
         let record = struck(Place::Server, crash, phase);
-        assert_eq!(lifecycle(&record, "killed"), 1, "{phase}");
-        // Two more are cuts of the power when everything is over.
-        assert_eq!(lifecycle(&record, "started"), 4, "{phase}");
+        let killed = lifecycle(&record, "killed");
+        assert!(killed >= 1, "{phase}");
+        let started = lifecycle(&calm(), "started");
+        assert_eq!(lifecycle(&record, "started"), started + killed, "{phase}");
     }
 }
 
@@ -98,7 +109,9 @@ fn power_that_is_cut_takes_the_server_with_it() {
         Phase::ReplySent,
     ] {
         let record = struck(Place::Disk, What::PowerCut, phase);
-        assert_eq!(lifecycle(&record, "power cut"), 3, "{phase}");
+        // Power is also cut when everything is over.
+        let cuts = lifecycle(&calm(), "power cut") + record.fired["it"].struck as usize;
+        assert_eq!(lifecycle(&record, "power cut"), cuts, "{phase}");
     }
 }
 
@@ -120,7 +133,7 @@ fn a_client_that_crashes_comes_back_with_its_calls() {
         let invoked = count(&record, |event| {
             matches!(event.what, Happened::Invoked { .. })
         });
-        assert_eq!(invoked, 2, "{phase}");
+        assert!(invoked >= 2, "{phase}");
     }
 }
 
