@@ -97,7 +97,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// How many bytes came in since the handshake. It is shared: it counts on.
+    /// How many whole frames came in since the handshake. It is shared: it counts on.
     pub(super) fn received(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.received)
     }
@@ -109,6 +109,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 None => READ_BYTES,
                 Some(length) if self.buffer.len() >= LENGTH_BYTES + length => {
                     self.buffer.advance(LENGTH_BYTES);
+                    self.received.fetch_add(1, Ordering::AcqRel);
                     return Ok(Some(self.buffer.split_to(length).freeze()));
                 }
                 Some(length) => LENGTH_BYTES + length - self.buffer.len(),
@@ -126,7 +127,6 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                     false => Err(ProtocolError::Truncated.into()),
                 };
             }
-            self.received.fetch_add(count as u64, Ordering::AcqRel);
         }
     }
 

@@ -38,7 +38,7 @@ pub(super) struct Connection {
     /// One permit for each call that may be in flight. Closed when the connection is retired, so
     /// that whoever waits for a permit goes on to the next connection.
     permits: Arc<Semaphore>,
-    /// Bytes that came in since the handshake.
+    /// Whole frames that came in since the handshake.
     received: Arc<AtomicU64>,
     /// Bytes that the socket took since the handshake.
     written: AtomicU64,
@@ -220,7 +220,8 @@ impl Connection {
             state.queue.retain(|(queued, _)| *queued != id);
         }
         drop(state);
-        // Silence since it was queued: perhaps the peer is gone and the network has not said so.
+        // Silence since it was queued: perhaps the peer is gone and the network has not said so, or a
+        // wrong length makes us wait for the rest of a frame that swallows all that comes behind it.
         // The next attempt must not go the same way.
         if self.received.load(Ordering::Acquire) == waiting.received_before {
             self.retire();
@@ -447,6 +448,24 @@ mod tests {
         drop(connection);
         sleep(FAREWELL * 3).await;
         assert!(kept.upgrade().is_none());
+    }
+
+    /// Found by the simulation: a damaged length made all later answers the rest of one frame.
+    #[tokio::test]
+    async fn a_connection_whose_frames_got_out_of_step_takes_no_other_attempt() {
+        let (ours, mut theirs) = duplex(32);
+        let (read, write) = split(ours);
+        let options = ChannelOptions::default();
+        let connection = Connection::start(read, write, BytesMut::new(), welcome(), &options);
+        let permit = connection.try_permit().unwrap();
+        let frame = Frame::new(vec![0; 10], bytes::Bytes::new());
+        let call = connection.submit(permit, |_| frame).unwrap();
+        // A length of 64 KiB and some of it: more than the pipe holds, so that it was taken.
+        let mut answer = vec![0; 100];
+        answer[..4].copy_from_slice(&65_536_u32.to_le_bytes());
+        theirs.write_all(&answer).await.unwrap();
+        drop(call);
+        assert!(!connection.is_open());
     }
 
     #[tokio::test]

@@ -40,10 +40,10 @@ use crate::rpc::{METHOD_BYTES_MAX, NotSent, Reply, Request, Stamp, TransportErro
 ///
 /// # Dropping a response
 ///
-/// The call may be executed all the same. A call that was not yet written never is. If nothing at
-/// all has come in on the connection since the call was queued, the peer may be gone without the
-/// network having said so: the connection is retired, which means that calls under way may
-/// finish and new ones get a new connection.
+/// The call may be executed all the same. A call that was not yet written never is. If no whole
+/// frame has come in on the connection since the call was queued, the peer may be gone without the
+/// network having said so, or its frames have got out of step: the connection is retired, which
+/// means that calls under way may finish and new ones get a new connection.
 ///
 /// # Time
 ///
