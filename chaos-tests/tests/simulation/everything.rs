@@ -1,8 +1,10 @@
 //! Everything at once, from a few seeds; the command `chaos gate` runs thousands.
 
+use std::process::Command;
+
 use onlyonce::chaos::sim::{campaign, plans};
 use onlyonce_chaos::ledger::Verdict;
-use onlyonce_chaos::scenario::Mode;
+use onlyonce_chaos::scenario::{Mode, Scenario};
 
 #[test]
 fn whatever_strikes_no_effect_happens_twice_and_no_answer_is_lost() {
@@ -17,28 +19,51 @@ fn whatever_strikes_no_effect_happens_twice_and_no_answer_is_lost() {
     }
 }
 
+/// In processes of their own: the runtime of a host that is killed drops its tasks in an order that other
+/// runs of the process have a part in.
 #[test]
-fn one_seed_is_one_trace() {
-    for seed in 1..=8 {
-        let scenario = plans::of_seed(seed, 40);
-        let run = || campaign::judged(&scenario, seed).unwrap().run.record;
-        let (first, second) = (run(), run());
-        let differ = first
-            .events
-            .iter()
-            .zip(&second.events)
-            .position(|(one, other)| one != other);
-        assert_eq!(differ, None, "seed {seed}: another way from this event on");
-        assert_eq!(first.trace_hash, second.trace_hash, "seed {seed}");
+fn one_seed_is_one_trace_in_each_process() {
+    if std::env::var_os(TELL).is_some() {
+        for seed in 1..=8 {
+            println!("trace {seed} {}", trace(&plans::of_seed(seed, 40), seed));
+        }
+        println!("trace 2 12 {}", trace(&plans::of_seed(2, 40), 12));
+        return;
     }
-    let hash = |seed| {
-        campaign::judged(&plans::of_seed(2, 40), seed)
-            .unwrap()
-            .run
-            .record
-            .trace_hash
+    let told = || -> Vec<String> {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "everything::one_seed_is_one_trace_in_each_process",
+            ])
+            .arg("--nocapture")
+            .env(TELL, "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let traces = text.lines().filter_map(|line| {
+            let at = line.find("trace ")?;
+            Some(line[at..].to_owned())
+        });
+        traces.collect()
     };
-    assert_ne!(hash(2), hash(12), "another seed is another run");
+    let (first, second) = (told(), told());
+    assert_eq!(first.len(), 9, "{first:?}");
+    assert_eq!(first, second);
+    let hash = |line: &str| line.rsplit(' ').next().map(str::to_owned);
+    assert_ne!(
+        hash(&first[1]),
+        hash(&first[8]),
+        "another seed is another run"
+    );
+}
+
+fn trace(scenario: &Scenario, seed: u64) -> u64 {
+    campaign::judged(scenario, seed)
+        .unwrap()
+        .run
+        .record
+        .trace_hash
 }
 
 #[test]
@@ -57,3 +82,6 @@ fn without_dedupe_the_same_faults_are_effects_that_happen_twice() {
 }
 
 const DISK_FAILED: &str = "the disk could not write";
+
+/// Says to a process that it is to tell its traces.
+const TELL: &str = "ONLYONCE_TELL_TRACES";
