@@ -17,7 +17,7 @@ use super::statement::Told;
 use super::store::Shared;
 use super::stored::{corrupt, get};
 use crate::transaction::{CommitError, TransactionError, Work};
-use crate::{Answer, Claim, DoubtReason, FencingToken, SettleError, StoreError};
+use crate::{Answer, Claim, DoubtReason, FencingToken, KeyDigest, SettleError, StoreError};
 
 /// What the record shall say.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ pub(super) async fn commit(
     work: Work,
     answer: Answer,
 ) -> Result<(), CommitError> {
-    let Some(call) = shared.held.of(claim.token()) else {
+    let Some(call) = shared.held.of(claim.digest(), claim.token()) else {
         claim.spend();
         return Err(CommitError::Fenced);
     };
@@ -52,7 +52,7 @@ pub(super) async fn commit(
         Err(Ended::Unknown(error)) => Err(CommitError::Unknown(error)),
     };
     let (key, token) = claim.spend();
-    over(&shared, token).await;
+    over(&shared, key, token).await;
     shared.hearing.tell(key);
     refused
 }
@@ -91,7 +91,7 @@ async fn settle(
         run.failed = None;
     }
     let ended = end(shared, call, as_what).await;
-    over(shared, token).await;
+    over(shared, call.request.key.digest(), token).await;
     ended.map_err(|ended| match ended {
         Ended::Conflict | Ended::Fenced => SettleError::Fenced,
         Ended::Refused(error) | Ended::Unknown(error) => error.into(),
@@ -99,8 +99,8 @@ async fn settle(
 }
 
 /// Forgets a call, and gives its connection back where it still has one.
-async fn over(shared: &Shared, token: FencingToken) {
-    if let Some(call) = shared.held.remove(token) {
+async fn over(shared: &Shared, key: KeyDigest, token: FencingToken) {
+    if let Some(call) = shared.held.remove(key, token) {
         call.undo().await;
     }
 }
@@ -203,11 +203,12 @@ async fn find_out(
     let rows = shared.pool.rows(|_| {
         shared
             .pool
-            .told("SELECT {schema}.outcome($1, $2, $3, $4, $5, $6) AS outcome")
+            .told("SELECT {schema}.outcome($1, $2, $3, $4, $5, $6, $7) AS outcome")
             .bytes(Some(key.as_bytes()))
             .long(held_lock(shared.id, key))
             .number(token.incarnation())
             .number(token.sequence())
+            .bytes(Some(call.request.attempt.as_bytes()))
             .number(session.map(|call| call.session))
             .number(session.map(|call| call.sequence))
     });

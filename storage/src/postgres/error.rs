@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use crate::StoreError;
 
@@ -189,6 +189,14 @@ impl Failure {
         }
         if *state == SqlState::UNIQUE_VIOLATION || *state == SqlState::LOCK_NOT_AVAILABLE {
             return Self::InTheWay(reason);
+        }
+        // What ends the session tells nothing of what was sent before: a server that panics in a commit
+        // may find it durable afterwards, and a pooler says so of a server that died before it answered.
+        let severity = error.as_db_error().and_then(DbError::parsed_severity);
+        let is_over = matches!(severity, Some(Severity::Fatal | Severity::Panic));
+        let is_of_connection = state.code().starts_with("08");
+        if is_over || is_of_connection || *state == SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN {
+            return Self::Lost(reason);
         }
         // A server that is shut down says so, and may have committed before.
         let ends = [

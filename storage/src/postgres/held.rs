@@ -15,7 +15,8 @@ use crate::{Abandoned, ClaimRequest, FencingToken, KeyDigest};
 /// One table for each store. As many as there are connections for transactions.
 #[derive(Debug, Default)]
 pub(super) struct HeldCalls {
-    calls: Mutex<HashMap<FencingToken, Arc<HeldCall>>>,
+    /// By key and token: a token that was drawn just before the database crashed is drawn again.
+    calls: Mutex<HashMap<(KeyDigest, FencingToken), Arc<HeldCall>>>,
 }
 
 /// One call that is held.
@@ -59,7 +60,7 @@ pub(super) struct RunState {
 
 impl HeldCalls {
     pub(super) fn add(&self, request: ClaimRequest, hold: Hold) {
-        let token = hold.token;
+        let name = (request.key.digest(), hold.token);
         let call = HeldCall {
             request,
             transaction: tokio::sync::Mutex::new(OneTransaction {
@@ -69,15 +70,15 @@ impl HeldCalls {
             }),
             run: Mutex::default(),
         };
-        self.calls.lock().insert(token, Arc::new(call));
+        self.calls.lock().insert(name, Arc::new(call));
     }
 
-    pub(super) fn of(&self, token: FencingToken) -> Option<Arc<HeldCall>> {
-        self.calls.lock().get(&token).cloned()
+    pub(super) fn of(&self, key: KeyDigest, token: FencingToken) -> Option<Arc<HeldCall>> {
+        self.calls.lock().get(&(key, token)).cloned()
     }
 
-    pub(super) fn remove(&self, token: FencingToken) -> Option<Arc<HeldCall>> {
-        self.calls.lock().remove(&token)
+    pub(super) fn remove(&self, key: KeyDigest, token: FencingToken) -> Option<Arc<HeldCall>> {
+        self.calls.lock().remove(&(key, token))
     }
 
     /// What this process was asked to execute under the key, while it holds it.
@@ -92,8 +93,8 @@ impl HeldCalls {
 
 impl Abandoned for HeldCalls {
     /// Nothing was applied: the key is free as soon as the database knows.
-    fn abandoned(&self, _: KeyDigest, token: FencingToken) {
-        if let Some(call) = self.remove(token) {
+    fn abandoned(&self, key: KeyDigest, token: FencingToken) {
+        if let Some(call) = self.remove(key, token) {
             call.let_go();
         }
     }

@@ -186,7 +186,7 @@ impl Store for PostgresStore {
     ) -> StoreFuture<'a, (), SettleError> {
         let (key, token) = (claim.digest(), claim.token());
         let renewed = self.detached(move |shared| async move {
-            match shared.held.of(token) {
+            match shared.held.of(key, token) {
                 None => settling::renew(&shared.pool, key, token, lease).await,
                 Some(call) if call.is_alive(shared.pool.options().answer_within).await => {
                     Ok(Lease::until(shared.clock.now().plus(lease)))
@@ -203,7 +203,7 @@ impl Store for PostgresStore {
     fn complete(&self, claim: Claim, answer: Answer) -> StoreFuture<'_, (), SettleError> {
         self.detached(|shared| async move {
             let (key, token) = claim.spend();
-            let completed = match shared.held.of(token) {
+            let completed = match shared.held.of(key, token) {
                 None => settling::complete(&shared.pool, key, token, answer).await,
                 Some(call) => committing::complete(&shared, &call, token, answer).await,
             };
@@ -215,7 +215,7 @@ impl Store for PostgresStore {
     fn release(&self, claim: Claim) -> StoreFuture<'_, (), SettleError> {
         self.detached(|shared| async move {
             let (key, token) = claim.spend();
-            let released = match shared.held.remove(token) {
+            let released = match shared.held.remove(key, token) {
                 None => settling::release(&shared.pool, key, token).await,
                 Some(call) => {
                     call.undo().await;
@@ -235,7 +235,7 @@ impl Store for PostgresStore {
     ) -> StoreFuture<'_, (), SettleError> {
         self.detached(move |shared| async move {
             let (key, token) = claim.spend();
-            let doubted = match shared.held.of(token) {
+            let doubted = match shared.held.of(key, token) {
                 None => settling::doubt(&shared.pool, key, token, reason, answer).await,
                 Some(call) => committing::doubt(&shared, &call, token, reason, answer).await,
             };
@@ -274,7 +274,7 @@ impl TransactionalStore for PostgresStore {
     }
 
     fn start(&self, claim: &Claim) -> Transaction {
-        match self.shared.held.of(claim.token()) {
+        match self.shared.held.of(claim.digest(), claim.token()) {
             None => Transaction::new(Arc::new(NothingHeld)),
             Some(call) => {
                 let run = Run::start(Arc::clone(&self.shared), call);

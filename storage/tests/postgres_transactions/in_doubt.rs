@@ -15,13 +15,15 @@ use crate::calls::{key, run};
 use crate::postgres_rig::{self, Durable, Server};
 
 /// Between a store and its database. Once told, it cuts the connection over which the next `COMMIT` comes:
-/// before that is passed on, or before its answer is.
+/// before that is passed on, or before its answer is; or it says what a pooler says of a server that died
+/// before it answered.
 #[derive(Clone, Default)]
 struct Cutter(Arc<AtomicU8>);
 
 const BEFORE: u8 = 1;
 const AFTER: u8 = 2;
 const CUT: u8 = 3;
+const CRASHED: u8 = 4;
 
 impl Cutter {
     async fn start(server: &Server) -> (Self, u16) {
@@ -58,6 +60,11 @@ impl Cutter {
                     let Ok(count @ 1..) = read else { return };
                     let done = answered[..count].windows(7).any(|word| word == b"COMMIT\0");
                     if commits && done && self.when(AFTER) {
+                        return;
+                    }
+                    if commits && done && self.when(CRASHED) {
+                        // OK because whoever is gone hears nothing.
+                        let _ = client.write_all(&of_a_crash()).await;
                         return;
                     }
                     commits &= !done;
@@ -109,6 +116,40 @@ fn a_commit_whose_answer_was_cut_off_is_found_to_be_done() {
         }
         assert_eq!(bank.cents("bob").await, 125);
     });
+}
+
+/// B13: a pooler's word that the server has crashed says nothing of a commit that the server had before: the
+/// record is asked, and no call is told that nothing happened.
+#[test]
+fn a_commit_that_a_pooler_calls_crashed_is_found_to_be_done() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let bank = Bank::open(server).await;
+        let (cutter, port) = Cutter::start(server).await;
+        let url = format!("postgres://owner@127.0.0.1:{port}/postgres");
+        let store = bank
+            .store_with(PostgresOptions::new(url).schema(&bank.schema))
+            .await;
+        let key = key("crashed");
+        let (claim, transaction) = begin(&store, &key).await;
+        bank.add(&transaction, "bob", 5).await.unwrap();
+        cutter.cut(CRASHED);
+        commit(&store, claim, &transaction, "paid").await.unwrap();
+        assert!(cutter.has_cut());
+        assert_eq!(replayed(&store, &key).await, "paid");
+        assert_eq!(bank.cents("bob").await, 105);
+    });
+}
+
+/// What a pooler says then.
+fn of_a_crash() -> Vec<u8> {
+    let fields = b"SFATAL\0VFATAL\0C08P01\0Mserver conn crashed?\0\0";
+    let mut message = vec![b'E'];
+    message.extend((fields.len() as u32 + 4).to_be_bytes());
+    message.extend(fields);
+    message
 }
 
 /// B13: the word never came to the database: nothing is applied, and the key is free.

@@ -204,9 +204,10 @@ END
 $$;
 
 -- What became of a transaction whose commit was not answered: 1 committed, 0 not, 2 not to be known. Waits
--- until it is over: its lock goes after what it has written can be seen.
+-- until it is over: its lock goes after what it has written can be seen. The attempt is compared beside the
+-- token: a number that was drawn and not yet durable is drawn again after a crash of the database.
 CREATE FUNCTION {schema}.outcome(
-    p_key bytea, p_held bigint, p_incarnation bigint, p_sequence bigint,
+    p_key bytea, p_held bigint, p_incarnation bigint, p_sequence bigint, p_attempt bytea,
     p_session bigint, p_session_sequence bigint
 )
 RETURNS integer
@@ -216,6 +217,7 @@ BEGIN
     IF EXISTS (
         SELECT 1 FROM {schema}.records r
         WHERE r.key = p_key AND r.incarnation = p_incarnation AND r.sequence = p_sequence
+            AND r.attempt = p_attempt
     ) THEN
         RETURN 1;
     END IF;
