@@ -50,16 +50,15 @@ pub(super) fn strip(headers: &mut HeaderMap) {
 }
 
 /// Takes away what a request says of its call to this proxy and to nobody behind it, and what only
-/// this proxy may say.
+/// this proxy may say: all words of the kind but the key. Also where they are spelled with `_`, which
+/// CGI, WSGI and PHP take for `-`.
 pub(super) fn strip_words(headers: &mut HeaderMap) {
-    for name in [
-        names::ATTEMPT,
-        names::DEADLINE_MS,
-        names::FIRST_SENT,
-        names::SESSION,
-        names::STORE,
-        FENCING_TOKEN,
-    ] {
+    let ours = |name: &&HeaderName| {
+        let spelled = name.as_str().replace('_', "-");
+        spelled.starts_with("idempotency-") && **name != names::KEY
+    };
+    let words: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
+    for name in words {
         headers.remove(name);
     }
 }
@@ -118,6 +117,21 @@ mod tests {
             headers.append(*name, HeaderValue::from_static(value));
         }
         headers
+    }
+
+    #[test]
+    fn of_the_words_of_a_call_only_its_key_goes_on_however_they_are_spelled() {
+        let mut said = headers(&[
+            ("idempotency-key", "k"),
+            ("idempotency_key", "other"),
+            ("idempotency-principal", "bob"),
+            ("idempotency_fencing_token", "9999.9"),
+            ("idempotency-first-sent", "1"),
+            ("x-idempotency-key", "k"),
+        ]);
+        strip_words(&mut said);
+        let kept = headers(&[("idempotency-key", "k"), ("x-idempotency-key", "k")]);
+        assert_eq!(said, kept);
     }
 
     #[test]

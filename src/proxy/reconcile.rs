@@ -41,6 +41,8 @@ enum Unsaid {
     NoOutcome,
     #[error("the answer is longer than what is recorded")]
     TooLarge,
+    #[error("the principal of the call cannot be said in a header, so the service is not asked")]
+    Unspeakable,
 }
 
 /// Asks at `url`, over connections as to `service`.
@@ -67,7 +69,7 @@ pub(super) fn reconciliation(
     Ok(Reconciliation::new(move |doubt: Doubt| {
         let (transport, url) = (transport.clone(), Arc::clone(&url));
         async move {
-            let question = question(&url, &doubt);
+            let question = question(&url, &doubt)?;
             let asking = async {
                 let response = transport.oneshot(question).await;
                 let (head, body) = response.map_err(|_| Unsaid::Unanswered)?.into_parts();
@@ -83,26 +85,32 @@ pub(super) fn reconciliation(
     }))
 }
 
-fn question(url: &Uri, doubt: &Doubt) -> Request<Body> {
+fn question(url: &Uri, doubt: &Doubt) -> Result<Request<Body>, Unsaid> {
     let mut question = Request::new(Body::default());
     *question.uri_mut() = url.clone();
+    let principal = doubt.key.scope().principal_name();
+    let principal = principal.map(speakable).transpose()?;
     let headers = question.headers_mut();
-    // OK because keys, principals that came in a header, and tokens are such text; a principal that
-    // is none is not said.
+    // OK because keys and tokens are such text.
     let key = HeaderValue::from_str(&quoted(doubt.key.key().as_str()));
     let token = HeaderValue::try_from(doubt.token.to_string());
-    let principal = doubt.key.scope().principal_name();
-    let principal = principal.map(HeaderValue::from_str);
-    for (name, value) in [
-        (names::KEY, Some(key)),
-        (hop::FENCING_TOKEN, Some(token)),
-        (PRINCIPAL, principal),
-    ] {
-        if let Some(Ok(value)) = value {
+    for (name, value) in [(names::KEY, key), (hop::FENCING_TOKEN, token)] {
+        if let Ok(value) = value {
             headers.insert(name, value);
         }
     }
-    question
+    if let Some(principal) = principal {
+        headers.insert(PRINCIPAL, principal);
+    }
+    Ok(question)
+}
+
+/// A principal as it is, or not at all: left out, or read without its spaces, it would be another one.
+fn speakable(principal: &str) -> Result<HeaderValue, Unsaid> {
+    if principal.is_empty() || principal.trim() != principal {
+        return Err(Unsaid::Unspeakable);
+    }
+    HeaderValue::from_str(principal).map_err(|_| Unsaid::Unspeakable)
 }
 
 /// A structured-field string.
@@ -112,6 +120,9 @@ fn quoted(key: &str) -> String {
 }
 
 fn outcome(mut answer: Response<Bytes>) -> Result<Reconciled, Unsaid> {
+    if answer.headers().get_all(OUTCOME).iter().nth(1).is_some() {
+        return Err(Unsaid::NoOutcome);
+    }
     let said = answer.headers_mut().remove(OUTCOME);
     let said = said.as_ref().map(HeaderValue::as_bytes);
     match said {
@@ -147,6 +158,20 @@ mod tests {
         for code in [200, 404, 500] {
             assert!(outcome(answer(code, &[])).is_err());
             assert!(outcome(answer(code, &["no"])).is_err());
+        }
+        assert!(outcome(answer(200, &["not-applied", "applied"])).is_err());
+    }
+
+    #[test]
+    fn a_principal_is_said_as_it_is_or_the_service_is_not_asked() {
+        for principal in ["ann lee", "j\u{fc}rgen"] {
+            assert_eq!(
+                speakable(principal).unwrap().as_bytes(),
+                principal.as_bytes()
+            );
+        }
+        for other in ["ann ", " ann", "", "a\nb", "a\u{7f}"] {
+            assert!(speakable(other).is_err(), "{other:?}");
         }
     }
 }
