@@ -143,6 +143,38 @@ fn a_commit_that_a_pooler_calls_crashed_is_found_to_be_done() {
     });
 }
 
+/// B13: a token that was drawn just before the database crashed is drawn again. The record of another attempt
+/// under the same key and token is not the record of this one.
+#[test]
+fn a_record_of_another_attempt_with_the_same_token_is_not_taken_for_ones_own() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let bank = Bank::open(server).await;
+        bank.run(
+            "CREATE FUNCTION {schema}.of_another() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                NEW.attempt := decode(repeat('5a', 16), 'hex');
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER of_another BEFORE INSERT ON {schema}.records
+                FOR EACH ROW EXECUTE FUNCTION {schema}.of_another()",
+        )
+        .await;
+        let (cutter, port) = Cutter::start(server).await;
+        let url = format!("postgres://owner@127.0.0.1:{port}/postgres");
+        let store = bank
+            .store_with(PostgresOptions::new(url).schema(&bank.schema))
+            .await;
+        let (claim, transaction) = begin(&store, &key("theirs")).await;
+        cutter.cut(AFTER);
+        let told = commit(&store, claim, &transaction, "ours").await;
+        assert!(cutter.has_cut());
+        assert!(told.is_err(), "{told:?}");
+    });
+}
+
 /// What a pooler says then.
 fn of_a_crash() -> Vec<u8> {
     let fields = b"SFATAL\0VFATAL\0C08P01\0Mserver conn crashed?\0\0";
