@@ -16,8 +16,10 @@ pub enum CallFailure<F> {
     /// The server cannot know whether the effect happened. An operator can find out and resolve
     /// it; the same key then gets the answer.
     InDoubt(Failed),
-    /// The effect did not happen: no attempt that the ticket knows of was executed. The call can be
-    /// made again, under any key.
+    /// The effect did not happen: every attempt that the ticket knows of was turned away. Make the
+    /// call again under the same key, which also holds where something between client and server
+    /// can still bring a copy of such an attempt (a relay that sends again by itself). Before
+    /// a call under another key, [`seal`](crate::rpc::Client::seal) the ticket there.
     NotExecuted(Failed),
     /// The effect may or may not have happened: resume the ticket, never call anew.
     OutcomeUnknown(Failed),

@@ -27,7 +27,9 @@ pub struct CallError<Res, Err> {
 pub enum Outcome {
     /// The server says that it cannot know whether the effect happened.
     InDoubt,
-    /// No attempt that the ticket knows of was executed. The call can be made again under any key.
+    /// No attempt that the ticket knows of was executed: each was turned away. The call can be made
+    /// again under the same key. Under another one only where nothing between client and server
+    /// sends copies of requests by itself, or after the key was sealed.
     NotExecuted,
     /// The effect may or may not have happened. Resume with the same key, never with a new one.
     Unknown,
