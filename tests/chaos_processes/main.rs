@@ -10,6 +10,9 @@ mod doctor;
 mod judged;
 #[cfg(target_os = "linux")]
 mod kernel;
+mod points;
 mod proxy;
 mod proxy_command;
 mod sizes;
+#[cfg(target_os = "linux")]
+mod workloads;
