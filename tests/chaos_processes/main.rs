@@ -11,6 +11,8 @@ mod judged;
 #[cfg(target_os = "linux")]
 mod kernel;
 mod points;
+#[cfg(target_os = "linux")]
+mod power;
 mod proxy;
 mod proxy_command;
 mod sizes;

@@ -13,6 +13,11 @@
 
 mod books;
 mod clients;
+#[cfg(target_os = "linux")]
+mod disk;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_disk.rs"]
+mod disk;
 mod log;
 mod naive;
 mod order;
@@ -30,6 +35,7 @@ pub use clients::{ChaosClientsOptions, run as run_clients};
 pub use points::kill_points;
 pub use server::{ChaosServerOptions, run as run_server};
 
+pub(super) use disk::Disk;
 pub(super) use order::call_and_attempt;
 pub(super) use process::program;
 pub(super) use remote::ClientsProcess;

@@ -16,6 +16,7 @@ use onlyonce_chaos::workload::Plan;
 use tokio::sync::oneshot;
 
 use super::clients::{self, ChaosClientsOptions, Ears};
+use super::disk::Disk;
 use super::log::Log;
 use super::order::{Entry, opening};
 use super::process::folder;
@@ -102,21 +103,35 @@ impl<W: Wire> Run<'_, W> {
 
         let log = Arc::new(Log::new());
         let goals = Registry::default();
+        let cuts = scenario.faults.iter();
+        let cuts = cuts
+            .filter(|fault| matches!(fault.what, What::PowerCut))
+            .count();
+        let disk = match cuts {
+            0 => None,
+            _ => Some(Arc::new(Disk::below(folder.path())?)),
+        };
         let server = ChaosServerOptions {
-            folder: folder.path().to_owned(),
+            folder: disk
+                .as_ref()
+                .map_or_else(|| folder.path().to_owned(), |disk| disk.at()),
             listen: wire.listen(),
             mode: scenario.mode,
             seed: seed.value(),
             elapsed_ms: 0,
             faults: scenario.faults.clone(),
         };
-        let command = wire.enter(program);
+        let command = match &disk {
+            Some(disk) => disk.enter(program)?,
+            None => wire.enter(program),
+        };
         let enter: Enter = Box::new(move || again(&command));
         let supervisor = Supervisor::start(
             enter,
             server,
             outages(scenario, seed, "server"),
             Arc::clone(&log),
+            disk.clone(),
         )
         .await?;
         let work = Work {
@@ -148,6 +163,9 @@ impl<W: Wire> Run<'_, W> {
         record.fired = fired;
         record.fired.extend(supervisor.stop().await?);
 
+        if let Some(disk) = &disk {
+            disk.copy_to(folder.path())?;
+        }
         record.events = log.take();
         let (entries, balances) = match scenario.mode {
             Mode::Transactional => tables::read(folder.path()).await?,
@@ -172,6 +190,9 @@ pub(in super::super) fn can_server_fault(scenario: &Scenario, fault: &Fault) -> 
     let because = |reason: &str| Err(NotRun::because(reason));
     match fault.place {
         Place::Server => {}
+        Place::Disk if matches!(fault.what, What::PowerCut) => {
+            return because("the power is cut by sim and crash");
+        }
         Place::Client => {
             return because(
                 "clients crash by themselves, in the workload `outbox`; no fault can aim at one",

@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use super::disk::Disk;
 use super::log::Log;
 use super::points::{Armed, kill_at};
 use super::process::{Said, ServerProcess, Started};
@@ -34,6 +35,8 @@ pub(super) struct Supervisor {
     restarts: Vec<Restart>,
     /// Points of its code at which it is to be killed.
     armed: Armed,
+    /// What it works on, where the power can be cut.
+    disk: Option<Arc<Disk>>,
 }
 
 /// The server goes down when so many calls have ended.
@@ -51,13 +54,14 @@ impl Supervisor {
         mut options: ChaosServerOptions,
         mut restarts: Vec<Restart>,
         log: Arc<Log>,
+        disk: Option<Arc<Disk>>,
     ) -> Result<Self, HarnessError> {
         restarts.sort_unstable_by_key(|restart| std::cmp::Reverse(restart.after_calls));
         let mut armed = Armed::of(&options.faults, options.mode);
         let fired = options
             .faults
             .iter()
-            .filter(|fault| fault.place == Place::Server);
+            .filter(|fault| matches!(fault.place, Place::Server | Place::Disk));
         let mut fired: BTreeMap<_, _> = fired
             .map(|fault| (fault.name.clone(), Fired::default()))
             .collect();
@@ -72,6 +76,7 @@ impl Supervisor {
             fired,
             restarts,
             armed,
+            disk,
         })
     }
 
@@ -161,6 +166,9 @@ impl Supervisor {
 
     async fn strike_from_outside(&mut self, fault: usize) -> Result<(), HarnessError> {
         let fault = self.options.faults[fault].clone();
+        if matches!(fault.what, What::PowerCut) {
+            return self.cut_power(&fault).await;
+        }
         let under_way = self.log.under_way();
         self.note(&fault, 0, 0, Phase::RequestReceived, under_way);
         match fault.what {
@@ -175,6 +183,34 @@ impl Supervisor {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What the server has written and not synced is gone, and so is its process.
+    ///
+    /// A run in which the cut took nothing at all is refused: something that nobody has synced is
+    /// put there just before, while the server stands still.
+    async fn cut_power(&mut self, fault: &Fault) -> Result<(), HarnessError> {
+        let Some(disk) = self.disk.clone() else {
+            return Err(HarnessError::other(
+                "there is no disk whose power can be cut",
+            ));
+        };
+        let under_way = self.log.under_way();
+        self.server.signal(Signal::STOP)?;
+        let server = &self.server;
+        tokio::task::block_in_place(|| {
+            disk.leave_unsynced()?;
+            // OK because a process that has ended by itself is not there to be killed.
+            disk.cut(|| drop(server.signal(Signal::KILL)))
+        })?;
+        self.server.kill().await?;
+        tokio::task::block_in_place(|| disk.turn_on())?;
+        // A sync that was under way when the server stopped may have taken it along.
+        let took = !tokio::task::block_in_place(|| disk.has_kept())?;
+        let affected = if took { under_way.max(1) } else { 0 };
+        self.note(fault, 0, 0, Phase::EffectDurable, affected);
+        self.log.lifecycle(WHO, "power cut");
+        self.start_again(0).await
     }
 
     async fn start_again(&mut self, back_after_ms: u64) -> Result<(), HarnessError> {
@@ -252,7 +288,8 @@ impl Supervisor {
         let mut timed = Vec::new();
         for (index, fault) in self.options.faults.iter().enumerate() {
             let elsewhere = is_at_a_phase(fault) || fault.when.point.is_some();
-            if fault.place != Place::Server || elsewhere {
+            let timed = fault.place == Place::Server || matches!(fault.what, What::PowerCut);
+            if !timed || elsewhere {
                 continue;
             }
             let from = fault.when.from_ms.unwrap_or(0);

@@ -86,7 +86,7 @@ impl fmt::Display for Names {
     }
 }
 
-const SHIPPED: [(&str, &str); 12] = [
+const SHIPPED: [(&str, &str); 13] = [
     ("bad-network", include_str!("bad-network.toml")),
     ("charge-refund", include_str!("charge-refund.toml")),
     ("everything", include_str!("everything.toml")),
@@ -97,6 +97,7 @@ const SHIPPED: [(&str, &str); 12] = [
     ("outbox", include_str!("outbox.toml")),
     ("packets-30", include_str!("packets-30.toml")),
     ("packets-5", include_str!("packets-5.toml")),
+    ("power-cuts", include_str!("power-cuts.toml")),
     ("rolling-restarts", include_str!("rolling-restarts.toml")),
     ("sockets", include_str!("sockets.toml")),
 ];
