@@ -2,19 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use onlyonce_chaos::Seed;
 use onlyonce_chaos::executor::{Executor, HarnessError, NotRun};
-use onlyonce_chaos::fault::{Fault, Place};
+use onlyonce_chaos::fault::{Fault, Place, What};
 use onlyonce_chaos::history::{Fired, RunRecord};
 use onlyonce_chaos::scenario::Scenario;
 
 use super::real::{self, Run, Wire, Work};
 
-/// Kills with SIGKILL, pauses with SIGSTOP, at a phase of an attempt or at a time.
+/// Kills with SIGKILL, pauses with SIGSTOP, at a phase of an attempt, a point of the code or a time;
+/// cuts the power of the disk under the server.
 #[derive(Clone, Debug, Default)]
 pub struct CrashExecutor {
     program: Option<PathBuf>,
+    /// Whether this machine has a disk whose power can be cut, tried out when it is first asked.
+    disk: Arc<OnceLock<Result<(), NotRun>>>,
 }
 
 /// Nothing between clients and server.
@@ -25,10 +29,26 @@ struct Loopback;
 impl CrashExecutor {
     /// With another program than this one as server: the same one, for a test.
     #[must_use]
-    pub const fn with_program(program: PathBuf) -> Self {
+    pub fn with_program(program: PathBuf) -> Self {
         Self {
             program: Some(program),
+            ..Self::default()
         }
+    }
+
+    fn can_cut_power(&self, fault: &Fault) -> Result<(), NotRun> {
+        let when = &fault.when;
+        if when.phase.is_some() || when.call.is_some() || when.share.is_some() {
+            return Err(NotRun::because(
+                "a real disk's power is cut once, at a time of its window",
+            ));
+        }
+        let tried = self.disk.get_or_init(|| {
+            let folder = tempfile::tempdir();
+            let folder = folder.map_err(|error| NotRun::because(error.to_string()))?;
+            real::Disk::below(folder.path()).map(drop)
+        });
+        tried.clone()
     }
 }
 
@@ -37,8 +57,8 @@ impl Executor for CrashExecutor {
         "crash"
     }
 
-    fn can(&self, scenario: &Scenario) -> Result<(), NotRun> {
-        real::can_workload(scenario)
+    fn can(&self, _: &Scenario) -> Result<(), NotRun> {
+        Ok(())
     }
 
     fn can_fault(&self, scenario: &Scenario, fault: &Fault) -> Result<(), NotRun> {
@@ -46,6 +66,7 @@ impl Executor for CrashExecutor {
             Place::Wire => Err(NotRun::because(
                 "there is no wire here; proxy and kernel have one",
             )),
+            Place::Disk if matches!(fault.what, What::PowerCut) => self.can_cut_power(fault),
             _ => real::can_server_fault(scenario, fault),
         }
     }

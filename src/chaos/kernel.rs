@@ -50,8 +50,7 @@ impl Executor for KernelExecutor {
         "kernel"
     }
 
-    fn can(&self, scenario: &Scenario) -> Result<(), NotRun> {
-        real::can_workload(scenario)?;
+    fn can(&self, _: &Scenario) -> Result<(), NotRun> {
         self.namespaces().map(drop)
     }
 
@@ -100,17 +99,20 @@ impl Wire for Packets {
             .iter()
             .filter(|fault| fault.place == Place::Wire);
         let faults: Vec<Fault> = faults.cloned().collect();
-        self.apply(&faults, work.elapsed()).await?;
-        let program = self.0.command(Side::Client, &work.program);
-        let mut clients = ClientsProcess::start(program, &work)?;
+        let seed = Seed::new(work.options.seed);
+        self.apply(&faults, seed, work.elapsed()).await?;
+        let (namespaces, program) = (Arc::clone(&self.0), work.program.clone());
+        let enter = Box::new(move || namespaces.command(Side::Client, &program));
+        let mut clients = ClientsProcess::start(enter, &work, &work.options)?;
         tokio::select! {
             ended = clients.until_all_ended(&work) => ended?,
-            failed = self.follow(&faults, &work) => failed?,
+            failed = self.follow(&faults, seed, &work) => failed?,
         }
         self.rules(Rules::none()).await?;
         calm.await?;
         clients.resume(&work).await?;
         let struck = self.0.struck()?;
+        was_felt(&faults, &struck, work.elapsed())?;
         let again = work.tried_again();
         let fired = |struck: u64| Fired {
             struck,
@@ -127,9 +129,9 @@ impl Wire for Packets {
 
 impl Packets {
     /// The rules of the faults whose window it is.
-    async fn apply(&self, faults: &[Fault], at: Duration) -> Result<(), HarnessError> {
+    async fn apply(&self, faults: &[Fault], seed: Seed, at: Duration) -> Result<(), HarnessError> {
         let now: Vec<_> = faults.iter().filter(|fault| is_on(fault, at)).collect();
-        self.rules(Rules::of(now, PORT)?).await
+        self.rules(Rules::of(now, PORT)?.with_seed(seed)).await
     }
 
     async fn rules(&self, rules: Rules) -> Result<(), HarnessError> {
@@ -141,10 +143,10 @@ impl Packets {
     }
 
     /// Begins and ends windows at their times. Comes back only with an error.
-    async fn follow(&self, faults: &[Fault], work: &Work) -> Result<(), HarnessError> {
+    async fn follow(&self, faults: &[Fault], seed: Seed, work: &Work) -> Result<(), HarnessError> {
         for change in changes(faults) {
             sleep(change.saturating_sub(work.elapsed())).await;
-            self.apply(faults, change).await?;
+            self.apply(faults, seed, change).await?;
             for fault in faults {
                 let ms = u64::try_from(change.as_millis()).unwrap_or(u64::MAX);
                 if fault.when.from_ms == Some(ms) {
@@ -157,6 +159,22 @@ impl Packets {
         }
         std::future::pending().await
     }
+}
+
+/// Refuses a run in which no packet was struck although some should have been: it proves nothing.
+fn was_felt(
+    faults: &[Fault],
+    struck: &BTreeMap<String, u64>,
+    lasted: Duration,
+) -> Result<(), HarnessError> {
+    let begins = |fault: &&Fault| Duration::from_millis(fault.when.from_ms.unwrap_or(0));
+    let was_due = faults.iter().any(|fault| begins(&fault) < lasted);
+    if was_due && struck.values().all(|&struck| struck == 0) {
+        return Err(HarnessError::other(
+            "no packet was struck, so that the run proves nothing: more calls or larger shares help",
+        ));
+    }
+    Ok(())
 }
 
 fn is_on(fault: &Fault, at: Duration) -> bool {
@@ -181,3 +199,31 @@ fn changes(faults: &[Fault]) -> BTreeSet<Duration> {
 
 /// Nobody else is in the namespace.
 const PORT: u16 = 7411;
+
+#[cfg(test)]
+mod tests {
+    use onlyonce_chaos::fault::When;
+
+    use super::*;
+
+    #[test]
+    fn a_run_in_which_no_packet_was_lost_is_refused_unless_none_was_to_be() {
+        let loss = |from_ms| {
+            let when = When {
+                from_ms,
+                ..When::default()
+            };
+            [Fault::new("loss", Place::Wire, What::PacketLoss).when(when)]
+        };
+        let struck = |times| BTreeMap::from([("loss".to_owned(), times)]);
+        let second = Duration::from_secs(1);
+        let refused = was_felt(&loss(None), &struck(0), second).unwrap_err();
+        assert!(
+            refused.to_string().contains("no packet was struck"),
+            "{refused}"
+        );
+        assert!(was_felt(&loss(None), &struck(1), second).is_ok());
+        assert!(was_felt(&loss(Some(2_000)), &struck(0), second).is_ok());
+        assert!(was_felt(&[], &BTreeMap::new(), second).is_ok());
+    }
+}

@@ -19,7 +19,9 @@ pub use self::crash::CrashExecutor;
 #[cfg(target_os = "linux")]
 pub use self::kernel::KernelExecutor;
 pub use self::proxy::{ProxyExecutor, native_naming};
-pub use self::real::{ChaosClientsOptions, ChaosServerOptions, run_clients, run_server};
+pub use self::real::{
+    ChaosClientsOptions, ChaosServerOptions, kill_points, run_clients, run_server,
+};
 pub use self::scenarios::{NoScenario, names as scenario_names, scenario};
 pub use self::tower::TowerExecutor;
 

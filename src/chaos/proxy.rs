@@ -41,8 +41,8 @@ impl Executor for ProxyExecutor {
         "proxy"
     }
 
-    fn can(&self, scenario: &Scenario) -> Result<(), NotRun> {
-        real::can_workload(scenario)
+    fn can(&self, _: &Scenario) -> Result<(), NotRun> {
+        Ok(())
     }
 
     fn can_fault(&self, scenario: &Scenario, fault: &Fault) -> Result<(), NotRun> {
@@ -105,7 +105,7 @@ impl Wire for Proxied {
     }
 }
 
-/// How frames of the transfers tell their calls.
+/// How frames of the orders tell their calls.
 fn naming() -> Naming {
     let named = |frame: &[u8]| {
         let call = overheard::call(frame)?;

@@ -10,6 +10,11 @@ mod doctor;
 mod judged;
 #[cfg(target_os = "linux")]
 mod kernel;
+mod points;
+#[cfg(target_os = "linux")]
+mod power;
 mod proxy;
 mod proxy_command;
 mod sizes;
+#[cfg(target_os = "linux")]
+mod workloads;

@@ -45,7 +45,9 @@ impl Fault {
 impl When {
     fn is_about(&self, subject: Subject) -> bool {
         let at_ms = subject.at.as_millis();
-        self.phase.is_none_or(|phase| phase == subject.phase)
+        // A moment of an attempt is no point of the code.
+        self.point.is_none()
+            && self.phase.is_none_or(|phase| phase == subject.phase)
             && self.call.is_none_or(|call| call == subject.call)
             && self
                 .attempt
@@ -79,6 +81,16 @@ mod tests {
     fn lost_answers(share: f64) -> Fault {
         Fault::new("lost answers", Place::Wire, What::Drop)
             .when(When::phase(Phase::ReplySent).share(share))
+    }
+
+    #[test]
+    fn a_fault_at_a_point_of_the_code_strikes_no_attempt() {
+        let when = When {
+            point: Some("a point".into()),
+            ..When::default()
+        };
+        let fault = Fault::new("kill", Place::Server, What::Crash { back_after_ms: 1 }).when(when);
+        assert!(fault.strikes(Seed::new(7), subject(1, 1)).is_none());
     }
 
     #[test]

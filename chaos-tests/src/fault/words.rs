@@ -80,6 +80,14 @@ pub struct When {
     pub from_ms: Option<u64>,
     /// Only up to so many milliseconds of the run, that one excluded.
     pub until_ms: Option<u64>,
+    /// Only where a process passes the point of its code that has this name. It goes with
+    /// [`What::Crash`], alone or with [`When::passing`]: whoever stands at a point of the code is at
+    /// no phase of one attempt. Only executors of real processes can; which names there are is up to
+    /// the program that is killed.
+    pub point: Option<String>,
+    /// Only at this passing of the point by one process; the first one is 1, and meant if none is
+    /// named.
+    pub passing: Option<u64>,
 }
 
 /// What happens.

@@ -14,8 +14,10 @@
 //! Faults strike at the *receiver's* side: what is dropped where it is sent is noticed by the
 //! sender's own TCP, which no lossy network would tell.
 //!
-//! The kernel draws for itself which packet is struck: a seed does not repeat a run here. It cannot
-//! tell calls and attempts apart either; the [proxy](crate::proxy) can.
+//! The seed names the packets that are struck by their ordinals, in each direction
+//! ([`Rules::with_seed`]). Which message is in the n-th packet is up to the timing, so that a seed
+//! repeats decisions here and no run. The kernel cannot tell calls and attempts apart either; the
+//! [proxy](crate::proxy) can.
 //!
 //! ```no_run
 //! use onlyonce_chaos::fault::{Fault, Phase, Place, What, When};

@@ -5,12 +5,14 @@ use std::fmt::Write as _;
 use super::namespaces::{CLIENT_ADDRESS, SERVER_ADDRESS, Side};
 use crate::executor::NotRun;
 use crate::fault::{Fault, Phase, Place, What};
+use crate::seed::{Seed, digest};
 
 /// The faults of a wire to a server's port.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules {
     port: u16,
     rules: Vec<Rule>,
+    seed: Seed,
 }
 
 /// One fault, in one or both directions.
@@ -44,7 +46,16 @@ impl Rules {
         Self {
             port: 0,
             rules: Vec::new(),
+            seed: Seed::new(0),
         }
+    }
+
+    /// The same, with the packets that are struck drawn from this seed: the how many-th ones of each
+    /// rule and direction, since the rules were applied. Which message is in the n-th packet is up to
+    /// the timing, so that a seed repeats decisions and not runs.
+    pub const fn with_seed(mut self, seed: Seed) -> Self {
+        self.seed = seed;
+        self
     }
 
     /// These faults, for connections to this port of the server.
@@ -65,7 +76,11 @@ impl Rules {
             );
             return Err(NotRun::because(text));
         }
-        Ok(Self { port, rules })
+        Ok(Self {
+            port,
+            rules,
+            seed: Seed::new(0),
+        })
     }
 
     /// The faults' names, in the order of their counters.
@@ -128,6 +143,32 @@ impl Rule {
         })
     }
 
+    /// Which packets it strikes, of all that come so far: ordinals, counted by the kernel.
+    fn drawn(&self, seed: Seed, side: Side) -> String {
+        if self.share == WHOLE {
+            return String::new();
+        }
+        let side = match side {
+            Side::Client => 1,
+            Side::Server => 2,
+        };
+        let seed = seed.derive(&[digest(self.name.as_bytes()), side]);
+        let share = f64::from(self.share) / f64::from(WHOLE);
+        let mut struck: Vec<_> = (0..u64::from(WHOLE))
+            .filter(|&ordinal| seed.draw(&[ordinal]).happens(share))
+            .map(|ordinal| ordinal.to_string())
+            .collect();
+        // The kernel takes no empty set. Of a share that is not none one is struck.
+        if struck.is_empty() {
+            let one = match self.share {
+                0 => u64::from(WHOLE),
+                _ => seed.draw(&[ONE]).within(0..=u64::from(WHOLE) - 1),
+            };
+            struck.push(one.to_string());
+        }
+        format!("numgen inc mod {WHOLE} {{ {} }}", struck.join(", "))
+    }
+
     /// Whether this side's `input` is what it is about.
     const fn comes_to(&self, side: Side) -> bool {
         match side {
@@ -148,7 +189,7 @@ pub fn render(rules: &Rules, side: Side) -> String {
     };
     for (index, rule) in other {
         let counted = format!("counter name f{index}");
-        let drawn = format!("numgen random mod {WHOLE} < {}", rule.share);
+        let drawn = rule.drawn(rules.seed, side);
         // A packet that ends a message; acknowledgements carry none, whatever their length.
         let message = "tcp flags & psh == psh";
         let mark = index + 1;
@@ -210,8 +251,11 @@ pub fn render(rules: &Rules, side: Side) -> String {
 
 const TABLE: &str = "onlyonce_chaos";
 
-/// What shares are parts of.
+/// What shares are parts of: so many packets on, the same ordinals are struck again.
 const WHOLE: u32 = 10_000;
+
+/// What is drawn where nothing else was; no ordinal.
+const ONE: u64 = u64::MAX;
 
 /// Each has a counter and up to three lines: more than anybody reads in a report.
 const RULES_MAX: usize = 64;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::{Namespaces, Rules, SERVER_ADDRESS, Side, Tools, render};
 use crate::executor::NotRun;
 use crate::fault::{Fault, Phase, Place, What, When};
+use crate::seed::Seed;
 
 /// What a run came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -265,8 +266,64 @@ fn a_fault_s_name_never_reaches_the_kernel_s_rules() {
     };
     let text = render(&Rules::of([&named], PORT).unwrap(), Side::Server);
     assert!(!text.contains("flush"));
-    let line = "tcp dport 7411 numgen random mod 10000 < 500 counter name f0 drop\n";
-    assert!(text.contains(line), "{text}");
+    let line = "} counter name f0 drop\n";
+    assert!(text.contains("tcp dport 7411 numgen inc mod 10000 { ") && text.contains(line));
+}
+
+#[test]
+fn which_packets_are_struck_is_drawn_from_the_seed_the_name_and_the_direction() {
+    let lost = |name: &str, seed, side, share| {
+        let named = Fault {
+            name: name.into(),
+            ..fault(What::PacketLoss, None, share)
+        };
+        let rules = Rules::of([&named], PORT).unwrap();
+        let text = render(&rules.with_seed(Seed::new(seed)), side);
+        let set = text.split_once("mod 10000 { ").unwrap().1;
+        let set = set.split_once(" }").unwrap().0.to_owned();
+        set.split(", ")
+            .map(|ordinal| ordinal.parse::<u32>().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let some = lost("a", 7, Side::Server, 0.05);
+    assert!((400..600).contains(&some.len()), "{} of 10000", some.len());
+    assert_eq!(some, lost("a", 7, Side::Server, 0.05));
+    for other in [
+        lost("b", 7, Side::Server, 0.05),
+        lost("a", 8, Side::Server, 0.05),
+        lost("a", 7, Side::Client, 0.05),
+    ] {
+        assert_ne!(some, other);
+    }
+    // A higher share strikes these and others; the lowest strikes one, and none strikes no packet.
+    let more = lost("a", 7, Side::Server, 0.3);
+    assert!(some.iter().all(|ordinal| more.contains(ordinal)));
+    assert_eq!(lost("a", 7, Side::Server, 0.0), [10_000]);
+    assert!(lost("a", 7, Side::Server, 0.0001).len() < 8);
+}
+
+#[test]
+fn the_packets_that_the_seed_names_are_those_that_are_lost() {
+    let Some(world) = world() else { return };
+    // No connection, so that there is one packet a try: each that is lost is a refusal that stays
+    // away.
+    let all = fault(What::PacketLoss, Some(Phase::RequestSent), 0.5);
+    let rules = Rules::of([&all], PORT).unwrap().with_seed(Seed::new(7));
+    let text = render(&rules, Side::Server);
+    let set = text.split_once("mod 10000 { ").unwrap().1;
+    let set = set.split_once(" }").unwrap().0;
+    let named: Vec<u64> = set.split(", ").map(|one| one.parse().unwrap()).collect();
+    for _ in 0..2 {
+        let before = world.struck().unwrap().get("it").copied().unwrap_or(0);
+        world.apply(&rules).unwrap();
+        let mut client = start(&world, Side::Client, "knocker");
+        let status = client.wait().unwrap();
+        assert!(status.success());
+        let lost = world.struck().unwrap()["it"] - before;
+        let wanted = named.iter().filter(|&&ordinal| ordinal < KNOCKS).count();
+        // A try that gets no answer is not made again before the next one has.
+        assert_eq!(lost, wanted as u64);
+    }
 }
 
 #[test]
@@ -290,6 +347,7 @@ fn is_the_server_or_the_client_when_told() {
     match std::env::var(ROLE).as_deref() {
         Ok("server") => serve(),
         Ok("client") => ask(),
+        Ok("knocker") => knock(),
         _ => {}
     }
 }
@@ -376,6 +434,15 @@ fn talk() -> Came {
     came
 }
 
+/// One packet a try, which nobody answers but with a reset: TCP sends it again only after a second.
+fn knock() {
+    let address = SocketAddr::from((SERVER_ADDRESS, PORT));
+    for _ in 0..KNOCKS {
+        // OK because that it is refused, or that nothing comes, is what it is for.
+        let _ = TcpStream::connect_timeout(&address, Duration::from_millis(100));
+    }
+}
+
 /// How often this namespace's TCP has told a peer that it had a segment already.
 fn twins() -> u64 {
     let netstat = std::fs::read_to_string("/proc/net/netstat").unwrap();
@@ -420,4 +487,5 @@ const ROLE: &str = "ONLYONCE_KERNEL_TEST_ROLE";
 const PORT: u16 = 7411;
 const CONNECTIONS: u64 = 20;
 const REQUESTS: u64 = 400;
+const KNOCKS: u64 = 40;
 const MESSAGE: [u8; 16] = *b"sixteen bytes...";

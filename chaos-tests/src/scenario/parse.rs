@@ -75,6 +75,19 @@ impl Scenario {
     /// When it is not TOML, a field is unknown, missing or out of its bounds, or what it says cannot
     /// be: a fault of the disk on the wire, two faults of one name. The error has line and field.
     pub fn parse(text: &str) -> Result<Self, ScenarioError> {
+        Self::parse_knowing(text, None)
+    }
+
+    /// The same for a program that has these named points in its code, at which it can be killed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Scenario::parse`], and when a point that is named is none of `points`.
+    pub fn parse_with_points(text: &str, points: &[&str]) -> Result<Self, ScenarioError> {
+        Self::parse_knowing(text, Some(points))
+    }
+
+    fn parse_knowing(text: &str, points: Option<&[&str]>) -> Result<Self, ScenarioError> {
         if text.len() > SCENARIO_BYTES_MAX {
             return Err(ScenarioError {
                 line: 1,
@@ -84,7 +97,7 @@ impl Scenario {
         }
         let written: Written =
             toml::from_str(text).map_err(|error| ScenarioError::of_toml(text, &error))?;
-        written.judge().map_err(|wrong| ScenarioError {
+        written.judge(points).map_err(|wrong| ScenarioError {
             line: line_of(text, wrong.span.start),
             field: wrong.field.into(),
             what: wrong.what,
@@ -95,7 +108,7 @@ impl Scenario {
 // === impl Written ===
 
 impl Written {
-    fn judge(self) -> Result<Scenario, Wrong> {
+    fn judge(self, points: Option<&[&str]>) -> Result<Scenario, Wrong> {
         name("name", &self.name)?;
         within("calls", &self.calls, 1..=CALLS_MAX)?;
         within("clients", &self.clients, 1..=CLIENTS_MAX)?;
@@ -134,6 +147,9 @@ impl Written {
                     fault.name.get_ref()
                 );
                 return Err(Wrong::at(&fault.name, "name", twice));
+            }
+            if let (Some(points), Some(when)) = (points, &fault.when) {
+                known(when, points)?;
             }
             faults.push(fault.judge(calls)?);
         }
@@ -189,9 +205,76 @@ impl WrittenFault {
     }
 }
 
+/// Whether the point that it names is one of these.
+fn known(written: &Spanned<When>, points: &[&str]) -> Result<(), Wrong> {
+    let Some(point) = written.get_ref().point.as_deref() else {
+        return Ok(());
+    };
+    if points.contains(&point) {
+        return Ok(());
+    }
+    // Those of the same part of the program; the parts where there is no such one.
+    let part = |point: &str| point.split(':').next().unwrap_or_default().to_owned();
+    let near: Vec<_> = points
+        .iter()
+        .filter(|known| part(known) == part(point))
+        .map(|known| format!("`{known}`"))
+        .collect();
+    let parts: BTreeSet<_> = points.iter().map(|known| part(known)).collect();
+    let parts: Vec<_> = parts.into_iter().collect();
+    let what = match near.is_empty() {
+        true => format!(
+            "there is no point `{point}`; points begin with {}",
+            parts.join(", ")
+        ),
+        false => format!(
+            "there is no point `{point}`; those are near: {}",
+            near.join(", ")
+        ),
+    };
+    Err(Wrong::at(written, "point", what))
+}
+
+/// A point of the code goes with a crash of the server, and with nothing that is about an attempt.
+fn judge_point(written: &Spanned<When>, place: Place, what: What) -> Result<(), Wrong> {
+    let when = written.get_ref();
+    let wrong = |field, what: &str| Err(Wrong::at(written, field, what.to_owned()));
+    if when.point.is_none() {
+        return match when.passing {
+            Some(_) => wrong(
+                "passing",
+                "a passing is one of a `point`, and there is none",
+            ),
+            None => Ok(()),
+        };
+    }
+    if place != Place::Server || !matches!(what, What::Crash { .. }) {
+        return wrong(
+            "point",
+            "at a point of its code the server can crash, and nothing else",
+        );
+    }
+    if when.passing == Some(0) {
+        return wrong("passing", "the first passing is 1");
+    }
+    let alone = When {
+        point: when.point.clone(),
+        passing: when.passing,
+        ..When::default()
+    };
+    match *when == alone {
+        true => Ok(()),
+        false => wrong(
+            "point",
+            "a point is of the code and not of an attempt: with it goes `passing`, and nothing else",
+        ),
+    }
+}
+
 fn judge_when(written: &Spanned<When>, place: Place, what: What, calls: u64) -> Result<(), Wrong> {
     let when = written.get_ref();
     let wrong = |field, what: String| Err(Wrong::at(written, field, what));
+    judge_point(written, place, what)?;
     if let Some(share) = when.share
         && !(0.0..=1.0).contains(&share)
     {

@@ -124,6 +124,44 @@ fn a_fault_that_cannot_be_is_refused_with_line_and_field() {
 }
 
 #[test]
+fn a_point_of_the_code_goes_with_a_crash_of_the_server_and_with_nothing_else() {
+    let crash = "name = \"f\"\nwhere = \"server\"\nwhat = { crash = { back_after_ms = 5 } }\n";
+    let text = with_fault(&format!(
+        "{crash}when = {{ point = \"a: b\", passing = 3 }}"
+    ));
+    let fault = Scenario::parse(&text).unwrap().faults.remove(0);
+    assert_eq!(
+        (fault.when.point.as_deref(), fault.when.passing),
+        (Some("a: b"), Some(3))
+    );
+    assert!(Scenario::parse_with_points(&text, &["a: b"]).is_ok());
+    let error = Scenario::parse_with_points(&text, &["a: c"]).unwrap_err();
+    assert_eq!((error.line(), error.field()), (7, "point"));
+    let pause = "name = \"f\"\nwhere = \"server\"\nwhat = { pause = { for_ms = 5 } }\n";
+    let client = crash.replace("server", "client");
+    for (fault, field) in [
+        (format!("{crash}when = {{ passing = 3 }}"), "passing"),
+        (
+            format!("{crash}when = {{ point = \"a\", passing = 0 }}"),
+            "passing",
+        ),
+        (
+            format!("{crash}when = {{ point = \"a\", share = 0.5 }}"),
+            "point",
+        ),
+        (
+            format!("{crash}when = {{ point = \"a\", phase = \"reply-sent\" }}"),
+            "point",
+        ),
+        (format!("{pause}when = {{ point = \"a\" }}"), "point"),
+        (format!("{client}when = {{ point = \"a\" }}"), "point"),
+    ] {
+        let (line, found, what) = refused(&with_fault(&fault));
+        assert_eq!((line, found.as_str()), (7, field), "{fault}\n{what}");
+    }
+}
+
+#[test]
 fn a_scenario_has_a_bound() {
     let long = "#".repeat(SCENARIO_BYTES_MAX + 1);
     assert!(Scenario::parse(&long).is_err());

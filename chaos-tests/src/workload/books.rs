@@ -104,5 +104,5 @@ fn declined(why: &str) -> Reply {
     Reply::Declined { answer }
 }
 
-/// Where charges go.
-const SHOP: &str = "shop";
+/// The account that charges go to.
+pub const SHOP: &str = "shop";

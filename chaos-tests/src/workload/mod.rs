@@ -26,6 +26,6 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-pub use books::{Books, Reply};
+pub use books::{Books, Reply, SHOP};
 pub use order::{Demand, Order, OrderError};
 pub use plan::{Plan, PlannedCall, PlannedOutage};

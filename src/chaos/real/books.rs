@@ -9,24 +9,25 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use onlyonce_chaos::workload::{self, Order, Reply};
 use tokio::sync::{mpsc, oneshot};
 
-use super::transfer::{ACCOUNTS, Declined, Entry, OPENING, Receipt, Transfer};
+use super::order::{Asked, Declined, Entry, Receipt, opening};
 
 /// The counter of the bank. Cloning it is cheap.
 #[derive(Clone)]
 pub(super) struct Books {
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<Waiting>,
 }
 
-struct Order {
-    transfer: Transfer,
+struct Waiting {
+    asked: Asked,
     answer: oneshot::Sender<Result<Receipt, Declined>>,
 }
 
 struct Clerk {
     file: File,
-    balances: BTreeMap<u32, i64>,
+    bank: workload::Books,
     entries: u64,
 }
 
@@ -35,7 +36,7 @@ struct Clerk {
 impl Books {
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         let mut clerk = Clerk::open(folder)?;
-        let (orders, mut waiting) = mpsc::channel::<Order>(ORDERS_MAX);
+        let (orders, mut waiting) = mpsc::channel::<Waiting>(ORDERS_MAX);
         std::thread::Builder::new()
             .name("books".into())
             .spawn(move || {
@@ -56,11 +57,11 @@ impl Books {
         Ok(Self { orders })
     }
 
-    /// Moves the money, durably, once for every time it is called. `None` when it is not known what
-    /// came of it.
-    pub(super) async fn transfer(&self, transfer: Transfer) -> Option<Result<Receipt, Declined>> {
+    /// Does what is asked, durably, once for every time it is called. `None` when it is not known
+    /// what came of it.
+    pub(super) async fn order(&self, asked: Asked) -> Option<Result<Receipt, Declined>> {
         let (answer, answered) = oneshot::channel();
-        self.orders.send(Order { transfer, answer }).await.ok()?;
+        self.orders.send(Waiting { asked, answer }).await.ok()?;
         answered.await.ok()
     }
 }
@@ -81,25 +82,19 @@ impl Clerk {
         file.seek(SeekFrom::End(0))?;
         let mut clerk = Self {
             file,
-            balances: BTreeMap::new(),
+            bank: workload::Books::new(opening()),
             entries: entries.len() as u64,
         };
         for entry in entries {
-            let Receipt {
-                from_balance,
-                to_balance,
-                ..
-            } = entry.receipt;
-            clerk.balances.insert(entry.transfer.from, from_balance);
-            clerk.balances.insert(entry.transfer.to, to_balance);
+            clerk.bank.apply(&parsed(&entry.asked)?);
         }
         Ok(clerk)
     }
 
-    fn work(&mut self, group: &mut Vec<Order>) -> io::Result<()> {
+    fn work(&mut self, group: &mut Vec<Waiting>) -> io::Result<()> {
         let (mut written, mut results) = (Vec::new(), Vec::with_capacity(group.len()));
         for order in group.iter() {
-            results.push(self.apply(&order.transfer, &mut written)?);
+            results.push(self.apply(&order.asked, &mut written)?);
         }
         if !written.is_empty() {
             self.file.write_all(&written)?;
@@ -114,25 +109,27 @@ impl Clerk {
 
     fn apply(
         &mut self,
-        transfer: &Transfer,
+        asked: &Asked,
         written: &mut Vec<u8>,
     ) -> io::Result<Result<Receipt, Declined>> {
-        let balance = |account| self.balances.get(&account).copied().unwrap_or(OPENING);
-        let (from, to) = (balance(transfer.from), balance(transfer.to));
-        if from < transfer.amount {
-            return Ok(Err(Declined::NoFunds));
-        }
+        let (said, legs) = match self.bank.apply(&parsed(asked)?) {
+            Reply::Applied { answer, legs } => (answer, legs),
+            Reply::Declined { answer } => return Ok(Err(Declined { why: answer })),
+        };
         self.entries += 1;
         let receipt = Receipt {
             entry: self.entries,
-            from_balance: from - transfer.amount,
-            to_balance: to + transfer.amount,
+            said,
         };
-        self.balances.insert(transfer.from, receipt.from_balance);
-        self.balances.insert(transfer.to, receipt.to_balance);
+        let has = |account: &String| self.bank.accounts().get(account).copied().unwrap_or(0);
+        let after = legs
+            .iter()
+            .map(|(account, _)| (account.clone(), has(account)));
         let entry = Entry {
-            transfer: transfer.clone(),
+            asked: asked.clone(),
             receipt: receipt.clone(),
+            after: after.collect(),
+            legs,
         };
         serde_json::to_writer(&mut *written, &entry)?;
         written.push(b'\n');
@@ -140,17 +137,20 @@ impl Clerk {
     }
 }
 
+fn parsed(asked: &Asked) -> io::Result<Order> {
+    Order::parse(&asked.order).map_err(io::Error::other)
+}
+
 /// The entries and the balances in the books of a folder; opening balances where there are none.
-pub(super) fn read(folder: &Path) -> io::Result<(Vec<Entry>, BTreeMap<u32, i64>)> {
+pub(super) fn read(folder: &Path) -> io::Result<(Vec<Entry>, BTreeMap<String, i64>)> {
     let entries = match File::open(path(folder)) {
         Ok(file) => lines(&file)?.0,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
-    let mut balances: BTreeMap<_, _> = (0..ACCOUNTS).map(|account| (account, OPENING)).collect();
-    for Entry { transfer, receipt } in &entries {
-        balances.insert(transfer.from, receipt.from_balance);
-        balances.insert(transfer.to, receipt.to_balance);
+    let mut balances = opening();
+    for entry in &entries {
+        balances.extend(entry.after.iter().cloned());
     }
     Ok((entries, balances))
 }
@@ -179,15 +179,23 @@ const ORDERS_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
+    use onlyonce_chaos::workload::Demand;
+
+    use super::super::order::OPENING;
     use super::*;
 
-    fn transfer(call: u64) -> Transfer {
-        Transfer {
+    fn transfer(call: u64, amount: u64) -> Asked {
+        let demand = Demand::Transfer {
+            from: "account-0".into(),
+            to: "account-1".into(),
+            amount,
+        };
+        let key = format!("k{call}");
+        let reference = key.clone();
+        Asked {
             call,
-            key: format!("k{call}"),
-            from: 0,
-            to: 1,
-            amount: 10,
+            key,
+            order: Order { reference, demand }.to_bytes(),
             attempt: 0,
         }
     }
@@ -197,30 +205,29 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let books = Books::open(folder.path()).unwrap();
         for call in 1..=2 {
-            books.transfer(transfer(call)).await.unwrap().unwrap();
+            books.order(transfer(call, 10)).await.unwrap().unwrap();
         }
         let file = OpenOptions::new()
             .append(true)
             .open(path(folder.path()))
             .unwrap();
-        (&file).write_all(b"{\"transfer\":{\"ca").unwrap();
+        (&file).write_all(b"{\"asked\":{\"ca").unwrap();
         let books = Books::open(folder.path()).unwrap();
-        let receipt = books.transfer(transfer(3)).await.unwrap().unwrap();
-        assert_eq!((receipt.entry, receipt.from_balance), (3, OPENING - 30));
+        let receipt = books.order(transfer(3, 10)).await.unwrap().unwrap();
+        let left = format!("account-0 has {}", OPENING - 30);
+        assert_eq!((receipt.entry, receipt.said), (3, left.into_bytes()));
         let (entries, balances) = read(folder.path()).unwrap();
         assert_eq!(entries.len(), 3);
-        assert_eq!(balances[&1], OPENING + 30);
+        assert_eq!(balances["account-1"], OPENING + 30);
     }
 
     #[tokio::test]
     async fn what_is_not_covered_is_declined_and_not_written() {
         let folder = tempfile::tempdir().unwrap();
         let books = Books::open(folder.path()).unwrap();
-        let dear = Transfer {
-            amount: OPENING + 1,
-            ..transfer(1)
-        };
-        assert_eq!(books.transfer(dear).await, Some(Err(Declined::NoFunds)));
+        let dear = transfer(1, u64::try_from(OPENING).unwrap() + 1);
+        let declined = books.order(dear).await.unwrap().unwrap_err();
+        assert_eq!(declined.why, b"insufficient funds");
         assert_eq!(read(folder.path()).unwrap().0, []);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,14 +14,15 @@ use onlyonce_chaos::{Seed, sometimes};
 use onlyonce_middleware::client::{
     AttemptTimeoutLayer, Backoff, BackoffOptions, EnforceDeadlineLayer, RetryBudget, Ticket,
 };
-use onlyonce_middleware::stack;
+use onlyonce_middleware::stack::{self, ClientStack};
 use onlyonce_storage::IdempotencyKey;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 use super::naive::Naive;
-use super::transfer::{Declined, Receipt, TRANSFER, Transfer};
+use super::order::{Asked, Declined, ORDER, Receipt};
+use super::outbox;
 use crate::rpc::{
     CallFailure, Channel, ChannelOptions, Client, ClientAdapter, Reply, Request, Status,
 };
@@ -44,6 +46,9 @@ pub struct ChaosClientsOptions {
     pub deadline_ms: u64,
     /// Retry as people write it: the same request again, which nothing dedupes.
     pub naive: bool,
+    /// Where they keep what they know, so that they can be killed and started again. Without it what
+    /// they know dies with their process.
+    pub folder: Option<PathBuf>,
 }
 
 /// Where clients say what happens: call, attempt, what; and which situations arose.
@@ -87,15 +92,27 @@ pub async fn run(options: ChaosClientsOptions) -> Result<(), Box<dyn std::error:
         goals: goals.clone(),
     };
     let mut input = BufReader::new(tokio::io::stdin()).lines();
+    let calling = async {
+        Ok::<_, outbox::Failed>(match &options.folder {
+            Some(folder) => AnyOpen::Kept(outbox::call_all(&options, folder, &ears).await?),
+            None => AnyOpen::Known(call_all(&options, &ears).await?),
+        })
+    };
     let open = tokio::select! {
-        open = call_all(&options, &ears) => open?,
+        open = calling => open.map_err(|error| -> Box<dyn std::error::Error> { error })?,
         // Whoever started this is gone.
         _ = input.next_line() => return Ok(()),
     };
     writeln!(std::io::stdout().lock(), "{ALL_ENDED}")?;
     if input.next_line().await?.is_some() {
+        let resuming = async {
+            match open {
+                AnyOpen::Kept(open) => outbox::resume_all(open).await,
+                AnyOpen::Known(open) => Ok(resume_all(&options, open, &ears).await?),
+            }
+        };
         tokio::select! {
-            resumed = resume_all(&options, open, &ears) => resumed?,
+            resumed = resuming => resumed.map_err(|error| -> Box<dyn std::error::Error> { error })?,
             _ = input.next_line() => {}
         }
     }
@@ -105,11 +122,17 @@ pub async fn run(options: ChaosClientsOptions) -> Result<(), Box<dyn std::error:
     Ok(())
 }
 
+/// What is open, in memory or in outboxes.
+enum AnyOpen {
+    Kept(outbox::Open),
+    Known(Vec<Open>),
+}
+
 /// A call that nobody knows the outcome of.
 pub(super) struct Open {
     call: u64,
     ticket: Ticket,
-    transfer: Transfer,
+    asked: Asked,
 }
 
 /// Makes all calls, each client one after another, and gives what is open afterwards.
@@ -129,8 +152,8 @@ pub(super) async fn call_all(
                 if call > options.calls {
                     return open;
                 }
-                let transfer = Transfer::of(Seed::new(options.seed), options.workload, call);
-                open.extend(one.call(call, transfer).await);
+                let asked = Asked::of(Seed::new(options.seed), options.workload, call);
+                open.extend(one.call(call, asked).await);
             }
         });
     }
@@ -159,7 +182,7 @@ pub(super) async fn resume_all(
                 let Some(next) = open.lock().pop() else {
                     return;
                 };
-                one.make(next.call, next.ticket, next.transfer).await;
+                one.make(next.call, next.ticket, next.asked).await;
             }
         });
     }
@@ -185,11 +208,11 @@ impl AnyClient {
         }
     }
 
-    async fn call(&self, call: u64, transfer: Transfer) -> Option<Open> {
+    async fn call(&self, call: u64, asked: Asked) -> Option<Open> {
         match self {
-            Self::Keyed(client) => client.call(call, transfer).await,
+            Self::Keyed(client) => client.call(call, asked).await,
             Self::Naive(client) => {
-                client.call(call, transfer).await;
+                client.call(call, asked).await;
                 None
             }
         }
@@ -209,63 +232,36 @@ struct One {
 
 impl One {
     fn new(number: u32, options: &ChaosClientsOptions, ears: &Ears) -> Self {
-        let attempt = Duration::from_millis(options.attempt_ms);
         let current = Arc::new(AtomicU64::new(0));
         let (sending, told) = (Arc::clone(&current), ears.clone());
         let heard = ears.goals.clone();
-        let channel_options = ChannelOptions {
-            connect_timeout: attempt,
-            ..ChannelOptions::default()
-        };
-        let transport = Channel::new(options.address.as_str(), channel_options).map_request(
-            move |request: Request| {
-                let attempt = request
-                    .stamp
-                    .as_ref()
-                    .map_or(1, |stamp| stamp.attempt.get());
-                let call = sending.load(Ordering::Relaxed);
-                (told.say)(call, attempt, Happened::Sent);
-                sometimes!(told.goals, attempt > 1, TRIED_AGAIN);
-                request
-            },
-        );
+        let transport = channel(options).map_request(move |request: Request| {
+            let attempt = request
+                .stamp
+                .as_ref()
+                .map_or(1, |stamp| stamp.attempt.get());
+            let call = sending.load(Ordering::Relaxed);
+            (told.say)(call, attempt, Happened::Sent);
+            sometimes!(told.goals, attempt > 1, TRIED_AGAIN);
+            request
+        });
         let transport = transport.map_response(move |reply: Reply| {
             let known = matches!(reply.status, Status::Replayed | Status::Attached);
             sometimes!(heard, known, REPLY_LOST);
             reply
         });
-        let backoff = BackoffOptions {
-            base: Duration::from_millis(20),
-            factor: 2,
-            cap: BACKOFF_CAP,
-        };
-        let layers = stack::client(ClientAdapter)
-            .with_deadline(
-                EnforceDeadlineLayer::new()
-                    .with_timeout(Duration::from_millis(options.deadline_ms)),
-            )
-            .with_attempt_timeout(AttemptTimeoutLayer::new().with_timeout(attempt))
-            .with_retry(|retry| {
-                let retry = retry
-                    .with_attempts_max(ATTEMPTS_MAX)
-                    .with_budget(RetryBudget::unlimited());
-                match Backoff::new(backoff) {
-                    Ok(backoff) => retry.with_backoff(backoff),
-                    Err(_) => retry,
-                }
-            });
         Self {
             number,
-            client: Client::with_stack(transport, layers),
+            client: Client::with_stack(transport, layers(options)),
             current,
             ears: ears.clone(),
         }
     }
 
     /// One call from its beginning; what is to be resumed if it is open.
-    async fn call(&self, call: u64, transfer: Transfer) -> Option<Open> {
-        let (client, key) = (self.number, transfer.key.clone());
-        let payload = transfer.payload();
+    async fn call(&self, call: u64, asked: Asked) -> Option<Open> {
+        let (client, key) = (self.number, asked.key.clone());
+        let payload = asked.order.clone();
         (self.ears.say)(
             call,
             0,
@@ -275,30 +271,61 @@ impl One {
                 payload,
             },
         );
-        let key = IdempotencyKey::derived("chaos transfer", transfer.key.as_bytes());
-        self.make(call, Ticket::new(key), transfer).await
+        let key = IdempotencyKey::derived("chaos order", asked.key.as_bytes());
+        self.make(call, Ticket::new(key), asked).await
     }
 
-    async fn make(&self, call: u64, ticket: Ticket, transfer: Transfer) -> Option<Open> {
+    async fn make(&self, call: u64, ticket: Ticket, asked: Asked) -> Option<Open> {
         self.current.store(call, Ordering::Relaxed);
-        let ended = self.client.resume(ticket, &TRANSFER, &transfer).await;
+        let ended = self.client.resume(ticket, &ORDER, &asked).await;
         let (ending, ticket) = told(ended);
         (self.ears.say)(call, 0, Happened::Ended { ending });
         ticket.map(|ticket| Open {
             call,
             ticket,
-            transfer,
+            asked,
         })
     }
+}
+
+/// A connection of one client's own.
+pub(super) fn channel(options: &ChaosClientsOptions) -> Channel {
+    let channel_options = ChannelOptions {
+        connect_timeout: Duration::from_millis(options.attempt_ms),
+        ..ChannelOptions::default()
+    };
+    Channel::new(options.address.as_str(), channel_options)
+}
+
+/// Our layers, with the scenario's times: the deadline ends a call.
+pub(super) fn layers(options: &ChaosClientsOptions) -> ClientStack<ClientAdapter> {
+    let attempt = Duration::from_millis(options.attempt_ms);
+    let backoff = BackoffOptions {
+        base: Duration::from_millis(20),
+        factor: 2,
+        cap: BACKOFF_CAP,
+    };
+    stack::client(ClientAdapter)
+        .with_deadline(
+            EnforceDeadlineLayer::new().with_timeout(Duration::from_millis(options.deadline_ms)),
+        )
+        .with_attempt_timeout(AttemptTimeoutLayer::new().with_timeout(attempt))
+        .with_retry(|retry| {
+            let retry = retry
+                .with_attempts_max(ATTEMPTS_MAX)
+                .with_budget(RetryBudget::unlimited());
+            match Backoff::new(backoff) {
+                Ok(backoff) => retry.with_backoff(backoff),
+                Err(_) => retry,
+            }
+        })
 }
 
 /// What the caller knows now; with a ticket where the call is open.
 fn told(ended: Result<Receipt, CallFailure<Declined>>) -> (Ending, Option<Ticket>) {
     let failed = match ended {
         Ok(receipt) => return (Ending::Answered(receipt.answer()), None),
-        Err(CallFailure::Fault(Declined::NoFunds)) => {
-            return (Ending::Declined(b"no funds".to_vec()), None);
-        }
+        Err(CallFailure::Fault(Declined { why })) => return (Ending::Declined(why), None),
         Err(failed) => failed,
     };
     let ticket = failed.ticket().cloned();
@@ -317,6 +344,6 @@ const ATTEMPTS_MAX: NonZeroU32 = NonZeroU32::MIN.saturating_add(999);
 const BACKOFF_CAP: Duration = Duration::from_millis(500);
 
 /// The server had executed it before this attempt came.
-const REPLY_LOST: &str = situations::REPLY_LOST;
+pub(super) const REPLY_LOST: &str = situations::REPLY_LOST;
 
 pub(super) const TRIED_AGAIN: &str = situations::RETRIED;

@@ -13,8 +13,16 @@
 
 mod books;
 mod clients;
+#[cfg(target_os = "linux")]
+mod disk;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_disk.rs"]
+mod disk;
 mod log;
 mod naive;
+mod order;
+mod outbox;
+mod points;
 mod process;
 mod remote;
 mod run;
@@ -22,12 +30,13 @@ mod server;
 mod strikes;
 mod supervisor;
 mod tables;
-mod transfer;
 
 pub use clients::{ChaosClientsOptions, run as run_clients};
+pub use points::kill_points;
 pub use server::{ChaosServerOptions, run as run_server};
 
+pub(super) use disk::Disk;
+pub(super) use order::call_and_attempt;
 pub(super) use process::program;
 pub(super) use remote::ClientsProcess;
-pub(super) use run::{Run, Wire, Work, can_server_fault, can_workload};
-pub(super) use transfer::call_and_attempt;
+pub(super) use run::{Run, Wire, Work, can_server_fault};

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
 use super::clients::{ChaosClientsOptions, Ears, TRIED_AGAIN};
-use super::transfer::{Declined, Receipt, TRANSFER, Transfer};
+use super::order::{Asked, Declined, ORDER, Receipt};
 use crate::rpc::{Channel, ChannelOptions, Request, value};
 
 /// Sends a request until it has an answer: each attempt is a new one to the server.
@@ -38,21 +38,21 @@ impl Naive {
         }
     }
 
-    pub(super) async fn call(&self, call: u64, mut transfer: Transfer) {
+    pub(super) async fn call(&self, call: u64, mut asked: Asked) {
         let say = |attempt, what| (self.ears.say)(call, attempt, what);
         let invoked = Happened::Invoked {
             client: self.number,
-            key: transfer.key.clone(),
-            payload: transfer.payload(),
+            key: asked.key.clone(),
+            payload: asked.order.clone(),
         };
         say(0, invoked);
         let give_up_at = Instant::now() + self.deadline;
         let mut ending = Ending::Unknown;
         while ending == Ending::Unknown && Instant::now() < give_up_at {
-            transfer.attempt += 1;
-            say(transfer.attempt, Happened::Sent);
-            sometimes!(self.ears.goals, transfer.attempt > 1, TRIED_AGAIN);
-            ending = self.attempt(&transfer).await;
+            asked.attempt += 1;
+            say(asked.attempt, Happened::Sent);
+            sometimes!(self.ears.goals, asked.attempt > 1, TRIED_AGAIN);
+            ending = self.attempt(&asked).await;
             if ending == Ending::Unknown {
                 sleep(PAUSE).await;
             }
@@ -60,16 +60,16 @@ impl Naive {
         say(0, Happened::Ended { ending });
     }
 
-    async fn attempt(&self, transfer: &Transfer) -> Ending {
-        let Ok(arguments) = value::encode(transfer) else {
+    async fn attempt(&self, asked: &Asked) -> Ending {
+        let Ok(arguments) = value::encode(asked) else {
             return Ending::Unknown;
         };
-        let request = Request::new(TRANSFER.name(), arguments);
+        let request = Request::new(ORDER.name(), arguments);
         match timeout(self.attempt, self.channel.clone().oneshot(request)).await {
             Ok(Ok(reply)) if reply.status.carries_answer() => {
                 match value::decode_result::<Receipt, Declined>(&reply.body) {
                     Ok(Ok(receipt)) => Ending::Answered(receipt.answer()),
-                    Ok(Err(Declined::NoFunds)) => Ending::Declined(b"no funds".to_vec()),
+                    Ok(Err(Declined { why })) => Ending::Declined(why),
                     Err(_) => Ending::Unknown,
                 }
             }

@@ -1,6 +1,7 @@
 //! Starts the server's process, hears what it says, kills it and starts it again.
 
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
+use super::points::KILL_AT;
 use super::server::ChaosServerOptions;
 use super::strikes::{CALM, Struck};
 
@@ -21,6 +23,14 @@ pub(super) struct ServerProcess {
     input: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
     pub(super) address: SocketAddr,
+}
+
+/// What became of a start.
+pub(super) enum Started {
+    /// It listens.
+    Up(ServerProcess),
+    /// It was killed before it did.
+    Killed,
 }
 
 /// A line of the server's.
@@ -43,11 +53,16 @@ pub(in super::super) fn program(other: Option<&PathBuf>) -> Result<PathBuf, Harn
 
 impl ServerProcess {
     /// Starts it with `command`, which has the program and nothing else, and waits until it listens.
+    /// With `kill_at` it kills itself at that point, perhaps before it listens.
     pub(super) async fn start(
         command: std::process::Command,
         options: &ChaosServerOptions,
-    ) -> Result<Self, HarnessError> {
+        kill_at: Option<String>,
+    ) -> Result<Started, HarnessError> {
         let mut command = Command::from(command);
+        if let Some(kill_at) = kill_at {
+            command.env(KILL_AT, kill_at);
+        }
         let mut child = command
             .arg("chaos-server")
             .arg("--folder")
@@ -76,14 +91,36 @@ impl ServerProcess {
                 .and_then(|at| at.parse().ok()),
             _ => None,
         };
-        let address =
-            address.ok_or_else(|| HarnessError::other("the server's process did not start"))?;
-        Ok(Self {
-            child,
-            input,
-            lines,
-            address,
-        })
+        if let Some(address) = address {
+            return Ok(Started::Up(Self {
+                child,
+                input,
+                lines,
+                address,
+            }));
+        }
+        match timeout(STOP, child.wait()).await {
+            Ok(Ok(status)) if was_killed(status) => Ok(Started::Killed),
+            _ => Err(HarnessError::other("the server's process did not start")),
+        }
+    }
+
+    /// Whether it has been killed, by itself or by somebody else. Waits for its end, which comes
+    /// right after its last word.
+    pub(super) async fn was_killed(&mut self) -> bool {
+        matches!(timeout(STOP, self.child.wait()).await, Ok(Ok(status)) if was_killed(status))
+    }
+
+    /// Lets it finish what it is doing; whether it was killed on the way.
+    pub(super) async fn end(&mut self) -> Result<bool, HarnessError> {
+        drop(self.input.take());
+        match timeout(STOP, self.child.wait()).await {
+            Ok(Ok(status)) if was_killed(status) => Ok(true),
+            Ok(Ok(status)) if status.success() => Ok(false),
+            ended => Err(HarnessError::other(format!(
+                "the server's process: {ended:?}"
+            ))),
+        }
     }
 
     /// What it says next; `None` when it has said its last.
@@ -150,6 +187,10 @@ impl ServerProcess {
             }
         }
     }
+}
+
+fn was_killed(status: std::process::ExitStatus) -> bool {
+    status.signal() == Some(Signal::KILL.as_raw())
 }
 
 fn faults_text(faults: &[Fault]) -> Result<String, HarnessError> {

@@ -16,12 +16,14 @@ use onlyonce_chaos::workload::Plan;
 use tokio::sync::oneshot;
 
 use super::clients::{self, ChaosClientsOptions, Ears};
+use super::disk::Disk;
 use super::log::Log;
+use super::order::{Entry, opening};
 use super::process::folder;
+use super::remote::ClientsProcess;
 use super::server::ChaosServerOptions;
 use super::supervisor::{Enter, Restart, Supervisor};
-use super::transfer::{ACCOUNTS, Entry, OPENING, account};
-use super::{books, tables};
+use super::{books, points, tables};
 
 /// A run of real processes.
 pub(in super::super) struct Run<'a, W> {
@@ -59,6 +61,8 @@ pub(in super::super) struct Work {
     pub(in super::super) server: SocketAddr,
     pub(in super::super) options: ChaosClientsOptions,
     pub(in super::super) faults: Vec<Fault>,
+    /// When the clients go down, if that belongs to the workload.
+    pub(super) outages: Vec<Restart>,
     pub(super) log: Arc<Log>,
     pub(in super::super) goals: Registry,
 }
@@ -94,30 +98,48 @@ impl<W: Wire> Run<'_, W> {
         let mut header = RunHeader::new(&scenario.name, executor, seed);
         header.naive = scenario.mode == Mode::Naive;
         header.resolve_within_ms = Some(scenario.deadline_ms);
-        header.opening = (0..ACCOUNTS)
-            .map(|number| (account(number), OPENING))
-            .collect();
+        header.opening = opening();
         let mut record = RunRecord::new(header);
 
         let log = Arc::new(Log::new());
         let goals = Registry::default();
+        let cuts = scenario.faults.iter();
+        let cuts = cuts
+            .filter(|fault| matches!(fault.what, What::PowerCut))
+            .count();
+        let disk = match cuts {
+            0 => None,
+            _ => Some(Arc::new(Disk::below(folder.path())?)),
+        };
         let server = ChaosServerOptions {
-            folder: folder.path().to_owned(),
+            folder: disk
+                .as_ref()
+                .map_or_else(|| folder.path().to_owned(), |disk| disk.at()),
             listen: wire.listen(),
             mode: scenario.mode,
             seed: seed.value(),
             elapsed_ms: 0,
             faults: scenario.faults.clone(),
         };
-        let command = wire.enter(program);
+        let command = match &disk {
+            Some(disk) => disk.enter(program)?,
+            None => wire.enter(program),
+        };
         let enter: Enter = Box::new(move || again(&command));
-        let supervisor =
-            Supervisor::start(enter, server, restarts(scenario, seed), Arc::clone(&log)).await?;
+        let supervisor = Supervisor::start(
+            enter,
+            server,
+            outages(scenario, seed, "server"),
+            Arc::clone(&log),
+            disk.clone(),
+        )
+        .await?;
         let work = Work {
             program: program.to_owned(),
             server: supervisor.address(),
-            options: clients_options(scenario, seed),
+            options: clients_options(scenario, seed, folder.path(), supervisor.address()),
             faults: scenario.faults.clone(),
+            outages: outages(scenario, seed, "client"),
             log: Arc::clone(&log),
             goals: goals.clone(),
         };
@@ -141,6 +163,9 @@ impl<W: Wire> Run<'_, W> {
         record.fired = fired;
         record.fired.extend(supervisor.stop().await?);
 
+        if let Some(disk) = &disk {
+            disk.copy_to(folder.path())?;
+        }
         record.events = log.take();
         let (entries, balances) = match scenario.mode {
             Mode::Transactional => tables::read(folder.path()).await?,
@@ -152,26 +177,10 @@ impl<W: Wire> Run<'_, W> {
         record
             .events
             .extend(entries.iter().map(|entry| effect(entry, &invoked, at_us)));
-        let balances = balances.into_iter();
-        record.accounts = Some(
-            balances
-                .map(|(number, amount)| (account(number), amount))
-                .collect(),
-        );
+        record.accounts = Some(balances);
         record.complete = true;
         record.goals = goals_of(&record, &goals.goals());
         Ok(record.seal())
-    }
-}
-
-/// Whether these executors have the workload.
-pub(in super::super) fn can_workload(scenario: &Scenario) -> Result<(), NotRun> {
-    match scenario.workload {
-        Workload::Transfers | Workload::HotKey | Workload::RollingRestarts => Ok(()),
-        other => Err(NotRun::because(format!(
-            "workload `{}` is not made over real sockets; transfers, hot-key and rolling-restarts are",
-            other.name()
-        ))),
     }
 }
 
@@ -181,7 +190,14 @@ pub(in super::super) fn can_server_fault(scenario: &Scenario, fault: &Fault) -> 
     let because = |reason: &str| Err(NotRun::because(reason));
     match fault.place {
         Place::Server => {}
-        Place::Client => return because("clients are tasks here, and keep no outbox"),
+        Place::Disk if matches!(fault.what, What::PowerCut) => {
+            return because("the power is cut by sim and crash");
+        }
+        Place::Client => {
+            return because(
+                "clients crash by themselves, in the workload `outbox`; no fault can aim at one",
+            );
+        }
         Place::Disk => {
             return because(
                 "disks fail in the simulation, and in the power cuts of the store's tests",
@@ -192,6 +208,9 @@ pub(in super::super) fn can_server_fault(scenario: &Scenario, fault: &Fault) -> 
     }
     if !matches!(fault.what, What::Crash { .. } | What::Pause { .. }) {
         return because("a server's process can be killed or paused");
+    }
+    if let Some(point) = &fault.when.point {
+        return points::can(point);
     }
     match fault.when.phase {
         Some(Phase::RequestSent | Phase::ReplyReceived) => {
@@ -207,9 +226,15 @@ pub(in super::super) fn can_server_fault(scenario: &Scenario, fault: &Fault) -> 
     }
 }
 
-fn clients_options(scenario: &Scenario, seed: Seed) -> ChaosClientsOptions {
+fn clients_options(
+    scenario: &Scenario,
+    seed: Seed,
+    folder: &Path,
+    server: SocketAddr,
+) -> ChaosClientsOptions {
+    let keeps = scenario.workload == Workload::Outbox;
     ChaosClientsOptions {
-        address: String::new(),
+        address: server.to_string(),
         seed: seed.value(),
         workload: scenario.workload,
         calls: scenario.calls,
@@ -217,18 +242,22 @@ fn clients_options(scenario: &Scenario, seed: Seed) -> ChaosClientsOptions {
         attempt_ms: scenario.attempt_ms,
         deadline_ms: scenario.deadline_ms,
         naive: scenario.mode == Mode::Naive,
+        folder: keeps.then(|| folder.join("clients")),
     }
 }
 
-/// The restarts that are part of the workload.
-fn restarts(scenario: &Scenario, seed: Seed) -> Vec<Restart> {
-    if scenario.workload != Workload::RollingRestarts {
+/// The outages that are part of the workload, of servers or of clients. There is one process of
+/// each kind: it takes the turns of all.
+fn outages(scenario: &Scenario, seed: Seed, of: &str) -> Vec<Restart> {
+    if !matches!(
+        scenario.workload,
+        Workload::Outbox | Workload::RollingRestarts
+    ) {
         return Vec::new();
     }
     let outages = Plan::new(scenario, seed).outages.into_iter();
-    // There is one server: it takes the turns of all.
-    let servers = outages.filter(|outage| outage.who.starts_with("server"));
-    let restart = servers.map(|outage| Restart {
+    let outages = outages.filter(|outage| outage.who.starts_with(of));
+    let restart = outages.map(|outage| Restart {
         after_calls: outage.after_calls,
         back_after_ms: outage.back_after_ms,
     });
@@ -254,17 +283,22 @@ fn invoked(events: &[Event]) -> BTreeMap<String, u64> {
 }
 
 fn effect(entry: &Entry, invoked: &BTreeMap<String, u64>, at_us: u64) -> Event {
-    let Entry { transfer, receipt } = entry;
+    let Entry {
+        asked,
+        receipt,
+        legs,
+        ..
+    } = entry;
     Event {
         at_us,
-        call: invoked.get(&transfer.key).copied().unwrap_or(0),
+        call: invoked.get(&asked.key).copied().unwrap_or(0),
         attempt: 0,
         what: Happened::Effect {
             index: receipt.entry,
-            key: transfer.key.clone(),
-            payload: transfer.payload(),
+            key: asked.key.clone(),
+            payload: asked.order.clone(),
             answer: receipt.answer(),
-            legs: transfer.legs(),
+            legs: legs.clone(),
             seen: Seen::AtTheEnd,
         },
     }
@@ -327,6 +361,15 @@ impl Work {
     ) -> Result<(), HarnessError> {
         let mut options = self.options.clone();
         options.address = address.to_string();
+        // Clients that are killed have a process of their own, and all that they know on disk.
+        if options.folder.is_some() {
+            let program = self.program.clone();
+            let enter: Enter = Box::new(move || std::process::Command::new(&program));
+            let mut clients = ClientsProcess::start(enter, self, &options)?;
+            clients.until_all_ended(self).await?;
+            healed.await?;
+            return clients.resume(self).await;
+        }
         let ears = self.ears();
         let open = clients::call_all(&options, &ears)
             .await

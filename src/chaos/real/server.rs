@@ -17,9 +17,10 @@ use tokio::net::TcpListener;
 use tower::{Layer, Service};
 
 use super::books::Books;
+use super::order::{Asked, Declined, ORDER, Receipt};
 use super::strikes::Strikes;
 use super::tables;
-use super::transfer::{Declined, Receipt, TRANSFER, Transfer};
+
 use crate::rpc::{Caller, Failure, Incoming, Reply, Router, Routes, Server, ServerAdapter, value};
 
 /// What the server's process is told.
@@ -57,6 +58,7 @@ pub async fn run(options: ChaosServerOptions) -> Result<(), Box<dyn std::error::
     if options.mode == Mode::Naive {
         let routes = routes(Books::open(&options.folder)?, &strikes);
         let server = Server::builder().global_scope().build()?;
+        announce(listener.local_addr()?)?;
         let serving = server.serve(
             listener,
             Phases {
@@ -64,14 +66,13 @@ pub async fn run(options: ChaosServerOptions) -> Result<(), Box<dyn std::error::
                 strikes,
             },
         )?;
-        announce(serving.local_addr())?;
         until_parent_is_gone(&calm).await;
         serving.shutdown(PATIENCE).await;
         return Ok(());
     }
     let routes = match options.mode {
         Mode::Transactional => Router::new(())
-            .method_transactional(&TRANSFER, tables::transfer)
+            .method_transactional(&ORDER, tables::order)
             .into_routes(),
         Mode::Claimed | Mode::Naive => routes(Books::open(&options.folder)?, &strikes),
     };
@@ -83,8 +84,8 @@ pub async fn run(options: ChaosServerOptions) -> Result<(), Box<dyn std::error::
         .dedupe(layers.executions())
         .build()?;
     let inner = layers.layer(routes);
+    announce(listener.local_addr()?)?;
     let serving = server.serve(listener, Phases { inner, strikes })?;
-    announce(serving.local_addr())?;
     until_parent_is_gone(&calm).await;
     serving.shutdown(PATIENCE).await;
     store.close().await?;
@@ -93,20 +94,20 @@ pub async fn run(options: ChaosServerOptions) -> Result<(), Box<dyn std::error::
 
 fn routes(books: Books, strikes: &Arc<Strikes>) -> Routes {
     let strikes = Arc::clone(strikes);
-    let handle = move |caller: Caller, books: Books, transfer: Transfer| {
-        transfer_in(caller, books, transfer, Arc::clone(&strikes))
+    let handle = move |caller: Caller, books: Books, asked: Asked| {
+        order_in(caller, books, asked, Arc::clone(&strikes))
     };
-    Router::new(books).method(&TRANSFER, handle).into_routes()
+    Router::new(books).method(&ORDER, handle).into_routes()
 }
 
-async fn transfer_in(
+async fn order_in(
     caller: Caller,
     books: Books,
-    transfer: Transfer,
+    asked: Asked,
     strikes: Arc<Strikes>,
 ) -> Result<Receipt, Failure<Declined>> {
-    let (call, attempt) = (transfer.call, transfer.attempt_or(caller.attempt));
-    match books.transfer(transfer).await {
+    let (call, attempt) = (asked.call, asked.attempt_or(caller.attempt));
+    match books.order(asked).await {
         Some(Ok(receipt)) => {
             strikes.at(call, attempt, Phase::EffectDurable);
             Ok(receipt)
@@ -138,8 +139,8 @@ where
     }
 
     fn call(&mut self, request: Incoming) -> Self::Future {
-        let asked = value::decode::<Transfer>(&request.arguments)
-            .map(|transfer| (transfer.call, transfer.attempt_or(request.attempt)));
+        let asked = value::decode::<Asked>(&request.arguments)
+            .map(|asked| (asked.call, asked.attempt_or(request.attempt)));
         let strikes = Arc::clone(&self.strikes);
         let unasked = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, unasked);
@@ -155,6 +156,7 @@ where
     }
 }
 
+/// Before anything is served: the first call may be the one that this process dies of.
 fn announce(address: SocketAddr) -> std::io::Result<()> {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();

@@ -14,8 +14,10 @@ use rustix::process::Signal;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use super::disk::Disk;
 use super::log::Log;
-use super::process::{Said, ServerProcess};
+use super::points::{Armed, kill_at};
+use super::process::{Said, ServerProcess, Started};
 use super::server::ChaosServerOptions;
 use super::strikes::is_at_a_phase;
 
@@ -31,6 +33,10 @@ pub(super) struct Supervisor {
     fired: BTreeMap<String, Fired>,
     /// Restarts that belong to the workload, the next one last.
     restarts: Vec<Restart>,
+    /// Points of its code at which it is to be killed.
+    armed: Armed,
+    /// What it works on, where the power can be cut.
+    disk: Option<Arc<Disk>>,
 }
 
 /// The server goes down when so many calls have ended.
@@ -48,19 +54,20 @@ impl Supervisor {
         mut options: ChaosServerOptions,
         mut restarts: Vec<Restart>,
         log: Arc<Log>,
+        disk: Option<Arc<Disk>>,
     ) -> Result<Self, HarnessError> {
         restarts.sort_unstable_by_key(|restart| std::cmp::Reverse(restart.after_calls));
-        let server = ServerProcess::start(enter(), &options).await?;
-        // Every later one comes back where clients look for it.
-        options.listen = server.address;
-        log.lifecycle(WHO, "started");
+        let mut armed = Armed::of(&options.faults, options.mode);
         let fired = options
             .faults
             .iter()
-            .filter(|fault| fault.place == Place::Server);
-        let fired = fired
+            .filter(|fault| matches!(fault.place, Place::Server | Place::Disk));
+        let mut fired: BTreeMap<_, _> = fired
             .map(|fault| (fault.name.clone(), Fired::default()))
             .collect();
+        let server = up(&enter, &options, &log, &mut armed, &mut fired).await?;
+        // Every later one comes back where clients look for it.
+        options.listen = server.address;
         Ok(Self {
             enter,
             options,
@@ -68,6 +75,8 @@ impl Supervisor {
             server,
             fired,
             restarts,
+            armed,
+            disk,
         })
     }
 
@@ -120,6 +129,8 @@ impl Supervisor {
         loop {
             self.server.calm().await;
             match self.server.says().await {
+                // No phase strikes this one any more, so that only a point can end it early.
+                Some(Said::Calm) if self.armed.first().is_some() => self.disarm().await?,
                 Some(Said::Calm) => return Ok(self),
                 said => self.heard(said).await?,
             }
@@ -136,7 +147,7 @@ impl Supervisor {
         let struck = match said {
             Some(Said::Struck(struck)) => struck,
             Some(Said::Calm) => return Ok(()),
-            None => return Err(HarnessError::other("the server's process ended by itself")),
+            None => return self.died().await,
         };
         let Some(fault) = self.options.faults.get(struck.fault).cloned() else {
             return Ok(());
@@ -155,6 +166,9 @@ impl Supervisor {
 
     async fn strike_from_outside(&mut self, fault: usize) -> Result<(), HarnessError> {
         let fault = self.options.faults[fault].clone();
+        if matches!(fault.what, What::PowerCut) {
+            return self.cut_power(&fault).await;
+        }
         let under_way = self.log.under_way();
         self.note(&fault, 0, 0, Phase::RequestReceived, under_way);
         match fault.what {
@@ -171,13 +185,84 @@ impl Supervisor {
         }
     }
 
+    /// What the server has written and not synced is gone, and so is its process.
+    ///
+    /// A run in which the cut took nothing at all is refused: something that nobody has synced is
+    /// put there just before, while the server stands still.
+    async fn cut_power(&mut self, fault: &Fault) -> Result<(), HarnessError> {
+        let Some(disk) = self.disk.clone() else {
+            return Err(HarnessError::other(
+                "there is no disk whose power can be cut",
+            ));
+        };
+        let under_way = self.log.under_way();
+        self.server.signal(Signal::STOP)?;
+        let server = &self.server;
+        tokio::task::block_in_place(|| {
+            disk.leave_unsynced()?;
+            // OK because a process that has ended by itself is not there to be killed.
+            disk.cut(|| drop(server.signal(Signal::KILL)))
+        })?;
+        self.server.kill().await?;
+        tokio::task::block_in_place(|| disk.turn_on())?;
+        // A sync that was under way when the server stopped may have taken it along.
+        let took = !tokio::task::block_in_place(|| disk.has_kept())?;
+        let affected = if took { under_way.max(1) } else { 0 };
+        self.note(fault, 0, 0, Phase::EffectDurable, affected);
+        self.log.lifecycle(WHO, "power cut");
+        self.start_again(0).await
+    }
+
     async fn start_again(&mut self, back_after_ms: u64) -> Result<(), HarnessError> {
         sleep(Duration::from_millis(back_after_ms)).await;
         let elapsed = self.log.elapsed().as_millis();
         self.options.elapsed_ms = u64::try_from(elapsed).unwrap_or(u64::MAX);
-        self.server = ServerProcess::start((self.enter)(), &self.options).await?;
-        self.log.lifecycle(WHO, "started");
+        self.server = up(
+            &self.enter,
+            &self.options,
+            &self.log,
+            &mut self.armed,
+            &mut self.fired,
+        )
+        .await?;
         Ok(())
+    }
+
+    /// It has said its last, and nobody here has killed it: at a point of its code, or of itself.
+    async fn died(&mut self) -> Result<(), HarnessError> {
+        let killed = self.server.was_killed().await;
+        let Some(fault) = self.armed.first().filter(|_| killed) else {
+            return Err(HarnessError::other("the server's process ended by itself"));
+        };
+        let back_after_ms = at_a_point(
+            &self.options.faults[fault],
+            &self.log,
+            &mut self.armed,
+            &mut self.fired,
+        );
+        self.start_again(back_after_ms).await
+    }
+
+    /// Points cannot be taken back from a process that runs: another one takes its place. While it
+    /// shuts down it passes some of them as well.
+    async fn disarm(&mut self) -> Result<(), HarnessError> {
+        let Some(fault) = self.armed.first() else {
+            return Ok(());
+        };
+        let back_after_ms = match self.server.end().await? {
+            true => at_a_point(
+                &self.options.faults[fault],
+                &self.log,
+                &mut self.armed,
+                &mut self.fired,
+            ),
+            false => {
+                self.log.lifecycle(WHO, "stopped");
+                0
+            }
+        };
+        self.armed.end();
+        self.start_again(back_after_ms).await
     }
 
     async fn go_on_after(&mut self, for_ms: u64) -> Result<(), HarnessError> {
@@ -189,19 +274,22 @@ impl Supervisor {
     }
 
     fn note(&mut self, fault: &Fault, call: u64, attempt: u32, phase: Phase, affected: u64) {
-        let fired = self.fired.entry(fault.name.clone()).or_default();
-        fired.struck += 1;
-        fired.affected += affected;
-        let (name, what) = (fault.name.clone(), fault.what.name().to_owned());
-        self.log
-            .say(call, attempt, Happened::Fault { name, what, phase });
+        note(
+            &mut self.fired,
+            &self.log,
+            fault,
+            (call, attempt, phase),
+            affected,
+        );
     }
 
     /// Faults with a time of their own, the next one last: drawn from their windows.
     fn timed(&self) -> Vec<(Duration, usize)> {
         let mut timed = Vec::new();
         for (index, fault) in self.options.faults.iter().enumerate() {
-            if fault.place != Place::Server || is_at_a_phase(fault) {
+            let elsewhere = is_at_a_phase(fault) || fault.when.point.is_some();
+            let timed = fault.place == Place::Server || matches!(fault.what, What::PowerCut);
+            if !timed || elsewhere {
                 continue;
             }
             let from = fault.when.from_ms.unwrap_or(0);
@@ -212,6 +300,72 @@ impl Supervisor {
         timed.sort_unstable_by(|one, other| other.cmp(one));
         timed
     }
+}
+
+/// Starts it until it listens: at points of its opening it may be killed before.
+async fn up(
+    enter: &Enter,
+    options: &ChaosServerOptions,
+    log: &Log,
+    armed: &mut Armed,
+    fired: &mut BTreeMap<String, Fired>,
+) -> Result<ServerProcess, HarnessError> {
+    loop {
+        let fault = armed.first().map(|fault| &options.faults[fault]);
+        let kill_at = fault.and_then(kill_at);
+        match (
+            ServerProcess::start(enter(), options, kill_at).await?,
+            fault,
+        ) {
+            (Started::Up(server), _) => {
+                log.lifecycle(WHO, "started");
+                return Ok(server);
+            }
+            (Started::Killed, Some(fault)) => {
+                let back_after_ms = at_a_point(fault, log, armed, fired);
+                sleep(Duration::from_millis(back_after_ms)).await;
+            }
+            (Started::Killed, None) => {
+                return Err(HarnessError::other("the server's process did not start"));
+            }
+        }
+    }
+}
+
+/// Writes down that the process has killed itself; how long it stays down.
+fn at_a_point(
+    fault: &Fault,
+    log: &Log,
+    armed: &mut Armed,
+    fired: &mut BTreeMap<String, Fired>,
+) -> u64 {
+    armed.struck();
+    note(
+        fired,
+        log,
+        fault,
+        (0, 0, Phase::RequestReceived),
+        log.under_way(),
+    );
+    log.lifecycle(WHO, "killed");
+    match fault.what {
+        What::Crash { back_after_ms } => back_after_ms,
+        _ => 0,
+    }
+}
+
+fn note(
+    fired: &mut BTreeMap<String, Fired>,
+    log: &Log,
+    fault: &Fault,
+    (call, attempt, phase): (u64, u32, Phase),
+    affected: u64,
+) {
+    let fired = fired.entry(fault.name.clone()).or_default();
+    fired.struck += 1;
+    fired.affected += affected;
+    let (name, what) = (fault.name.clone(), fault.what.name().to_owned());
+    log.say(call, attempt, Happened::Fault { name, what, phase });
 }
 
 const WHO: &str = "server-1";

@@ -5,58 +5,80 @@ use std::ops::Bound;
 use std::path::Path;
 
 use onlyonce_chaos::executor::HarnessError;
+use onlyonce_chaos::workload::{Demand, Order, SHOP};
 use onlyonce_storage::transaction::{RowRange, TransactionalStore};
 use onlyonce_storage::{SledOptions, SledStore};
 
-use super::transfer::{ACCOUNTS, Declined, Entry, OPENING, Receipt, Transfer};
+use super::order::{Asked, Declined, Entry, Receipt, opening};
 use crate::rpc::{Caller, Table, Transaction, TransactionError, Undone, value};
 
-/// Moves the money: both legs and the line, or nothing.
-pub(super) async fn transfer(
+/// Does what the order says: all legs and the line, or nothing.
+pub(super) async fn order(
     caller: Caller,
     tables: Transaction,
-    transfer: Transfer,
+    asked: Asked,
 ) -> Result<Receipt, Undone<Declined>> {
     let Some(execution) = caller.execution else {
         return Err(Undone::NotExecuted("nothing dedupes here".to_owned()));
     };
-    let from = balance(&tables, transfer.from).await?;
-    let to = balance(&tables, transfer.to).await?;
-    if from < transfer.amount {
-        return Err(Undone::Fault(Declined::NoFunds));
-    }
+    let order = Order::parse(&asked.order).map_err(not_executed)?;
+    let done = match order.demand {
+        Demand::Append { mailbox, line } => {
+            let lines = balance(&tables, &mailbox).await? + 1;
+            Done {
+                said: format!("{line} is line {lines} of {mailbox}"),
+                legs: vec![(mailbox.clone(), 1)],
+                after: vec![(mailbox, lines)],
+            }
+        }
+        Demand::Charge { account, amount } => {
+            let done = take(&tables, &account, SHOP, amount).await?;
+            let charge = value::encode(&(account, amount)).map_err(not_executed)?;
+            tables.put(&CHARGES, asked.key.as_bytes(), &charge)?;
+            done
+        }
+        Demand::Refund { charge } => {
+            let Some(stored) = tables.get(&CHARGES, charge.as_bytes()).await? else {
+                return declined(format!("no charge {charge} to refund"));
+            };
+            let (account, amount): (String, u64) = value::decode(&stored).map_err(not_executed)?;
+            tables.delete(&CHARGES, charge.as_bytes())?;
+            take(&tables, SHOP, &account, amount).await?
+        }
+        Demand::Transfer { from, to, amount } => take(&tables, &from, &to, amount).await?,
+    };
     // Every execution has a line of its own: were there two of one call, the books would show both.
     let token = execution.token;
     let receipt = Receipt {
         entry: (token.incarnation() << 40) | token.sequence(),
-        from_balance: from - transfer.amount,
-        to_balance: to + transfer.amount,
+        said: done.said.into_bytes(),
     };
-    for (account, balance) in [
-        (transfer.from, receipt.from_balance),
-        (transfer.to, receipt.to_balance),
-    ] {
-        tables.put(&BALANCES, &account.to_be_bytes(), &balance.to_le_bytes())?;
+    for (account, balance) in &done.after {
+        tables.put(&BALANCES, account.as_bytes(), &balance.to_le_bytes())?;
     }
     let number = receipt.entry.to_be_bytes();
     let entry = Entry {
-        transfer,
+        asked,
         receipt: receipt.clone(),
+        legs: done.legs,
+        after: done.after,
     };
-    let line = value::encode(&entry).map_err(|error| Undone::NotExecuted(error.to_string()))?;
+    let line = value::encode(&entry).map_err(not_executed)?;
     tables.put(&ENTRIES, &number, &line)?;
     Ok(receipt)
 }
 
 /// What is in the store of a folder, which nobody may have open.
-pub(super) async fn read(folder: &Path) -> Result<(Vec<Entry>, BTreeMap<u32, i64>), HarnessError> {
+pub(super) async fn read(
+    folder: &Path,
+) -> Result<(Vec<Entry>, BTreeMap<String, i64>), HarnessError> {
     let store = SledStore::open_async(folder.join("store"), SledOptions::new());
     let store = store.await.map_err(HarnessError::other)?;
-    let mut balances: BTreeMap<_, _> = (0..ACCOUNTS).map(|account| (account, OPENING)).collect();
+    let mut balances = opening();
     for (account, balance) in rows(&store, &BALANCES).await? {
-        let account = <[u8; 4]>::try_from(&account[..]).map_err(HarnessError::other)?;
+        let account = String::from_utf8(account).map_err(HarnessError::other)?;
         let balance = <[u8; 8]>::try_from(&balance[..]).map_err(HarnessError::other)?;
-        balances.insert(u32::from_be_bytes(account), i64::from_le_bytes(balance));
+        balances.insert(account, i64::from_le_bytes(balance));
     }
     let entries = rows(&store, &ENTRIES).await?.into_iter();
     let entries = entries
@@ -66,11 +88,53 @@ pub(super) async fn read(folder: &Path) -> Result<(Vec<Entry>, BTreeMap<u32, i64
     Ok((entries, balances))
 }
 
-/// What an account has. One that nobody has used has what each begins with.
-async fn balance(tables: &Transaction, account: u32) -> Result<i64, TransactionError> {
-    let stored = tables.get(&BALANCES, &account.to_be_bytes()).await?;
+/// What an order comes to, not yet written.
+struct Done {
+    said: String,
+    legs: Vec<(String, i64)>,
+    after: Vec<(String, i64)>,
+}
+
+async fn take(
+    tables: &Transaction,
+    from: &str,
+    to: &str,
+    amount: u64,
+) -> Result<Done, Undone<Declined>> {
+    let (here, there) = (balance(tables, from).await?, balance(tables, to).await?);
+    let amount = i64::try_from(amount).map_err(not_executed)?;
+    let (Some(here), Some(there)) = (here.checked_sub(amount), there.checked_add(amount)) else {
+        return declined("insufficient funds".to_owned());
+    };
+    if here < 0 {
+        return declined("insufficient funds".to_owned());
+    }
+    Ok(Done {
+        said: format!("{from} has {here}"),
+        legs: vec![(from.to_owned(), -amount), (to.to_owned(), amount)],
+        after: vec![(from.to_owned(), here), (to.to_owned(), there)],
+    })
+}
+
+fn declined<T>(why: String) -> Result<T, Undone<Declined>> {
+    let why = why.into_bytes();
+    Err(Undone::Fault(Declined { why }))
+}
+
+fn not_executed(error: impl ToString) -> Undone<Declined> {
+    Undone::NotExecuted(error.to_string())
+}
+
+/// What an account has, or how many lines a mailbox.
+async fn balance(tables: &Transaction, account: &str) -> Result<i64, TransactionError> {
+    let stored = tables.get(&BALANCES, account.as_bytes()).await?;
     let bytes = stored.and_then(|bytes| <[u8; 8]>::try_from(&bytes[..]).ok());
-    Ok(bytes.map_or(OPENING, i64::from_le_bytes))
+    Ok(bytes.map_or_else(|| opening_of(account), i64::from_le_bytes))
+}
+
+/// What one that nobody has used yet begins with.
+fn opening_of(account: &str) -> i64 {
+    opening().get(account).copied().unwrap_or(0)
 }
 
 async fn rows(store: &SledStore, table: &Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, HarnessError> {
@@ -92,6 +156,7 @@ async fn rows(store: &SledStore, table: &Table) -> Result<Vec<(Vec<u8>, Vec<u8>)
 }
 
 const BALANCES: Table = Table::new("balances");
+const CHARGES: Table = Table::new("charges");
 const ENTRIES: Table = Table::new("entries");
 
 const ROWS_AT_ONCE: usize = 1_000;

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use onlyonce_chaos::scenario::{SCENARIO_BYTES_MAX, Scenario, ScenarioError};
 
+use super::kill_points;
+
 /// Why a scenario cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -47,7 +49,7 @@ pub fn scenario(name: &str) -> Result<Scenario, NoScenario> {
         error,
     };
     if let Some((_, text)) = SHIPPED.iter().find(|(own, _)| *own == name) {
-        return Scenario::parse(text).map_err(wrong);
+        return Scenario::parse_with_points(text, kill_points()).map_err(wrong);
     }
     let path = Path::new(name);
     if !path.exists() {
@@ -61,7 +63,7 @@ pub fn scenario(name: &str) -> Result<Scenario, NoScenario> {
             .read_to_string(&mut text)
     });
     match read {
-        Ok(_) => Scenario::parse(&text).map_err(wrong),
+        Ok(_) => Scenario::parse_with_points(&text, kill_points()).map_err(wrong),
         Err(error) => Err(NoScenario::Unreadable {
             name: name.to_owned(),
             error,
@@ -84,16 +86,18 @@ impl fmt::Display for Names {
     }
 }
 
-const SHIPPED: [(&str, &str); 11] = [
+const SHIPPED: [(&str, &str); 13] = [
     ("bad-network", include_str!("bad-network.toml")),
     ("charge-refund", include_str!("charge-refund.toml")),
     ("everything", include_str!("everything.toml")),
     ("hot-key", include_str!("hot-key.toml")),
+    ("kill-points", include_str!("kill-points.toml")),
     ("lost-answers", include_str!("lost-answers.toml")),
     ("mailbox", include_str!("mailbox.toml")),
     ("outbox", include_str!("outbox.toml")),
     ("packets-30", include_str!("packets-30.toml")),
     ("packets-5", include_str!("packets-5.toml")),
+    ("power-cuts", include_str!("power-cuts.toml")),
     ("rolling-restarts", include_str!("rolling-restarts.toml")),
     ("sockets", include_str!("sockets.toml")),
 ];
@@ -116,6 +120,37 @@ mod tests {
     fn a_scenario_that_is_not_there_is_answered_with_those_that_are() {
         let error = scenario("no-such").unwrap_err().to_string();
         assert!(error.contains("bad-network, charge-refund"), "{error}");
+    }
+
+    #[test]
+    fn a_point_that_the_server_does_not_have_is_refused_with_line_and_field() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.toml");
+        let refused = |point: &str| {
+            let text = format!(
+                "name = \"x\"\nworkload = \"transfers\"\n[[fault]]\nname = \"kill\"\n\
+                 where = \"server\"\nwhat = {{ crash = {{ back_after_ms = 5 }} }}\n\
+                 when = {{ point = \"{point}\" }}\n"
+            );
+            std::fs::write(&path, text).unwrap();
+            scenario(path.to_str().unwrap()).map_err(|error| error.to_string())
+        };
+        let known = refused("syncer: group written, not synced").unwrap();
+        assert_eq!(known.faults.len(), 1);
+        let error = refused("syncer: gruop written").unwrap_err();
+        assert!(
+            error.contains("line 7: `point`: there is no point"),
+            "{error}"
+        );
+        assert!(
+            error.contains("`syncer: group written, not synced`"),
+            "{error}"
+        );
+        let error = refused("lunch").unwrap_err();
+        assert!(
+            error.contains("points begin with checkpoint, dedupe"),
+            "{error}"
+        );
     }
 
     #[test]

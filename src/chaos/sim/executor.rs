@@ -52,6 +52,11 @@ impl Executor for SimExecutor {
     }
 
     fn can_fault(&self, _: &Scenario, fault: &Fault) -> Result<(), NotRun> {
+        if fault.when.point.is_some() {
+            return Err(NotRun::because(
+                "a simulated process is killed at a phase or a time; crash, proxy and kernel kill at points of the code",
+            ));
+        }
         town::can(fault).map_err(NotRun::because)
     }
 

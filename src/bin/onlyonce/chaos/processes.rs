@@ -46,6 +46,9 @@ pub(crate) struct ClientsArguments {
     deadline_ms: u64,
     #[arg(long)]
     naive: bool,
+    /// Where they keep what they know
+    #[arg(long)]
+    folder: Option<PathBuf>,
 }
 
 pub(crate) async fn serve(arguments: ServerArguments) -> ExitCode {
@@ -70,6 +73,7 @@ pub(crate) async fn call(arguments: ClientsArguments) -> ExitCode {
         attempt_ms: arguments.attempt_ms,
         deadline_ms: arguments.deadline_ms,
         naive: arguments.naive,
+        folder: arguments.folder,
     };
     end(run_clients(options).await)
 }
