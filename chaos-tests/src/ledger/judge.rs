@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::cases::{self, Case};
+use super::cases::{self, Case, Limit};
 use super::money::Money;
 use super::report::{Figures, Report, Verdict};
-use super::rows::{Call, Effect, Rows};
+use super::rows::{Call, Effect, NEVER, Rows};
 use crate::history::{Ending, Event, Happened, RunEnd, RunHeader, RunRecord, Seen};
 use crate::seed::digest;
 
@@ -21,6 +21,8 @@ pub struct Judge {
     rows: Rows,
     sums: HashMap<String, i128, BuildHasherDefault<Spread>>,
     faults_ended_us: Option<u64>,
+    /// When the last event was.
+    watched_us: u64,
     doubts: Doubts,
 }
 
@@ -55,19 +57,20 @@ impl Judge {
             rows: Rows::default(),
             sums,
             faults_ended_us: None,
+            watched_us: 0,
             doubts: Doubts::default(),
         }
     }
 
     /// Takes the next event.
     pub fn event(&mut self, event: &Event) {
+        self.watched_us = self.watched_us.max(event.at_us);
         match &event.what {
             Happened::Invoked { key, payload, .. } => self.invoked(event, key, payload),
-            Happened::Sent | Happened::Received => {
-                let attempt = event.attempt;
-                self.call(event, |call| {
-                    call.attempts = call.attempts.max(attempt.max(1));
-                });
+            Happened::Sent => self.call(event, |call| call.sent(event.attempt.max(1))),
+            Happened::Received => {
+                let attempt = event.attempt.max(1);
+                self.call(event, |call| call.attempts = call.attempts.max(attempt));
             }
             Happened::Effect {
                 index,
@@ -117,12 +120,16 @@ impl Judge {
         for call in &self.rows.calls {
             call.count(&mut figures);
         }
-        let limit = self
-            .faults_ended_us
-            .zip(self.header.resolve_within_ms)
-            .filter(|_| end.complete)
-            .map(|(ended_us, within_ms)| (ended_us, within_ms.saturating_mul(1_000)));
-        if figures.open > 0 && limit.is_none() {
+        let limit = self.faults_ended_us.zip(self.header.resolve_within_ms).map(
+            |(ended_us, within_ms)| Limit {
+                ended_us,
+                within_us: within_ms.saturating_mul(1_000),
+                // A history that stops early says nothing about what came after it; one that was told to
+                // its end has nothing after it.
+                watched_us: if end.complete { NEVER } else { self.watched_us },
+            },
+        );
+        if figures.open > 0 && (limit.is_none() || !end.complete) {
             self.doubts
                 .push(format!("{} calls have no end", figures.open));
         }
@@ -181,7 +188,7 @@ impl Judge {
         let payload = digest(payload);
         if let Some(call) = self.rows.call_mut(event.call) {
             // A client that comes back goes on with what it had.
-            call.flags &= !Call::GAVE_UP;
+            call.came_back();
             let same = call.payload == payload;
             if !same || self.rows.key_of(event.call) != Some(key.as_bytes()) {
                 self.doubts.push(format!(

@@ -153,6 +153,15 @@ impl Rows {
         !self.several && groups.twins.is_empty()
     }
 
+    /// The ordinal of a call. It is looked for: only what is wrong is asked for it.
+    pub(super) fn ordinal(&self, row: u32) -> u64 {
+        let near = self.places.iter().position(|&other| other == row);
+        let far = || self.far.iter().find(|(_, other)| **other == row);
+        near.map(|place| place as u64)
+            .or_else(|| far().map(|(&ordinal, _)| ordinal))
+            .unwrap_or(0)
+    }
+
     pub(super) fn call_key(&self, row: u32) -> &[u8] {
         self.bytes(self.calls[row as usize].key)
     }
@@ -343,7 +352,7 @@ impl Call {
     pub(super) const DIVERGED: u16 = 1 << 5;
     /// The first definitive answer is a refusal for good.
     pub(super) const DECLINED_FIRST: u16 = 1 << 6;
-    /// The client gave up while faults were still striking.
+    /// The client gave up while faults were still striking, and nothing was heard of it since.
     pub(super) const GAVE_UP: u16 = 1 << 7;
     /// Other calls have its key.
     pub(super) const TWIN: u16 = 1 << 8;
@@ -374,7 +383,21 @@ impl Call {
             .then(|| (!self.has(Self::DECLINED_FIRST), self.definitive))
     }
 
+    /// The client has handed an attempt to the wire.
+    pub(super) fn sent(&mut self, attempt: u32) {
+        if attempt > self.attempts {
+            self.attempts = attempt;
+            self.came_back();
+        }
+    }
+
+    /// Something was heard of the client: if it had given up, it has not.
+    pub(super) const fn came_back(&mut self) {
+        self.flags &= !Self::GAVE_UP;
+    }
+
     pub(super) fn end(&mut self, at_us: u64, told: Told, faults_ended: bool) {
+        self.came_back();
         if told == Told::Unknown {
             self.flags |= Self::UNKNOWN;
             if !faults_ended {
