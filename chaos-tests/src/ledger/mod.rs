@@ -56,6 +56,7 @@ mod judge;
 mod money;
 mod report;
 mod rows;
+mod sum;
 
 #[cfg(test)]
 mod invariants;
