@@ -12,7 +12,7 @@ use crate::history::{Ending, Event, Happened, RunEnd, RunHeader, RunRecord, Seen
 
 /// Judges a run while it goes on, or a history while it is read.
 ///
-/// Events are not kept: a call with its effect takes about 120 bytes and the bytes of its key. Payloads and answers
+/// Events are not kept: a call with its effect takes about 110 bytes and the bytes of its key. Payloads and answers
 /// are compared by a digest of 64 bits, keys byte by byte. Time is linear in the events.
 #[derive(Debug)]
 #[must_use = "a judge that is not asked is no check"]
