@@ -23,8 +23,16 @@ pub(super) struct OutOfOrder {
     pub(super) keys: BTreeSet<u32>,
 }
 
-/// When the faults ended, and how long a call may be open from then on, in microseconds.
-pub(super) type Limit = Option<(u64, u64)>;
+/// How long calls may be open; times are in microseconds.
+#[derive(Clone, Copy)]
+pub(super) struct Limit {
+    /// When the faults ended.
+    pub(super) ended_us: u64,
+    /// How long a call may be open from then on.
+    pub(super) within_us: u64,
+    /// Until when the run was watched: what was not seen until then may have come later.
+    pub(super) watched_us: u64,
+}
 
 /// Which keys took effect before they were asked for, after they were answered, or after a key that
 /// was asked for only when they had been answered.
@@ -114,7 +122,7 @@ impl OddKeys {
 
 impl<'a> Case<'a> {
     /// One call, one effect, one answer, and they belong together: most keys are like this.
-    pub(super) fn is_plainly_fine(&self, limit: Limit) -> bool {
+    pub(super) fn is_plainly_fine(&self, limit: Option<Limit>) -> bool {
         let &[row] = self.members else {
             return false;
         };
@@ -150,7 +158,7 @@ impl<'a> Case<'a> {
     pub(super) fn judge(
         &self,
         absence_proves: bool,
-        limit: Limit,
+        limit: Option<Limit>,
         out_of_order: &BTreeSet<u32>,
         violations: &mut Vec<Violation>,
     ) {
@@ -189,15 +197,22 @@ impl<'a> Case<'a> {
         if self.zombie() {
             violations.push(Violation::Zombie { key: key() });
         }
-        if self.calls().any(|call| !in_time(call, limit)) {
-            violations.push(Violation::Stuck { key: key() });
+        let rows = self.rows;
+        let is_stuck = |row: &&u32| !in_time(&rows.calls[**row as usize], limit);
+        let mut stuck = self.members.iter().filter(is_stuck);
+        if let Some(&first) = stuck.next() {
+            violations.push(Violation::Stuck {
+                key: key(),
+                call: rows.ordinal(first),
+                calls: 1 + stuck.count(),
+            });
         }
     }
 
     fn key(&self) -> OperationKey {
         let bytes = match (self.members, self.effects) {
             ([call, ..], _) => self.rows.call_key(*call),
-            ([], [effect, ..]) => self.rows.effect_key(*effect),
+            ([], [effect, ..]) => self.rows.stray_key(*effect),
             ([], []) => &[],
         };
         bytes.to_vec().into()
@@ -297,12 +312,18 @@ impl<'a> Case<'a> {
 }
 
 /// Whether a call that was open when the faults ended, or began later, was resolved in time.
-fn in_time(call: &Call, limit: Limit) -> bool {
-    let Some((ended_us, within_us)) = limit else {
+fn in_time(call: &Call, limit: Option<Limit>) -> bool {
+    let Some(limit) = limit else {
         return true;
     };
-    // A client that gave up before can have learned nothing since.
+    let until_us = limit
+        .ended_us
+        .max(call.invoked_us)
+        .saturating_add(limit.within_us);
+    // Of a client that gave up before, and of which nothing was heard since, the history does not
+    // show that it wants to know.
+    let resolved = call.resolved_us != NEVER;
     call.has(Call::GAVE_UP)
-        || call.resolved_us != NEVER
-            && call.resolved_us <= ended_us.max(call.invoked_us).saturating_add(within_us)
+        || resolved && call.resolved_us <= until_us
+        || !resolved && limit.watched_us <= until_us
 }

@@ -367,11 +367,64 @@ fn i10_after_the_faults_every_call_comes_to_an_end() {
             .event(100, 0, Happened::FaultsEnded)
     };
     gave_up().is_valid();
+    // Whoever sends another attempt wants to know, and whoever ends it later wanted to.
+    let again = |run: Run, at_us| {
+        let mut run = run.event(at_us, 1, Happened::Sent);
+        run.0.events.last_mut().unwrap().attempt = 2;
+        run
+    };
+    again(gave_up(), 60).breaks_only("I10", "stuck");
+    again(gave_up(), 200).breaks_only("I10", "stuck");
+    again(gave_up(), 200)
+        .ended(300, 1, Ending::InDoubt)
+        .is_valid();
+    gave_up()
+        .ended(200, 1, Ending::Unknown)
+        .breaks_only("I10", "stuck");
+    gave_up()
+        .ended(1_101, 1, Ending::InDoubt)
+        .breaks_only("I10", "stuck");
+    // That a message of before comes late is no sign of the client.
+    gave_up().event(200, 1, Happened::Sent).is_valid();
+    gave_up().event(200, 1, Happened::Received).is_valid();
     gave_up().invoked(200, 1, "k").breaks_only("I10", "stuck");
     gave_up()
         .invoked(200, 1, "k")
         .ended(300, 1, Ending::InDoubt)
         .is_valid();
+}
+
+#[test]
+fn a_call_that_is_stuck_is_named_and_not_only_its_key() {
+    let twins = Run::new()
+        .invoked(0, 7, "k")
+        .invoked(0, 1 << 40, "k")
+        .invoked(0, 9, "k")
+        .event(100, 0, Happened::FaultsEnded)
+        .ended(200, 7, Ending::InDoubt);
+    let report = judge(&twins.0);
+    let [stuck] = report.violations() else {
+        panic!("{report}");
+    };
+    let told = stuck.to_string();
+    assert_eq!(
+        told,
+        format!("stuck: call {} of k, and 1 more of its calls", 1_u64 << 40)
+    );
+}
+
+#[test]
+fn a_history_that_stops_early_shows_what_is_stuck_until_then() {
+    let cut = |watched_us: u64| {
+        let mut run = Run::new()
+            .invoked(0, 1, "k")
+            .event(100, 0, Happened::FaultsEnded)
+            .whole(watched_us - 20, 2, "l", 1);
+        run.0.complete = false;
+        run
+    };
+    cut(1_101).breaks_only("I10", "stuck");
+    cut(1_100).is_unknown_because("1 calls have no end");
 }
 
 #[test]

@@ -82,6 +82,22 @@ fn run(seed: Seed) -> RunRecord {
         if !wild || draw(5).happens(0.9) {
             push(begin, Happened::Sent);
         }
+        if wild && draw(10).happens(0.3) {
+            record.events.push(Event {
+                at_us: begin + draw(11).within(1..=14),
+                call,
+                attempt: 2,
+                what: Happened::Sent,
+            });
+        }
+        let mut push = |at_us: u64, what| {
+            record.events.push(Event {
+                at_us,
+                call,
+                attempt: 1,
+                what,
+            });
+        };
         let effects = draw(6).within(0..=if wild { 2 } else { 1 });
         for effect in 0..effects {
             next_index += 1;
@@ -199,6 +215,7 @@ struct Told<'a> {
 }
 
 struct CallTold<'a> {
+    ordinal: u64,
     payload: &'a [u8],
     sent: bool,
     invoked_us: u64,
@@ -233,6 +250,7 @@ impl<'a> Told<'a> {
                     key: own, payload, ..
                 } if own == key => {
                     told.calls.push(CallTold {
+                        ordinal: event.call,
                         payload,
                         sent: of_call().any(|(_, other)| other.what == Happened::Sent),
                         invoked_us: event.at_us,
@@ -406,19 +424,28 @@ fn stuck(record: &RunRecord, call: &CallTold<'_>) -> bool {
         .events
         .iter()
         .position(|event| event.what == Happened::FaultsEnded);
-    let (Some(ended), Some(within_ms), true) =
-        (ended, record.header.resolve_within_ms, record.complete)
-    else {
+    let (Some(ended), Some(within_ms)) = (ended, record.header.resolve_within_ms) else {
         return false;
     };
     let limit_us = record.events[ended].at_us.max(call.invoked_us) + within_ms * 1_000;
-    let resolved = call
-        .endings
-        .iter()
-        .any(|(_, at_us, ending)| **ending != Ending::Unknown && *at_us <= limit_us);
-    let gave_up = call
-        .endings
-        .iter()
-        .any(|(at, _, ending)| **ending == Ending::Unknown && *at < ended);
-    !resolved && !gave_up
+    let resolved = |until_us: u64| {
+        call.endings
+            .iter()
+            .any(|(_, at_us, ending)| **ending != Ending::Unknown && *at_us <= until_us)
+    };
+    let last = call.endings.last();
+    let gave_up = last.is_some_and(|(at, _, ending)| {
+        let quiet = record.events[at + 1..]
+            .iter()
+            .all(|event| event.call != call.ordinal || !is_a_second_attempt(event));
+        **ending == Ending::Unknown && *at < ended && quiet
+    });
+    let watched_us = record.events.iter().map(|event| event.at_us).max();
+    let seen_to_the_limit = record.complete || watched_us.is_some_and(|at_us| at_us > limit_us);
+    let ever = resolved(u64::MAX);
+    !gave_up && !resolved(limit_us) && (ever || seen_to_the_limit)
+}
+
+fn is_a_second_attempt(event: &Event) -> bool {
+    event.what == Happened::Sent && event.attempt == 2
 }

@@ -67,6 +67,10 @@ pub enum Violation {
     Stuck {
         /// Whose call.
         key: OperationKey,
+        /// The ordinal of the first such call of the key.
+        call: u64,
+        /// How many calls of the key are stuck, that one included.
+        calls: usize,
     },
     /// An effect happened after the server was allowed to forget the key: the attempt should have
     /// been refused.
@@ -185,7 +189,7 @@ impl Violation {
             | Self::PayloadSwap { key }
             | Self::Phantom { key }
             | Self::ReplyDivergence { key }
-            | Self::Stuck { key }
+            | Self::Stuck { key, .. }
             | Self::Zombie { key } => Some(key),
             Self::FoldMismatch(_) => None,
         }
@@ -204,8 +208,14 @@ impl fmt::Display for Violation {
             | Self::PayloadSwap { key }
             | Self::Phantom { key }
             | Self::ReplyDivergence { key }
-            | Self::Stuck { key }
             | Self::Zombie { key } => write!(f, "{name}: {key}"),
+            Self::Stuck { key, call, calls } => {
+                write!(f, "{name}: call {call} of {key}")?;
+                match calls.saturating_sub(1) {
+                    0 => Ok(()),
+                    more => write!(f, ", and {more} more of its calls"),
+                }
+            }
         }
     }
 }
