@@ -86,6 +86,29 @@ pub struct Ingress {
     pub in_doubt: InDoubt,
     /// A 503 of the upstream says that nothing was executed.
     pub release_503: bool,
+    /// What an answer is worth that has no length and ends with its connection.
+    pub close_delimited: CloseDelimited,
+    /// What the upstream's own `Idempotency-Status` is worth.
+    pub upstream_status: UpstreamStatus,
+}
+
+/// What an answer to a protected call is worth that has no length and ends with its connection, as
+/// HTTP/1.0 allows: nobody can tell it from one that was cut short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseDelimited {
+    /// Its call is in doubt.
+    InDoubt,
+    /// It is taken for whole, and recorded.
+    Trusted,
+}
+
+/// What the upstream's own `Idempotency-Status` is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamStatus {
+    /// It is taken away: the upstream may mean anything by it, and a word of it would free a key.
+    Ignored,
+    /// The upstream dedupes in these words, by the same keys, and what it says of a call counts.
+    Trusted,
 }
 
 /// What becomes of POST and PATCH without a key.
@@ -212,6 +235,8 @@ impl Ingress {
             keyless: Keyless::Refuse,
             in_doubt: InDoubt::Refuse,
             release_503: false,
+            close_delimited: CloseDelimited::InDoubt,
+            upstream_status: UpstreamStatus::Ignored,
         }
     }
 }

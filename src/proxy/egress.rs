@@ -61,8 +61,11 @@ impl EgressProxy {
         })
     }
 
+    pub(super) const fn keep_alive(&self) -> KeepAlive {
+        self.keep_alive
+    }
+
     pub(super) async fn answer(&self, request: Request<Body>) -> Response<Body> {
-        let version = request.version();
         let mut response = match self.readied(request).await {
             Ok(request) => match self.client.send(request).await {
                 Ok(response) => response,
@@ -70,13 +73,7 @@ impl EgressProxy {
             },
             Err(refused) => refused,
         };
-        let headers = response.headers_mut();
-        hop::strip(headers);
-        // A client that sends by itself again what meets a connection that is being closed never
-        // meets one.
-        if self.keep_alive == KeepAlive::No && version != Version::HTTP_2 {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
+        hop::strip(response.headers_mut());
         response
     }
 

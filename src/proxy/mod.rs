@@ -33,6 +33,7 @@
 mod access_log;
 mod admin;
 mod config;
+mod delivery;
 mod egress;
 mod error;
 mod figures;
@@ -51,8 +52,8 @@ mod tls;
 mod upstream;
 
 pub use self::config::{
-    AccessLogFormat, Egress, InDoubt, Ingress, KeepAlive, Keyless, Mode, ProxyConfig, ProxyLimits,
-    Secret, Upstream, header_name, read_file,
+    AccessLogFormat, CloseDelimited, Egress, InDoubt, Ingress, KeepAlive, Keyless, Mode,
+    ProxyConfig, ProxyLimits, Secret, Upstream, UpstreamStatus, header_name, read_file,
 };
 pub use self::error::{ConfigError, ProxyError};
 pub use self::hop::FENCING_TOKEN;
