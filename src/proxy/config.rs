@@ -56,6 +56,9 @@ pub struct Egress {
     pub retries_per_second: u32,
     /// Whether connections to clients stay open after an answer.
     pub keep_alive: KeepAlive,
+    /// The folder of the outbox, where calls are kept from before they are sent until their clients are
+    /// told: those that an earlier run left there are driven on. Without one they end with the process.
+    pub outbox: Option<PathBuf>,
 }
 
 /// Whether a connection to a client stays open after an answer.
@@ -252,6 +255,7 @@ impl Default for Egress {
             attempt_timeout: Duration::from_secs(5),
             retries_per_second: 10,
             keep_alive: KeepAlive::No,
+            outbox: None,
         }
     }
 }

@@ -227,7 +227,6 @@ mod tests {
         Delivered::new(body, deliveries.begin(version), open)
     }
 
-    // I6
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_not_taken_is_overdue_over_http_2_and_goes_out_in_pieces() {
         let deliveries = Deliveries::new();

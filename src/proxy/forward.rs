@@ -252,7 +252,7 @@ fn no_content() -> Response<Body> {
 }
 
 /// The same once more, where it is in memory.
-fn again(request: &Request<Body>) -> Option<Request<Body>> {
+pub(super) fn again(request: &Request<Body>) -> Option<Request<Body>> {
     let mut again = Request::new(request.body().try_clone()?);
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();

@@ -43,6 +43,7 @@ mod hop;
 mod ingress;
 mod listen;
 mod opened;
+mod outbox;
 mod principal;
 mod problem;
 mod reconcile;
