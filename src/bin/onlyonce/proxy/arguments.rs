@@ -57,7 +57,7 @@ pub(crate) struct ProxyArguments {
     /// Scope: the claim of a bearer token, which is checked here
     #[arg(long, env = "ONLYONCE_PROXY_SCOPE_JWT_CLAIM", value_name = "CLAIM")]
     pub(super) scope_jwt_claim: Option<String>,
-    /// The public key (PEM), or the secret, that tokens are checked with
+    /// The public key (PEM), or the secret, that tokens are checked with; or a folder of such, any of which will do
     #[arg(long, env = "ONLYONCE_PROXY_SCOPE_JWT_KEY", value_name = "FILE")]
     pub(super) scope_jwt_key: Option<PathBuf>,
     /// RS256, ES256, EdDSA, HS256 and their like

@@ -135,14 +135,17 @@ fn principal(said: &ProxyArguments) -> Parsed<Principal> {
         Some(_) => {
             let claim = said.scope_jwt_claim.as_deref().unwrap_or_default();
             let algorithm = said.scope_jwt_algorithm.as_deref();
-            let key = file("scope-jwt-key", said.scope_jwt_key.as_ref())?;
+            let mut keys = keys("scope-jwt-key", said.scope_jwt_key.as_ref())?.into_iter();
+            let first = keys.next();
+            let first = first.ok_or_else(|| wrong("scope-jwt-key", "the folder holds no file"))?;
             let jwt = Jwt::new(
                 claim,
-                &key,
+                &first,
                 required("scope-jwt-algorithm", algorithm)?,
                 said.scope_jwt_audience.as_deref(),
                 said.scope_jwt_issuer.as_deref(),
             )?;
+            let jwt = keys.try_fold(jwt, |jwt, key| jwt.or_key(&key))?;
             Ok(Principal::Jwt(Box::new(jwt)))
         }
         None => Err(wrong(
@@ -444,6 +447,28 @@ fn required<'a>(field: &'static str, said: Option<&'a str>) -> Parsed<&'a str> {
 fn file(field: &'static str, path: Option<&PathBuf>) -> Parsed<Vec<u8>> {
     let path = path.ok_or_else(|| wrong(field, "this must be said too"))?;
     read_file(field, path)
+}
+
+/// What a file says, or each file of a folder, in the order of their names. Names that begin with a
+/// point are passed over: so are the ones that a folder mounted into a container has of its own.
+fn keys(field: &'static str, path: Option<&PathBuf>) -> Parsed<Vec<Vec<u8>>> {
+    let path = path.ok_or_else(|| wrong(field, "this must be said too"))?;
+    if !path.is_dir() {
+        return Ok(vec![read_file(field, path)?]);
+    }
+    let listed = std::fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let listed = listed.map_err(|error| {
+        let path = path.display();
+        ConfigError::new(field, format!("{path} cannot be read: {error}"))
+    })?;
+    let hidden = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        name.as_encoded_bytes().starts_with(b".")
+    };
+    let mut files: Vec<PathBuf> = listed.iter().map(std::fs::DirEntry::path).collect();
+    files.retain(|path| !hidden(path));
+    files.sort_unstable();
+    files.iter().map(|path| read_file(field, path)).collect()
 }
 
 fn optional_file(field: &'static str, path: Option<&PathBuf>) -> Parsed<Option<Vec<u8>>> {
