@@ -56,6 +56,9 @@ pub struct Egress {
     pub retries_per_second: u32,
     /// Whether connections to clients stay open after an answer.
     pub keep_alive: KeepAlive,
+    /// The folder of the outbox, where calls are kept from before they are sent until their clients are
+    /// told: those that an earlier run left there are driven on. Without one they end with the process.
+    pub outbox: Option<PathBuf>,
 }
 
 /// Whether a connection to a client stays open after an answer.
@@ -86,6 +89,29 @@ pub struct Ingress {
     pub in_doubt: InDoubt,
     /// A 503 of the upstream says that nothing was executed.
     pub release_503: bool,
+    /// What an answer is worth that has no length and ends with its connection.
+    pub close_delimited: CloseDelimited,
+    /// What the upstream's own `Idempotency-Status` is worth.
+    pub upstream_status: UpstreamStatus,
+}
+
+/// What an answer to a protected call is worth that has no length and ends with its connection, as
+/// HTTP/1.0 allows: nobody can tell it from one that was cut short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseDelimited {
+    /// Its call is in doubt.
+    InDoubt,
+    /// It is taken for whole, and recorded.
+    Trusted,
+}
+
+/// What the upstream's own `Idempotency-Status` is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamStatus {
+    /// It is taken away: the upstream may mean anything by it, and a word of it would free a key.
+    Ignored,
+    /// The upstream dedupes in these words, by the same keys, and what it says of a call counts.
+    Trusted,
 }
 
 /// What becomes of POST and PATCH without a key.
@@ -212,6 +238,8 @@ impl Ingress {
             keyless: Keyless::Refuse,
             in_doubt: InDoubt::Refuse,
             release_503: false,
+            close_delimited: CloseDelimited::InDoubt,
+            upstream_status: UpstreamStatus::Ignored,
         }
     }
 }
@@ -227,6 +255,7 @@ impl Default for Egress {
             attempt_timeout: Duration::from_secs(5),
             retries_per_second: 10,
             keep_alive: KeepAlive::No,
+            outbox: None,
         }
     }
 }

@@ -1,25 +1,42 @@
 //! The half beside the client.
 
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 
 use super::config::{Egress, KeepAlive, ProxyConfig, Upstream};
 use super::forward::EGRESS;
 use super::problem::{after, not_executed, problem};
-use super::{ConfigError, hop, upstream};
-use crate::http::client::{Client, TransportError, stack};
-use crate::http::{Body, Read, Status, names};
+use super::{ConfigError, hop, outbox, upstream};
+use crate::http::client::{Client, Outbox, TransportError, stack};
+use crate::http::{Body, Read, Status, names, read_key};
 use crate::middleware::client::{
     Backoff, BackoffOptions, CallError, Last, Outcome, RetryBudget, RetryBudgetOptions, Stopped,
 };
+use crate::storage::IdempotencyKey;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// Makes a key for each request, and sends it until it is answered.
 pub(super) struct EgressProxy {
     client: Client,
+    /// Asks whether the other side dedupes, once each time, and not out of the calls' budget.
+    asking: Client,
+    outbox: Option<Outbox>,
     upstream: Upstream,
     keep_alive: KeepAlive,
     body_bytes_max: usize,
     client_timeout: Duration,
+}
+
+/// What is known of a call without an answer.
+pub(super) struct Untold {
+    pub(super) outcome: Outcome,
+    /// Names the call; none where it has none yet.
+    pub(super) key: Option<IdempotencyKey>,
+    pub(super) attempts: u32,
+    /// Another attempt would have met the same.
+    pub(super) is_final: bool,
+    /// What the other side, or somebody in between, said last.
+    pub(super) response: Option<Response<Body>>,
 }
 
 // === impl EgressProxy ===
@@ -37,6 +54,10 @@ impl EgressProxy {
         let backoff = Backoff::new(backoff).unwrap_or_default();
         let reserve = egress.retries_per_second;
         let attempts_max = egress.attempts_max;
+        let asking = stack(transport.clone())
+            .with_call_timeout(READY_WITHIN)
+            .with_attempts_max(NonZeroU32::MIN)
+            .build();
         let client = stack(transport)
             .with_call_timeout(limits.timeout)
             .with_attempt_timeout(egress.attempt_timeout)
@@ -54,6 +75,8 @@ impl EgressProxy {
             .build();
         Ok(Self {
             client,
+            asking,
+            outbox: None,
             upstream: config.upstream.clone(),
             keep_alive: egress.keep_alive,
             body_bytes_max: limits.body_bytes_max,
@@ -61,22 +84,34 @@ impl EgressProxy {
         })
     }
 
+    /// What makes the calls.
+    pub(super) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Makes calls by `outbox` from now on.
+    pub(super) fn keep_calls_in(&mut self, outbox: Outbox) {
+        self.outbox = Some(outbox);
+    }
+
+    pub(super) const fn keep_alive(&self) -> KeepAlive {
+        self.keep_alive
+    }
+
     pub(super) async fn answer(&self, request: Request<Body>) -> Response<Body> {
-        let version = request.version();
         let mut response = match self.readied(request).await {
-            Ok(request) => match self.client.send(request).await {
-                Ok(response) => response,
-                Err(error) => unanswered(error),
-            },
+            Ok(request) => {
+                let answered = match &self.outbox {
+                    Some(outbox) if !request.method().is_safe() => {
+                        outbox::call(outbox.clone(), request).await
+                    }
+                    _ => self.client.send(request).await.map_err(Untold::from),
+                };
+                answered.unwrap_or_else(Untold::told)
+            }
             Err(refused) => refused,
         };
-        let headers = response.headers_mut();
-        hop::strip(headers);
-        // A client that sends by itself again what meets a connection that is being closed never
-        // meets one.
-        if self.keep_alive == KeepAlive::No && version != Version::HTTP_2 {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
+        hop::strip(response.headers_mut());
         response
     }
 
@@ -90,7 +125,7 @@ impl EgressProxy {
         if upstream::readdress(&mut question, &self.upstream).is_err() {
             return false;
         }
-        let asked = tokio::time::timeout(READY_WITHIN, self.client.send(question));
+        let asked = tokio::time::timeout(READY_WITHIN, self.asking.send(question));
         matches!(asked.await, Ok(Ok(response)) if response.headers().contains_key(names::STORE))
     }
 
@@ -99,6 +134,10 @@ impl EgressProxy {
         hop::check(request.headers(), None).map_err(|error| {
             let code = StatusCode::BAD_REQUEST;
             not_executed(code, "request-unreadable", &error.to_string())
+        })?;
+        read_key(request.headers()).map_err(|error| {
+            let code = StatusCode::BAD_REQUEST;
+            not_executed(code, "key-malformed", &error.to_string())
         })?;
         let (head, body) = request.into_parts();
         let reading = body.read(self.body_bytes_max);
@@ -137,43 +176,124 @@ impl EgressProxy {
     }
 }
 
-/// What a client is told that gets no answer. Nothing that sounds as if it could be tried again
-/// where it could have been executed.
-fn unanswered(error: CallError<Response<Body>, TransportError>) -> Response<Body> {
-    let key = error.ticket.key;
-    let stopped = error.stopped;
-    match (error.outcome, error.last) {
-        // The other side's own words are better than any of these.
-        (Outcome::InDoubt | Outcome::NotExecuted, Last::Response(response)) => response,
-        // It speaks of all that was sent from here. What a client has sent before under a key of its
-        // own, it knows itself.
-        (Outcome::Unknown, Last::Response(response)) if error.attempts == 1 => response,
-        (Outcome::NotExecuted, _) => {
-            let detail = match stopped {
-                Stopped::Final => "the other side does not say that it dedupes; nothing was sent",
-                _ => "the other side could not be reached; nothing was executed",
-            };
-            let code = StatusCode::SERVICE_UNAVAILABLE;
-            after(not_executed(code, "not-sent", detail), PAUSE_MAX)
+// === impl Untold ===
+
+impl Untold {
+    /// Nobody knows.
+    pub(super) fn unknown(key: Option<&IdempotencyKey>) -> Self {
+        Self {
+            outcome: Outcome::Unknown,
+            key: key.cloned(),
+            attempts: 0,
+            is_final: false,
+            response: None,
         }
-        (Outcome::InDoubt, _) => {
-            let mut response = problem(StatusCode::CONFLICT, "in-doubt", "the call is in doubt");
-            let status = Status::InDoubt.header_value();
-            response.headers_mut().insert(names::STATUS, status);
-            with_key(response, key.as_str())
+    }
+
+    /// The key is another call's.
+    pub(super) fn mismatch() -> Self {
+        let detail = "another request with this key is being sent";
+        let mut response = problem(StatusCode::UNPROCESSABLE_ENTITY, "mismatch", detail);
+        let status = Status::Mismatch.header_value();
+        response.headers_mut().insert(names::STATUS, status);
+        Self::refused(response)
+    }
+
+    pub(super) fn too_large(detail: &str) -> Self {
+        let code = StatusCode::PAYLOAD_TOO_LARGE;
+        Self::refused(not_executed(code, "too-large", detail))
+    }
+
+    /// The outbox is full, or fails.
+    pub(super) fn not_kept(detail: &str) -> Self {
+        let code = StatusCode::SERVICE_UNAVAILABLE;
+        Self::refused(after(not_executed(code, "not-kept", detail), PAUSE_MAX))
+    }
+
+    pub(super) fn unwritable(detail: &str) -> Self {
+        let code = StatusCode::BAD_REQUEST;
+        Self::refused(not_executed(code, "request-unreadable", detail))
+    }
+
+    fn refused(response: Response<Body>) -> Self {
+        Self {
+            outcome: Outcome::NotExecuted,
+            response: Some(response),
+            ..Self::unknown(None)
         }
-        (Outcome::Unknown, _) => {
-            let detail = "the outcome is unknown: the call may or may not have been executed. Its \
-                          key is in the header idempotency-key; ask with it, never anew";
-            let code = StatusCode::GATEWAY_TIMEOUT;
-            with_key(problem(code, "outcome-unknown", detail), key.as_str())
+    }
+
+    /// What a client is told. Nothing that sounds as if it could be tried again where it could have
+    /// been executed.
+    fn told(self) -> Response<Body> {
+        let key = self.key.as_ref();
+        match (self.outcome, self.response) {
+            // The other side's own words are better than any of these.
+            (Outcome::InDoubt | Outcome::NotExecuted, Some(response)) => response,
+            // It speaks of all that was sent from here. What a client has sent before under a key of
+            // its own, it knows itself.
+            (Outcome::Unknown, Some(response)) if self.attempts == 1 && is_refusal(&response) => {
+                response
+            }
+            (Outcome::NotExecuted, None) => {
+                let detail = if self.is_final {
+                    "the other side does not say that it dedupes; nothing was sent"
+                } else {
+                    "the other side could not be reached; nothing was executed"
+                };
+                let code = StatusCode::SERVICE_UNAVAILABLE;
+                after(not_executed(code, "not-sent", detail), PAUSE_MAX)
+            }
+            (Outcome::InDoubt, None) => {
+                let mut response =
+                    problem(StatusCode::CONFLICT, "in-doubt", "the call is in doubt");
+                let status = Status::InDoubt.header_value();
+                response.headers_mut().insert(names::STATUS, status);
+                with_key(response, key)
+            }
+            (Outcome::Unknown, _) => {
+                let detail = "the outcome is unknown: the call may or may not have been executed. \
+                              Its key is in the header idempotency-key; ask with it, never anew";
+                let code = StatusCode::GATEWAY_TIMEOUT;
+                with_key(problem(code, "outcome-unknown", detail), key)
+            }
         }
     }
 }
 
+impl From<CallError<Response<Body>, TransportError>> for Untold {
+    fn from(error: CallError<Response<Body>, TransportError>) -> Self {
+        Self {
+            outcome: error.outcome,
+            key: Some(error.ticket.key),
+            attempts: error.attempts,
+            is_final: error.stopped == Stopped::Final,
+            response: match error.last {
+                Last::Response(response) => Some(response),
+                Last::Elapsed | Last::Error(_) | Last::Nothing => None,
+            },
+        }
+    }
+}
+
+/// Whether an answer says that this attempt was not executed. A 502, 503 or 504 of somebody in between
+/// says nothing of the kind.
+fn is_refusal(response: &Response<Body>) -> bool {
+    let (code, headers) = (response.status(), response.headers());
+    if headers.contains_key(names::STATUS) {
+        return matches!(
+            Status::of(headers),
+            Some(Status::Mismatch | Status::NotExecuted | Status::Stale)
+        );
+    }
+    let in_progress = code == StatusCode::CONFLICT && headers.contains_key(header::RETRY_AFTER);
+    code.is_client_error() && code != StatusCode::REQUEST_TIMEOUT && !in_progress
+}
+
 /// For whoever finds out what became of it.
-fn with_key(mut response: Response<Body>, key: &str) -> Response<Body> {
-    let escaped = key.replace('\\', "\\\\").replace('"', "\\\"");
+fn with_key(mut response: Response<Body>, key: Option<&IdempotencyKey>) -> Response<Body> {
+    let Some(key) = key else { return response };
+    let escaped = key.as_str().replace('\\', "\\\\").replace('"', "\\\"");
     if let Ok(value) = HeaderValue::try_from(format!("\"{escaped}\"")) {
         let name: HeaderName = names::KEY;
         response.headers_mut().insert(name, value);

@@ -21,6 +21,10 @@ pub(super) const CONNECTIONS: &str = "onlyonce_proxy_connections";
 pub(super) const CONNECTIONS_REFUSED: &str = "onlyonce_proxy_connections_refused_total";
 /// Lines of the access log for which there was no room.
 pub(super) const LOG_LINES_LOST: &str = "onlyonce_proxy_access_log_lost_total";
+/// Calls of earlier runs of an egress that have ended, by how.
+pub(super) const DRIVEN_ON: &str = "onlyonce_proxy_driven_on_total";
+/// Calls of earlier runs of an egress that have not ended yet.
+pub(super) const LEFT_BY_EARLIER_RUNS: &str = "onlyonce_proxy_left_by_earlier_runs";
 /// Calls in doubt in the store, as last counted.
 pub(super) const IN_DOUBT: &str = "onlyonce_proxy_in_doubt";
 
@@ -62,6 +66,16 @@ pub(super) fn keep() -> Result<PrometheusHandle, ConfigError> {
         LOG_LINES_LOST,
         Unit::Count,
         "Lines of the access log that were lost"
+    );
+    describe_counter!(
+        DRIVEN_ON,
+        Unit::Count,
+        "Calls of earlier runs that have ended, by how"
+    );
+    describe_gauge!(
+        LEFT_BY_EARLIER_RUNS,
+        Unit::Count,
+        "Calls of earlier runs that have not ended"
     );
     describe_gauge!(IN_DOUBT, Unit::Count, "Calls in doubt in the store");
     Ok(handle)

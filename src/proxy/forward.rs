@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{LengthLimitError, Limited};
 use tokio::time::{Instant, sleep, timeout_at};
 use tower_service::Service;
 
-use super::config::{ProxyLimits, Upstream};
+use super::config::{CloseDelimited, Ingress, ProxyConfig, ProxyLimits, Upstream, UpstreamStatus};
 use super::hop;
 use super::problem::{after, not_executed, problem};
-use super::stream::Timed;
+use super::stream::{Timed, Unended};
 use super::upstream::{Transport, connect_timeout, readdress};
 use crate::http::client::TransportError;
 use crate::http::{Body, NotExecuted};
@@ -35,6 +35,9 @@ pub(super) struct Forward {
     transport: Transport,
     upstream: Arc<Upstream>,
     limits: ProxyLimits,
+    close_delimited: CloseDelimited,
+    upstream_status: UpstreamStatus,
+    principal: Option<HeaderName>,
 }
 
 /// Why a request has no answer of the upstream's.
@@ -53,11 +56,14 @@ pub(super) enum Unanswered {
 // === impl Forward ===
 
 impl Forward {
-    pub(super) fn new(transport: Transport, upstream: Upstream, limits: ProxyLimits) -> Self {
+    pub(super) fn new(transport: Transport, config: &ProxyConfig, ingress: &Ingress) -> Self {
         Self {
             transport,
-            upstream: Arc::new(upstream),
-            limits,
+            upstream: Arc::new(config.upstream.clone()),
+            limits: config.limits,
+            close_delimited: ingress.close_delimited,
+            upstream_status: ingress.upstream_status,
+            principal: ingress.principal.header().cloned(),
         }
     }
 
@@ -73,6 +79,9 @@ impl Forward {
         let headers = request.headers_mut();
         headers.remove(&EGRESS);
         hop::strip_words(headers);
+        if let Some(principal) = &self.principal {
+            hop::strip_look_alikes(headers, principal);
+        }
         if let Some(execution) = execution {
             let token = HeaderValue::try_from(execution.token.to_string());
             headers.insert(hop::FENCING_TOKEN, token.expect("digits and a point"));
@@ -111,6 +120,11 @@ impl Forward {
         let mut next = request;
         loop {
             let again = again(&next);
+            // The process may have stood still since it was last known that there is time, and whoever
+            // waited has been told then. The layer around polls nothing of this once its lease is over.
+            if Instant::now() >= until {
+                return Err(Unanswered::Unreachable);
+            }
             let sending = self.transport.call(next);
             let error = match timeout_at(until, sending).await {
                 Ok(Ok(response)) => return Ok(response),
@@ -139,18 +153,34 @@ impl Forward {
         protected: bool,
         until: Instant,
     ) -> Response<Body> {
+        let closes = protected
+            && self.close_delimited == CloseDelimited::InDoubt
+            && ends_with_its_connection(&response);
         hop::strip(response.headers_mut());
+        if self.upstream_status == UpstreamStatus::Ignored {
+            hop::strip_answer_words(response.headers_mut());
+        }
         let endless = !protected || is_event_stream(response.headers());
         let idle = self.limits.timeout;
         response.map(|body| {
             if http_body::Body::is_end_stream(&body) {
                 return body;
             }
-            Body::stream(if endless {
+            let timed = if endless {
                 Timed::idle(body, idle)
             } else {
                 Timed::until(body, until)
-            })
+            };
+            if closes {
+                tracing::warn!(
+                    target: "onlyonce",
+                    "an answer has no length and ends with its connection, so that nobody can tell \
+                     whether it is whole: its call is in doubt (close-delimited)"
+                );
+                Body::stream(Unended::new(timed))
+            } else {
+                Body::stream(timed)
+            }
         })
     }
 }
@@ -222,7 +252,7 @@ fn no_content() -> Response<Body> {
 }
 
 /// The same once more, where it is in memory.
-fn again(request: &Request<Body>) -> Option<Request<Body>> {
+pub(super) fn again(request: &Request<Body>) -> Option<Request<Body>> {
     let mut again = Request::new(request.body().try_clone()?);
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();
@@ -259,6 +289,22 @@ fn sources(error: &TransportError) -> impl Iterator<Item = &(dyn Error + 'static
     std::iter::successors(Some(error), |error: &&(dyn Error + 'static)| {
         (**error).source()
     })
+}
+
+/// Whether the end of the connection is all that says where the body ends (RFC 9112, section 6.3): so
+/// does the end of a service that was killed half-way.
+fn ends_with_its_connection(response: &Response<Body>) -> bool {
+    let body = response.body();
+    if response.version() > Version::HTTP_11
+        || http_body::Body::is_end_stream(body)
+        || http_body::Body::size_hint(body).exact().is_some()
+    {
+        return false;
+    }
+    let codings = response.headers().get_all(header::TRANSFER_ENCODING);
+    let last = codings.iter().next_back().map(HeaderValue::as_bytes);
+    let last = last.and_then(|line| line.rsplit(|byte| *byte == b',').next());
+    !last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::access_log::{AccessLog, Entry};
-use super::config::ProxyLimits;
+use super::config::{KeepAlive, ProxyLimits};
+use super::delivery::{Delivered, Deliveries, Open};
 use super::egress::EgressProxy;
 use super::figures;
 use super::ingress::IngressProxy;
@@ -20,10 +21,12 @@ use crate::http::{Body, BoxError, Status};
 /// What every request meets first: it counts, it writes the log, and hands on.
 pub(super) struct Front {
     half: Half,
+    /// Whether connections of HTTP/1 are closed after each answer, a refusal too.
+    closes: bool,
     log: AccessLog,
     body_bytes_max: u64,
     requests_max: usize,
-    /// Requests without an answer yet.
+    /// Requests without an answer yet, or with one that is not taken yet.
     open: Arc<AtomicUsize>,
 }
 
@@ -33,15 +36,17 @@ pub(super) enum Half {
     Ingress(IngressProxy),
 }
 
-/// A request without an answer yet, for as long as it is held.
-struct Open(Arc<AtomicUsize>);
-
 // === impl Front ===
 
 impl Front {
     pub(super) fn new(half: Half, log: AccessLog, limits: &ProxyLimits) -> Self {
+        let closes = match &half {
+            Half::Egress(egress) => egress.keep_alive() == KeepAlive::No,
+            Half::Ingress(_) => false,
+        };
         Self {
             half,
+            closes,
             log,
             body_bytes_max: limits.body_bytes_max as u64,
             requests_max: limits.requests_max,
@@ -49,7 +54,7 @@ impl Front {
         }
     }
 
-    /// How many requests have no answer yet.
+    /// How many requests have no answer yet, or one of which their client has not taken all.
     pub(super) fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
     }
@@ -58,12 +63,19 @@ impl Front {
         &self.half
     }
 
-    pub(super) async fn answer<B>(&self, client: SocketAddr, request: Request<B>) -> Response<Body>
+    pub(super) async fn answer<B>(
+        &self,
+        client: SocketAddr,
+        request: Request<B>,
+        deliveries: &Deliveries,
+    ) -> Response<Delivered>
     where
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let _open = Open::count(&self.open);
+        let open = Open::count(&self.open);
+        let version = request.version();
+        let underway = deliveries.begin(version);
         let began = Instant::now();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let request = request.map(|body| {
@@ -73,13 +85,19 @@ impl Front {
                 Body::stream(body)
             }
         });
-        let response = if self.open() > self.requests_max {
+        let mut response = if self.open() > self.requests_max {
             let detail = "this proxy is answering as many requests as it may";
             let code = StatusCode::SERVICE_UNAVAILABLE;
             after(not_executed(code, "too-many-requests", detail), BUSY_PAUSE)
         } else {
             self.answer_within_bounds(client, request).await
         };
+        // A client that sends by itself again what meets a connection that is being closed never
+        // meets one.
+        if self.closes && version != Version::HTTP_2 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         let took = began.elapsed();
         let status = Status::of(response.headers());
         figures::answered(response.status(), status, took);
@@ -91,7 +109,7 @@ impl Front {
             status,
             took,
         });
-        response
+        response.map(|body| Delivered::new(body, underway, open))
     }
 
     async fn answer_within_bounds(
@@ -111,21 +129,6 @@ impl Front {
             Half::Egress(egress) => egress.answer(request).await,
             Half::Ingress(ingress) => ingress.answer(client, request).await,
         }
-    }
-}
-
-// === impl Open ===
-
-impl Open {
-    fn count(open: &Arc<AtomicUsize>) -> Self {
-        open.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(open))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

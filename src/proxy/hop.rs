@@ -63,6 +63,26 @@ pub(super) fn strip_words(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes away what is spelled like the header of the `principal` for CGI, WSGI and PHP, which take `_`
+/// for `-`, and is not it.
+pub(super) fn strip_look_alikes(headers: &mut HeaderMap, principal: &HeaderName) {
+    let spelled = |name: &HeaderName| name.as_str().replace('_', "-");
+    let wanted = spelled(principal);
+    let alike = |name: &&HeaderName| *name != principal && spelled(name) == wanted;
+    let alike: Vec<HeaderName> = headers.keys().filter(alike).cloned().collect();
+    for name in alike {
+        headers.remove(name);
+    }
+}
+
+/// Takes away what an answer says of a call: a service that knows nothing of this proxy says it of
+/// calls of its own, or by accident.
+pub(super) fn strip_answer_words(headers: &mut HeaderMap) {
+    for name in [names::REPLAYED, names::STATUS, names::STORE] {
+        headers.remove(name);
+    }
+}
+
 /// Says that the message went through here (RFC 9110, section 7.6.3).
 pub(super) fn add_via(headers: &mut HeaderMap, version: http::Version) {
     let via = match version {
@@ -132,6 +152,18 @@ mod tests {
         strip_words(&mut said);
         let kept = headers(&[("idempotency-key", "k"), ("x-idempotency-key", "k")]);
         assert_eq!(said, kept);
+    }
+
+    // C13
+    #[test]
+    fn what_is_spelled_like_the_header_of_the_principal_does_not_go_on() {
+        let lines = [("x-tenant", "ann"), ("x_tenant", "bob"), ("x-tenants", "all")];
+        let mut said = headers(&lines);
+        strip_look_alikes(&mut said, &HeaderName::from_static("x-tenant"));
+        assert_eq!(said, headers(&[lines[0], lines[2]]));
+        let mut said = headers(&lines);
+        strip_look_alikes(&mut said, &HeaderName::from_static("x_tenant"));
+        assert_eq!(said, headers(&[lines[1], lines[2]]));
     }
 
     #[test]

@@ -37,6 +37,7 @@ impl IngressProxy {
         let in_doubt = policy(&ingress.in_doubt, config, &limits)?;
         let mut layer = DedupeLayer::new(opened.store(), ingress.principal.clone())
             .in_doubt(in_doubt)
+            .fingerprint_host()
             .body_bytes_max(limits.body_bytes_max)
             .body_timeout(limits.client_timeout)
             .answer_bytes_max(limits.answer_bytes_max)
@@ -47,7 +48,7 @@ impl IngressProxy {
         if ingress.release_503 {
             layer = layer.release_503();
         }
-        let forward = Forward::new(transport, config.upstream.clone(), limits);
+        let forward = Forward::new(transport, config, ingress);
         Ok(Self {
             executions: layer.executions(),
             dedupe: layer.layer(forward),

@@ -15,10 +15,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::config::ProxyLimits;
+use super::delivery::{Deliveries, Overdue};
 use super::figures::{self, Connected};
 use super::front::Front;
 use super::stream::Attended;
@@ -64,7 +65,7 @@ impl Listening {
             tls: tls.map(|tls| TlsAcceptor::from(tls.0)),
             stop: stop.clone(),
         };
-        let places = Arc::new(Semaphore::new(limits.connections_max));
+        let places = Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS)));
         let refusing = Arc::new(Semaphore::new(REFUSED_AT_ONCE));
         let mut connections = JoinSet::new();
         loop {
@@ -139,20 +140,53 @@ impl Serving {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let front = Arc::clone(&self.front);
+        let deliveries = Deliveries::new();
+        let asked = deliveries.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let front = Arc::clone(&front);
-            async move { Ok::<_, Infallible>(front.answer(client, request).await) }
+            let (front, asked) = (Arc::clone(&front), asked.clone());
+            async move { Ok::<_, Infallible>(front.answer(client, request, &asked).await) }
         });
         let io = TokioIo::new(Attended::new(io, self.limits.client_timeout));
         let connection = self.http.serve_connection(io, service);
         tokio::pin!(connection);
         let mut stop = self.stop.clone();
-        tokio::select! {
-            ended = connection.as_mut() => return ended,
-            _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+        let stopped = async { stop.wait_for(|stop| *stop).await.is_ok() };
+        tokio::pin!(stopped);
+        // Since when the client has been told that the connection ends.
+        let mut ending: Option<Instant> = None;
+        let patience = self.limits.client_timeout;
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => return ended,
+                _ = &mut stopped, if ending.is_none() => {
+                    ending = Some(Instant::now());
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = sleep(look_after(patience)) => match deliveries.overdue(patience) {
+                    None => {}
+                    Some(Overdue::NotTaken) => return Err(untaken()),
+                    Some(Overdue::Still) => match ending {
+                        None => {
+                            ending = Some(Instant::now());
+                            connection.as_mut().graceful_shutdown();
+                        }
+                        // It is told, and stays.
+                        Some(since) if since.elapsed() >= patience => return Err(untaken()),
+                        Some(_) => {}
+                    }
+                }
+            }
         }
-        connection.await
     }
+}
+
+fn untaken() -> Box<dyn std::error::Error + Send + Sync> {
+    io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing").into()
+}
+
+/// How often a connection is looked after whose client is waited for at most so long.
+fn look_after(patience: Duration) -> Duration {
+    (patience / 4).max(LOOKED_AFTER_AT_MOST)
 }
 
 fn builder(limits: &ProxyLimits) -> auto::Builder<TokioExecutor> {
@@ -161,6 +195,8 @@ fn builder(limits: &ProxyLimits) -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.client_timeout)
+        // Who ends its half after the request still waits for the answer.
+        .half_close(true)
         .max_buf_size(limits.head_bytes_max)
         .max_headers(limits.header_lines_max);
     let head_bytes_max = u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX);
@@ -189,6 +225,9 @@ async fn refuse(mut stream: TcpStream, _place: OwnedSemaphorePermit, secure: boo
     // OK because it does not matter how it went.
     let _ = timeout(REFUSED_WITHIN, refused).await;
 }
+
+/// Many connections are looked after, and a client is seldom that impatient.
+const LOOKED_AFTER_AT_MOST: Duration = Duration::from_millis(50);
 
 const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\
     Content-Length: 0\r\nIdempotency-Status: not-executed\r\nRetry-After: 1\r\n\r\n";

@@ -33,6 +33,7 @@
 mod access_log;
 mod admin;
 mod config;
+mod delivery;
 mod egress;
 mod error;
 mod figures;
@@ -42,6 +43,7 @@ mod hop;
 mod ingress;
 mod listen;
 mod opened;
+mod outbox;
 mod principal;
 mod problem;
 mod reconcile;
@@ -51,8 +53,8 @@ mod tls;
 mod upstream;
 
 pub use self::config::{
-    AccessLogFormat, Egress, InDoubt, Ingress, KeepAlive, Keyless, Mode, ProxyConfig, ProxyLimits,
-    Secret, Upstream, header_name, read_file,
+    AccessLogFormat, CloseDelimited, Egress, InDoubt, Ingress, KeepAlive, Keyless, Mode,
+    ProxyConfig, ProxyLimits, Secret, Upstream, UpstreamStatus, header_name, read_file,
 };
 pub use self::error::{ConfigError, ProxyError};
 pub use self::hop::FENCING_TOKEN;

@@ -41,7 +41,9 @@ pub struct Credentials {
 /// How bearer tokens are checked.
 #[derive(Clone)]
 pub struct Jwt {
-    key: DecodingKey,
+    /// One of them has signed.
+    keys: Vec<DecodingKey>,
+    algorithm: Algorithm,
     validation: Validation,
     claim: String,
     clock: Arc<dyn Clock>,
@@ -190,23 +192,7 @@ impl Jwt {
             ConfigError::new("scope-jwt-algorithm", problem)
         };
         let algorithm: Algorithm = algorithm.parse().map_err(|_| unknown())?;
-        let decoded = match algorithm {
-            Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => {
-                let secret = key.trim_ascii();
-                if secret.len() < 32 {
-                    let problem = "the secret needs at least 32 bytes";
-                    return Err(ConfigError::new("scope-jwt-key", problem));
-                }
-                Ok(DecodingKey::from_secret(secret))
-            }
-            Algorithm::ES256 | Algorithm::ES384 => DecodingKey::from_ec_pem(key),
-            Algorithm::EdDSA => DecodingKey::from_ed_pem(key),
-            _ => DecodingKey::from_rsa_pem(key),
-        };
-        let key = decoded.map_err(|_| {
-            let problem = "the file holds no public key in PEM of this algorithm";
-            ConfigError::new("scope-jwt-key", problem)
-        })?;
+        let key = decoding_key(algorithm, key)?;
         let mut validation = Validation::new(algorithm);
         // Judged below, by the clock of this program.
         validation.validate_exp = false;
@@ -224,17 +210,35 @@ impl Jwt {
             validation.required_spec_claims.insert("aud".to_owned());
         }
         Ok(Self {
-            key,
+            keys: vec![key],
+            algorithm,
             validation,
             claim: claim.to_owned(),
             clock: Arc::new(SystemClock),
         })
     }
 
+    /// Takes tokens too that are signed with this key: the old one, while keys change.
+    ///
+    /// # Errors
+    ///
+    /// When the key is not of the algorithm's kind, or there are 16 already: a token that nobody has
+    /// signed is tried with each.
+    pub fn or_key(mut self, key: &[u8]) -> Result<Self, ConfigError> {
+        if self.keys.len() >= KEYS_MAX {
+            let problem = format!("at most {KEYS_MAX} keys");
+            return Err(ConfigError::new("scope-jwt-key", problem));
+        }
+        self.keys.push(decoding_key(self.algorithm, key)?);
+        Ok(self)
+    }
+
     fn scope_of(&self, headers: &HeaderMap) -> Option<Scope> {
         let token = bearer(headers)?;
-        let claims = jsonwebtoken::decode::<serde_json::Value>(token, &self.key, &self.validation);
-        let claims = claims.ok()?.claims;
+        let claims = self.keys.iter().find_map(|key| {
+            let decoded = jsonwebtoken::decode::<serde_json::Value>(token, key, &self.validation);
+            Some(decoded.ok()?.claims)
+        })?;
         let now = self.clock.now().as_millis() / 1_000;
         let seconds = |name: &str| claims.get(name).and_then(serde_json::Value::as_f64);
         #[expect(clippy::cast_precision_loss, reason = "seconds have fewer digits")]
@@ -247,6 +251,26 @@ impl Jwt {
         }
         Scope::principal(claims.get(&self.claim)?.as_str()?).ok()
     }
+}
+
+fn decoding_key(algorithm: Algorithm, key: &[u8]) -> Result<DecodingKey, ConfigError> {
+    let decoded = match algorithm {
+        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => {
+            let secret = key.trim_ascii();
+            if secret.len() < 32 {
+                let problem = "the secret needs at least 32 bytes";
+                return Err(ConfigError::new("scope-jwt-key", problem));
+            }
+            Ok(DecodingKey::from_secret(secret))
+        }
+        Algorithm::ES256 | Algorithm::ES384 => DecodingKey::from_ec_pem(key),
+        Algorithm::EdDSA => DecodingKey::from_ed_pem(key),
+        _ => DecodingKey::from_rsa_pem(key),
+    };
+    decoded.map_err(|_| {
+        let problem = "the file holds no public key in PEM of this algorithm";
+        ConfigError::new("scope-jwt-key", problem)
+    })
 }
 
 /// The one credential of a request with this scheme.
@@ -285,6 +309,9 @@ fn hex(text: &str) -> Option<[u8; 32]> {
 
 /// Clocks of who makes tokens and who checks them differ.
 const LEEWAY_SECONDS: f64 = 60.0;
+
+/// Two are enough while keys change; each costs every token that nobody has signed a check.
+const KEYS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {

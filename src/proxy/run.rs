@@ -20,6 +20,7 @@ use super::front::{Front, Half};
 use super::ingress::IngressProxy;
 use super::listen::Listening;
 use super::opened::Opened;
+use super::outbox::{Closing, KeptCalls};
 use super::{ProxyError, figures};
 use crate::middleware::server::Executions;
 use crate::storage::Inspect;
@@ -41,6 +42,8 @@ pub struct Proxy {
     chores: JoinHandle<()>,
     executions: Option<Executions>,
     opened: Option<Opened>,
+    outbox: Option<Closing>,
+    driving_on: Option<JoinHandle<()>>,
 }
 
 /// What was under way when the time to stop was over.
@@ -73,11 +76,22 @@ impl Proxy {
                 Some(Opened::open(ingress, config.limits.answer_bytes_max).await?)
             }
         };
+        let mut kept = None;
         let half = match (&config.mode, &opened) {
             (Mode::Ingress(ingress), Some(opened)) => {
                 IngressProxy::new(&config, ingress, opened).map(Half::Ingress)
             }
-            (Mode::Egress(egress), _) => EgressProxy::new(&config, egress).map(Half::Egress),
+            (Mode::Egress(egress), _) => match EgressProxy::new(&config, egress) {
+                Ok(mut proxy) => {
+                    if let Some(path) = &egress.outbox {
+                        let opened = KeptCalls::open(path, proxy.client()).await?;
+                        proxy.keep_calls_in(opened.outbox());
+                        kept = Some(opened);
+                    }
+                    Ok(Half::Egress(proxy))
+                }
+                Err(error) => Err(error),
+            },
             (Mode::Ingress(_), None) => unreachable!("an ingress has a store"),
         };
         let half = match half {
@@ -125,6 +139,8 @@ impl Proxy {
             tls: config.tls,
             stop: stopped,
         };
+        let outbox = kept.as_ref().map(KeptCalls::closing);
+        let driving_on = kept.map(|kept| tokio::spawn(kept.drive_on()));
         Ok(Self {
             listens_at,
             admin_at,
@@ -137,6 +153,8 @@ impl Proxy {
             chores,
             executions,
             opened,
+            outbox,
+            driving_on,
         })
     }
 
@@ -176,6 +194,12 @@ impl Proxy {
         if let Some(opened) = self.opened.take() {
             opened.close().await?;
         }
+        if let Some(driving_on) = self.driving_on.take() {
+            driving_on.abort();
+        }
+        if let Some(outbox) = self.outbox.take() {
+            outbox.close().await?;
+        }
         Ok(left)
     }
 }
@@ -193,6 +217,9 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.listening.abort();
         self.chores.abort();
+        if let Some(driving_on) = &self.driving_on {
+            driving_on.abort();
+        }
         if let Some(admin) = &self.admin {
             admin.abort();
         }

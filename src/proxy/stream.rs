@@ -21,6 +21,16 @@ pub(super) struct Timed {
     sleep: Pin<Box<Sleep>>,
 }
 
+/// A body of which nobody can tell whether it came to its end, and which therefore fails there.
+pub(super) struct Unended {
+    body: Timed,
+}
+
+/// A body ended with its connection.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the body has no length and ended with its connection")]
+pub(super) struct EndUnknown;
+
 /// A body took too long.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the body took too long")]
@@ -84,6 +94,27 @@ impl http_body::Body for Timed {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+// === impl Unended ===
+
+impl Unended {
+    pub(super) const fn new(body: Timed) -> Self {
+        Self { body }
+    }
+}
+
+impl http_body::Body for Unended {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.get_mut().body).poll_frame(cx));
+        Poll::Ready(Some(frame.unwrap_or_else(|| Err(EndUnknown.into()))))
     }
 }
 

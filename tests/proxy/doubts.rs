@@ -198,3 +198,35 @@ async fn an_answer_is_recorded_as_it_is_and_not_in_an_encoding_that_others_do_no
     let (_, body) = called(ingress.at, "a", &[]).await;
     assert_eq!(body, "plain");
 }
+
+// F11
+#[tokio::test]
+async fn what_a_client_that_takes_gzip_has_called_first_is_read_by_one_that_takes_none() {
+    let place = Place::new();
+    let bank = place.service("gzip_bank.py", 0, "0").await;
+    let ingress = ingress(bank.at, &[]).await;
+    let said = "ten were taken, and ten more were not\n".repeat(20);
+    let asked = |path: &'static str, more: &'static [&'static str]| async move {
+        let url = format!("http://{}{path}", ingress.at);
+        let key = format!("Idempotency-Key: {}", &path[1..]);
+        let written = "\n%{http_code} %header{idempotency-status} %header{content-encoding}";
+        let mut arguments = vec!["-w", written, "-d", "10", "-H", &key, "--output", "-"];
+        arguments.extend(more);
+        arguments.push(&url);
+        let said = curl(&arguments).await;
+        let (body, status) = said.rsplit_once('\n').unwrap();
+        (body.to_owned(), status.trim().to_owned())
+    };
+    let gzip = &["--compressed"][..];
+    let first = asked("/asked", gzip).await;
+    assert_eq!(first, (said.clone(), "200 executed".to_owned()));
+    let replayed = asked("/asked", &[]).await;
+    assert_eq!(replayed, (said.clone(), "200 replayed".to_owned()));
+    // A service that compresses whatever it is told does so for everybody, and says so.
+    let first = asked("/always", gzip).await;
+    assert_eq!(first, (said.clone(), "200 executed gzip".to_owned()));
+    let replayed = asked("/always", gzip).await;
+    assert_eq!(replayed, (said, "200 replayed gzip".to_owned()));
+    assert_eq!(asked("/always", &[]).await.1, "200 replayed gzip");
+    assert_eq!(place.effects().len(), 2);
+}

@@ -200,6 +200,49 @@ async fn only_who_has_a_credential_of_the_file_gets_in() {
     assert_eq!(place.effects().len(), 1);
 }
 
+/// A token that ends in an hour, signed with this secret.
+async fn token_of(principal: &str, secret: &str) -> String {
+    let program = "
+import base64, hashlib, hmac, json, sys, time
+encoded = lambda data: base64.urlsafe_b64encode(data).rstrip(b'=')
+head = encoded(json.dumps({'alg': 'HS256', 'typ': 'JWT'}).encode())
+claims = encoded(json.dumps({'sub': sys.argv[1], 'exp': int(time.time()) + 3600}).encode())
+signed = head + b'.' + claims
+print((signed + b'.' + encoded(hmac.new(sys.argv[2].encode(), signed, hashlib.sha256).digest())).decode())
+";
+    super::programs::printed(program, &[principal, secret]).await
+}
+
+// C13, I2
+#[tokio::test]
+async fn a_token_signed_with_any_key_of_the_folder_names_the_same_principal_and_no_other_does() {
+    let place = Place::new();
+    let (old, new) = ("the-old-secret".repeat(4), "the-new-secret".repeat(4));
+    let folder = place.path("keys");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("2025"), &old).unwrap();
+    std::fs::write(folder.join("2026"), &new).unwrap();
+    std::fs::write(folder.join(".hidden"), "no key").unwrap();
+    let folder = folder.display().to_string();
+    let scope = ["--scope-jwt-claim", "sub", "--scope-jwt-algorithm", "HS256"];
+    let scope = [&scope[..], &["--scope-jwt-key", &folder]].concat();
+    let (_bank, ingress) = bank_and_principals(&place, &scope).await;
+    let with = |token: String| {
+        let at = ingress.at;
+        async move {
+            let token = format!("Authorization: Bearer {token}");
+            asked(at, &["Idempotency-Key: one", &token]).await
+        }
+    };
+    // The credential was refreshed meanwhile: it is the same call.
+    assert_eq!(with(token_of("ann", &old).await).await, "200 executed");
+    assert_eq!(with(token_of("ann", &new).await).await, "200 replayed");
+    assert_eq!(with(token_of("bob", &new).await).await, "200 executed");
+    let strange = token_of("ann", &"another-secret".repeat(4)).await;
+    assert_eq!(with(strange).await, "403 not-executed");
+    assert_eq!(place.effects().len(), 2);
+}
+
 async fn place_digest(text: &str) -> String {
     let program = "import hashlib, sys; print(hashlib.sha256(sys.argv[1].encode()).hexdigest())";
     super::programs::printed(program, &[text]).await

@@ -1,9 +1,10 @@
 //! Ingress, egress and service killed with -9, in turn, under load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
@@ -93,6 +94,51 @@ fn answered(heard: &BTreeMap<String, u64>) -> u64 {
     told.map(|(_, count)| count).sum()
 }
 
+/// What `onlyonce records` says of the store of this place.
+async fn records(place: &Place, arguments: &[&str]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onlyonce"));
+    let store = place.store();
+    command
+        .arg("records")
+        .args(arguments)
+        .args(["--json", "--store", &store])
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = timeout(Duration::from_secs(30), command.output());
+    let output = output.await.expect("in time").unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{words}"))
+}
+
+/// Every key has ended, as the store says: with an answer, or in doubt. What had an effect has one of
+/// both, and there are as many answers as were told, or more.
+async fn assert_all_ended(place: &Place, heard: &BTreeMap<String, u64>) {
+    let mut waited = 0;
+    let in_doubt: BTreeSet<String> = loop {
+        let page = records(place, &["list", "--limit", "1000"]).await;
+        let open = page["records"].as_array().unwrap();
+        if open.iter().all(|record| record["state"] == "in-doubt") {
+            let key = |record: &Value| record["key"].as_str().unwrap().to_owned();
+            break open.iter().map(key).collect();
+        }
+        waited += 1;
+        assert!(waited < 100, "{page}");
+        sleep(Duration::from_millis(100)).await;
+    };
+    let mut completed = 0;
+    for effect in place.effects() {
+        let key = effect.key.trim_matches('"');
+        if in_doubt.contains(key) {
+            continue;
+        }
+        let shown = records(place, &["show", "--global", "--key", key]).await;
+        assert_eq!(shown["state"], "completed", "{shown}");
+        completed += 1;
+    }
+    let answered = answered(heard);
+    assert!(completed >= answered, "{completed} of {heard:?}");
+}
+
 const CLIENTS: u32 = 4;
 const CALLS: u32 = 30;
 
@@ -124,6 +170,7 @@ async fn an_ingress_that_is_killed_under_load_repeats_no_effect() {
     assert!(answered >= 80, "{heard:?}");
     let unanswered = heard.keys().any(|said| said.starts_with("unanswered"));
     assert!(!unanswered, "{heard:?}");
+    assert_all_ended(&place, &heard).await;
     drop(ingress);
 }
 
@@ -150,6 +197,7 @@ async fn a_service_that_is_killed_under_load_repeats_no_effect() {
     let url = format!("http://{}/metrics", ingress.admin.unwrap());
     let figures = curl(&[&url]).await;
     assert!(figures.contains("onlyonce_server_in_flight 0"), "{figures}");
+    assert_all_ended(&place, &heard).await;
     drop(bank);
 }
 
@@ -170,5 +218,38 @@ async fn an_egress_that_is_killed_under_load_repeats_no_effect() {
     assert_kept(&place, &heard);
     let answered = answered(&heard);
     assert!(answered >= 20, "{heard:?}");
+    assert_all_ended(&place, &heard).await;
     drop(egress);
+}
+
+// B17: with an outbox, what the killed egress had taken is done all the same.
+#[tokio::test]
+async fn an_egress_with_an_outbox_that_is_killed_under_load_repeats_no_effect_and_loses_no_call() {
+    let place = Place::new();
+    let bank = place.bank_at(0, "0.005").await;
+    let ingress = place.ingress(bank.at, &[]).await;
+    let listen = format!("127.0.0.1:{}", free_port());
+    let outbox = format!("sled:{}", place.path("outbox").display());
+    let kept = ["--store", &outbox, "--admin", "127.0.0.1:0"];
+    let kept = [&kept[..], &PATIENT].concat();
+    let mut egress = egress_at(&listen, ingress.at, &kept).await;
+    let clients = clients(egress.at);
+    for _ in 0..3 {
+        sleep(Duration::from_millis(250)).await;
+        egress.kill().await;
+        egress = egress_at(&listen, ingress.at, &kept).await;
+    }
+    let heard = heard(clients).await;
+    assert_kept(&place, &heard);
+    let url = format!("http://{}/metrics", egress.admin.unwrap());
+    for _ in 0..200 {
+        let figures = curl(&[&url]).await;
+        if figures.contains("onlyonce_proxy_left_by_earlier_runs 0") {
+            assert!(!figures.contains("ended=\"unknown\""), "{figures}");
+            assert_all_ended(&place, &heard).await;
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("calls of earlier runs are left: {heard:?}");
 }

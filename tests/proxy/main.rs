@@ -2,8 +2,11 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod deliveries;
 mod doubts;
+mod egress_outbox;
 mod hostile;
+mod in_between;
 mod keys;
 mod kills;
 mod operation;
@@ -13,6 +16,7 @@ mod page;
 mod postgres_rig;
 mod programs;
 mod scripted;
+mod services_words;
 mod shared_store;
 mod word_for_word;
 mod xml_rpc;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::programs::{Place, command, curl, egress, proxy, refused};
+use super::programs::{Place, command, curl, egress, not_run, proxy, refused};
 
 const CALL: &str = "<methodCall><methodName>withdraw</methodName><params><param><value><int>10\
                     </int></value></param></params></methodCall>";
@@ -178,8 +178,7 @@ async fn a_pair_speaks_tls_and_lets_nobody_in_without_a_certificate() {
     let place = Place::new();
     let made = certificates(&place).await;
     if let Err(reason) = made {
-        println!("not run: {reason}");
-        return;
+        return not_run("ONLYONCE_REQUIRE_OPENSSL", &reason);
     }
     let path = |name: &str| place.path(name).display().to_string();
     let bank = place.bank().await;
@@ -219,7 +218,48 @@ async fn a_pair_speaks_tls_and_lets_nobody_in_without_a_certificate() {
     assert_eq!(place.effects().len(), 1);
 }
 
-/// An authority, and certificates of it for a server and for a client.
+#[tokio::test]
+async fn a_certificate_that_is_over_or_of_another_name_or_authority_lets_nothing_through() {
+    let place = Place::new();
+    if let Err(reason) = certificates(&place).await {
+        return not_run("ONLYONCE_REQUIRE_OPENSSL", &reason);
+    }
+    let path = |name: &str| place.path(name).display().to_string();
+    let bank = place.bank().await;
+    let ca = path("ca.pem");
+    for wrong in ["expired", "elsewhere", "stranger"] {
+        // Shown to an egress that asks for `localhost`.
+        let (certificate, key) = (path(&format!("{wrong}.pem")), path(&format!("{wrong}.key")));
+        let tls = ["--tls-certificate", &certificate, "--tls-key", &key];
+        let ingress = place.ingress(bank.at, &tls).await;
+        let upstream = format!("https://localhost:{}", ingress.at.port());
+        let mut arguments = vec!["--mode", "egress", "--listen", "127.0.0.1:0"];
+        arguments.extend(["--upstream", &upstream, "--upstream-ca", &ca, "--timeout", "2s"]);
+        let egress = proxy(&arguments).await;
+        let url = format!("http://{}/RPC2", egress.at);
+        let said = withdrawn(&url, "a", &[]).await;
+        assert_eq!(said, "503 not-executed", "{wrong}");
+        drop(egress);
+        ingress.signal("TERM").await;
+        ingress.ended().await;
+    }
+    // Shown to an ingress that lets in only whoever has one of its authority.
+    let (certificate, key) = (path("server.pem"), path("server.key"));
+    let tls = ["--tls-certificate", &certificate, "--tls-key", &key];
+    let ingress = place
+        .ingress(bank.at, &[&tls[..], &["--tls-client-ca", &ca]].concat())
+        .await;
+    let url = format!("https://localhost:{}/RPC2", ingress.at.port());
+    for wrong in ["expired", "stranger"] {
+        let (own, own_key) = (path(&format!("{wrong}.pem")), path(&format!("{wrong}.key")));
+        let with = ["--cacert", ca.as_str(), "--cert", &own, "--key", &own_key];
+        assert_eq!(withdrawn(&url, "a", &with).await, "000 ", "{wrong}");
+    }
+    assert!(place.effects().is_empty());
+}
+
+/// An authority, and certificates of it: for a server, for a client, one that is over, and one for
+/// another name; and one of an authority of its own.
 async fn certificates(place: &Place) -> Result<(), String> {
     let script = "set -e
 openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=authority
@@ -227,7 +267,16 @@ for name in server client; do
   openssl req -newkey rsa:2048 -nodes -keyout $name.key -out $name.csr -subj /CN=$name
   printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\\n' > $name.ext
   openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out $name.pem -days 2 -extfile $name.ext
-done";
+done
+for name in expired elsewhere; do openssl req -newkey rsa:2048 -nodes -keyout $name.key -out $name.csr -subj /CN=$name; done
+touch index.txt; echo 01 > serial; mkdir -p made
+printf '[ca]\\ndefault_ca=own\\n[own]\\ndatabase=index.txt\\nserial=serial\\nnew_certs_dir=made\\ndefault_md=sha256\\npolicy=any\\n[any]\\ncommonName=supplied\\n' > ca.cnf
+openssl ca -batch -config ca.cnf -cert ca.pem -keyfile ca.key -in expired.csr -out expired.pem -extfile server.ext \\
+  -startdate 20200101000000Z -enddate 20210101000000Z -notext
+printf 'subjectAltName=DNS:elsewhere.example\\n' > elsewhere.ext
+openssl x509 -req -in elsewhere.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out elsewhere.pem -days 2 -extfile elsewhere.ext
+openssl req -x509 -newkey rsa:2048 -nodes -keyout stranger.key -out stranger.pem -days 2 -subj /CN=stranger \\
+  -addext subjectAltName=DNS:localhost,IP:127.0.0.1";
     let mut shell = tokio::process::Command::new("bash");
     shell.args(["-c", script]).current_dir(place.path(""));
     match shell.output().await {

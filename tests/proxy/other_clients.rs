@@ -2,7 +2,8 @@
 //! lost half-way.
 //!
 //! `ONLYONCE_PYTHON` names a Python that has jsonrpclib-pelix, Flask and Twisted, and
-//! `ONLYONCE_NODE_MODULES` a folder with `jayson` and `xmlrpc`: `.ci/run` makes both.
+//! `ONLYONCE_NODE_MODULES` a folder with `jayson` and `xmlrpc`: `.ci/run` makes both. With
+//! `ONLYONCE_REQUIRE_PYTHON=1` and `ONLYONCE_REQUIRE_NODE=1` their absence is a failure.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use onlyonce_chaos::proxy::{Direction, Fault, FaultKind, Plan, Proxy, Rule};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::programs::{Place, egress, printed, run_python};
+use super::programs::{Place, egress, not_run, printed, run_python};
 
 /// A client, and what it needs.
 enum Client {
@@ -64,50 +65,93 @@ client.methodCall('withdraw', [10], (error, total) => {
 ",
 );
 
+/// How answers are lost.
+const FIN: (Fault, FaultKind) = (Fault::Close, FaultKind::Close);
+const RESET: (Fault, FaultKind) = (Fault::Reset, FaultKind::Reset);
+const SILENCE: (Fault, FaultKind) = (Fault::DropRest, FaultKind::DropRest);
+
 // H1
 #[tokio::test]
 async fn jsonrpclib_through_the_pair_withdraws_once_from_its_own_server() {
-    withdraws_once(&JSONRPCLIB, "json_bank.py", "import jsonrpclib").await;
+    withdraws_once(&JSONRPCLIB, "json_bank.py", "import jsonrpclib", FIN).await;
+}
+
+// H1
+#[tokio::test]
+async fn jsonrpclib_whose_answers_are_lost_by_reset_withdraws_once() {
+    withdraws_once(&JSONRPCLIB, "json_bank.py", "import jsonrpclib", RESET).await;
+}
+
+// H1
+#[tokio::test]
+async fn jsonrpclib_whose_answers_are_lost_in_silence_withdraws_once() {
+    withdraws_once(&JSONRPCLIB, "json_bank.py", "import jsonrpclib", SILENCE).await;
 }
 
 #[tokio::test]
 async fn urllib_through_the_pair_withdraws_once_from_flask() {
-    withdraws_once(&URLLIB, "flask_bank.py", "import flask").await;
+    withdraws_once(&URLLIB, "flask_bank.py", "import flask", FIN).await;
+}
+
+#[tokio::test]
+async fn urllib_whose_answers_are_lost_by_reset_withdraws_once_from_flask() {
+    withdraws_once(&URLLIB, "flask_bank.py", "import flask", RESET).await;
+}
+
+#[tokio::test]
+async fn urllib_whose_answers_are_lost_in_silence_withdraws_once_from_flask() {
+    withdraws_once(&URLLIB, "flask_bank.py", "import flask", SILENCE).await;
 }
 
 #[tokio::test]
 async fn xmlrpc_client_through_the_pair_withdraws_once_from_twisted() {
-    withdraws_once(&XMLRPC, "twisted_bank.py", "import twisted").await;
+    withdraws_once(&XMLRPC, "twisted_bank.py", "import twisted", FIN).await;
+}
+
+#[tokio::test]
+async fn xmlrpc_client_whose_answers_are_lost_by_reset_withdraws_once_from_twisted() {
+    withdraws_once(&XMLRPC, "twisted_bank.py", "import twisted", RESET).await;
+}
+
+#[tokio::test]
+async fn xmlrpc_client_whose_answers_are_lost_in_silence_withdraws_once_from_twisted() {
+    withdraws_once(&XMLRPC, "twisted_bank.py", "import twisted", SILENCE).await;
 }
 
 #[tokio::test]
 async fn jayson_through_the_pair_withdraws_once_from_flask() {
-    withdraws_once(&JAYSON, "flask_bank.py", "import flask").await;
+    withdraws_once(&JAYSON, "flask_bank.py", "import flask", FIN).await;
 }
 
 #[tokio::test]
 async fn the_xmlrpc_of_npm_through_the_pair_withdraws_once_from_twisted() {
-    withdraws_once(&NODE_XMLRPC, "twisted_bank.py", "import twisted").await;
+    withdraws_once(&NODE_XMLRPC, "twisted_bank.py", "import twisted", FIN).await;
 }
 
-async fn withdraws_once(client: &Client, service: &str, needs: &str) {
+async fn withdraws_once(
+    client: &Client,
+    service: &str,
+    needs: &str,
+    (fault, kind): (Fault, FaultKind),
+) {
     if !run_python(needs, &[]).await.status.success() {
-        println!("not run: {needs} fails; ONLYONCE_PYTHON names no Python that has it");
-        return;
+        let why = format!("{needs} fails; ONLYONCE_PYTHON names no Python that has it");
+        return not_run("ONLYONCE_REQUIRE_PYTHON", &why);
     }
     let modules = std::env::var("ONLYONCE_NODE_MODULES");
     if matches!(client, Client::Node(_)) && modules.is_err() {
-        println!("not run: ONLYONCE_NODE_MODULES names no folder with jayson and xmlrpc");
-        return;
+        let why = "ONLYONCE_NODE_MODULES names no folder with jayson and xmlrpc";
+        return not_run("ONLYONCE_REQUIRE_NODE", why);
     }
     let place = Place::new();
     let bank = place.service(service, 0, "0").await;
     let ingress = place.ingress(bank.at, &[]).await;
-    let rule = Rule::new(Direction::ToClient, Fault::Close);
+    let rule = Rule::new(Direction::ToClient, fault);
     let plan = Plan::none().rule(rule.first(5).after_bytes(220));
     let link = Proxy::builder(ingress.at).plan(plan);
     let link = link.listen("127.0.0.1:0").await.unwrap();
-    let egress = egress(link.addr(), &["--retries-per-second", "100"]).await;
+    let patience = ["--attempt-timeout", "500ms", "--retries-per-second", "100"];
+    let egress = egress(link.addr(), &patience).await;
     let address = format!("http://{}/", egress.at);
     let total = match client {
         Client::Python(program) => printed(program, &[&address]).await,
@@ -115,11 +159,7 @@ async fn withdraws_once(client: &Client, service: &str, needs: &str) {
     };
     assert_eq!(total, "10");
     assert_eq!(place.taken(), 10);
-    assert!(
-        link.stats().fired(FaultKind::Close) >= 4,
-        "{:?}",
-        link.stats()
-    );
+    assert!(link.stats().fired(kind) >= 4, "{:?}", link.stats());
 }
 
 async fn printed_by_node(program: &str, address: &str, modules: &str) -> String {

@@ -226,6 +226,14 @@ pub(crate) fn python() -> String {
     std::env::var("ONLYONCE_PYTHON").unwrap_or_else(|_| "python3".to_owned())
 }
 
+/// Says that a test was not run, and fails where `required`, a variable of the environment, is 1: a
+/// gate must not pass without what it was to look at.
+pub(crate) fn not_run(required: &str, why: &str) {
+    println!("not run: {why}");
+    let required_here = std::env::var_os(required).is_some_and(|value| value == "1");
+    assert!(!required_here, "{required} says that it must be run: {why}");
+}
+
 /// What this Python program prints, given `arguments`.
 pub(crate) async fn run_python(program: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(python());

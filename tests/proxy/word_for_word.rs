@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::programs::python;
+use super::programs::{not_run, python};
 
 #[tokio::test]
 async fn the_readmes_five_lines_take_twenty_without_and_ten_through_the_pair() {
@@ -24,8 +24,7 @@ async fn the_readmes_five_lines_take_twenty_without_and_ten_through_the_pair() {
 #[tokio::test]
 async fn the_recipe_for_flask_works_word_for_word() {
     if !runs(&python(), &["-c", "import flask"]).await {
-        println!("not run: this Python has no Flask");
-        return;
+        return not_run("ONLYONCE_REQUIRE_PYTHON", "this Python has no Flask");
     }
     recipe("## Flask").await;
 }
@@ -33,8 +32,7 @@ async fn the_recipe_for_flask_works_word_for_word() {
 #[tokio::test]
 async fn the_recipe_for_node_works_word_for_word() {
     if !runs("node", &["--version"]).await {
-        println!("not run: there is no Node");
-        return;
+        return not_run("ONLYONCE_REQUIRE_NODE", "there is no Node");
     }
     recipe("## Node").await;
 }
@@ -42,8 +40,7 @@ async fn the_recipe_for_node_works_word_for_word() {
 #[tokio::test]
 async fn the_recipe_for_perl_works_word_for_word() {
     if !runs("perl", &["-MIO::Socket::INET", "-e", "1"]).await {
-        println!("not run: there is no Perl");
-        return;
+        return not_run("ONLYONCE_REQUIRE_PERL", "there is no Perl");
     }
     recipe("## Perl").await;
 }
@@ -51,8 +48,7 @@ async fn the_recipe_for_perl_works_word_for_word() {
 #[tokio::test]
 async fn the_recipe_behind_nginx_works_word_for_word() {
     if !runs("nginx", &["-v"]).await {
-        println!("not run: there is no nginx");
-        return;
+        return not_run("ONLYONCE_REQUIRE_NGINX", "there is no nginx");
     }
     recipe("## Behind nginx").await;
 }

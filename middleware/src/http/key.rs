@@ -12,7 +12,7 @@ use super::names;
 /// # Errors
 ///
 /// When there is more than one, on lines of their own or on one, or when it is no key.
-pub(crate) fn read(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, KeyError> {
+pub fn read(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, KeyError> {
     let mut values = headers.get_all(names::KEY).iter();
     let Some(value) = values.next() else {
         return Ok(None);

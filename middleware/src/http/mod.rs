@@ -15,6 +15,7 @@ mod store;
 
 pub(crate) use self::body::try_clone_request;
 pub use self::body::{Body, BoxError, Contents, Read, Reading};
+pub use self::key::read as read_key;
 pub use self::server::{
     Dedupe, DedupeLayer, Definitive, NotExecuted, ScopeOf, answer, from_extension,
 };

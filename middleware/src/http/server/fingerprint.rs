@@ -5,6 +5,7 @@
 //! traces, the name of the client) is not in it, nor is any credential.
 
 use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, Uri, header};
 use onlyonce_storage::{Fingerprint, FingerprintAlgorithm, FingerprintBuilder, Fingerprints};
 
@@ -17,6 +18,15 @@ pub(super) struct FingerprintRules {
     /// More headers that tell requests apart, in the order of their names.
     headers: Vec<HeaderName>,
     json: Json,
+    host: Host,
+}
+
+/// Whether the host that a request is for tells it apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Host {
+    Compared,
+    #[default]
+    Ignored,
 }
 
 /// How bodies of JSON are compared.
@@ -49,27 +59,62 @@ impl FingerprintRules {
         self.json = Json::Canonical;
     }
 
+    pub(super) fn compare_host(&mut self) {
+        self.host = Host::Compared;
+    }
+
     /// The fingerprints of a request for `uri`, as its client sent it.
     pub(super) fn of(&self, request: &Parts, uri: &Uri, contents: &Contents) -> Fingerprints {
-        let body = contents.bytes.as_ref();
-        let mut raw = self.head(RAW, request, uri);
-        raw.add("body", body);
-        add_trailers(&mut raw, contents);
-        let raw = raw.finish();
-        match self.json {
-            Json::Raw => Fingerprints::new(raw),
-            // Calls of before the option was chosen have the raw one.
-            Json::Canonical => {
-                let mut whole = self.head(CANONICAL, request, uri);
-                let canonical = is_json(&request.headers).then(|| canonical(body));
-                match canonical.flatten() {
-                    Some(canonical) => whole.add("json", &canonical),
-                    None => whole.add("body", body),
-                }
-                add_trailers(&mut whole, contents);
-                Fingerprints::new(whole.finish()).or_earlier(raw)
+        let fingerprint = |json, host| self.one(json, host, request, uri, contents);
+        // Calls of before an option was chosen have those without it.
+        match (self.json, self.host) {
+            (Json::Raw, Host::Ignored) => Fingerprints::new(fingerprint(Json::Raw, Host::Ignored)),
+            (Json::Canonical, Host::Ignored) => {
+                Fingerprints::new(fingerprint(Json::Canonical, Host::Ignored))
+                    .or_earlier(fingerprint(Json::Raw, Host::Ignored))
+            }
+            (Json::Raw, Host::Compared) => {
+                Fingerprints::new(fingerprint(Json::Raw, Host::Compared))
+                    .or_earlier(fingerprint(Json::Raw, Host::Ignored))
+            }
+            (Json::Canonical, Host::Compared) => {
+                Fingerprints::new(fingerprint(Json::Canonical, Host::Compared))
+                    .or_earlier(fingerprint(Json::Raw, Host::Compared))
+                    .or_earlier(fingerprint(Json::Canonical, Host::Ignored))
+                    .or_earlier(fingerprint(Json::Raw, Host::Ignored))
             }
         }
+    }
+
+    fn one(
+        &self,
+        json: Json,
+        host: Host,
+        request: &Parts,
+        uri: &Uri,
+        contents: &Contents,
+    ) -> Fingerprint {
+        let algorithm = match (json, host) {
+            (Json::Raw, Host::Ignored) => RAW,
+            (Json::Canonical, Host::Ignored) => CANONICAL,
+            (Json::Raw, Host::Compared) => RAW_OF_HOST,
+            (Json::Canonical, Host::Compared) => CANONICAL_OF_HOST,
+        };
+        let body = contents.bytes.as_ref();
+        let mut whole = self.head(algorithm, request, uri);
+        if host == Host::Compared {
+            whole.add("host", host_name(request, uri).as_bytes());
+        }
+        let said = match json {
+            Json::Canonical if is_json(&request.headers) => canonical(body),
+            _ => None,
+        };
+        match said {
+            Some(said) => whole.add("json", &said),
+            None => whole.add("body", body),
+        }
+        add_trailers(&mut whole, contents);
+        whole.finish()
     }
 
     fn head(
@@ -105,6 +150,21 @@ impl FingerprintRules {
         }
         builder
     }
+}
+
+/// The name of the host, in small letters and without its port: by another port one comes to the
+/// same server, or to another one that shares its store.
+fn host_name(request: &Parts, uri: &Uri) -> String {
+    // Of two that say different hosts the address counts (RFC 9112, section 3.2.2).
+    let authority = uri.authority().map(Authority::as_str);
+    let header = || request.headers.get(header::HOST)?.to_str().ok();
+    let said = authority.or_else(header).unwrap_or_default();
+    let name = match said.parse::<Authority>() {
+        Ok(authority) => authority.host().to_ascii_lowercase(),
+        Err(_) => said.to_ascii_lowercase(),
+    };
+    // `a.example.` is the same name.
+    name.strip_suffix('.').map_or(name.clone(), str::to_owned)
 }
 
 fn add_trailers(builder: &mut FingerprintBuilder, contents: &Contents) {
@@ -144,6 +204,10 @@ const RAW: FingerprintAlgorithm = FingerprintAlgorithm::new(2);
 
 /// What the body says, where it is JSON.
 const CANONICAL: FingerprintAlgorithm = FingerprintAlgorithm::new(3);
+
+/// As these two, with the host. Number 4 is gRPC's.
+const RAW_OF_HOST: FingerprintAlgorithm = FingerprintAlgorithm::new(5);
+const CANONICAL_OF_HOST: FingerprintAlgorithm = FingerprintAlgorithm::new(6);
 
 /// Credentials, and what differs between attempts of one call.
 const NEVER: [HeaderName; 14] = [
@@ -269,6 +333,47 @@ mod tests {
         assert!(!same(&first, &other));
         let over_1 = of(&rules, &parts("/pay", &[("host", "a.example")]), "");
         assert!(same(&first, &over_1));
+    }
+
+    // C2, C19: the name counts, over either version; the port and its spelling do not, and records
+    // of before are known by what was compared then.
+    #[test]
+    fn hosts_are_told_apart_by_their_names_and_records_of_before_are_still_known() {
+        let before = FingerprintRules::default();
+        let mut rules = before.clone();
+        rules.compare_host();
+        let host = |host: &str| parts("/pay", &[("host", host)]);
+        let first = of(&rules, &host("a.example"), "1");
+        assert!(!same(&first, &of(&rules, &host("b.example"), "1")));
+        assert!(!same(&first, &of(&rules, &parts("/pay", &[]), "1")));
+        assert!(!same(&first, &of(&rules, &host("a.example"), "2")));
+        for again in ["A.Example", "a.example:8080", "a.example."] {
+            assert!(same(&first, &of(&rules, &host(again), "1")), "{again}");
+        }
+        let over_2 = of(&rules, &parts("http://a.example:81/pay", &[]), "1");
+        assert!(same(&first, &over_2));
+        let address = |host: &str| of(&rules, &parts("/pay", &[("host", host)]), "1");
+        assert!(same(&address("[::1]:80"), &address("[::1]:81")));
+        assert!(!same(&address("[::1]"), &address("[::2]")));
+
+        let mut canonical = rules.clone();
+        canonical.compare_json_as_canonical();
+        let mut canonical_before = before.clone();
+        canonical_before.compare_json_as_canonical();
+        let json = |host| {
+            let kind = ("content-type", "application/json");
+            parts("/pay", &[kind, ("host", host)])
+        };
+        let record = of(&before, &json("a.example"), "[1]");
+        assert!(same(&record, &of(&rules, &json("a.example"), "[1]")));
+        for now in [&before, &canonical_before, &rules, &canonical] {
+            let record = of(now, &json("a.example"), "[1]");
+            let again = of(&canonical, &json("a.example"), "[1]");
+            assert!(same(&record, &again));
+        }
+        let record = of(&canonical, &json("a.example"), "[1]");
+        assert!(same(&record, &of(&canonical, &json("a.example"), "[ 1 ]")));
+        assert!(!same(&record, &of(&canonical, &json("b.example"), "[1]")));
     }
 
     #[test]

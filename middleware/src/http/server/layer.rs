@@ -124,6 +124,16 @@ impl DedupeLayer {
         self.change(|rules| rules.fingerprint.compare_header(name))
     }
 
+    /// Tells requests apart by the name of the host that they are for too, for services that answer as
+    /// several. Letters' case and the port do not count. Without it a key that comes to another host
+    /// gets the answer of the first.
+    ///
+    /// Records of before are recognised by what was compared then. Taken back, records that were made
+    /// meanwhile cannot be compared, and their calls are refused with 503.
+    pub fn fingerprint_host(self) -> Self {
+        self.change(|rules| rules.fingerprint.compare_host())
+    }
+
     /// Tells requests with a JSON body apart by what they say and not by their bytes: white space, the
     /// order of members and the spelling of strings do not count. Numbers are compared as they are
     /// written. Without it a request that its client writes in another way is refused as another

@@ -24,7 +24,7 @@ pub(crate) struct ProxyArguments {
     /// ingress, in front of the service (default), or egress, beside the client
     #[arg(long, env = "ONLYONCE_PROXY_MODE", value_name = "MODE")]
     pub(super) mode: Option<String>,
-    /// Ingress: memory:, sled:PATH or postgres://...
+    /// Ingress: memory:, sled:PATH or postgres://... Egress: sled:PATH, where calls outlive its process
     #[arg(
         long,
         env = "ONLYONCE_PROXY_STORE",
@@ -57,7 +57,7 @@ pub(crate) struct ProxyArguments {
     /// Scope: the claim of a bearer token, which is checked here
     #[arg(long, env = "ONLYONCE_PROXY_SCOPE_JWT_CLAIM", value_name = "CLAIM")]
     pub(super) scope_jwt_claim: Option<String>,
-    /// The public key (PEM), or the secret, that tokens are checked with
+    /// The public key (PEM), or the secret, that tokens are checked with; or a folder of such, any of which will do
     #[arg(long, env = "ONLYONCE_PROXY_SCOPE_JWT_KEY", value_name = "FILE")]
     pub(super) scope_jwt_key: Option<PathBuf>,
     /// RS256, ES256, EdDSA, HS256 and their like
@@ -85,6 +85,12 @@ pub(crate) struct ProxyArguments {
     /// Ingress: a 503 of the service says that nothing was executed
     #[arg(long, env = "ONLYONCE_PROXY_RELEASE_503", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(super) release_503: Option<bool>,
+    /// Ingress: an answer without a length, ended by its connection: in-doubt (default), or trust
+    #[arg(long, env = "ONLYONCE_PROXY_CLOSE_DELIMITED", value_name = "POLICY")]
+    pub(super) close_delimited: Option<String>,
+    /// Ingress: the service's own Idempotency-Status: ignore (default), or trust
+    #[arg(long, env = "ONLYONCE_PROXY_UPSTREAM_STATUS", value_name = "POLICY")]
+    pub(super) upstream_status: Option<String>,
 
     /// Egress: attempts of a call [16]
     #[arg(long, env = "ONLYONCE_PROXY_ATTEMPTS_MAX", value_name = "N")]

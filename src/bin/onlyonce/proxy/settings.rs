@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use onlyonce::proxy::{
-    AccessLogFormat, ClientTls, ConfigError, Credentials, Egress, InDoubt, Ingress, Jwt, KeepAlive,
-    Keyless, Mode, Principal, ProxyConfig, ProxyLimits, Secret, ServerTls, Upstream, header_name,
-    read_file,
+    AccessLogFormat, ClientTls, CloseDelimited, ConfigError, Credentials, Egress, InDoubt, Ingress,
+    Jwt, KeepAlive, Keyless, Mode, Principal, ProxyConfig, ProxyLimits, Secret, ServerTls, Upstream,
+    UpstreamStatus, header_name, read_file,
 };
+use onlyonce::StoreUrl;
 use onlyonce::storage::RetentionOptions;
+use onlyonce::storage::outbox::OUTBOX_BODY_BYTES_LIMIT;
 
 use super::arguments::ProxyArguments;
 
@@ -36,6 +38,7 @@ pub(super) fn config(said: &ProxyArguments) -> Parsed<ProxyConfig> {
         Some(_) => return Err(wrong("access-log", "say off, text or json")),
     };
     config.limits = limits(said)?;
+    outbox_bytes(&config)?;
     config.tls = server_tls(said)?;
     Ok(config)
 }
@@ -55,11 +58,13 @@ fn ingress(said: &ProxyArguments) -> Parsed<Ingress> {
         }
     }
     let store = required("store", said.store.as_deref())?;
-    let store = store
-        .parse()
-        .map_err(|error| ConfigError::new("store", format!("{error}")))?;
+    let store = store_url(store)?;
+    let shared = matches!(store, StoreUrl::Postgres(_));
     let mut ingress = Ingress::new(store, principal(said)?);
     ingress.migrate = said.migrate.unwrap_or(false);
+    if ingress.migrate && !shared {
+        return Err(wrong("migrate", "only a shared store has a schema"));
+    }
     ingress.retention = retention(said)?;
     ingress.keyless = match said.keyless.as_deref() {
         None | Some("refuse") => Keyless::Refuse,
@@ -69,7 +74,22 @@ fn ingress(said: &ProxyArguments) -> Parsed<Ingress> {
     };
     ingress.in_doubt = in_doubt(said)?;
     ingress.release_503 = said.release_503.unwrap_or(false);
+    ingress.close_delimited = match said.close_delimited.as_deref() {
+        None | Some("in-doubt") => CloseDelimited::InDoubt,
+        Some("trust") => CloseDelimited::Trusted,
+        Some(_) => return Err(wrong("close-delimited", "say in-doubt or trust")),
+    };
+    ingress.upstream_status = match said.upstream_status.as_deref() {
+        None | Some("ignore") => UpstreamStatus::Ignored,
+        Some("trust") => UpstreamStatus::Trusted,
+        Some(_) => return Err(wrong("upstream-status", "say ignore or trust")),
+    };
     Ok(ingress)
+}
+
+fn store_url(said: &str) -> Parsed<StoreUrl> {
+    said.parse()
+        .map_err(|error| ConfigError::new("store", format!("{error}")))
 }
 
 /// Exactly one of them.
@@ -89,7 +109,10 @@ fn principal(said: &ProxyArguments) -> Parsed<Principal> {
         return Err(ConfigError::new(second, problem));
     }
     let jwt_alone = said.scope_jwt_claim.is_none()
-        && (said.scope_jwt_key.is_some() || said.scope_jwt_algorithm.is_some());
+        && (said.scope_jwt_key.is_some()
+            || said.scope_jwt_algorithm.is_some()
+            || said.scope_jwt_audience.is_some()
+            || said.scope_jwt_issuer.is_some());
     if jwt_alone {
         return Err(wrong(
             "scope-jwt-claim",
@@ -112,14 +135,17 @@ fn principal(said: &ProxyArguments) -> Parsed<Principal> {
         Some(_) => {
             let claim = said.scope_jwt_claim.as_deref().unwrap_or_default();
             let algorithm = said.scope_jwt_algorithm.as_deref();
-            let key = file("scope-jwt-key", said.scope_jwt_key.as_ref())?;
+            let mut keys = keys("scope-jwt-key", said.scope_jwt_key.as_ref())?.into_iter();
+            let first = keys.next();
+            let first = first.ok_or_else(|| wrong("scope-jwt-key", "the folder holds no file"))?;
             let jwt = Jwt::new(
                 claim,
-                &key,
+                &first,
                 required("scope-jwt-algorithm", algorithm)?,
                 said.scope_jwt_audience.as_deref(),
                 said.scope_jwt_issuer.as_deref(),
             )?;
+            let jwt = keys.try_fold(jwt, |jwt, key| jwt.or_key(&key))?;
             Ok(Principal::Jwt(Box::new(jwt)))
         }
         None => Err(wrong(
@@ -134,7 +160,7 @@ fn principal(said: &ProxyArguments) -> Parsed<Principal> {
 fn in_doubt(said: &ProxyArguments) -> Parsed<InDoubt> {
     let fenced = said.reconcile_fenced.unwrap_or(false);
     match (said.in_doubt.as_deref(), &said.reconcile_url) {
-        (None | Some("refuse"), None) if fenced => Err(wrong(
+        (None | Some("refuse" | "rerun"), None) if fenced => Err(wrong(
             "reconcile-fenced",
             "this says something of --reconcile-url, which is not said",
         )),
@@ -159,14 +185,20 @@ fn egress(said: &ProxyArguments) -> Parsed<Egress> {
         || said.scope_header.is_some()
         || said.scope_basic_user_trusted.unwrap_or(false)
         || said.static_credentials.is_some()
-        || said.scope_jwt_claim.is_some();
+        || said.scope_jwt_claim.is_some()
+        || said.scope_jwt_key.is_some()
+        || said.scope_jwt_algorithm.is_some()
+        || said.scope_jwt_audience.is_some()
+        || said.scope_jwt_issuer.is_some();
     for (field, is_said) in [
-        ("store", said.store.is_some()),
         ("scope", scoped),
         ("keyless", said.keyless.is_some()),
         ("in-doubt", said.in_doubt.is_some()),
         ("reconcile-url", said.reconcile_url.is_some()),
+        ("reconcile-fenced", said.reconcile_fenced.is_some()),
         ("release-503", said.release_503.is_some()),
+        ("close-delimited", said.close_delimited.is_some()),
+        ("upstream-status", said.upstream_status.is_some()),
         ("retention", said.retention.is_some()),
         ("horizon", said.horizon.is_some()),
         ("migrate", said.migrate.is_some()),
@@ -184,6 +216,15 @@ fn egress(said: &ProxyArguments) -> Parsed<Egress> {
     }
     if let Some(timeout) = &said.attempt_timeout {
         egress.attempt_timeout = time("attempt-timeout", timeout)?;
+        if egress.attempt_timeout.is_zero() {
+            return Err(wrong("attempt-timeout", "more than nothing"));
+        }
+    }
+    if let Some(store) = &said.store {
+        egress.outbox = match store_url(store)? {
+            StoreUrl::Sled(path) => Some(path),
+            _ => return Err(wrong("store", "an egress keeps its calls in sled:PATH")),
+        };
     }
     if let Some(retries) = said.retries_per_second {
         egress.retries_per_second = retries;
@@ -192,6 +233,23 @@ fn egress(said: &ProxyArguments) -> Parsed<Egress> {
         egress.keep_alive = KeepAlive::Yes;
     }
     Ok(egress)
+}
+
+/// What is kept can be no larger than an outbox keeps.
+fn outbox_bytes(config: &ProxyConfig) -> Parsed<()> {
+    if !matches!(&config.mode, Mode::Egress(egress) if egress.outbox.is_some()) {
+        return Ok(());
+    }
+    for (field, bytes) in [
+        ("body-bytes-max", config.limits.body_bytes_max),
+        ("answer-bytes-max", config.limits.answer_bytes_max),
+    ] {
+        if bytes > OUTBOX_BODY_BYTES_LIMIT {
+            let problem = format!("with --store, at most {OUTBOX_BODY_BYTES_LIMIT}");
+            return Err(ConfigError::new(field, problem));
+        }
+    }
+    Ok(())
 }
 
 fn upstream(said: &ProxyArguments) -> Parsed<Upstream> {
@@ -263,18 +321,20 @@ fn retention(said: &ProxyArguments) -> Parsed<Option<RetentionOptions>> {
 
 fn limits(said: &ProxyArguments) -> Parsed<ProxyLimits> {
     let mut limits = ProxyLimits::default();
-    for (field, said, limit, least) in [
+    for (field, said, limit, least, most) in [
         (
             "connections-max",
             said.connections_max,
             &mut limits.connections_max,
             1,
+            COUNT_MAX,
         ),
         (
             "requests-max",
             said.requests_max,
             &mut limits.requests_max,
             1,
+            COUNT_MAX,
         ),
         // hyper takes no less.
         (
@@ -282,36 +342,40 @@ fn limits(said: &ProxyArguments) -> Parsed<ProxyLimits> {
             said.head_bytes_max,
             &mut limits.head_bytes_max,
             8_192,
+            16 << 20,
         ),
         (
             "header-lines-max",
             said.header_lines_max,
             &mut limits.header_lines_max,
             16,
+            // More than a table of headers takes well.
+            4_096,
         ),
         (
             "body-bytes-max",
             said.body_bytes_max,
             &mut limits.body_bytes_max,
             1,
+            // A body is held in memory.
+            1 << 30,
         ),
         (
             "answer-bytes-max",
             said.answer_bytes_max,
             &mut limits.answer_bytes_max,
             1_024,
+            onlyonce::storage::ANSWER_BYTES_LIMIT,
         ),
     ] {
         let Some(said) = said else { continue };
         if said < least {
             return Err(ConfigError::new(field, format!("at least {least}")));
         }
+        if said > most {
+            return Err(ConfigError::new(field, format!("at most {most}")));
+        }
         *limit = said;
-    }
-    let answer_bytes_most = onlyonce::storage::ANSWER_BYTES_LIMIT;
-    if limits.answer_bytes_max > answer_bytes_most {
-        let problem = format!("stores record at most {answer_bytes_most} bytes");
-        return Err(ConfigError::new("answer-bytes-max", problem));
     }
     for (field, said, limit) in [
         (
@@ -385,6 +449,28 @@ fn file(field: &'static str, path: Option<&PathBuf>) -> Parsed<Vec<u8>> {
     read_file(field, path)
 }
 
+/// What a file says, or each file of a folder, in the order of their names. Names that begin with a
+/// point are passed over: so are the ones that a folder mounted into a container has of its own.
+fn keys(field: &'static str, path: Option<&PathBuf>) -> Parsed<Vec<Vec<u8>>> {
+    let path = path.ok_or_else(|| wrong(field, "this must be said too"))?;
+    if !path.is_dir() {
+        return Ok(vec![read_file(field, path)?]);
+    }
+    let listed = std::fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let listed = listed.map_err(|error| {
+        let path = path.display();
+        ConfigError::new(field, format!("{path} cannot be read: {error}"))
+    })?;
+    let hidden = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        name.as_encoded_bytes().starts_with(b".")
+    };
+    let mut files: Vec<PathBuf> = listed.iter().map(std::fs::DirEntry::path).collect();
+    files.retain(|path| !hidden(path));
+    files.sort_unstable();
+    files.iter().map(|path| read_file(field, path)).collect()
+}
+
 fn optional_file(field: &'static str, path: Option<&PathBuf>) -> Parsed<Option<Vec<u8>>> {
     path.map(|path| read_file(field, path)).transpose()
 }
@@ -392,6 +478,9 @@ fn optional_file(field: &'static str, path: Option<&PathBuf>) -> Parsed<Option<V
 fn wrong(field: &'static str, problem: &str) -> ConfigError {
     ConfigError::new(field, problem)
 }
+
+/// A million of connections or requests is more than a process has memory for.
+const COUNT_MAX: usize = 1_000_000;
 
 const TIME_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -449,6 +538,32 @@ mod tests {
             field(|said| said.scope_jwt_key = Some("x".into())),
             "scope-jwt-claim"
         );
+        assert_eq!(
+            field(|said| said.scope_jwt_issuer = text("x")),
+            "scope-jwt-claim"
+        );
+        let fenced = |said: &mut ProxyArguments| {
+            said.in_doubt = text("rerun");
+            said.reconcile_fenced = Some(true);
+        };
+        assert_eq!(field(fenced), "reconcile-fenced");
+        assert_eq!(field(|said| said.migrate = Some(true)), "migrate");
+        assert_eq!(
+            field(|said| said.close_delimited = text("yes")),
+            "close-delimited"
+        );
+        assert_eq!(
+            field(|said| said.upstream_status = text("yes")),
+            "upstream-status"
+        );
+        assert_eq!(
+            field(|said| said.connections_max = Some(usize::MAX)),
+            "connections-max"
+        );
+        assert_eq!(
+            field(|said| said.header_lines_max = Some(100_000)),
+            "header-lines-max"
+        );
         let admin = |said: &mut ProxyArguments| said.admin_token_file = Some("/no/file".into());
         assert_eq!(field(admin), "admin");
     }
@@ -473,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn an_egress_has_neither_store_nor_principal() {
+    fn an_egress_has_no_principal_and_keeps_its_calls_in_a_folder_or_nowhere() {
         let egress = |change: fn(&mut ProxyArguments)| {
             field(|said| {
                 said.mode = Some("egress".to_owned());
@@ -487,6 +602,19 @@ mod tests {
             egress(|said| said.store = Some("memory:".to_owned())),
             "store"
         );
+        let outbox = |said: &mut ProxyArguments| said.store = Some("sled:outbox".to_owned());
+        assert_eq!(egress(outbox), "fine");
+        let too_large = |said: &mut ProxyArguments| {
+            said.store = Some("sled:outbox".to_owned());
+            said.body_bytes_max = Some(2 << 20);
+        };
+        assert_eq!(egress(too_large), "body-bytes-max");
+        assert_eq!(
+            egress(|said| said.attempt_timeout = Some("0s".to_owned())),
+            "attempt-timeout"
+        );
+        let issuer = |said: &mut ProxyArguments| said.scope_jwt_issuer = Some("x".to_owned());
+        assert_eq!(egress(issuer), "scope");
         assert_eq!(egress(|said| said.global_scope = Some(true)), "scope");
         assert_eq!(egress(|said| said.attempts_max = Some(0)), "attempts-max");
     }
