@@ -1,128 +1,202 @@
-//! Draws what `stores` and `replay` have measured.
+//! Draws what has been measured: each diagram whose CSV file is there.
 //!
-//! `cargo run --release -p onlyonce-bench --bin chart -- benches/results`
+//! `cargo run --release -p onlyonce-bench --bin chart -- [FOLDER]`
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use onlyonce_bench::chart::{Csv, Diagram, Lines, write};
 
 fn main() {
     let folder = std::env::args().nth(1);
     let folder = PathBuf::from(folder.unwrap_or_else(|| "benches/results".to_owned()));
-    let rows = rows(&fs::read_to_string(folder.join("stores.csv")).expect("stores.csv"));
-    let rates = series(&rows, 3, |rate| rate / 1_000.0);
-    let p99 = series(&rows, 5, |micros| micros / 1_000.0);
-    let (left, right) = ("thousand first calls a second", "p99 of a first call, ms");
-    let drawn = [draw(left, &rates, 0), draw(right, &p99, WIDTH)].concat();
-    let svg = page(2 * WIDTH, HEIGHT, &drawn);
-    fs::write(folder.join("stores.svg"), svg).expect("stores.svg");
+    stores(&folder);
+    http(&folder);
+    rpc(&folder);
+    proxy(&folder);
+    modes(&folder);
+    outage(&folder);
+    growth(&folder);
 }
 
-/// The fields of each line but the first.
-fn rows(text: &str) -> Vec<Vec<String>> {
-    let lines = text.lines().skip(1);
-    lines
-        .map(|line| line.split(',').map(ToOwned::to_owned).collect())
-        .collect()
+fn stores(folder: &Path) {
+    let Some(csv) = Csv::read(&folder.join("stores.csv")) else {
+        return;
+    };
+    let diagrams = [
+        Diagram {
+            title: "thousand first calls a second",
+            below: "callers at once",
+            lines: csv.lines("store", "callers", "calls_per_s", 1e-3),
+        },
+        Diagram {
+            title: "p99 of a first call, ms",
+            below: "callers at once",
+            lines: csv.lines("store", "callers", "p99_us", 1e-3),
+        },
+    ];
+    write(&folder.join("stores.svg"), &diagrams);
 }
 
-/// For each store, by callers, the median of a column over the rounds.
-fn series(
-    rows: &[Vec<String>],
-    column: usize,
-    scale: fn(f64) -> f64,
-) -> BTreeMap<String, BTreeMap<u32, f64>> {
-    let mut values: BTreeMap<String, BTreeMap<u32, Vec<f64>>> = BTreeMap::new();
-    for row in rows {
-        let callers = row[1].parse().expect("callers");
-        let value = row[column].parse().expect("a figure");
-        let of_store = values.entry(row[2].clone()).or_default();
-        of_store.entry(callers).or_default().push(scale(value));
-    }
-    let median = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
+fn http(folder: &Path) {
+    let Some(csv) = Csv::read(&folder.join("http.csv")) else {
+        return;
     };
-    let medians = |of_store: BTreeMap<u32, Vec<f64>>| {
-        let medians = of_store.into_iter();
-        medians
-            .map(|(callers, all)| (callers, median(all)))
-            .collect()
+    let of = |calls: &str| {
+        let lines = csv.only("calls", calls);
+        lines.lines("route", "callers", "calls_per_s", 1e-3)
     };
-    let all = values.into_iter();
-    all.map(|(store, of_store)| (store, medians(of_store)))
-        .collect()
+    let diagrams = [
+        Diagram {
+            title: "thousand first calls over HTTP a second",
+            below: "callers at once",
+            lines: of("first"),
+        },
+        Diagram {
+            title: "thousand calls again over HTTP a second",
+            below: "callers at once",
+            lines: of("again"),
+        },
+    ];
+    write(&folder.join("http.svg"), &diagrams);
 }
 
-/// A diagram with both axes logarithmic.
-fn draw(title: &str, series: &BTreeMap<String, BTreeMap<u32, f64>>, left: u32) -> String {
-    let all = || series.values().flatten();
-    let most = all().map(|(_, value)| *value).fold(0.1, f64::max).log10();
-    let least = all().map(|(_, value)| *value).fold(1e9, f64::min).log10();
-    let (top, bottom) = (most.ceil(), least.floor());
-    let callers_max = all().map(|(callers, _)| *callers).max().unwrap_or(2);
-    let x = |callers: u32| {
-        let share = f64::from(callers).log2() / f64::from(callers_max).log2();
-        f64::from(left) + 60.0 + share * (f64::from(WIDTH) - 190.0)
+fn rpc(folder: &Path) {
+    let Some(csv) = Csv::read(&folder.join("rpc.csv")) else {
+        return;
     };
-    let y = |value: f64| {
-        let share = (value.log10() - bottom) / (top - bottom);
-        f64::from(HEIGHT) - 50.0 - share * (f64::from(HEIGHT) - 110.0)
+    let of = |bytes: &str| {
+        let lines = csv.only("bytes", bytes);
+        lines.lines("rpc", "in_flight", "calls_per_s", 1e-3)
     };
-    let mut drawn = String::new();
-    let text = |drawn: &mut String, x: f64, y: f64, words: &str| {
-        let _ = writeln!(drawn, "<text x=\"{x:.0}\" y=\"{y:.0}\">{words}</text>");
-    };
-    text(&mut drawn, f64::from(left) + 60.0, 30.0, title);
-    for power in bottom as i32..=top as i32 {
-        let value = 10_f64.powi(power);
-        let at = y(value);
-        let _ = writeln!(
-            drawn,
-            "<line x1=\"{:.0}\" x2=\"{:.0}\" y1=\"{at:.0}\" y2=\"{at:.0}\" stroke=\"#ddd\"/>",
-            x(1),
-            x(callers_max)
-        );
-        text(
-            &mut drawn,
-            f64::from(left) + 15.0,
-            at + 4.0,
-            &value.to_string(),
-        );
-    }
-    for (number, (store, of_store)) in series.iter().enumerate() {
-        let colour = COLOURS[number % COLOURS.len()];
-        let points = of_store
-            .iter()
-            .map(|(callers, value)| (x(*callers), y(*value)));
-        let line: Vec<_> = points.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-        let _ = writeln!(
-            drawn,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
-            line.join(" ")
-        );
-        if let Some((callers, value)) = of_store.last_key_value() {
-            text(&mut drawn, x(*callers) + 6.0, y(*value) + 4.0, store);
-        }
-    }
-    let callers = series.values().flat_map(BTreeMap::keys);
-    for callers in callers.collect::<std::collections::BTreeSet<_>>() {
-        let at = f64::from(HEIGHT) - 25.0;
-        text(&mut drawn, x(*callers) - 8.0, at, &callers.to_string());
-    }
-    text(&mut drawn, x(1), f64::from(HEIGHT) - 8.0, "callers at once");
-    drawn
+    let diagrams = [
+        Diagram {
+            title: "thousand round trips a second, 64 bytes each way",
+            below: "in flight at once, one connection",
+            lines: of("64"),
+        },
+        Diagram {
+            title: "thousand round trips a second, 64 KiB each way",
+            below: "in flight at once, one connection",
+            lines: of("65536"),
+        },
+    ];
+    write(&folder.join("rpc.svg"), &diagrams);
 }
 
-fn page(width: u32, height: u32, drawn: &str) -> String {
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-         font-family=\"sans-serif\" font-size=\"13\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{drawn}</svg>\n"
-    )
+fn proxy(folder: &Path) {
+    let Some(csv) = Csv::read(&folder.join("proxy.csv")) else {
+        return;
+    };
+    let diagrams = [
+        Diagram {
+            title: "thousand calls through a proxy a second",
+            below: "callers at once",
+            lines: csv.lines("proxy", "callers", "calls_per_s", 1e-3),
+        },
+        Diagram {
+            title: "p99 of a call through a proxy, ms",
+            below: "callers at once",
+            lines: csv.lines("proxy", "callers", "p99_us", 1e-3),
+        },
+    ];
+    write(&folder.join("proxy.svg"), &diagrams);
 }
 
-const WIDTH: u32 = 530;
-const HEIGHT: u32 = 340;
-const COLOURS: [&str; 4] = ["#777777", "#2a78d6", "#d65a2a", "#2a9d5a"];
+fn modes(folder: &Path) {
+    let Some(csv) = Csv::read(&folder.join("modes.csv")) else {
+        return;
+    };
+    let diagrams = [
+        Diagram {
+            title: "thousand first calls with an effect a second",
+            below: "callers at once",
+            lines: csv.lines("kind", "callers", "calls_per_s", 1e-3),
+        },
+        Diagram {
+            title: "p99 of them, ms",
+            below: "callers at once",
+            lines: csv.lines("kind", "callers", "p99_us", 1e-3),
+        },
+    ];
+    write(&folder.join("modes.svg"), &diagrams);
+}
+
+fn outage(folder: &Path) {
+    let Some(csv) = Csv::read(&folder.join("clients_outage.csv")) else {
+        return;
+    };
+    let diagram = Diagram {
+        title: "attempts a call in a total outage, by budget",
+        below: "calls a second",
+        lines: csv.lines("budget", "calls_per_s", "attempts_per_call", 1.0),
+    };
+    write(&folder.join("clients_outage.svg"), &[diagram]);
+}
+
+/// Against stored records, and against concurrent calls.
+fn growth(folder: &Path) {
+    let records = Csv::read(&folder.join("replay.csv"));
+    let callers = Csv::read(&folder.join("stores.csv"));
+    let (Some(records), Some(callers)) = (records, callers) else {
+        return;
+    };
+    let sled = callers.only("store", "sled");
+    let diagram = |title, below, lines: [Lines; 2]| Diagram {
+        title,
+        below,
+        lines: lines.into_iter().flatten().collect(),
+    };
+    let stored = "records in the store";
+    let line = |name, column, scale| records.line(name, "records", column, scale);
+    let diagrams = [
+        diagram(
+            "a replay, microseconds",
+            stored,
+            [
+                line("p50", "replay_p50_us", 1.0),
+                line("p99", "replay_p99_us", 1.0),
+            ],
+        ),
+        diagram(
+            "a first call by one caller, ms",
+            stored,
+            [
+                line("p50", "first_call_p50_us", 1e-3),
+                line("p99", "first_call_p99_us", 1e-3),
+            ],
+        ),
+        diagram(
+            "MiB",
+            stored,
+            [
+                line("disk", "disk_mib", 1.0),
+                line("memory", "resident_mib", 1.0),
+            ],
+        ),
+        diagram(
+            "opening, seconds",
+            stored,
+            [
+                line("closed well", "open_s", 1.0),
+                line("after a crash", "open_after_crash_s", 1.0),
+            ],
+        ),
+        diagram(
+            "thousand first calls a second",
+            "callers at once",
+            [
+                sled.line("sled", "callers", "calls_per_s", 1e-3),
+                Lines::new(),
+            ],
+        ),
+        diagram(
+            "a first call, ms",
+            "callers at once",
+            [
+                sled.line("p50", "callers", "p50_us", 1e-3),
+                sled.line("p99", "callers", "p99_us", 1e-3),
+            ],
+        ),
+    ];
+    write(&folder.join("growth.svg"), &diagrams);
+}

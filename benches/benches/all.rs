@@ -1,0 +1,154 @@
+//! Measures everything, in turn, and draws it: `cargo bench -p onlyonce-bench` a subset of at most ten
+//! minutes, `cargo bench -p onlyonce-bench -- full` the longer runs too. Figures and diagrams go to
+//! `benches/results/`; a word on the command line (`-- rpc proxy`) chooses programs.
+//!
+//! Each program is one that can be run alone; this only says with which arguments, and where its
+//! figures go. What cannot be had here (nginx, valgrind, PostgreSQL) is said and left out.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use tokio::time::Instant;
+
+/// A program, its arguments, and the file of its figures.
+struct Part {
+    program: &'static str,
+    arguments: &'static [&'static str],
+    figures: Option<&'static str>,
+    /// Only of the full run, which has no use for a shorter one of the same figures.
+    full: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        // A test run builds benches and starts them; it must not measure for minutes.
+        eprintln!("not run: say `cargo bench -p onlyonce-bench`");
+        return ExitCode::SUCCESS;
+    }
+    let words: Vec<&str> = arguments
+        .iter()
+        .map(String::as_str)
+        .filter(|word| !word.starts_with("--"))
+        .collect();
+    let full = words.contains(&"full");
+    let chosen: Vec<&str> = words.into_iter().filter(|word| *word != "full").collect();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+    std::fs::create_dir_all(&folder).expect("a folder for the figures");
+    let mut failed = Vec::new();
+    for part in parts(full) {
+        let is_chosen = chosen.is_empty() || chosen.contains(&part.program);
+        if !is_chosen {
+            continue;
+        }
+        if !run(&part, &folder) {
+            failed.push(part.program);
+        }
+    }
+    let chart = Part {
+        program: "chart",
+        arguments: &[],
+        figures: None,
+        full: false,
+    };
+    let drawn = run(&chart, &folder);
+    if failed.is_empty() && drawn {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("failed: {}", failed.join(", "));
+    ExitCode::FAILURE
+}
+
+/// The figures go to a file beside the last ones, and take their place when all is there.
+fn run(part: &Part, folder: &Path) -> bool {
+    let Part {
+        program,
+        arguments,
+        figures,
+        full: _,
+    } = part;
+    let began = Instant::now();
+    eprintln!("\n== {program} {}", arguments.join(" "));
+    let mut command = Command::new(path(program));
+    match program {
+        &"chart" => command.arg(folder),
+        _ => command.args(*arguments),
+    };
+    let unfinished = figures.map(|name| folder.join(format!(".{name}.unfinished")));
+    if let Some(unfinished) = &unfinished {
+        let file = File::create(unfinished).expect("a file for the figures");
+        command.stdout(Stdio::from(file));
+    }
+    let succeeded = command.status().is_ok_and(|status| status.success());
+    if let (Some(unfinished), Some(name)) = (unfinished, figures) {
+        let kept = match succeeded {
+            true => std::fs::rename(unfinished, folder.join(name)),
+            false => std::fs::remove_file(unfinished),
+        };
+        kept.expect("the figures are where they belong");
+    }
+    eprintln!("== {program}: {:.0} s", began.elapsed().as_secs_f64());
+    succeeded
+}
+
+fn parts(full: bool) -> Vec<Part> {
+    let part = |program, arguments, figures| Part {
+        program,
+        arguments,
+        figures: Some(figures),
+        full: false,
+    };
+    let only_full = |program, arguments, figures| Part {
+        full: true,
+        ..part(program, arguments, figures)
+    };
+    let mut parts = vec![
+        Part {
+            program: "instructions",
+            arguments: &["check"],
+            figures: None,
+            full: false,
+        },
+        part("in_process", &["7", "20000"], "in_process.csv"),
+        part("clients", &["outage"], "clients_outage.csv"),
+        part("clients", &["contention"], "clients_contention.csv"),
+        part("clients", &["loss"], "clients_loss.csv"),
+        part("rpc", &["5", "0.3"], "rpc.csv"),
+        part("http", &["5", "0.2"], "http.csv"),
+        part("modes", &["5", "0.5"], "modes.csv"),
+        part("stores", &["3", "0.5"], "stores.csv"),
+        part("proxy", &["idle", "10000"], "proxy_idle.csv"),
+        part("proxy", &["5", "0.5"], "proxy.csv"),
+        only_full("stores", &["5", "1.5"], "stores.csv"),
+        only_full(
+            "replay",
+            &["10000", "100000", "1000000", "10000000"],
+            "replay.csv",
+        ),
+        only_full("long_life", &["10000000"], "long_life_10m_60_days.csv"),
+    ];
+    if !full {
+        parts.retain(|part| !part.full);
+    }
+    parts
+}
+
+/// Where Cargo has put a program of this package.
+fn path(program: &str) -> PathBuf {
+    let path = match program {
+        "chart" => env!("CARGO_BIN_EXE_chart"),
+        "clients" => env!("CARGO_BIN_EXE_clients"),
+        "http" => env!("CARGO_BIN_EXE_http"),
+        "in_process" => env!("CARGO_BIN_EXE_in_process"),
+        "instructions" => env!("CARGO_BIN_EXE_instructions"),
+        "long_life" => env!("CARGO_BIN_EXE_long_life"),
+        "modes" => env!("CARGO_BIN_EXE_modes"),
+        "proxy" => env!("CARGO_BIN_EXE_proxy"),
+        "replay" => env!("CARGO_BIN_EXE_replay"),
+        "rpc" => env!("CARGO_BIN_EXE_rpc"),
+        "stores" => env!("CARGO_BIN_EXE_stores"),
+        other => panic!("no program is called {other}"),
+    };
+    PathBuf::from(path)
+}
