@@ -14,5 +14,6 @@ mod postgres_rig;
 mod programs;
 mod scripted;
 mod shared_store;
+mod three_instances;
 mod word_for_word;
 mod xml_rpc;
