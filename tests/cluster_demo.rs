@@ -54,6 +54,52 @@ async fn servers_that_share_a_database_keep_their_promises_while_they_are_killed
     assert_eq!(entries(folder.path()), 0, "its database is left");
 }
 
+/// B2, B10 and B22 where effect, claim and answer are one commit: nothing is in doubt, on the way or at
+/// the end, and nobody is asked.
+#[tokio::test]
+async fn transactional_transfers_of_several_servers_are_never_in_doubt() {
+    if shared().await.is_none() {
+        return;
+    }
+    let folder = folder();
+    let small = [
+        "--store",
+        "postgres",
+        "--guarantee",
+        "transactional",
+        "--calls",
+        "200",
+        "--kills",
+        "1",
+        "--json",
+    ];
+    let output = ended(&mut demo(&folder, &small)).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let ours = &document["onlyonce"];
+    for (figure, value) in [
+        ("dsevr", json!(0.0)),
+        ("lost", json!(0)),
+        ("unknown", json!(0)),
+        ("in_doubt", json!(0)),
+        ("money_conserved", json!(true)),
+        ("accounts_wrong", json!(0)),
+        ("server_restarts", json!(1)),
+    ] {
+        assert_eq!(ours[figure], value, "{figure} in {document}");
+    }
+    let cluster = &ours["cluster"];
+    for (figure, value) in [
+        ("guarantee", json!("transactional")),
+        ("server_pauses", json!(1)),
+        ("database_restarts", json!(1)),
+        ("doubts_asked", json!(0)),
+        ("late_refused", json!(0)),
+    ] {
+        assert_eq!(cluster[figure], value, "{figure} in {document}");
+    }
+}
+
 #[tokio::test]
 async fn a_cluster_demo_removes_what_it_made_in_a_database_that_is_not_its_own() {
     let Some(server) = shared().await else {

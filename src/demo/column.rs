@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::ClusterGuarantee;
 use super::bank::Books;
 use super::child::ServerProcess;
 use super::clients::{KeyedClient, NaiveClient, Seen};
@@ -43,6 +44,7 @@ pub(super) struct Column {
 /// What befell several servers on one store.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cluster {
+    pub(super) guarantee: ClusterGuarantee,
     pub(super) servers: u64,
     pub(super) server_pauses: u64,
     pub(super) database_restarts: u64,

@@ -3,6 +3,7 @@
 use onlyonce_chaos::ledger::{Money, Verdict};
 use serde::Serialize;
 
+use super::ClusterGuarantee;
 use super::column::{Cluster, Column};
 use super::goals::Coverage;
 use super::table;
@@ -41,6 +42,7 @@ struct Document {
 
 #[derive(Serialize)]
 struct ClusterFigures {
+    guarantee: &'static str,
     servers: u64,
     server_pauses: u64,
     database_restarts: u64,
@@ -177,7 +179,11 @@ impl DemoReport {
             restarts: naive.server_restarts.min(ours.server_restarts),
             answered: figures.answered + figures.declined,
             in_doubt: figures.in_doubt,
-            doubts_asked: ours.cluster.map(|cluster| cluster.doubts_asked),
+            // Where effect and answer are one commit, nothing is to be asked about.
+            doubts_asked: ours
+                .cluster
+                .filter(|cluster| cluster.guarantee == ClusterGuarantee::Claimed)
+                .map(|cluster| cluster.doubts_asked),
             duplicated: naive.report.figures().duplicated,
         }
     }
@@ -186,6 +192,7 @@ impl DemoReport {
 impl From<Cluster> for ClusterFigures {
     fn from(cluster: Cluster) -> Self {
         Self {
+            guarantee: cluster.guarantee.name(),
             servers: cluster.servers,
             server_pauses: cluster.server_pauses,
             database_restarts: cluster.database_restarts,

@@ -77,6 +77,11 @@ fn of_cluster(naive: &Column, ours: &Column) -> Vec<(&'static str, String, Strin
     };
     let ours_only = |what, figure: u64| (what, "-".to_owned(), figure.to_string());
     vec![
+        (
+            "guarantee",
+            "-".to_owned(),
+            ours.guarantee.name().to_owned(),
+        ),
         both("servers on one database", &|cluster| cluster.servers),
         both("server paused for longer than a lease", &|cluster| {
             cluster.server_pauses

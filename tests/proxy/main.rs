@@ -18,5 +18,6 @@ mod programs;
 mod scripted;
 mod services_words;
 mod shared_store;
+mod three_instances;
 mod word_for_word;
 mod xml_rpc;

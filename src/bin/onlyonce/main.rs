@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 #[cfg(unix)]
-use onlyonce::demo::{ClusterOptions, ClusterServerOptions};
+use onlyonce::demo::{ClusterGuarantee, ClusterOptions, ClusterServerOptions};
 use onlyonce::demo::{DemoOptions, DemoServerOptions};
 
 /// A reliability layer that makes any remote call safe to retry.
@@ -51,6 +51,11 @@ enum Command {
         #[cfg(unix)]
         #[arg(long, requires = "store", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=16))]
         servers: u64,
+        /// With --store: claimed, where the bank is an outside system that is asked about doubts, or
+        /// transactional, where transfer, claim and answer are one commit
+        #[cfg(unix)]
+        #[arg(long, requires = "store", default_value = "claimed", value_parser = guarantee)]
+        guarantee: ClusterGuarantee,
         /// One JSON document on standard output, words on standard error
         #[arg(long)]
         json: bool,
@@ -76,6 +81,8 @@ enum Command {
         schemas: String,
         #[arg(long)]
         naive: bool,
+        #[arg(long)]
+        transactional: bool,
     },
     /// The server of the demo, in a process of its own
     #[command(hide = true)]
@@ -112,11 +119,14 @@ fn main() -> ExitCode {
             store,
             #[cfg(unix)]
             servers,
+            #[cfg(unix)]
+            guarantee,
             json,
         } => {
             #[cfg(unix)]
             if let Some(store) = store {
                 let options = ClusterOptions {
+                    guarantee,
                     seed,
                     calls,
                     kills,
@@ -131,11 +141,19 @@ fn main() -> ExitCode {
         Command::Records(command) => runtime.block_on(records::run(command)),
         Command::Store(command) => runtime.block_on(schema::run(command)),
         #[cfg(unix)]
-        Command::DemoClusterServer { schemas, naive } => {
+        Command::DemoClusterServer {
+            schemas,
+            naive,
+            transactional,
+        } => {
+            let guarantee = match transactional {
+                true => ClusterGuarantee::Transactional,
+                false => ClusterGuarantee::Claimed,
+            };
             let serving = onlyonce::demo::serve_cluster(ClusterServerOptions {
                 url: std::env::var("ONLYONCE_DEMO_DATABASE").unwrap_or_default(),
                 prefix: schemas,
-                naive,
+                guarantee: (!naive).then_some(guarantee),
             });
             match runtime.block_on(serving) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -157,4 +175,11 @@ fn main() -> ExitCode {
             code
         }
     }
+}
+
+#[cfg(unix)]
+fn guarantee(word: &str) -> Result<ClusterGuarantee, String> {
+    let all = [ClusterGuarantee::Claimed, ClusterGuarantee::Transactional];
+    let found = all.into_iter().find(|guarantee| guarantee.name() == word);
+    found.ok_or_else(|| "say claimed or transactional".to_owned())
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onlyonce_middleware::server::Execution;
+use onlyonce_storage::transaction::TransactionError;
 use onlyonce_storage::{FencingToken, IdempotencyKey};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -15,6 +16,7 @@ use tokio_postgres::{Client, NoTls, Row};
 
 use super::super::bank::{Books, Receipt, Transfer};
 use super::super::server::{ACCOUNTS, OPENING};
+use crate::rpc::Transaction;
 
 /// The bank's counter. Cloning it is cheap.
 #[derive(Clone)]
@@ -116,13 +118,24 @@ impl Bank {
         let sql = "SELECT outcome, number, source_balance, target_balance
             FROM {schema}.transfer($1, $2, $3, $4, $5, $6, $7)";
         let rows = self.rows(sql, values).await?;
-        let row = rows.first().ok_or_else(unreadable)?;
-        match row.try_get(0) {
-            Ok(0) => Ok(Ordered::Done(receipt(row, 1)?)),
-            Ok(1) => Ok(Ordered::NoFunds),
-            Ok(2) => Ok(Ordered::TooLate),
-            _ => Err(unreadable()),
-        }
+        ordered(rows.first().ok_or_else(unreadable)?)
+    }
+
+    /// The same in the transaction of its call, which commits it or not.
+    pub(super) async fn transfer_in(
+        &self,
+        calls: &Transaction,
+        transfer: &Transfer,
+    ) -> Result<Result<Ordered, BankError>, TransactionError> {
+        let (operation, amount) = (whole(transfer.operation), whole(transfer.amount));
+        let (source, target) = (account(transfer.from), account(transfer.to));
+        let sql = "SELECT outcome, number, source_balance, target_balance
+            FROM {schema}.transfer(NULL, 0, 0, $1, $2, $3, $4)";
+        let row = calls
+            .sql()?
+            .query_one(&self.told(sql), &[&operation, &source, &target, &amount])
+            .await?;
+        Ok(ordered(&row))
     }
 
     /// What became of the run with this token: its receipt, or nothing, and then nothing will.
@@ -235,6 +248,15 @@ impl Bank {
 
     fn told(&self, sql: &str) -> String {
         sql.replace("{schema}", &self.shared.schema)
+    }
+}
+
+fn ordered(row: &Row) -> Result<Ordered, BankError> {
+    match row.try_get(0) {
+        Ok(0) => Ok(Ordered::Done(receipt(row, 1)?)),
+        Ok(1) => Ok(Ordered::NoFunds),
+        Ok(2) => Ok(Ordered::TooLate),
+        _ => Err(unreadable()),
     }
 }
 

@@ -20,6 +20,7 @@ use super::super::work::{
     AnyClient, WORKERS, Work, ask_about_doubts, beside, resume, work_through,
 };
 use super::super::{DemoError, Progress, goals, workload};
+use super::ClusterGuarantee;
 use super::bank::Bank;
 use super::database::{ClusterDatabase, Side};
 use super::interruptions::{Interruption, interruptions};
@@ -27,6 +28,7 @@ use super::server::LEASE;
 
 /// What a column is run with.
 pub(super) struct Run<'a> {
+    pub(super) guarantee: ClusterGuarantee,
     pub(super) seed: Seed,
     pub(super) calls: u64,
     pub(super) kills: u64,
@@ -144,6 +146,7 @@ impl Run<'_> {
             replayed: seen.replayed(),
             server_restarts: counted.restarts,
             cluster: Some(Cluster {
+                guarantee: self.guarantee,
                 servers: self.servers,
                 server_pauses: counted.pauses,
                 database_restarts: counted.database_restarts,
@@ -184,8 +187,14 @@ impl Run<'_> {
             .args(["--schemas", database.prefix()])
             // Arguments are seen by every user of the machine, and it may hold a password.
             .env("ONLYONCE_DEMO_DATABASE", database.url());
-        if self.side == Side::Naive {
-            command.arg("--naive");
+        match (self.side, self.guarantee) {
+            (Side::Naive, _) => {
+                command.arg("--naive");
+            }
+            (Side::Onlyonce, ClusterGuarantee::Claimed) => {}
+            (Side::Onlyonce, ClusterGuarantee::Transactional) => {
+                command.arg("--transactional");
+            }
         }
         Ok(command)
     }

@@ -2,7 +2,8 @@
 //! where it is ours.
 //!
 //! The bank is an outside system that lives in the same database: it knows nothing of the store, and
-//! each transfer is a transaction of its own. So a call can be in doubt, and the bank is asked.
+//! each transfer is a transaction of its own. So a call can be in doubt, and the bank is asked. Or a
+//! transfer is part of its call's transaction, and nothing is in doubt.
 
 mod bank;
 mod column;
@@ -19,9 +20,22 @@ pub use self::server::{ClusterServerOptions, serve_cluster};
 pub use self::temporary::{TemporaryPostgres, TemporaryPostgresError};
 use super::{DemoError, DemoReport, Progress};
 
+/// What holds for the transfers of several servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClusterGuarantee {
+    /// The bank is an outside system: a transfer is a commit of its own, and what is in doubt is asked
+    /// about.
+    #[default]
+    Claimed,
+    /// Transfer, claim and answer are one commit: nothing is in doubt, and nobody is asked.
+    Transactional,
+}
+
 /// What a run of several servers is told.
 #[derive(Clone, Copy, Debug)]
 pub struct ClusterOptions {
+    /// What holds for the transfers.
+    pub guarantee: ClusterGuarantee,
     /// Decides transfers, faults and interruptions.
     pub seed: u64,
     /// Calls in each column; up to five times as many where so many met nothing that retries have
@@ -56,6 +70,7 @@ pub async fn run_cluster(
         };
         progress.begin(name, calls);
         let run = column::Run {
+            guarantee: options.guarantee,
             seed: Seed::new(options.seed),
             calls,
             kills: options.kills,
@@ -75,6 +90,19 @@ pub async fn run_cluster(
         naive,
         onlyonce,
     })
+}
+
+// === impl ClusterGuarantee ===
+
+impl ClusterGuarantee {
+    /// The word for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Claimed => "claimed",
+            Self::Transactional => "transactional",
+        }
+    }
 }
 
 impl From<bank::BankError> for DemoError {

@@ -13,9 +13,12 @@ use tower::Layer;
 
 use super::super::bank::{Declined, Receipt, Transfer};
 use super::super::server::{PATIENCE, TRANSFER, announce, until_parent_is_gone};
+use super::ClusterGuarantee;
 use super::bank::{Bank, BankError, Ordered};
 use super::database::{Side, bank_schema, store_schema};
-use crate::rpc::{Caller, Failure, Reconciled, Router, Routes, Server, ServerAdapter};
+use crate::rpc::{
+    Caller, Failure, Reconciled, Router, Routes, Server, ServerAdapter, Transaction, Undone,
+};
 
 /// What one of several servers is told.
 #[derive(Clone)]
@@ -24,8 +27,8 @@ pub struct ClusterServerOptions {
     pub url: String,
     /// What the schemas of the run begin with.
     pub prefix: String,
-    /// Without the layer: every request is executed.
-    pub naive: bool,
+    /// What holds for its transfers; `None` without the layer: every request is executed.
+    pub guarantee: Option<ClusterGuarantee>,
 }
 
 /// Without the address, which may hold a password.
@@ -33,7 +36,7 @@ impl fmt::Debug for ClusterServerOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClusterServerOptions")
             .field("prefix", &self.prefix)
-            .field("naive", &self.naive)
+            .field("guarantee", &self.guarantee)
             .finish_non_exhaustive()
     }
 }
@@ -49,7 +52,7 @@ pub async fn serve_cluster(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let bank = |side| Bank::new(&options.url, &bank_schema(&options.prefix, side));
-    if options.naive {
+    let Some(guarantee) = options.guarantee else {
         let serving = Server::builder()
             .global_scope()
             .build()?
@@ -58,12 +61,15 @@ pub async fn serve_cluster(
         until_parent_is_gone().await;
         serving.shutdown(PATIENCE).await;
         return Ok(());
-    }
+    };
     let store = PostgresOptions::new(&options.url)
         .schema(store_schema(&options.prefix))
         .connections_max(CONNECTIONS_MAX);
     let store = Arc::new(PostgresStore::open(store).await?);
-    let routes = asked_about(bank(Side::Onlyonce));
+    let routes = match guarantee {
+        ClusterGuarantee::Claimed => asked_about(bank(Side::Onlyonce)),
+        ClusterGuarantee::Transactional => in_one_commit(bank(Side::Onlyonce)),
+    };
     let mut dedupe = DedupeOptions::default();
     dedupe.lease = LEASE;
     let layers = stack::server_with(store, ServerAdapter::new(routes.clone()), dedupe);
@@ -103,6 +109,25 @@ fn asked_about(bank: Bank) -> Routes {
     };
     Router::new(bank)
         .method_reconciled_and_fenced(&TRANSFER, transfer, what_became_of)
+        .into_routes()
+}
+
+/// The transfer is part of the call's own transaction. The bank is given neither key nor token: it
+/// refuses nobody, and is asked about nothing.
+fn in_one_commit(bank: Bank) -> Routes {
+    let transfer = move |_: Caller, calls: Transaction, transfer: Transfer| {
+        let bank = bank.clone();
+        async move {
+            match bank.transfer_in(&calls, &transfer).await? {
+                Ok(Ordered::Done(receipt)) => Ok(receipt),
+                Ok(Ordered::NoFunds) => Err(Undone::Fault(Declined::NoFunds)),
+                Ok(Ordered::TooLate) => Err(Undone::NotExecuted("the bank refuses".to_owned())),
+                Err(error) => Err(Undone::NotExecuted(error.to_string())),
+            }
+        }
+    };
+    Router::new(())
+        .method_transactional(&TRANSFER, transfer)
         .into_routes()
 }
 

@@ -22,6 +22,7 @@ pub mod fencing;
 pub mod forgetting;
 pub mod inspecting;
 mod kit;
+pub mod outbox;
 pub mod quota;
 pub mod refused;
 pub mod reruns;
@@ -202,6 +203,24 @@ macro_rules! conformance_transactions {
             transactions: a_too_large_answer_commits_nothing
             transactions: many_transactions_on_the_same_rows_add_up
             transactions: more_tables_than_may_be_are_refused_also_where_all_come_at_once
+        }
+    };
+}
+
+/// The same for an outbox behind `$place`, an expression that makes a fresh
+/// [`OutboxHarness`](crate::conformance::outbox::OutboxHarness).
+#[macro_export]
+macro_rules! conformance_outbox {
+    ($place:expr) => {
+        $crate::conformance_claims! { $place =>
+            outbox: calls_with_their_bytes_and_states_outlive_the_process
+            outbox: a_second_opening_is_refused_until_the_first_is_closed
+            outbox: an_outbox_of_another_principal_is_refused_for_its_keys_are_new_there
+            outbox: a_key_that_is_there_is_the_same_call_or_refused
+            outbox: what_may_have_been_executed_is_neither_cancelled_nor_sent_anew
+            outbox: at_every_bound_a_call_is_refused_and_what_is_kept_stays
+            outbox: many_at_once_are_all_kept
+            outbox: a_change_that_nobody_waits_for_is_made_in_its_turn_or_not_at_all
         }
     };
 }

@@ -59,6 +59,12 @@ pub enum OutboxError {
     /// No call has this key.
     #[error("no call in the outbox has this key: it was never written, or was removed")]
     NotThere,
+    /// Another process has opened the outbox since, or its database is another one by now.
+    #[error(
+        "the outbox was opened by another process since, or its database has failed over; nothing \
+         is sent from here any more; open it again"
+    )]
+    OwnedElsewhere,
     /// The outbox failed and takes nothing more until it is opened again.
     #[error("outbox is poisoned since a write failed: {0}; open it again")]
     Poisoned(String),
@@ -70,6 +76,10 @@ pub enum OutboxError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// What keeps the outbox did not answer, or refused. The change may have been made or not; what is
+    /// asked next is decided by what is there.
+    #[error("the outbox cannot be reached: {0}; ask again once it can be")]
+    Unavailable(String),
     /// A call was written by a version that this one does not read.
     #[error("a call has format {found}, this version reads up to {supported}; upgrade first")]
     UnknownFormat {

@@ -23,11 +23,11 @@
 //!
 //! This is the vocabulary: what is kept of a call ([`OutboxEntry`]), the legal changes of it
 //! ([`OutboxChange`]) and the contract of whatever keeps it ([`OutboxStore`]). `SledOutbox` keeps it
-//! in a directory.
+//! in a directory, `PostgresOutbox` in a database.
 
-#[cfg(feature = "sled")]
-mod change;
-#[cfg(feature = "sled")]
+#[cfg(any(feature = "postgres", feature = "sled"))]
+pub(crate) mod change;
+#[cfg(any(feature = "postgres", feature = "sled"))]
 pub(crate) mod codec;
 mod entry;
 mod error;

@@ -19,8 +19,8 @@ use crate::{IdempotencyKey, StoreFuture};
 ///
 /// # Errors
 ///
-/// An [`OutboxError`]. After a write has failed every later change fails as well, so that nothing is
-/// sent of which nobody would know later.
+/// An [`OutboxError`]. After a write has failed every later change fails as well, or is decided by what
+/// is there, read anew: so that nothing is sent of which nobody would know later.
 pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     /// Keeps a call, unless a bound is met or its key belongs to another.
     fn write(&self, call: NewCall) -> StoreFuture<'_, Written, OutboxError>;
