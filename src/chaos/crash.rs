@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use onlyonce_chaos::Seed;
 use onlyonce_chaos::executor::{Executor, HarnessError, NotRun};
-use onlyonce_chaos::fault::{Fault, Place, What};
+use onlyonce_chaos::fault::{Fault, Place, What, When};
 use onlyonce_chaos::history::{Fired, RunRecord};
 use onlyonce_chaos::scenario::Scenario;
 
@@ -37,8 +37,12 @@ impl CrashExecutor {
     }
 
     fn can_cut_power(&self, fault: &Fault) -> Result<(), NotRun> {
-        let when = &fault.when;
-        if when.phase.is_some() || when.call.is_some() || when.share.is_some() {
+        let at_a_time = When {
+            from_ms: fault.when.from_ms,
+            until_ms: fault.when.until_ms,
+            ..When::default()
+        };
+        if fault.when != at_a_time {
             return Err(NotRun::because(
                 "a real disk's power is cut once, at a time of its window",
             ));

@@ -7,6 +7,8 @@ use onlyonce_chaos::fault::{Fault, Phase, Place, What, When};
 use onlyonce_chaos::scenario::Scenario;
 use serde_json::{Value, json};
 
+use super::kill_points;
+
 /// One executor on this machine.
 #[derive(Clone, Debug)]
 pub struct Examined {
@@ -16,6 +18,9 @@ pub struct Examined {
     pub machine: Result<(), NotRun>,
     /// Each fault that there is.
     pub faults: Vec<ExaminedFault>,
+    /// Whether it can kill a server at a named point of its code. Of an executor that can run nothing
+    /// here it is not asked.
+    pub points: Option<Result<(), NotRun>>,
 }
 
 /// One fault with one executor.
@@ -56,11 +61,23 @@ fn examine_one(executor: &dyn Executor, scenario: &Scenario) -> Examined {
             }
         }
     }
+    let points = machine.is_ok().then(|| at_a_point(executor, scenario));
     Examined {
         executor: executor.name(),
         machine,
         faults,
+        points,
     }
+}
+
+fn at_a_point(executor: &dyn Executor, scenario: &Scenario) -> Result<(), NotRun> {
+    let when = When {
+        point: kill_points().first().map(|&point| point.to_owned()),
+        ..When::default()
+    };
+    let crash = What::Crash { back_after_ms: 10 };
+    let fault = Fault::new("doctor", Place::Server, crash).when(when);
+    executor.can_fault(scenario, &fault)
 }
 
 fn phases(
@@ -106,6 +123,19 @@ pub fn to_text(examined: &[Examined]) -> String {
                 Err(reason) => writeln!(text, "  {place:<7} {what:<12} {reason}"),
             };
         }
+        // OK because a string takes everything that is written to it.
+        let _ = match &one.points {
+            Some(Ok(())) => writeln!(
+                text,
+                "  server  crash        at each of {} points of its code",
+                kill_points().len()
+            ),
+            Some(Err(reason)) => writeln!(
+                text,
+                "  server  crash        at a point of its code: {reason}"
+            ),
+            None => Ok(()),
+        };
     }
     text
 }
@@ -124,6 +154,11 @@ pub fn to_json(examined: &[Examined]) -> Value {
         Ok(()) => json!({
             "executor": one.executor,
             "faults": one.faults.iter().map(fault).collect::<Vec<_>>(),
+            "points": match &one.points {
+                Some(Ok(())) => json!(kill_points()),
+                Some(Err(reason)) => json!({ "not_run": reason.reason() }),
+                None => json!({}),
+            },
         }),
         Err(reason) => json!({ "executor": one.executor, "not_run": reason.reason() }),
     };

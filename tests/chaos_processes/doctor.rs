@@ -68,6 +68,36 @@ fn every_executor_says_of_every_fault_at_which_phases_or_why_not() {
             .unwrap()
             .clone()
     };
+    let points = |executor: &str| {
+        let executors = told["executors"].as_array().unwrap();
+        let found = executors.iter().find(|one| one["executor"] == executor);
+        found.unwrap()["points"].clone()
+    };
+    match cfg!(feature = "points") {
+        true => assert!(points("crash").as_array().unwrap().len() > 60),
+        false => assert!(
+            points("crash")["not_run"]
+                .as_str()
+                .unwrap()
+                .contains("`points`")
+        ),
+    }
+    assert!(
+        points("sim")["not_run"]
+            .as_str()
+            .unwrap()
+            .contains("at a phase or a time")
+    );
+    // Here it can, or the reason is told by the machine.
+    let cut = fault("crash", "power-cut");
+    assert!(
+        cut["phases"] == serde_json::json!(["any phase"]) || cut["not_run"].is_string(),
+        "{cut}"
+    );
+    assert_eq!(
+        fault("proxy", "power-cut")["not_run"],
+        "the power is cut by sim and crash"
+    );
     assert_eq!(fault("proxy", "drop")["phases"][1], "request-sent");
     assert_eq!(
         fault("proxy", "packet-loss")["not_run"],

@@ -21,6 +21,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use onlyonce_chaos::executor::NotRun;
 use onlyonce_chaos::kernel::Tools;
@@ -33,6 +34,8 @@ pub(in super::super) struct Disk {
     tools: Tools,
     /// Where everything is mounted. Outside of the namespace it is an empty folder.
     base: PathBuf,
+    /// How often something was left unsynced: each time under another name.
+    left: AtomicU32,
 }
 
 /// A process that does nothing but be in the namespace. It ends when its input does.
@@ -58,6 +61,7 @@ impl Disk {
             holder: Holder::start(&tools)?,
             tools,
             base,
+            left: AtomicU32::new(0),
         };
         disk.make()?;
         Ok(disk)
@@ -80,6 +84,7 @@ impl Disk {
     /// Writes something that nobody syncs: see [`has_kept`](Self::has_kept). Nobody may be syncing
     /// the disk meanwhile, as that would be a sync of this as well.
     pub(super) fn leave_unsynced(&self) -> Result<(), NotRun> {
+        self.left.fetch_add(1, Ordering::Relaxed);
         // From within: outside the disk is not there.
         let text = format!("printf unsynced > '{}'", self.witness().display());
         self.run("sh", ["-c", &text]).map(drop)
@@ -157,7 +162,8 @@ impl Disk {
     }
 
     fn witness(&self) -> PathBuf {
-        self.at().join("unsynced")
+        let left = self.left.load(Ordering::Relaxed);
+        self.at().join(format!("unsynced-{left}"))
     }
 
     /// Runs a program within, and gives what it says.

@@ -288,8 +288,8 @@ impl Supervisor {
         let mut timed = Vec::new();
         for (index, fault) in self.options.faults.iter().enumerate() {
             let elsewhere = is_at_a_phase(fault) || fault.when.point.is_some();
-            let timed = fault.place == Place::Server || matches!(fault.what, What::PowerCut);
-            if !timed || elsewhere {
+            let is_timed = fault.place == Place::Server || matches!(fault.what, What::PowerCut);
+            if !is_timed || elsewhere {
                 continue;
             }
             let from = fault.when.from_ms.unwrap_or(0);

@@ -1,6 +1,7 @@
 //! The same bank in tables of the server's own store: effect and answer commit together.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::ops::Bound;
 use std::path::Path;
 
@@ -121,8 +122,8 @@ fn declined<T>(why: String) -> Result<T, Undone<Declined>> {
     Err(Undone::Fault(Declined { why }))
 }
 
-fn not_executed(error: impl ToString) -> Undone<Declined> {
-    Undone::NotExecuted(error.to_string())
+fn not_executed(error: impl Into<Box<dyn Error>>) -> Undone<Declined> {
+    Undone::NotExecuted(error.into().to_string())
 }
 
 /// What an account has, or how many lines a mailbox.
