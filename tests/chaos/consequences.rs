@@ -118,7 +118,11 @@ impl Told {
         let over = self.at(|event| event.what == Happened::FaultsEnded);
         let until_us = over.first().copied().unwrap_or(u64::MAX);
         let became = |event: &Event| {
-            let Happened::Lifecycle { who: own, event: became } = &event.what else {
+            let Happened::Lifecycle {
+                who: own,
+                event: became,
+            } = &event.what
+            else {
                 return false;
             };
             event.at_us < until_us && own == who && became == what
@@ -221,7 +225,8 @@ fn who_is_reset_or_cut_off_asks_again_before_its_patience_ends_and_who_hears_not
     for what in [What::Reset, What::Close] {
         let noticed = first(Place::Wire, what, Phase::ReplySent);
         does(&one_call(), noticed, |run, _| {
-            run.asked_again_after_us().is_some_and(|after_us| after_us < ATTEMPT_US)
+            run.asked_again_after_us()
+                .is_some_and(|after_us| after_us < ATTEMPT_US)
                 && run.effects() == 1
         });
     }
