@@ -19,7 +19,9 @@ fn one_call() -> Scenario {
     Scenario::parse(text).unwrap()
 }
 
-const ATTEMPT_US: u64 = 300_000;
+/// As long at least passes on the wire between two attempts of which the first was waited for: the
+/// client began to wait before its connection was made.
+const WAITED_US: u64 = 270_000;
 
 /// The fault at this moment of the first attempt of the call.
 fn first(place: Place, what: What, phase: Phase) -> Fault {
@@ -160,7 +162,7 @@ fn a_request_that_is_dropped_never_arrives_and_is_sent_again_when_it_was_waited_
     does(&one_call(), drop, |run, _| {
         run.received(1).is_none()
             && run.received(2).is_some()
-            && run.asked_again_after_us() >= Some(ATTEMPT_US)
+            && run.asked_again_after_us() >= Some(WAITED_US)
     });
 }
 
@@ -169,7 +171,7 @@ fn an_answer_that_is_dropped_is_asked_for_again_and_has_one_effect() {
     let drop = first(Place::Wire, What::Drop, Phase::ReplySent);
     does(&one_call(), drop, |run, _| {
         run.received(1).is_some()
-            && run.asked_again_after_us() >= Some(ATTEMPT_US)
+            && run.asked_again_after_us() >= Some(WAITED_US)
             && run.effects() == 1
             && !run.answered().is_empty()
     });
@@ -226,13 +228,13 @@ fn who_is_reset_or_cut_off_asks_again_before_its_patience_ends_and_who_hears_not
         let noticed = first(Place::Wire, what, Phase::ReplySent);
         does(&one_call(), noticed, |run, _| {
             run.asked_again_after_us()
-                .is_some_and(|after_us| after_us < ATTEMPT_US)
+                .is_some_and(|after_us| after_us < WAITED_US)
                 && run.effects() == 1
         });
     }
     let silent = first(Place::Wire, What::Blackhole, Phase::ReplySent);
     does(&one_call(), silent, |run, _| {
-        run.asked_again_after_us() >= Some(ATTEMPT_US) && run.effects() == 1
+        run.asked_again_after_us() >= Some(WAITED_US) && run.effects() == 1
     });
 }
 
@@ -305,12 +307,15 @@ fn a_store_whose_disk_is_full_refuses_and_the_call_ends_when_there_is_room_again
     for mode in [Mode::Claimed, Mode::Transactional] {
         let mut scenario = one_call();
         scenario.mode = mode;
-        does(&scenario, full.clone(), |run, quiet| {
-            // The operator makes room and starts the server again; nothing was answered before.
-            let away = run.became("server", "killed");
-            away.first()
-                .is_some_and(|killed_us| run.resolved() > Some(*killed_us))
-                && run.resolved() > quiet.resolved()
+        does(&scenario, full.clone(), |run, _| {
+            // The operator makes room and starts the server again. Nobody was answered before.
+            let killed_us = run.became("server", "killed").first().copied();
+            killed_us.is_some()
+                && run.resolved().is_some()
+                && run
+                    .answered()
+                    .first()
+                    .is_none_or(|at_us| Some(*at_us) > killed_us)
         });
     }
 }
