@@ -47,7 +47,7 @@ fn does_to(
     with.faults.push(fault);
     assert!(SimExecutor.can_fault(&with, &with.faults[0]).is_ok());
     let mut claimed = 0;
-    for seed in (1..=60).map(Seed::new) {
+    for seed in (1..=24).map(Seed::new) {
         let without = Told(SimExecutor.run(scenario, seed).unwrap());
         if !which(&without) {
             continue;
@@ -90,6 +90,12 @@ impl Told {
         self.at(received).first().copied()
     }
 
+    /// Whether another attempt than the first came to the server.
+    fn is_received_again(&self) -> bool {
+        let again = |event: &Event| event.attempt > 1 && event.what == Happened::Received;
+        !self.at(again).is_empty()
+    }
+
     fn invoked(&self) -> usize {
         let invoked = |event: &Event| matches!(event.what, Happened::Invoked { .. });
         self.at(invoked).len()
@@ -115,32 +121,20 @@ impl Told {
         self.at(resolved).first().copied()
     }
 
-    /// When this became of somebody while faults could strike.
+    /// When this became of somebody.
     fn became(&self, who: &str, what: &str) -> Vec<u64> {
-        let over = self.at(|event| event.what == Happened::FaultsEnded);
-        let until_us = over.first().copied().unwrap_or(u64::MAX);
-        let became = |event: &Event| {
-            let Happened::Lifecycle {
-                who: own,
-                event: became,
-            } = &event.what
-            else {
+        self.at(|event| {
+            let Happened::Lifecycle { who: own, event } = &event.what else {
                 return false;
             };
-            event.at_us < until_us && own == who && became == what
-        };
-        self.at(became)
+            own == who && event == what
+        })
     }
 
     /// How long the server was down, the first time, if it ended so.
     fn down_us(&self, what: &str) -> Option<u64> {
         let ended_us = *self.became("server", what).first()?;
-        let started = self.at(|event| {
-            let Happened::Lifecycle { who, event } = &event.what else {
-                return false;
-            };
-            who == "server" && event == "started"
-        });
+        let started = self.became("server", "started");
         let back_us = started.into_iter().find(|at_us| *at_us > ended_us)?;
         Some(back_us - ended_us)
     }
@@ -161,7 +155,7 @@ fn a_request_that_is_dropped_never_arrives_and_is_sent_again_when_it_was_waited_
     let drop = first(Place::Wire, What::Drop, Phase::RequestSent);
     does(&one_call(), drop, |run, _| {
         run.received(1).is_none()
-            && run.received(2).is_some()
+            && run.is_received_again()
             && run.asked_again_after_us() >= Some(WAITED_US)
     });
 }
@@ -181,11 +175,27 @@ fn an_answer_that_is_dropped_is_asked_for_again_and_has_one_effect() {
 fn a_request_that_comes_twice_has_two_effects_where_nobody_dedupes() {
     let twice = first(
         Place::Wire,
-        What::Duplicate { later_ms: 50 },
+        What::Duplicate { later_ms: 5 },
         Phase::RequestSent,
     );
-    let naive = one_call().naive();
-    does(&naive, twice, |run, _| run.effects() == 2);
+    // Other calls come behind it, so that the run goes on until the second request has come.
+    let mut naive = one_call().naive();
+    naive.calls = 12;
+    let mut with = naive.clone();
+    with.faults.push(twice);
+    let doubled = |scenario: &Scenario, seed| {
+        let run = SimExecutor.run(scenario, seed).unwrap();
+        let effects = run.events.iter().filter(|event| {
+            let first = matches!(&event.what, Happened::Effect { key, .. } if key == "call-1");
+            first && event.call == 1 && event.attempt == 1
+        });
+        effects.count() == 2
+    };
+    let seeds = || (1..=24).map(Seed::new);
+    assert_eq!(seeds().filter(|&seed| doubled(&naive, seed)).count(), 0);
+    // Not all of them: the bank declines some transfers, and is not always in the mood.
+    let count = seeds().filter(|&seed| doubled(&with, seed)).count();
+    assert!(count >= 12, "{count} of 24");
 }
 
 #[test]
@@ -208,7 +218,7 @@ fn a_message_that_is_delayed_comes_that_much_later() {
 fn a_request_whose_bytes_are_wrong_is_not_executed_and_is_sent_again() {
     let corrupt = first(Place::Wire, What::Corrupt, Phase::RequestSent);
     does(&one_call(), corrupt, |run, _| {
-        run.received(1).is_none() && run.received(2).is_some() && run.effects() == 1
+        run.received(1).is_none() && run.is_received_again() && run.effects() == 1
     });
 }
 
@@ -217,7 +227,7 @@ fn a_message_that_ends_early_is_asked_for_again() {
     for phase in [Phase::RequestSent, Phase::ReplySent] {
         let truncate = first(Place::Wire, What::Truncate, phase);
         does(&one_call(), truncate, |run, _| {
-            run.received(2).is_some() && run.effects() == 1
+            run.is_received_again() && run.effects() == 1
         });
     }
 }
@@ -253,7 +263,7 @@ fn a_server_that_crashes_is_away_for_so_long_and_the_call_goes_on_with_the_next_
     let crash = What::Crash { back_after_ms: 70 };
     for phase in [Phase::RequestReceived, Phase::EffectDurable] {
         does(&one_call(), first(Place::Server, crash, phase), |run, _| {
-            run.down_us("killed") >= Some(70_000) && run.received(2).is_some()
+            run.down_us("killed") >= Some(70_000) && run.is_received_again()
         });
     }
 }
@@ -263,8 +273,11 @@ fn a_client_that_crashes_comes_back_with_its_call() {
     let mut outbox = one_call();
     outbox.workload = Workload::Outbox;
     let crash = What::Crash { back_after_ms: 90 };
-    let crash = first(Place::Client, crash, Phase::ReplyReceived);
-    does(&outbox, crash, |run, _| {
+    let mut crash = first(Place::Client, crash, Phase::ReplyReceived);
+    // Its next life counts its attempts anew.
+    crash.when.until_ms = Some(120);
+    let soon = |quiet: &Told| quiet.is_plain() && quiet.answered()[0] < 110_000;
+    does_to(soon, &outbox, crash, |run, _| {
         run.became("client-1", "killed").len() == 1 && run.invoked() == 2 && run.effects() == 1
     });
 }
@@ -275,7 +288,7 @@ fn a_power_cut_ends_the_server_and_takes_what_was_not_yet_durable() {
     committed_together.mode = Mode::Transactional;
     let cut = first(Place::Disk, What::PowerCut, Phase::RequestReceived);
     does(&committed_together, cut, |run, _| {
-        run.down_us("power cut").is_some() && run.received(2).is_some() && run.effects() == 1
+        run.down_us("power cut").is_some() && run.is_received_again() && run.effects() == 1
     });
 }
 
@@ -304,20 +317,17 @@ fn an_answer_waits_for_a_sync_that_is_slow() {
 #[test]
 fn a_store_whose_disk_is_full_refuses_and_the_call_ends_when_there_is_room_again() {
     let full = first(Place::Disk, What::DiskFull, Phase::RequestReceived);
-    for mode in [Mode::Claimed, Mode::Transactional] {
-        let mut scenario = one_call();
-        scenario.mode = mode;
-        does(&scenario, full.clone(), |run, _| {
-            // The operator makes room and starts the server again. Nobody was answered before.
-            let killed_us = run.became("server", "killed").first().copied();
-            killed_us.is_some()
-                && run.resolved().is_some()
-                && run
-                    .answered()
-                    .first()
-                    .is_none_or(|at_us| Some(*at_us) > killed_us)
-        });
-    }
+    // An effect that lies elsewhere has happened: the record of it is what finds no room.
+    does(&one_call(), full.clone(), |run, _| {
+        run.down_us("killed").is_some() && run.resolved().is_some()
+    });
+    // One that lies in the store has not, and nobody is answered until there is room.
+    let mut committed_together = one_call();
+    committed_together.mode = Mode::Transactional;
+    does(&committed_together, full, |run, _| {
+        let killed_us = run.became("server", "killed").first().copied();
+        killed_us.is_some() && run.answered().first().copied() > killed_us
+    });
 }
 
 #[test]
