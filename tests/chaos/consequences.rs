@@ -183,19 +183,21 @@ fn a_request_that_comes_twice_has_two_effects_where_nobody_dedupes() {
     naive.calls = 12;
     let mut with = naive.clone();
     with.faults.push(twice);
-    let doubled = |scenario: &Scenario, seed| {
+    // A client that asks again has a second effect as well: what counts is one more than without.
+    let effects = |scenario: &Scenario, seed: Seed| {
         let run = SimExecutor.run(scenario, seed).unwrap();
-        let effects = run.events.iter().filter(|event| {
-            let first = matches!(&event.what, Happened::Effect { key, .. } if key == "call-1");
-            first && event.call == 1 && event.attempt == 1
-        });
-        effects.count() == 2
+        let effects = run
+            .events
+            .iter()
+            .filter(|event| matches!(&event.what, Happened::Effect { key, .. } if key == "call-1"));
+        effects.count()
     };
-    let seeds = || (1..=24).map(Seed::new);
-    assert_eq!(seeds().filter(|&seed| doubled(&naive, seed)).count(), 0);
-    // Not all of them: the bank declines some transfers, and is not always in the mood.
-    let count = seeds().filter(|&seed| doubled(&with, seed)).count();
-    assert!(count >= 12, "{count} of 24");
+    // Not of all: the bank declines some transfers, and is not always in the mood.
+    let more = (1..=24)
+        .map(Seed::new)
+        .filter(|&seed| effects(&with, seed) > effects(&naive, seed))
+        .count();
+    assert!(more >= 6, "{more} of 24");
 }
 
 #[test]
