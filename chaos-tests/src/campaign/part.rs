@@ -172,7 +172,7 @@ impl Campaign {
             fired.any(|fired| fired.struck > 0)
         };
         let names = self.scenario.faults.iter().map(|fault| fault.name.as_str());
-        names.filter(|name| tried(name) && !struck(name)).collect()
+        names.filter(|&name| tried(name) && !struck(name)).collect()
     }
 
     /// The number that a process ends with: 0 valid, 1 violated, 3 unknown.

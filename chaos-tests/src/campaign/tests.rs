@@ -3,9 +3,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::campaign::toy::Toy;
 use crate::executor::Executor;
+use crate::fault::Phase;
 use crate::goals::situations;
 use crate::ledger::Verdict;
-use crate::fault::Phase;
 use crate::scenario::{Scenario, Workload};
 use crate::seed::Seed;
 

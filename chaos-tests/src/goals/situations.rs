@@ -191,7 +191,7 @@ fn lost_after_effect(record: &RunRecord) -> BTreeSet<u64> {
             (Happened::Effect { key, seen, .. }, _) if *seen == At::AtCommit => {
                 committed.entry(key).or_insert(at);
             }
-            (Happened::Effect { key, index, .. }, _) => order.push((*index, key)),
+            (Happened::Effect { key, index, .. }, _) => order.push((*index, key.as_str())),
             _ => {}
         }
     }
@@ -297,10 +297,11 @@ mod tests {
 
     #[test]
     fn an_answer_is_lost_after_its_effect_only_where_the_effect_came_first() {
-        let after = Run::new()
-            .invoked(1)
-            .effect(1, 1, At::AtCommit)
-            .struck(1, "drop", Phase::ReplySent);
+        let after =
+            Run::new()
+                .invoked(1)
+                .effect(1, 1, At::AtCommit)
+                .struck(1, "drop", Phase::ReplySent);
         assert_eq!(after.times(REPLY_LOST), 1);
         // What was lost was a refusal: the effect is a later attempt's.
         let before = Run::new()
@@ -326,7 +327,12 @@ mod tests {
 
     #[test]
     fn where_only_the_order_of_commits_is_known_it_has_to_show_that_the_effect_came_first() {
-        let lost = || Run::new().invoked(2).invoked(1).struck(1, "drop", Phase::ReplySent);
+        let lost = || {
+            Run::new()
+                .invoked(2)
+                .invoked(1)
+                .struck(1, "drop", Phase::ReplySent)
+        };
         // Another one that was committed later was answered before the next attempt.
         let shown = lost()
             .answered(2)
@@ -356,7 +362,11 @@ mod tests {
 
     #[test]
     fn a_duplicate_is_late_where_it_arrives_after_its_record_was_swept() {
-        let swept = || Run::new().invoked(1).event(0, Happened::Swept { key: "k1".into() });
+        let swept = || {
+            Run::new()
+                .invoked(1)
+                .event(0, Happened::Swept { key: "k1".into() })
+        };
         assert_eq!(swept().times(LATE_DUPLICATE), 0);
         // It was sent, and did not arrive.
         assert_eq!(swept().event(1, Happened::Sent).times(LATE_DUPLICATE), 0);

@@ -117,15 +117,16 @@ impl Judge {
             effects: self.rows.effects.len() as u64,
             ..Figures::default()
         };
-        let limit = self.faults_ended_us.zip(self.header.resolve_within_ms).map(
-            |(ended_us, within_ms)| Limit {
-                ended_us,
-                within_us: within_ms.saturating_mul(1_000),
-                // A history that stops early says nothing about what came after it; one that was told to
-                // its end has nothing after it.
-                watched_us: if end.complete { NEVER } else { self.watched_us },
-            },
-        );
+        let limit =
+            self.faults_ended_us
+                .zip(self.header.resolve_within_ms)
+                .map(|(ended_us, within_ms)| Limit {
+                    ended_us,
+                    within_us: within_ms.saturating_mul(1_000),
+                    // A history that stops early says nothing about what came after it; one that was told to
+                    // its end has nothing after it.
+                    watched_us: if end.complete { NEVER } else { self.watched_us },
+                });
         let out_of_order = cases::out_of_order(&self.rows, &groups);
         if let Some(index) = out_of_order.twice {
             self.doubts

@@ -110,9 +110,7 @@ impl Rows {
     pub(super) fn effect(&mut self, ordinal: u64, key: &[u8], mut effect: Effect) {
         // OK for the same reason as above.
         let at = u32::try_from(self.effects.len()).expect("fewer effects than 2^32");
-        let own = self
-            .row(ordinal)
-            .filter(|&row| self.call_key(row) == key);
+        let own = self.row(ordinal).filter(|&row| self.call_key(row) == key);
         if let Some(row) = own {
             let call = &mut self.calls[row as usize];
             effect.next = call.effect;
@@ -191,8 +189,7 @@ impl Rows {
     pub(super) fn join(&mut self) -> Groups {
         let mut groups = Groups::default();
         let calls = self.calls.len();
-        let mut digests =
-            Vec::with_capacity(self.keys.len() + self.stray.len() + self.swept.len());
+        let mut digests = Vec::with_capacity(self.keys.len() + self.stray.len() + self.swept.len());
         digests.extend(self.keys.iter().map(|&key| sum(self.bytes(key))));
         digests.extend(self.stray.iter().map(|&(_, key)| sum(self.bytes(key))));
         digests.extend(self.swept.iter().map(|&(key, _)| sum(self.bytes(key))));

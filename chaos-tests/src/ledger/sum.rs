@@ -6,8 +6,8 @@
 
 /// A number that differs for different bytes, but for one pair in 2^64.
 pub(super) fn sum(bytes: &[u8]) -> u64 {
-    // The length tells what is padded from what is not.
-    let mut state = START ^ bytes.len() as u64;
+    // The length tells what is padded from what is not. It is spread, so that no short word undoes it.
+    let mut state = START ^ (bytes.len() as u64).wrapping_mul(LENGTH);
     let (pairs, rest) = bytes.as_chunks::<16>();
     for pair in pairs {
         let (first, second) = (word(&pair[..8]), word(&pair[8..]));
@@ -40,9 +40,10 @@ fn half(bytes: &[u8]) -> u64 {
     bytes.try_into().map_or(0, u32::from_le_bytes).into()
 }
 
-// Any odd numbers with about as many ones as zeros: digits of the square roots of 2 and 3.
+// Any odd numbers with about as many ones as zeros: digits of the square roots of 2, 3 and 5.
 const START: u64 = 0x6a09_e667_f3bc_c909;
 const SPREAD: u64 = 0xbb67_ae85_84ca_a73b;
+const LENGTH: u64 = 0x3c6e_f372_fe94_f82b;
 
 #[cfg(test)]
 mod tests {

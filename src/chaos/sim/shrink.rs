@@ -281,10 +281,8 @@ mod tests {
             until_ms: Some(900),
             ..When::phase(Phase::ReplySent).call(3).attempt(2)
         };
-        let mut scenario = super::super::plans::everything(
-            onlyonce_chaos::scenario::Mode::Transactional,
-            7,
-        );
+        let mut scenario =
+            super::super::plans::everything(onlyonce_chaos::scenario::Mode::Transactional, 7);
         let parted = Fault::new("it", Place::Wire, What::Partition).when(when);
         scenario.faults = vec![parted];
         scenario.about.clear();

@@ -71,7 +71,7 @@ pub(super) fn run(arguments: &ShrinkArguments) -> ExitCode {
 }
 
 #[cfg(feature = "mutants")]
-fn planted(name: Option<&str>) -> Result<Option<impl Drop>, String> {
+fn planted(name: Option<&str>) -> Result<Option<onlyonce::storage::mutants::Planted>, String> {
     use onlyonce::storage::mutants::{Mutant, plant};
     let Some(name) = name else { return Ok(None) };
     let named = Mutant::ALL.iter().find(|mutant| mutant.name() == name);
