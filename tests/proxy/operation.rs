@@ -234,7 +234,14 @@ async fn a_certificate_that_is_over_or_of_another_name_or_authority_lets_nothing
         let ingress = place.ingress(bank.at, &tls).await;
         let upstream = format!("https://localhost:{}", ingress.at.port());
         let mut arguments = vec!["--mode", "egress", "--listen", "127.0.0.1:0"];
-        arguments.extend(["--upstream", &upstream, "--upstream-ca", &ca, "--timeout", "2s"]);
+        arguments.extend([
+            "--upstream",
+            &upstream,
+            "--upstream-ca",
+            &ca,
+            "--timeout",
+            "2s",
+        ]);
         let egress = proxy(&arguments).await;
         let url = format!("http://{}/RPC2", egress.at);
         let said = withdrawn(&url, "a", &[]).await;
