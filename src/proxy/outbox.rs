@@ -213,7 +213,7 @@ fn of(outcome: Outcome, unfinished: Unfinished) -> Untold {
         key: Some(unfinished.key),
         attempts: unfinished.attempts,
         is_final: unfinished.stopped == Stopped::Final,
-        response: unfinished.response.map(|response| *response),
+        response: unfinished.response,
     }
 }
 
