@@ -256,7 +256,11 @@ mod tests {
         let never = futures_util::stream::pending::<Result<Frame<Bytes>, BoxError>>();
         let body = Body::stream(http_body_util::StreamBody::new(never));
         let mut answer = answer(&deliveries, Version::HTTP_2, body);
-        assert!(tokio::time::timeout(PATIENCE * 2, answer.frame()).await.is_err());
+        assert!(
+            tokio::time::timeout(PATIENCE * 2, answer.frame())
+                .await
+                .is_err()
+        );
         assert_eq!(deliveries.overdue(PATIENCE), None);
     }
 

@@ -36,7 +36,7 @@ pub(super) struct Untold {
     /// Another attempt would have met the same.
     pub(super) is_final: bool,
     /// What the other side, or somebody in between, said last.
-    pub(super) response: Option<Response<Body>>,
+    pub(super) response: Option<Box<Response<Body>>>,
 }
 
 // === impl EgressProxy ===
@@ -218,7 +218,7 @@ impl Untold {
     fn refused(response: Response<Body>) -> Self {
         Self {
             outcome: Outcome::NotExecuted,
-            response: Some(response),
+            response: Some(Box::new(response)),
             ..Self::unknown(None)
         }
     }
@@ -229,11 +229,11 @@ impl Untold {
         let key = self.key.as_ref();
         match (self.outcome, self.response) {
             // The other side's own words are better than any of these.
-            (Outcome::InDoubt | Outcome::NotExecuted, Some(response)) => response,
+            (Outcome::InDoubt | Outcome::NotExecuted, Some(response)) => *response,
             // It speaks of all that was sent from here. What a client has sent before under a key of
             // its own, it knows itself.
             (Outcome::Unknown, Some(response)) if self.attempts == 1 && is_refusal(&response) => {
-                response
+                *response
             }
             (Outcome::NotExecuted, None) => {
                 let detail = if self.is_final {
@@ -269,7 +269,7 @@ impl From<CallError<Response<Body>, TransportError>> for Untold {
             attempts: error.attempts,
             is_final: error.stopped == Stopped::Final,
             response: match error.last {
-                Last::Response(response) => Some(response),
+                Last::Response(response) => Some(Box::new(response)),
                 Last::Elapsed | Last::Error(_) | Last::Nothing => None,
             },
         }

@@ -92,6 +92,8 @@ impl Front {
         } else {
             self.answer_within_bounds(client, request).await
         };
+        // The answer is this proxy's, whatever the service speaks (RFC 9110, section 6.2).
+        *response.version_mut() = version.max(Version::HTTP_11);
         // A client that sends by itself again what meets a connection that is being closed never
         // meets one.
         if self.closes && version != Version::HTTP_2 {

@@ -157,7 +157,11 @@ mod tests {
     // C13
     #[test]
     fn what_is_spelled_like_the_header_of_the_principal_does_not_go_on() {
-        let lines = [("x-tenant", "ann"), ("x_tenant", "bob"), ("x-tenants", "all")];
+        let lines = [
+            ("x-tenant", "ann"),
+            ("x_tenant", "bob"),
+            ("x-tenants", "all"),
+        ];
         let mut said = headers(&lines);
         strip_look_alikes(&mut said, &HeaderName::from_static("x-tenant"));
         assert_eq!(said, headers(&[lines[0], lines[2]]));

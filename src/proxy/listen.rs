@@ -65,7 +65,9 @@ impl Listening {
             tls: tls.map(|tls| TlsAcceptor::from(tls.0)),
             stop: stop.clone(),
         };
-        let places = Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS)));
+        let places = Arc::new(Semaphore::new(
+            limits.connections_max.min(Semaphore::MAX_PERMITS),
+        ));
         let refusing = Arc::new(Semaphore::new(REFUSED_AT_ONCE));
         let mut connections = JoinSet::new();
         loop {

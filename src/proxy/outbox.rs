@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use http::{HeaderName, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use metrics::{counter, gauge};
 use tokio::time::sleep;
 
 use super::egress::Untold;
-use super::forward::again;
+use super::forward::{EGRESS, again};
 use super::{ProxyError, figures};
 use crate::http::Body;
 use crate::http::client::{Client, Outbox, OutboxFailure, Unfinished};
@@ -56,7 +56,10 @@ impl KeptCalls {
     /// Opens the outbox in the folder `path`, whose calls `client` makes.
     pub(super) async fn open(path: &Path, client: Client) -> Result<Self, ProxyError> {
         let (store, closing) = open(path).await?;
-        let mut outbox = Outbox::new(client, store);
+        // No word about a call is kept with it, and this one is no credential, but said each time.
+        let mut outbox = Outbox::new(client, store).with_credentials(|head| {
+            head.headers.insert(EGRESS, HeaderValue::from_static("1"));
+        });
         for name in ["date", "traceparent", "tracestate"] {
             outbox = outbox.leaving_out(HeaderName::from_static(name));
         }
@@ -127,10 +130,7 @@ impl Closing {
 
 /// Makes a call by the outbox. It goes on also where its client goes away, since this is a task of its
 /// own.
-pub(super) async fn call(
-    outbox: Outbox,
-    request: Request<Body>,
-) -> Result<Response<Body>, Untold> {
+pub(super) async fn call(outbox: Outbox, request: Request<Body>) -> Result<Response<Body>, Untold> {
     let calling = tokio::spawn(call_once_written(outbox, request));
     // OK because a task that panicked has sent what it has sent.
     calling.await.unwrap_or_else(|_| Err(Untold::unknown(None)))
@@ -169,7 +169,7 @@ async fn call_once_written(
 async fn told(outbox: &Outbox, failure: OutboxFailure) -> Untold {
     match failure {
         OutboxFailure::InDoubt(unfinished) => {
-            let _ = outbox.forget_although_maybe_executed(&unfinished.key).await;
+            let _ = remove(outbox, &unfinished.key).await;
             of(Outcome::InDoubt, unfinished)
         }
         OutboxFailure::NotExecuted(unfinished) => match outbox.cancel(&unfinished.key).await {
@@ -179,7 +179,7 @@ async fn told(outbox: &Outbox, failure: OutboxFailure) -> Untold {
         },
         OutboxFailure::OutcomeUnknown(unfinished) => {
             // OK because what stays is driven on, and may have been executed anyway.
-            let _ = outbox.forget_although_maybe_executed(&unfinished.key).await;
+            let _ = remove(outbox, &unfinished.key).await;
             of(Outcome::Unknown, unfinished)
         }
         OutboxFailure::NotWritten(OutboxError::Mismatch) => Untold::mismatch(),
@@ -199,13 +199,21 @@ async fn told(outbox: &Outbox, failure: OutboxFailure) -> Untold {
     }
 }
 
+/// Takes away a call whose outcome is not known, also one that was only held to have been sent.
+async fn remove(outbox: &Outbox, key: &IdempotencyKey) -> Result<(), OutboxError> {
+    match outbox.forget_although_maybe_executed(key).await {
+        Err(OutboxError::NotNow { .. }) => outbox.cancel(key).await,
+        removed => removed,
+    }
+}
+
 fn of(outcome: Outcome, unfinished: Unfinished) -> Untold {
     Untold {
         outcome,
         key: Some(unfinished.key),
         attempts: unfinished.attempts,
         is_final: unfinished.stopped == Stopped::Final,
-        response: unfinished.response.map(|response| *response),
+        response: unfinished.response,
     }
 }
 
@@ -242,7 +250,7 @@ async fn drive(outbox: &Outbox, key: &IdempotencyKey) -> Option<Ended> {
     let removed = match ended {
         Ended::Answered(_) => outbox.acknowledge(key).await,
         Ended::Refused => outbox.cancel(key).await,
-        Ended::InDoubt | Ended::Unknown => outbox.forget_although_maybe_executed(key).await,
+        Ended::InDoubt | Ended::Unknown => remove(outbox, key).await,
     };
     if let Err(error) = removed {
         tracing::warn!(target: "onlyonce", %error, "a call that has ended stays in the outbox");

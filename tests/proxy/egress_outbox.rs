@@ -59,6 +59,7 @@ async fn what_an_egress_had_taken_when_it_was_killed_is_done_once_after_it_start
     let ingress_at: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
     let outbox = outbox(&place);
     let kept = ["--store", &outbox, "--admin", "127.0.0.1:0"];
+    let kept = [&kept[..], &["--retries-per-second", "1000"]].concat();
     let first = egress(ingress_at, &kept).await;
     let at = first.at;
     let calls: Vec<_> = (0..3).map(|_| tokio::spawn(withdrawn(at))).collect();
@@ -114,7 +115,14 @@ async fn a_call_that_was_under_way_when_its_egress_was_killed_has_one_effect_and
 async fn who_was_told_how_a_call_ended_has_it_in_hand_and_nothing_of_it_comes_later() {
     let place = Place::new();
     let outbox = outbox(&place);
-    let kept = ["--store", &outbox, "--admin", "127.0.0.1:0", "--timeout", "2s"];
+    let kept = [
+        "--store",
+        &outbox,
+        "--admin",
+        "127.0.0.1:0",
+        "--attempts-max",
+        "2",
+    ];
     // Not executed is never executed: nobody is there, and it says so.
     let port = free_port();
     let nobody: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
@@ -123,6 +131,25 @@ async fn who_was_told_how_a_call_ended_has_it_in_hand_and_nothing_of_it_comes_la
     first.kill().await;
     let bank = place.bank().await;
     let ingress = place.ingress_at(&nobody.to_string(), bank.at, &[]).await;
+    let second = egress(ingress.at, &kept).await;
+    assert!(driven_on(&second).await.is_empty());
+    assert!(place.effects().is_empty());
+    second.kill().await;
+
+    // What is told as unknown, here because its time was over, is no more driven on.
+    let port = free_port();
+    let nobody: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
+    let hurried = ["--retries-per-second", "1000", "--timeout", "1s"];
+    let first = egress(nobody, &[&kept[..4], &hurried].concat()).await;
+    for _ in 0..5 {
+        let said = withdrawn(first.at).await;
+        assert!(said == "503" || said == "504", "{said}");
+    }
+    first.kill().await;
+    let elsewhere = Place::new();
+    let ingress = elsewhere
+        .ingress_at(&nobody.to_string(), bank.at, &[])
+        .await;
     let second = egress(ingress.at, &kept).await;
     assert!(driven_on(&second).await.is_empty());
     assert!(place.effects().is_empty());
@@ -152,7 +179,12 @@ async fn an_answer_out_of_the_outbox_is_the_services_and_a_key_of_the_clients_ow
     let asked = |body: &'static str| {
         let url = url.clone();
         tokio::spawn(async move {
-            let key = ["-H", "Idempotency-Key: mine", "-H", "Content-Type: text/xml"];
+            let key = [
+                "-H",
+                "Idempotency-Key: mine",
+                "-H",
+                "Content-Type: text/xml",
+            ];
             let written = ["-w", "%{http_code}", "--data-raw", body, &url];
             curl(&[&key[..], &written[..]].concat()).await
         })
@@ -160,7 +192,10 @@ async fn an_answer_out_of_the_outbox_is_the_services_and_a_key_of_the_clients_ow
     let both = [asked(CALL), asked(CALL)];
     for said in both {
         let said = said.await.unwrap();
-        assert!(said.contains("<int>10</int>") && said.ends_with("200"), "{said}");
+        assert!(
+            said.contains("<int>10</int>") && said.ends_with("200"),
+            "{said}"
+        );
     }
     let other = asked("<other/>").await.unwrap();
     assert!(other.ends_with("422"), "{other}");

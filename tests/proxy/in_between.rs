@@ -6,7 +6,8 @@ use super::programs::{Program, curl, egress};
 use super::scripted::{Reply, Scripted};
 
 /// What an ingress says of its store.
-const STORE: &str = "Idempotency-Store: \"0123456789abcdef0123456789abcdef\"; now=1763740800000\r\n";
+const STORE: &str =
+    "Idempotency-Store: \"8e03978e-40d5-43e8-bc93-6894a57f9324\"; now=1763740800000\r\n";
 
 /// Says of itself that it dedupes, and answers calls so.
 async fn between(reply: Reply) -> Scripted {
@@ -31,7 +32,10 @@ async fn called(at: SocketAddr, more: &[&str]) -> String {
     let said = curl(&arguments).await;
     let (words, key) = said.split_once('[').unwrap();
     let key = if key == "]" { "" } else { " and its key" };
-    format!("{}{key}", words.split_whitespace().collect::<Vec<_>>().join(" "))
+    format!(
+        "{}{key}",
+        words.split_whitespace().collect::<Vec<_>>().join(" ")
+    )
 }
 
 fn posts(service: &Scripted) -> usize {
@@ -43,7 +47,12 @@ fn posts(service: &Scripted) -> usize {
 // H10
 #[tokio::test]
 async fn a_gateways_error_to_the_only_attempt_is_an_unknown_outcome_and_names_the_key() {
-    for code in ["500 Oops", "502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"] {
+    for code in [
+        "500 Oops",
+        "502 Bad Gateway",
+        "503 Service Unavailable",
+        "504 Gateway Timeout",
+    ] {
         let between = between(Reply::with(code, "", "from a gateway")).await;
         let egress = egress(between.at, &["--attempts-max", "1"]).await;
         let said = called(egress.at, &[]).await;
@@ -56,7 +65,11 @@ async fn a_gateways_error_to_the_only_attempt_is_an_unknown_outcome_and_names_th
 #[tokio::test]
 async fn a_gateways_error_where_the_budget_is_spent_is_an_unknown_outcome() {
     let between = between(Reply::with("503 Service Unavailable", "", "busy")).await;
-    let egress = egress(between.at, &["--retries-per-second", "0", "--timeout", "10s"]).await;
+    let egress = egress(
+        between.at,
+        &["--retries-per-second", "0", "--timeout", "10s"],
+    )
+    .await;
     for _ in 0..3 {
         assert_eq!(called(egress.at, &[]).await, "504 close and its key");
     }

@@ -22,7 +22,10 @@ async fn with_scope(upstream: SocketAddr, more: &[&str]) -> Program {
 
 /// The code and the status that a call under this key gets.
 async fn status(at: SocketAddr, key: &str, more: &[&str]) -> String {
-    let (url, key) = (format!("http://{at}/pay"), format!("Idempotency-Key: {key}"));
+    let (url, key) = (
+        format!("http://{at}/pay"),
+        format!("Idempotency-Key: {key}"),
+    );
     let written = "%{http_code} %header{idempotency-status}";
     let mut arguments = vec!["-o", "/dev/null", "-w", written, "-d", "pay 10", "-H", &key];
     arguments.extend(more);
@@ -96,11 +99,17 @@ async fn a_key_that_comes_to_another_host_never_gets_the_first_ones_answer() {
     let host = |name: &str| format!("Host: {name}");
     let (one, other) = (host("one.example"), host("other.example"));
     assert_eq!(status(ingress.at, "a", &["-H", &one]).await, "200 executed");
-    assert_eq!(status(ingress.at, "a", &["-H", &other]).await, "422 mismatch");
+    assert_eq!(
+        status(ingress.at, "a", &["-H", &other]).await,
+        "422 mismatch"
+    );
     assert_eq!(status(ingress.at, "a", &["-H", &one]).await, "200 replayed");
     // By another port one comes to the same.
     let port = host("ONE.example:8080");
-    assert_eq!(status(ingress.at, "a", &["-H", &port]).await, "200 replayed");
+    assert_eq!(
+        status(ingress.at, "a", &["-H", &port]).await,
+        "200 replayed"
+    );
     assert_eq!(service.heard().len(), 1);
 }
 

@@ -5,12 +5,12 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use onlyonce::StoreUrl;
 use onlyonce::proxy::{
     AccessLogFormat, ClientTls, CloseDelimited, ConfigError, Credentials, Egress, InDoubt, Ingress,
-    Jwt, KeepAlive, Keyless, Mode, Principal, ProxyConfig, ProxyLimits, Secret, ServerTls, Upstream,
-    UpstreamStatus, header_name, read_file,
+    Jwt, KeepAlive, Keyless, Mode, Principal, ProxyConfig, ProxyLimits, Secret, ServerTls,
+    Upstream, UpstreamStatus, header_name, read_file,
 };
-use onlyonce::StoreUrl;
 use onlyonce::storage::RetentionOptions;
 use onlyonce::storage::outbox::OUTBOX_BODY_BYTES_LIMIT;
 
