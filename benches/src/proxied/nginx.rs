@@ -50,7 +50,9 @@ impl Nginx {
 impl Drop for Nginx {
     fn drop(&mut self) {
         // Only the master knows how to end its workers; it does on SIGTERM.
-        let stop = Command::new("kill").arg(self.child.id().to_string()).status();
+        let stop = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status();
         if stop.is_ok() {
             let _ = self.child.wait();
         }
