@@ -38,10 +38,9 @@ fn a_process_that_stood_still_for_five_leases_has_nothing_committed() {
         sleep(LEASE * 5).await;
         let (claim, transaction) = until_begun(&store, &key).await;
         assert_eq!(bank.add(&transaction, "bob", 7).await, Ok(1));
-        assert_eq!(
-            commit(&store, claim, &transaction, "the second").await,
-            Ok(())
-        );
+        commit(&store, claim, &transaction, "the second")
+            .await
+            .unwrap();
         owner.signal(Signal::CONT);
         owner.say("go");
         let late = owner.next().unwrap();
@@ -71,7 +70,7 @@ fn after_a_failover_what_was_committed_is_replayed_and_what_was_open_runs_once()
         let (done, open) = (key("done"), key("open"));
         let (claim, transaction) = begin(&store, &done).await;
         assert_eq!(bank.add(&transaction, "bob", 5).await, Ok(1));
-        assert_eq!(commit(&store, claim, &transaction, "done").await, Ok(()));
+        commit(&store, claim, &transaction, "done").await.unwrap();
         let there = standby.client().await;
         let cents = bank.sql("SELECT cents FROM {schema}.accounts WHERE name = 'bob'");
         let give_up_at = Instant::now() + Duration::from_secs(30);
@@ -88,7 +87,7 @@ fn after_a_failover_what_was_committed_is_replayed_and_what_was_open_runs_once()
         assert!(ended.is_err(), "{ended:?}");
         let (claim, transaction) = until_begun(&store, &open).await;
         assert_eq!(bank.add(&transaction, "bob", 7).await, Ok(1));
-        assert_eq!(commit(&store, claim, &transaction, "once").await, Ok(()));
+        commit(&store, claim, &transaction, "once").await.unwrap();
 
         let there = standby.client().await;
         let row = there.query_one(&cents, &[]).await.unwrap();
