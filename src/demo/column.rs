@@ -13,7 +13,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::ClusterGuarantee;
 use super::bank::Books;
 use super::child::ServerProcess;
 use super::clients::{KeyedClient, NaiveClient, Seen};
@@ -41,6 +40,17 @@ pub(super) struct Column {
     pub(super) calls_per_s: f64,
 }
 
+/// What holds for the transfers of several servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClusterGuarantee {
+    /// The bank is an outside system: a transfer is a commit of its own, and what is in doubt is asked
+    /// about.
+    #[default]
+    Claimed,
+    /// Transfer, claim and answer are one commit: nothing is in doubt, and nobody is asked.
+    Transactional,
+}
+
 /// What befell several servers on one store.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cluster {
@@ -62,6 +72,19 @@ pub(super) struct Run<'a> {
     pub(super) naive: bool,
     pub(super) folder: &'a Path,
     pub(super) progress: &'a dyn Progress,
+}
+
+// === impl ClusterGuarantee ===
+
+impl ClusterGuarantee {
+    /// The word for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Claimed => "claimed",
+            Self::Transactional => "transactional",
+        }
+    }
 }
 
 // === impl Run ===

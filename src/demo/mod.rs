@@ -30,9 +30,10 @@ use tokio::task::JoinError;
 
 #[cfg(unix)]
 pub use self::cluster::{
-    ClusterDatabase, ClusterDatabaseError, ClusterGuarantee, ClusterOptions, ClusterServerOptions,
-    TemporaryPostgres, TemporaryPostgresError, run_cluster, serve_cluster,
+    ClusterDatabase, ClusterDatabaseError, ClusterOptions, ClusterServerOptions, TemporaryPostgres,
+    TemporaryPostgresError, run_cluster, serve_cluster,
 };
+pub use self::column::ClusterGuarantee;
 pub use self::report::{DemoReport, DemoVerdict};
 pub use self::server::{DemoServerOptions, serve};
 

@@ -19,8 +19,7 @@ use super::super::log::Log;
 use super::super::work::{
     AnyClient, WORKERS, Work, ask_about_doubts, beside, resume, work_through,
 };
-use super::super::{DemoError, Progress, goals, workload};
-use super::ClusterGuarantee;
+use super::super::{ClusterGuarantee, DemoError, Progress, goals, workload};
 use super::bank::Bank;
 use super::database::{ClusterDatabase, Side};
 use super::interruptions::{Interruption, interruptions};

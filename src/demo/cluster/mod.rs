@@ -18,18 +18,7 @@ use self::database::Side;
 pub use self::database::{ClusterDatabase, ClusterDatabaseError};
 pub use self::server::{ClusterServerOptions, serve_cluster};
 pub use self::temporary::{TemporaryPostgres, TemporaryPostgresError};
-use super::{DemoError, DemoReport, Progress};
-
-/// What holds for the transfers of several servers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ClusterGuarantee {
-    /// The bank is an outside system: a transfer is a commit of its own, and what is in doubt is asked
-    /// about.
-    #[default]
-    Claimed,
-    /// Transfer, claim and answer are one commit: nothing is in doubt, and nobody is asked.
-    Transactional,
-}
+use super::{ClusterGuarantee, DemoError, DemoReport, Progress};
 
 /// What a run of several servers is told.
 #[derive(Clone, Copy, Debug)]
@@ -90,19 +79,6 @@ pub async fn run_cluster(
         naive,
         onlyonce,
     })
-}
-
-// === impl ClusterGuarantee ===
-
-impl ClusterGuarantee {
-    /// The word for people.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Claimed => "claimed",
-            Self::Transactional => "transactional",
-        }
-    }
 }
 
 impl From<bank::BankError> for DemoError {

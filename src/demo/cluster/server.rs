@@ -11,9 +11,9 @@ use onlyonce_storage::postgres::{PostgresOptions, PostgresStore};
 use tokio::net::TcpListener;
 use tower::Layer;
 
+use super::super::ClusterGuarantee;
 use super::super::bank::{Declined, Receipt, Transfer};
 use super::super::server::{PATIENCE, TRANSFER, announce, until_parent_is_gone};
-use super::ClusterGuarantee;
 use super::bank::{Bank, BankError, Ordered};
 use super::database::{Side, bank_schema, store_schema};
 use crate::rpc::{

@@ -1,7 +1,7 @@
 //! One connection: how it is made, and what is made sure of before it is used.
 
 use std::future::poll_fn;
-use std::str::FromStr;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -10,6 +10,7 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row};
 
+use super::address::{self, Encryption};
 use super::error::{Failure, OpenError};
 use super::migrations::{self, Schema};
 use super::options::PostgresOptions;
@@ -25,11 +26,13 @@ pub(super) struct Connection {
 }
 
 /// The address as it was given, one for each host that it names.
-fn addresses(options: &PostgresOptions) -> Result<Vec<Config>, OpenError> {
-    let config = Config::from_str(&options.url).map_err(|error| OpenError::Address {
-        reason: error.to_string(),
-    })?;
-    if !matches!(config.get_ssl_mode(), SslMode::Disable | SslMode::Prefer) {
+fn addresses(options: &PostgresOptions) -> Result<(Vec<Config>, Encryption), OpenError> {
+    let (config, encryption) = address::parse(&options.url)?;
+    let ssl_mode = match encryption {
+        Encryption::None => SslMode::Disable,
+        Encryption::Unverified | Encryption::Verified { .. } => SslMode::Require,
+    };
+    if ssl_mode == SslMode::Require && !cfg!(feature = "postgres-tls") {
         return Err(OpenError::TlsDemanded);
     }
     let hosts = config.get_hosts();
@@ -40,9 +43,10 @@ fn addresses(options: &PostgresOptions) -> Result<Vec<Config>, OpenError> {
     let of_host = |(place, host): (usize, &Host)| {
         let mut one = Config::new();
         match host {
-            Host::Tcp(name) => one.host(name),
+            Host::Tcp(name) => one.host(name).ssl_mode(ssl_mode),
+            // It does not leave the machine, and nobody is named by it.
             #[cfg(unix)]
-            Host::Unix(path) => one.host_path(path),
+            Host::Unix(path) => one.host_path(path).ssl_mode(SslMode::Disable),
         };
         if let Some(address) = config.get_hostaddrs().get(place) {
             one.hostaddr(*address);
@@ -72,10 +76,10 @@ fn addresses(options: &PostgresOptions) -> Result<Vec<Config>, OpenError> {
             .keepalives_interval(KEEPALIVE / 3)
             .keepalives_retries(3)
             .tcp_user_timeout(options.answer_within)
-            .ssl_mode(SslMode::Disable);
+            .ssl_negotiation(config.get_ssl_negotiation());
         one
     };
-    Ok(hosts.iter().enumerate().map(of_host).collect())
+    Ok((hosts.iter().enumerate().map(of_host).collect(), encryption))
 }
 
 /// What is done with a word that somebody has told.
@@ -97,7 +101,7 @@ pub(super) async fn connect_hearing(
     options: &PostgresOptions,
     mut heard: Heard,
 ) -> Result<(Connection, Ended), OpenError> {
-    let configs = addresses(options)?;
+    let (configs, encryption) = addresses(options)?;
     let share = match u32::try_from(configs.len()) {
         Ok(1) => options.answer_within,
         Ok(hosts) => options.answer_within / hosts.saturating_add(1),
@@ -105,13 +109,12 @@ pub(super) async fn connect_hearing(
     };
     let mut refused = None;
     for config in configs {
-        match tokio::time::timeout(share, config.connect(NoTls)).await {
-            Ok(Ok((client, mut io))) => {
+        match tokio::time::timeout(share, connect_to(&config, options, &encryption)).await {
+            Ok(Ok((client, mut messages))) => {
                 let (ends, ended) = oneshot::channel();
                 let io = tokio::spawn(async move {
                     // OK to ignore how it ends because whoever waits for an answer is told that it has.
-                    while let Some(Ok(message)) = poll_fn(|context| io.poll_message(context)).await
-                    {
+                    while let Some(Ok(message)) = poll_fn(|context| messages(context)).await {
                         if let AsyncMessage::Notification(told) = message {
                             heard(told.payload());
                         }
@@ -120,7 +123,7 @@ pub(super) async fn connect_hearing(
                 });
                 return Ok((Connection { client, io }, ended));
             }
-            Ok(Err(error)) => refused = Some(OpenError::of(&error)),
+            Ok(Err(error)) => refused = Some(error),
             Err(_) => {
                 let reason = format!("no answer within {share:?}");
                 refused.get_or_insert(OpenError::Unreachable { reason });
@@ -130,6 +133,32 @@ pub(super) async fn connect_hearing(
     Err(refused.unwrap_or(OpenError::Unreachable {
         reason: "no host was asked".to_owned(),
     }))
+}
+
+/// What the database says of itself, until the connection ends.
+type Messages = Box<
+    dyn FnMut(&mut Context<'_>) -> Poll<Option<Result<AsyncMessage, tokio_postgres::Error>>> + Send,
+>;
+
+/// A connection to one host, encrypted where that is demanded.
+async fn connect_to(
+    config: &Config,
+    options: &PostgresOptions,
+    encryption: &Encryption,
+) -> Result<(Client, Messages), OpenError> {
+    #[cfg(feature = "postgres-tls")]
+    if let Some(connector) = options.tls.connector(encryption)? {
+        let begun = connector.begun();
+        let connected = config.connect(connector).await;
+        let (client, mut io) = connected.map_err(|error| {
+            super::tls::refused(&error, &begun).unwrap_or_else(|| OpenError::of(&error))
+        })?;
+        return Ok((client, Box::new(move |context| io.poll_message(context))));
+    }
+    let _ = (options, encryption);
+    let connected = config.connect(NoTls).await;
+    let (client, mut io) = connected.map_err(|error| OpenError::of(&error))?;
+    Ok((client, Box::new(move |context| io.poll_message(context))))
 }
 
 /// A connection to a store: of the right version, and known to it.

@@ -102,10 +102,16 @@ pub enum OpenError {
         /// What the server says.
         reason: String,
     },
-    /// The address demands TLS.
+    /// The connection cannot be encrypted as the address demands. Nothing was said to the server.
+    #[error("the connection to the database cannot be encrypted: {reason}")]
+    Tls {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The address demands TLS, and the program was built without it.
     #[error(
-        "the address demands TLS and this program has none; reach the database through a local \
-         proxy or a private network, with sslmode=disable"
+        "the address demands TLS and this program has none; build it with the feature \
+         `postgres-tls`, or reach the database over a private network with sslmode=disable"
     )]
     TlsDemanded,
     /// No server answers there.

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  process 1 --+                      +-- claim(): absent -> in progress, in one round trip
-//!  process 2 --+--> pool -- NoTls --> |   what is there comes back, and `transition` decides
+//!  process 2 --+--> pool -----------> |   what is there comes back, and `transition` decides
 //!  process 3 --+    (16)              +-- records, sessions, store: a schema of its own
 //! ```
 //!
@@ -21,6 +21,7 @@
 //! What holds and what does not, failover and poolers above all, stands in `src/manual/postgres.md`.
 
 mod abandoning;
+mod address;
 mod asking;
 mod claiming;
 mod committing;
@@ -42,6 +43,8 @@ mod store;
 mod stored;
 mod sweeping;
 mod time;
+#[cfg(feature = "postgres-tls")]
+mod tls;
 
 pub use self::error::OpenError;
 pub use self::migrations::Migration;

@@ -23,6 +23,8 @@ pub struct PostgresOptions {
     pub(super) listens: bool,
     pub(super) retention: RetentionOptions,
     pub(super) schema: String,
+    #[cfg(feature = "postgres-tls")]
+    pub(super) tls: super::tls::Prepared,
     pub(super) url: String,
     #[cfg(feature = "conformance")]
     pub(super) clock: Option<Arc<dyn Clock>>,
@@ -63,8 +65,16 @@ impl PostgresOptions {
     /// or `host=… dbname=…`. Several hosts may be named for a database that fails over, with
     /// `target_session_attrs=read-write`.
     ///
-    /// The connection is not encrypted: this crate brings no TLS. A URL that demands it
-    /// (`sslmode=require`) is refused when the store is opened.
+    /// With the feature `postgres-tls` the connection is encrypted where the address says so:
+    ///
+    /// - `sslmode=verify-full`: the server must show a certificate for the host's name, of an authority
+    ///   in the file `sslrootcert`, or of those that the system believes where none is named;
+    /// - `sslmode=require` with a `sslrootcert`: the same;
+    /// - `sslmode=require` alone: encrypted, but whoever answers is believed. That keeps out who only
+    ///   listens;
+    /// - none, `prefer` and `disable`: not encrypted. A Unix socket never is.
+    ///
+    /// Without that feature an address that demands encryption is refused when the store is opened.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             answer_within: ANSWER_WITHIN,
@@ -74,6 +84,8 @@ impl PostgresOptions {
             listens: true,
             retention: RetentionOptions::default(),
             schema: SCHEMA.to_owned(),
+            #[cfg(feature = "postgres-tls")]
+            tls: super::tls::Prepared::default(),
             url: url.into(),
             #[cfg(feature = "conformance")]
             clock: None,

@@ -6,6 +6,7 @@
 mod bank;
 mod endings;
 mod in_doubt;
+mod interrupted;
 
 mod pooler;
 mod racers;

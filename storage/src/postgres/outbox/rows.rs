@@ -245,7 +245,10 @@ pub(super) fn only(rows: &[Row]) -> Result<&Row, OutboxError> {
 }
 
 pub(super) fn corrupt(error: StoreError) -> OutboxError {
-    OutboxError::Corrupt(error.to_string())
+    match error {
+        StoreError::Unavailable { reason, .. } => OutboxError::Corrupt(reason),
+        other => OutboxError::Corrupt(other.to_string()),
+    }
 }
 
 pub(super) fn unavailable(error: StoreError) -> OutboxError {
