@@ -1,6 +1,9 @@
 //! How long the checker of fault injection takes for five million calls.
 //!
 //! `cargo run --release -p onlyonce-bench --bin judge -- 5000000`
+//!
+//! More than a third of it is the kernel's, which hands out memory in pages of 4 KiB. Where it gives
+//! larger ones to whoever asks, `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` asks.
 
 use std::fmt::Write as _;
 

@@ -1,8 +1,8 @@
 //! A scenario, many seeds, several executors: all runs of it, judged and added up.
 //!
 //! A campaign is judged as one: it is violated when one run is, it is valid when every run is, the
-//! wanted situations arose, what promises to repeat did repeat, and the naive control showed the
-//! duplicates that the faults are there to make. Otherwise it is unknown. What was not run is said
+//! wanted situations arose, every fault struck, what promises to repeat did repeat, and the naive
+//! control showed the duplicates that the faults are there to make. Otherwise it is unknown. What was not run is said
 //! with its reason, and nothing of it counts.
 
 mod latency;

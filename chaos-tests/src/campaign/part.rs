@@ -49,6 +49,9 @@ pub struct Part {
     pub survived: BTreeMap<String, u64>,
     /// In how many runs each fault was felt.
     pub felt: BTreeMap<String, u64>,
+    /// In how many runs each fault was felt that could not be judged in full: they are neither
+    /// survived nor violated.
+    pub unjudged: BTreeMap<String, u64>,
     /// Which situations arose.
     pub goals: Goals,
     /// How long calls took until their first ending.
@@ -67,6 +70,9 @@ pub struct Part {
     pub differing: Vec<Differing>,
     /// What the naive control showed.
     pub control: Control,
+    /// Whether what it ran could let a service without dedupe do something twice, so that a control
+    /// is needed.
+    pub could_double: bool,
     /// The trace hashes of all runs in one number, which does not depend on their order.
     pub trace_hash: u64,
     /// The first run over its time; the first violated one, if there is one.
@@ -147,10 +153,26 @@ impl Campaign {
         for part in ran {
             verdict = verdict.and(part.verdict());
         }
-        match self.goals_missed().is_empty() {
+        match self.goals_missed().is_empty() && self.never_struck().is_empty() {
             true => verdict,
             false => verdict.and(Verdict::Unknown),
         }
+    }
+
+    /// The faults that some executor was to let strike, and that struck in no run of any: they
+    /// prove nothing. One that no executor can do is not among them: it is told as not run.
+    #[must_use]
+    pub fn never_struck(&self) -> Vec<&str> {
+        let tried = |name: &str| {
+            let mut ran = self.parts.iter().filter(|part| part.not_run.is_none());
+            ran.any(|part| part.runs > 0 && !part.faults_not_run.contains_key(name))
+        };
+        let struck = |name: &str| {
+            let mut fired = self.parts.iter().filter_map(|part| part.fired.get(name));
+            fired.any(|fired| fired.struck > 0)
+        };
+        let names = self.scenario.faults.iter().map(|fault| fault.name.as_str());
+        names.filter(|&name| tried(name) && !struck(name)).collect()
     }
 
     /// The number that a process ends with: 0 valid, 1 violated, 3 unknown.
@@ -217,6 +239,11 @@ impl Campaign {
         for goal in self.goals_missed() {
             reasons.push(format!("it never arose that {goal}"));
         }
+        for fault in self.never_struck() {
+            reasons.push(format!(
+                "the fault `{fault}` never struck: more seeds, or a larger share"
+            ));
+        }
         for part in &self.parts {
             let name = &part.executor;
             if part.failed > 0 {
@@ -239,6 +266,9 @@ impl Campaign {
             }
             if part.control.is_silent() {
                 reasons.push(format!("{name}: the naive control shows no duplicates"));
+            }
+            if let (Control::NotRun(reason), true) = (&part.control, part.could_double) {
+                reasons.push(format!("{name}: the naive control: {reason}"));
             }
         }
         reasons
@@ -270,7 +300,8 @@ impl Part {
             || self.failed > 0
             || self.runs == 0
             || !self.differing.is_empty()
-            || self.control.is_silent();
+            || self.control.is_silent()
+            || self.could_double && matches!(self.control, Control::NotRun(_));
         if self.violated > 0 {
             Verdict::Violated
         } else if open {

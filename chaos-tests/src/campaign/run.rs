@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 use super::part::{Campaign, Control, Differing, Failure, Finding, Part};
 use super::story::{Story, Timeline};
 use crate::executor::{Executor, HarnessError, NotRun};
+use crate::fault::{Phase, What};
 use crate::goals::situations;
 use crate::history::{Happened, RunRecord};
 use crate::ledger::{Report, Verdict, judge};
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Workload};
 use crate::seed::Seed;
 
 /// Which seeds, on how many threads.
@@ -110,6 +111,7 @@ fn run_part(
             return part;
         }
     };
+    part.could_double = could_double(&scenario);
     if options.control && scenario.control {
         part.control = control(&scenario, executor, options);
     }
@@ -142,6 +144,27 @@ fn run_part(
         }
     });
     total.into_inner()
+}
+
+/// Whether a service without dedupe could do something twice: a client comes again with what it has
+/// asked for, or a request comes twice.
+///
+/// Where that is not plain, it could. What strikes only a disk or a clock could not: who does nothing
+/// about duplicates has no record there.
+fn could_double(scenario: &Scenario) -> bool {
+    let comes_again = matches!(
+        scenario.workload,
+        Workload::HotKey | Workload::Outbox | Workload::RollingRestarts
+    );
+    comes_again
+        || scenario.faults.iter().any(|fault| {
+            let request = fault.when.phase == Some(Phase::RequestSent);
+            match fault.what {
+                What::ClockJump { .. } | What::DiskFull | What::SyncFails => false,
+                What::Drop => !request,
+                _ => true,
+            }
+        })
 }
 
 fn control(scenario: &Scenario, executor: &dyn Executor, options: &Options) -> Control {
@@ -218,7 +241,6 @@ impl Part {
             None => {}
         }
         let report = judge(&record);
-        let violated = report.verdict() == Verdict::Violated;
         self.runs += 1;
         self.figures.merge(report.figures());
         for (name, fired) in &record.fired {
@@ -227,7 +249,9 @@ impl Part {
             sum.affected += fired.affected;
             if fired.struck > 0 {
                 *self.felt.entry(name.clone()).or_default() += 1;
-                *self.survived.entry(name.clone()).or_default() += u64::from(!violated);
+                let is = |verdict| u64::from(report.verdict() == verdict);
+                *self.survived.entry(name.clone()).or_default() += is(Verdict::Valid);
+                *self.unjudged.entry(name.clone()).or_default() += is(Verdict::Unknown);
             }
         }
         // What the history shows by itself is counted here, whether the executor did or not.

@@ -3,9 +3,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::campaign::toy::Toy;
 use crate::executor::Executor;
+use crate::fault::Phase;
 use crate::goals::situations;
 use crate::ledger::Verdict;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Workload};
 use crate::seed::Seed;
 
 fn scenario(extra: &str) -> Scenario {
@@ -123,6 +124,61 @@ fn a_goal_that_is_missed_and_a_control_that_is_silent_make_it_unknown() {
     let mut without = harmless;
     without.control = false;
     assert_eq!(campaign_of(&without).exit_code(), 0);
+}
+
+#[test]
+fn a_control_that_cannot_be_run_is_no_pass_where_a_fault_could_double() {
+    let toy = Toy {
+        never_naive: true,
+        ..Toy::default()
+    };
+    let found = campaign(&scenario(""), &toy);
+    assert_eq!((found.verdict(), found.exit_code()), (Verdict::Unknown, 3));
+    assert_eq!(
+        found.reasons(),
+        ["toy: the naive control: not run: it always dedupes"]
+    );
+    // A request that is lost is not executed: no control is needed to see that nothing doubles.
+    let mut requests = scenario("");
+    requests.faults[0].when.phase = Some(Phase::RequestSent);
+    assert_eq!(campaign(&requests, &toy).exit_code(), 0);
+    let mut all_at_once = requests;
+    all_at_once.workload = Workload::HotKey;
+    assert_eq!(campaign(&all_at_once, &toy).exit_code(), 3);
+}
+
+#[test]
+fn a_fault_that_never_struck_proves_nothing_and_is_named() {
+    let mut never = scenario("");
+    let mut idle = never.faults[0].clone();
+    idle.name = "idle".into();
+    idle.when.call = Some(1_000_000);
+    never.faults.push(idle);
+    let toy = Toy::default();
+    let found = campaign(&never, &toy);
+    assert_eq!(found.exit_code(), 3);
+    assert_eq!(found.never_struck(), ["idle"]);
+    assert_eq!(
+        found.reasons(),
+        ["the fault `idle` never struck: more seeds, or a larger share"]
+    );
+    // One that strikes in one run of many has struck.
+    never.faults[1].when.call = Some(7);
+    never.faults[1].when.share = Some(0.2);
+    assert_eq!(campaign(&never, &toy).exit_code(), 0);
+}
+
+#[test]
+fn a_run_that_cannot_be_judged_has_not_survived_its_faults() {
+    let toy = Toy {
+        unread: true,
+        ..Toy::default()
+    };
+    let found = campaign(&scenario(""), &toy);
+    assert_eq!(found.exit_code(), 3);
+    let part = &found.parts[0];
+    assert_eq!((part.unknown, part.felt["lost"]), (15, 30));
+    assert_eq!((part.survived["lost"], part.unjudged["lost"]), (15, 15));
 }
 
 #[test]

@@ -19,6 +19,10 @@ pub(crate) struct Toy {
     pub(crate) drifts: Option<AtomicU64>,
     /// It cannot run.
     pub(crate) fails: bool,
+    /// It cannot run without dedupe.
+    pub(crate) never_naive: bool,
+    /// Its books cannot be read after odd seeds.
+    pub(crate) unread: bool,
 }
 
 impl Executor for Toy {
@@ -26,8 +30,11 @@ impl Executor for Toy {
         "toy"
     }
 
-    fn can(&self, _: &Scenario) -> Result<(), NotRun> {
-        Ok(())
+    fn can(&self, scenario: &Scenario) -> Result<(), NotRun> {
+        match self.never_naive && scenario.mode == Mode::Naive {
+            true => Err(NotRun::because("it always dedupes")),
+            false => Ok(()),
+        }
     }
 
     fn can_fault(&self, _: &Scenario, fault: &Fault) -> Result<(), NotRun> {
@@ -148,7 +155,7 @@ impl Executor for Toy {
             note(&mut record, &mut now_us, 0, Happened::Ended { ending });
         }
         record.accounts = Some(books.accounts().clone());
-        record.complete = true;
+        record.complete = !(self.unread && seed.value() % 2 == 1);
         Ok(record.seal())
     }
 }

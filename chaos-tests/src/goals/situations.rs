@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Goals;
 use crate::fault::Phase;
-use crate::history::{Ending, Happened, RunRecord};
+use crate::history::{Ending, Happened, RunRecord, Seen as At};
 
 /// A request was lost on its way, so that nothing happened.
 pub const REQUEST_LOST: &str = "a request was lost before it arrived";
@@ -28,9 +28,11 @@ pub const KILLED: &str = "a process was killed";
 pub const POWER_CUT: &str = "power was cut";
 /// A client came back with a call that it had not finished.
 pub const CAME_BACK: &str = "a client came back with an open call";
+/// An attempt came to the server after the record of its key was swept.
+pub const LATE_DUPLICATE: &str = "a duplicate came after its record was swept";
 
 /// All of the above.
-pub const SITUATIONS: [&str; 11] = [
+pub const SITUATIONS: [&str; 12] = [
     REQUEST_LOST,
     REPLY_LOST,
     RETRIED,
@@ -42,6 +44,7 @@ pub const SITUATIONS: [&str; 11] = [
     KILLED,
     POWER_CUT,
     CAME_BACK,
+    LATE_DUPLICATE,
 ];
 
 /// Counts them, each call at most once for each.
@@ -50,6 +53,7 @@ pub fn seen_in(record: &RunRecord) -> Goals {
     let mut goals = Goals::default();
     let mut calls: BTreeMap<u64, Seen<'_>> = BTreeMap::new();
     let mut effects: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut swept: BTreeSet<&str> = BTreeSet::new();
     for event in &record.events {
         match &event.what {
             Happened::Lifecycle { event, .. } if event == "killed" => goals.add(KILLED, 1),
@@ -59,6 +63,9 @@ pub fn seen_in(record: &RunRecord) -> Goals {
         // The books name keys; which call of a key it was is not always known.
         if let Happened::Effect { key, .. } = &event.what {
             *effects.entry(key.as_str()).or_default() += 1;
+        }
+        if let Happened::Swept { key } = &event.what {
+            swept.insert(key.as_str());
         }
         if event.call == 0 {
             continue;
@@ -70,17 +77,18 @@ pub fn seen_in(record: &RunRecord) -> Goals {
                 call.asked = Some((key, payload));
             }
             Happened::Sent => call.attempts = call.attempts.max(event.attempt),
-            Happened::Fault { what, phase, .. } if loses(what) => match phase {
-                Phase::RequestSent => call.request_lost = true,
-                Phase::EffectDurable | Phase::ReplySent | Phase::ReplyReceived => {
-                    call.reply_lost = true;
-                }
-                Phase::RequestReceived => {}
-            },
+            Happened::Received => {
+                let key = call.asked.map(|(key, _)| key.as_str());
+                call.came_late |= key.is_some_and(|key| swept.contains(key));
+            }
+            Happened::Fault { what, phase, .. } if loses(what) && *phase == Phase::RequestSent => {
+                call.request_lost = true;
+            }
             Happened::Ended { ending } => call.endings.push(ending),
             _ => {}
         }
     }
+    let lost = lost_after_effect(record);
     let mut answered = BTreeSet::new();
     let mut payloads: BTreeMap<&str, BTreeSet<&[u8]>> = BTreeMap::new();
     for call in calls.values() {
@@ -88,7 +96,7 @@ pub fn seen_in(record: &RunRecord) -> Goals {
             payloads.entry(key).or_default().insert(payload);
         }
     }
-    for call in calls.values() {
+    for (ordinal, call) in &calls {
         let is_answered = call.ended(|ending| matches!(ending, Ending::Answered(_)));
         let effects = call
             .asked
@@ -96,7 +104,8 @@ pub fn seen_in(record: &RunRecord) -> Goals {
             .unwrap_or(0);
         let mut sometimes = |arose: bool, name| goals.add(name, u64::from(arose));
         sometimes(call.request_lost, REQUEST_LOST);
-        sometimes(call.reply_lost && effects > 0, REPLY_LOST);
+        sometimes(lost.contains(ordinal), REPLY_LOST);
+        sometimes(call.came_late, LATE_DUPLICATE);
         sometimes(call.attempts > 1, RETRIED);
         sometimes(
             call.attempts > 1 && is_answered && effects == 1,
@@ -127,7 +136,7 @@ struct Seen<'a> {
     asked: Option<(&'a String, &'a Vec<u8>)>,
     attempts: u32,
     request_lost: bool,
-    reply_lost: bool,
+    came_late: bool,
     came_back: bool,
     endings: Vec<&'a Ending>,
 }
@@ -141,9 +150,232 @@ impl Seen<'_> {
 }
 
 /// Whether whoever waits for the message waits in vain.
-pub(crate) fn loses(what: &str) -> bool {
+fn loses(what: &str) -> bool {
     !matches!(
         what,
-        "delay" | "duplicate" | "pause" | "sync-slow" | "clock-jump"
+        "delay" | "duplicate" | "pause" | "sync-slow" | "clock-jump" | "packet-loss"
     )
+}
+
+/// The calls of which an answer was lost when the effect was there already.
+///
+/// An answer that is lost may have been a refusal, and the effect that of a later attempt. So what
+/// counts is a loss behind the commit. Where the books say only the order of commits, an effect was
+/// there at the latest when one was answered that is behind it in that order: if no attempt was sent
+/// between the loss and then, it was there before any answer but the one that was lost could tell.
+fn lost_after_effect(record: &RunRecord) -> BTreeSet<u64> {
+    let mut keys: BTreeMap<u64, &str> = BTreeMap::new();
+    let mut sent: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let mut losses: Vec<(u64, usize)> = Vec::new();
+    let mut committed: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut order: Vec<(u64, &str)> = Vec::new();
+    let mut answered: BTreeMap<&str, usize> = BTreeMap::new();
+    for (at, event) in record.events.iter().enumerate() {
+        let key = keys.get(&event.call).copied();
+        match (&event.what, key) {
+            (Happened::Invoked { key, .. }, _) if event.call > 0 => {
+                keys.insert(event.call, key);
+            }
+            (Happened::Sent, Some(key)) => sent.entry(key).or_default().push(at),
+            (Happened::Fault { what, phase, .. }, Some(_)) if loses_answer(what, *phase) => {
+                losses.push((event.call, at));
+            }
+            (
+                Happened::Ended {
+                    ending: Ending::Answered(_),
+                },
+                Some(key),
+            ) => {
+                answered.entry(key).or_insert(at);
+            }
+            (Happened::Effect { key, seen, .. }, _) if *seen == At::AtCommit => {
+                committed.entry(key).or_insert(at);
+            }
+            (Happened::Effect { key, index, .. }, _) => order.push((*index, key.as_str())),
+            _ => {}
+        }
+    }
+    order.sort_unstable();
+    let mut latest = usize::MAX;
+    let mut there_by: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, key) in order.into_iter().rev() {
+        latest = latest.min(answered.get(key).copied().unwrap_or(usize::MAX));
+        there_by.insert(key, latest);
+    }
+    losses.retain(|&(call, at)| {
+        let Some(key) = keys.get(&call) else {
+            return false;
+        };
+        if let Some(&committed) = committed.get(key) {
+            return committed < at;
+        }
+        let attempts = sent.get(key).map_or(&[][..], Vec::as_slice);
+        let next = attempts.get(attempts.partition_point(|&sent| sent < at));
+        match (there_by.get(key), next) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(there), Some(next)) => there < next,
+        }
+    });
+    losses.into_iter().map(|(call, _)| call).collect()
+}
+
+/// Whether this fault at this moment takes an answer away for good.
+fn loses_answer(what: &str, phase: Phase) -> bool {
+    let ends_server = matches!(what, "crash" | "power-cut");
+    match phase {
+        Phase::RequestSent | Phase::RequestReceived => false,
+        Phase::EffectDurable => ends_server,
+        Phase::ReplySent | Phase::ReplyReceived => {
+            ends_server
+                || matches!(
+                    what,
+                    "drop" | "corrupt" | "truncate" | "reset" | "close" | "blackhole" | "partition"
+                )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Event, RunHeader};
+
+    struct Run(RunRecord);
+
+    impl Run {
+        fn new() -> Self {
+            Self(RunRecord::new(RunHeader::new("by hand", "test", 1)))
+        }
+
+        fn event(mut self, call: u64, what: Happened) -> Self {
+            let at_us = self.0.events.len() as u64;
+            self.0.events.push(Event {
+                at_us,
+                call,
+                attempt: 1,
+                what,
+            });
+            self
+        }
+
+        fn invoked(self, call: u64) -> Self {
+            let invoked = Happened::Invoked {
+                client: 1,
+                key: format!("k{call}"),
+                payload: Vec::new(),
+            };
+            self.event(call, invoked).event(call, Happened::Sent)
+        }
+
+        fn effect(self, call: u64, index: u64, seen: At) -> Self {
+            let effect = Happened::Effect {
+                index,
+                key: format!("k{call}"),
+                payload: Vec::new(),
+                answer: Vec::new(),
+                legs: Vec::new(),
+                seen,
+            };
+            self.event(call, effect)
+        }
+
+        fn struck(self, call: u64, what: &str, phase: Phase) -> Self {
+            let (name, what) = (what.to_owned(), what.to_owned());
+            self.event(call, Happened::Fault { name, what, phase })
+        }
+
+        fn answered(self, call: u64) -> Self {
+            let ending = Ending::Answered(Vec::new());
+            self.event(call, Happened::Ended { ending })
+        }
+
+        fn times(&self, name: &str) -> u64 {
+            seen_in(&self.0).count(name)
+        }
+    }
+
+    #[test]
+    fn an_answer_is_lost_after_its_effect_only_where_the_effect_came_first() {
+        let after =
+            Run::new()
+                .invoked(1)
+                .effect(1, 1, At::AtCommit)
+                .struck(1, "drop", Phase::ReplySent);
+        assert_eq!(after.times(REPLY_LOST), 1);
+        // What was lost was a refusal: the effect is a later attempt's.
+        let before = Run::new()
+            .invoked(1)
+            .struck(1, "drop", Phase::ReplySent)
+            .event(1, Happened::Sent)
+            .effect(1, 1, At::AtCommit);
+        assert_eq!(before.times(REPLY_LOST), 0);
+        // Nothing is lost, or not for good, or it is no answer.
+        for (what, phase) in [
+            ("delay", Phase::ReplySent),
+            ("packet-loss", Phase::ReplySent),
+            ("drop", Phase::RequestSent),
+            ("sync-fails", Phase::EffectDurable),
+        ] {
+            let none = Run::new()
+                .invoked(1)
+                .effect(1, 1, At::AtCommit)
+                .struck(1, what, phase);
+            assert_eq!(none.times(REPLY_LOST), 0, "{what} at {phase}");
+        }
+    }
+
+    #[test]
+    fn where_only_the_order_of_commits_is_known_it_has_to_show_that_the_effect_came_first() {
+        let lost = || {
+            Run::new()
+                .invoked(2)
+                .invoked(1)
+                .struck(1, "drop", Phase::ReplySent)
+        };
+        // Another one that was committed later was answered before the next attempt.
+        let shown = lost()
+            .answered(2)
+            .event(1, Happened::Sent)
+            .answered(1)
+            .effect(1, 1, At::AtTheEnd)
+            .effect(2, 2, At::AtTheEnd);
+        assert_eq!(shown.times(REPLY_LOST), 1);
+        // It was answered after it, or committed before.
+        let late = lost()
+            .event(1, Happened::Sent)
+            .answered(2)
+            .answered(1)
+            .effect(1, 1, At::AtTheEnd)
+            .effect(2, 2, At::AtTheEnd);
+        assert_eq!(late.times(REPLY_LOST), 0);
+        let other = lost()
+            .answered(2)
+            .event(1, Happened::Sent)
+            .answered(1)
+            .effect(1, 2, At::AtTheEnd)
+            .effect(2, 1, At::AtTheEnd);
+        assert_eq!(other.times(REPLY_LOST), 0);
+        // Nothing was sent any more: no other attempt can have done it.
+        assert_eq!(lost().effect(1, 1, At::AtTheEnd).times(REPLY_LOST), 1);
+    }
+
+    #[test]
+    fn a_duplicate_is_late_where_it_arrives_after_its_record_was_swept() {
+        let swept = || {
+            Run::new()
+                .invoked(1)
+                .event(0, Happened::Swept { key: "k1".into() })
+        };
+        assert_eq!(swept().times(LATE_DUPLICATE), 0);
+        // It was sent, and did not arrive.
+        assert_eq!(swept().event(1, Happened::Sent).times(LATE_DUPLICATE), 0);
+        let arrived = swept().event(1, Happened::Received);
+        assert_eq!(arrived.times(LATE_DUPLICATE), 1);
+        let before = Run::new()
+            .invoked(1)
+            .event(1, Happened::Received)
+            .event(0, Happened::Swept { key: "k1".into() });
+        assert_eq!(before.times(LATE_DUPLICATE), 0);
+    }
 }

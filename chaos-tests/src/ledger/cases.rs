@@ -212,7 +212,7 @@ impl<'a> Case<'a> {
     fn key(&self) -> OperationKey {
         let bytes = match (self.members, self.effects) {
             ([call, ..], _) => self.rows.call_key(*call),
-            ([], [effect, ..]) => self.rows.effect_key(*effect),
+            ([], [effect, ..]) => self.rows.stray_key(*effect),
             ([], []) => &[],
         };
         bytes.to_vec().into()

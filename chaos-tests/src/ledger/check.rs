@@ -5,8 +5,8 @@ use super::history::{Ending, History};
 use super::judge::{Judge, Told};
 use super::report::Report;
 use super::rows::Effect;
+use super::sum::sum;
 use crate::history::{RunEnd, RunHeader};
-use crate::seed::digest;
 
 /// Holds what clients were told against what is on disk.
 ///
@@ -23,7 +23,7 @@ pub fn check(history: &History, effects: &Effects) -> Report {
         rows.invoke(
             ordinal,
             operation.key.as_bytes(),
-            digest(&operation.payload),
+            sum(&operation.payload),
             0,
         );
         let Some(call) = rows.call_mut(ordinal) else {
@@ -49,8 +49,8 @@ pub fn check(history: &History, effects: &Effects) -> Report {
 impl Told {
     fn of_operation(ending: &Ending) -> Self {
         match ending {
-            Ending::Answered(answer) => Self::Answered(digest(answer)),
-            Ending::Declined(answer) => Self::Declined(digest(answer)),
+            Ending::Answered(answer) => Self::Answered(sum(answer)),
+            Ending::Declined(answer) => Self::Declined(sum(answer)),
             Ending::Refused => Self::Refused,
             Ending::InDoubt => Self::InDoubt,
             Ending::Unknown => Self::Unknown,

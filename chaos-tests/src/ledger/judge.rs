@@ -7,12 +7,12 @@ use super::cases::{self, Case, Limit};
 use super::money::Money;
 use super::report::{Figures, Report, Verdict};
 use super::rows::{Call, Effect, NEVER, Rows};
+use super::sum::sum;
 use crate::history::{Ending, Event, Happened, RunEnd, RunHeader, RunRecord, Seen};
-use crate::seed::digest;
 
 /// Judges a run while it goes on, or a history while it is read.
 ///
-/// Events are not kept: a call with its effect takes about 120 bytes and the bytes of its key. Payloads and answers
+/// Events are not kept: a call with its effect takes about 110 bytes and the bytes of its key. Payloads and answers
 /// are compared by a digest of 64 bits, keys byte by byte. Time is linear in the events.
 #[derive(Debug)]
 #[must_use = "a judge that is not asked is no check"]
@@ -117,22 +117,16 @@ impl Judge {
             effects: self.rows.effects.len() as u64,
             ..Figures::default()
         };
-        for call in &self.rows.calls {
-            call.count(&mut figures);
-        }
-        let limit = self.faults_ended_us.zip(self.header.resolve_within_ms).map(
-            |(ended_us, within_ms)| Limit {
-                ended_us,
-                within_us: within_ms.saturating_mul(1_000),
-                // A history that stops early says nothing about what came after it; one that was told to
-                // its end has nothing after it.
-                watched_us: if end.complete { NEVER } else { self.watched_us },
-            },
-        );
-        if figures.open > 0 && (limit.is_none() || !end.complete) {
-            self.doubts
-                .push(format!("{} calls have no end", figures.open));
-        }
+        let limit =
+            self.faults_ended_us
+                .zip(self.header.resolve_within_ms)
+                .map(|(ended_us, within_ms)| Limit {
+                    ended_us,
+                    within_us: within_ms.saturating_mul(1_000),
+                    // A history that stops early says nothing about what came after it; one that was told to
+                    // its end has nothing after it.
+                    watched_us: if end.complete { NEVER } else { self.watched_us },
+                });
         let out_of_order = cases::out_of_order(&self.rows, &groups);
         if let Some(index) = out_of_order.twice {
             self.doubts
@@ -147,7 +141,11 @@ impl Judge {
                 effects,
             };
             figures.operations += 1;
-            let in_order = members.iter().all(|call| !out_of_order.keys.contains(call));
+            for &row in members {
+                self.rows.calls[row as usize].count(&mut figures);
+            }
+            let in_order = out_of_order.keys.is_empty()
+                || members.iter().all(|call| !out_of_order.keys.contains(call));
             if in_order && case.is_plainly_fine(limit) {
                 return;
             }
@@ -156,6 +154,10 @@ impl Judge {
             figures.lost += u64::from(absence_proves && case.lost());
             case.judge(absence_proves, limit, &out_of_order.keys, &mut violations);
         });
+        if figures.open > 0 && (limit.is_none() || !end.complete) {
+            self.doubts
+                .push(format!("{} calls have no end", figures.open));
+        }
         let doubts = self.doubts.told();
         let verdict = if !violations.is_empty() {
             Verdict::Violated
@@ -185,7 +187,7 @@ impl Judge {
     }
 
     fn invoked(&mut self, event: &Event, key: &str, payload: &[u8]) {
-        let payload = digest(payload);
+        let payload = sum(payload);
         if let Some(call) = self.rows.call_mut(event.call) {
             // A client that comes back goes on with what it had.
             call.came_back();
@@ -252,8 +254,8 @@ pub(super) enum Told {
 impl Told {
     fn of(ending: &Ending) -> Self {
         match ending {
-            Ending::Answered(answer) => Self::Answered(digest(answer)),
-            Ending::Declined(answer) => Self::Declined(digest(answer)),
+            Ending::Answered(answer) => Self::Answered(sum(answer)),
+            Ending::Declined(answer) => Self::Declined(sum(answer)),
             Ending::Refused => Self::Refused,
             Ending::InDoubt => Self::InDoubt,
             Ending::Unknown => Self::Unknown,
@@ -281,7 +283,7 @@ impl Doubts {
     }
 }
 
-/// The digest that decisions are drawn from, for names of accounts.
+/// The sum that bytes are compared by, for names of accounts.
 #[derive(Default)]
 struct Spread(u64);
 
@@ -293,7 +295,7 @@ impl Hasher for Spread {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        self.0 ^= digest(bytes);
+        self.0 = sum(bytes);
     }
 
     fn write_u8(&mut self, _end_of_text: u8) {}

@@ -19,6 +19,11 @@
 //! [`judge`] asks all of them of a [`RunRecord`](crate::history::RunRecord), [`Judge`] of events as
 //! they come; [`check`] asks those that need no time of operations and effects.
 //!
+//! `stuck` is of a call, and needs a history that says when the faults ended and how long a call may
+//! be open from then on. One call is never held to be stuck: one whose client gave up (its last ending
+//! is unknown) before the faults ended, and of which no new attempt, no ending and no coming back is
+//! seen since. Of a history that stops early, only those are whose time was over before it stopped.
+//!
 //! What a client does not know is not a violation: an operation that ended in doubt or unknown may
 //! have happened or not, but at most one time. It is counted. The checker has a third verdict,
 //! [`Verdict::Unknown`], for runs that it cannot judge: nothing was done, an operation has no end
@@ -56,6 +61,7 @@ mod judge;
 mod money;
 mod report;
 mod rows;
+mod sum;
 
 #[cfg(test)]
 mod invariants;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::judge::Told;
 use super::report::Figures;
-use crate::seed::digest;
+use super::sum::sum;
 
 /// A row that is not there.
 pub(super) const NONE: u32 = u32::MAX;
@@ -16,14 +16,16 @@ pub(super) const NEVER: u64 = u64::MAX;
 pub(super) struct Rows {
     pub(super) calls: Vec<Call>,
     pub(super) effects: Vec<Effect>,
-    /// The keys of all rows, one after the other.
+    /// The key of each call.
+    keys: Vec<Text>,
+    /// The bytes of all keys, one after the other.
     texts: Vec<u8>,
     /// The row of a call by its ordinal, as long as ordinals are about as dense as calls.
     places: Vec<u32>,
     /// The rows of all other calls.
     far: HashMap<u64, u32>,
-    /// Effects whose call is not known, or has another key.
-    stray: Vec<u32>,
+    /// Effects whose call is not known, or has another key, with their keys.
+    stray: Vec<(u32, Text)>,
     swept: Vec<(Text, u64)>,
     /// When the server was first allowed to forget a call, by its row.
     forgotten: HashMap<u32, u64>,
@@ -31,14 +33,14 @@ pub(super) struct Rows {
     several: bool,
 }
 
-/// A key in [`Rows::texts`]: where it begins, and in the lower bits how long it is. Every row has
-/// one, so that it is kept small.
+/// A key in [`Rows::texts`]: where it begins, and in the lower bits how long it is. Every call has
+/// one, so that it is kept small, and apart from what else is known of calls: to find out which calls
+/// share a key, nothing else is read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Text(u64);
 
 #[derive(Debug)]
 pub(super) struct Call {
-    key: Text,
     pub(super) payload: u64,
     pub(super) invoked_us: u64,
     /// When the client first had an answer that promises the effect.
@@ -55,7 +57,6 @@ pub(super) struct Call {
 
 #[derive(Debug)]
 pub(super) struct Effect {
-    key: Text,
     pub(super) payload: u64,
     pub(super) answer: u64,
     pub(super) index: u64,
@@ -92,7 +93,8 @@ impl Rows {
             self.far.insert(ordinal, row);
         }
         let key = self.text(key);
-        self.calls.push(Call::new(key, payload, at_us));
+        self.keys.push(key);
+        self.calls.push(Call::new(payload, at_us));
     }
 
     pub(super) fn call_mut(&mut self, ordinal: u64) -> Option<&mut Call> {
@@ -102,26 +104,23 @@ impl Rows {
 
     pub(super) fn key_of(&self, ordinal: u64) -> Option<&[u8]> {
         let row = self.row(ordinal)?;
-        Some(self.bytes(self.calls[row as usize].key))
+        Some(self.call_key(row))
     }
 
     pub(super) fn effect(&mut self, ordinal: u64, key: &[u8], mut effect: Effect) {
         // OK for the same reason as above.
         let at = u32::try_from(self.effects.len()).expect("fewer effects than 2^32");
-        let own = self
-            .row(ordinal)
-            .filter(|&row| self.bytes(self.calls[row as usize].key) == key);
+        let own = self.row(ordinal).filter(|&row| self.call_key(row) == key);
         if let Some(row) = own {
             let call = &mut self.calls[row as usize];
-            effect.key = call.key;
             effect.next = call.effect;
             self.several |= call.effect != NONE;
             effect.call = row;
             call.effect = at;
         } else {
-            effect.key = self.text(key);
+            let key = self.text(key);
             self.several = true;
-            self.stray.push(at);
+            self.stray.push((at, key));
         }
         self.effects.push(effect);
     }
@@ -163,11 +162,16 @@ impl Rows {
     }
 
     pub(super) fn call_key(&self, row: u32) -> &[u8] {
-        self.bytes(self.calls[row as usize].key)
+        self.bytes(self.keys[row as usize])
     }
 
-    pub(super) fn effect_key(&self, row: u32) -> &[u8] {
-        self.bytes(self.effects[row as usize].key)
+    /// The key of an effect that is none of a call's.
+    pub(super) fn stray_key(&self, effect: u32) -> &[u8] {
+        // They are in the order of the effects.
+        match self.stray.binary_search_by_key(&effect, |&(at, _)| at) {
+            Ok(place) => self.bytes(self.stray[place].1),
+            Err(_) => &[],
+        }
     }
 
     /// The effects of a call, the last one first.
@@ -185,14 +189,10 @@ impl Rows {
     pub(super) fn join(&mut self) -> Groups {
         let mut groups = Groups::default();
         let calls = self.calls.len();
-        let keys = self.calls.iter().map(|call| call.key);
-        let strays = self.stray.iter().map(|&at| self.effects[at as usize].key);
-        let swept = self.swept.iter().map(|&(key, _)| key);
-        let digests: Vec<u64> = keys
-            .chain(strays)
-            .chain(swept)
-            .map(|key| digest(self.bytes(key)))
-            .collect();
+        let mut digests = Vec::with_capacity(self.keys.len() + self.stray.len() + self.swept.len());
+        digests.extend(self.keys.iter().map(|&key| sum(self.bytes(key))));
+        digests.extend(self.stray.iter().map(|&(_, key)| sum(self.bytes(key))));
+        digests.extend(self.swept.iter().map(|&(key, _)| sum(self.bytes(key))));
         let bits = (digests.len() / PART_KEYS)
             .next_power_of_two()
             .trailing_zeros();
@@ -205,10 +205,11 @@ impl Rows {
             starts[part] += starts[part - 1];
         }
         let mut filled = starts.clone();
-        let mut items = vec![(0_u64, 0_u32); digests.len()];
+        // Within a part, which the upper bits name, the lower half tells keys apart well enough.
+        let mut items = vec![(0_u32, 0_u32); digests.len()];
         for (item, &digest) in digests.iter().enumerate() {
             let at = &mut filled[part_of(digest)];
-            items[*at as usize] = (digest, item as u32);
+            items[*at as usize] = (digest as u32, item as u32);
             *at += 1;
         }
         let mut table = Vec::new();
@@ -245,11 +246,11 @@ impl Rows {
                     }
                     (Some(stray), Some(first)) => late.push((stray, first)),
                     (Some(stray), None) if stray < self.stray.len() => match first {
-                        None => phantoms.push((item, vec![self.stray[stray]])),
+                        None => phantoms.push((item, vec![self.stray[stray].0])),
                         Some(first) => {
                             if let Some((_, of)) = phantoms.iter_mut().find(|(at, _)| *at == first)
                             {
-                                of.push(self.stray[stray]);
+                                of.push(self.stray[stray].0);
                             }
                         }
                     },
@@ -274,7 +275,7 @@ impl Rows {
 
     fn give(&mut self, stray: usize, first: u32) {
         let call = &mut self.calls[first as usize];
-        if let Some(&effect) = self.stray.get(stray) {
+        if let Some(&(effect, _)) = self.stray.get(stray) {
             let row = &mut self.effects[effect as usize];
             row.call = first;
             row.next = call.effect;
@@ -289,9 +290,9 @@ impl Rows {
     fn item_key(&self, item: u32) -> &[u8] {
         let item = item as usize;
         let key = match item.checked_sub(self.calls.len()) {
-            None => self.calls[item].key,
+            None => self.keys[item],
             Some(stray) => match stray.checked_sub(self.stray.len()) {
-                None => self.effects[self.stray[stray] as usize].key,
+                None => self.stray[stray].1,
                 Some(swept) => self.swept[swept].0,
             },
         };
@@ -359,9 +360,8 @@ impl Call {
     /// It is the first one of them.
     pub(super) const FIRST: u16 = 1 << 9;
 
-    const fn new(key: Text, payload: u64, invoked_us: u64) -> Self {
+    const fn new(payload: u64, invoked_us: u64) -> Self {
         Self {
-            key,
             payload,
             invoked_us,
             answered_us: NEVER,
@@ -461,9 +461,8 @@ impl Effect {
     /// An effect of nobody's, until [`Rows::effect`] knows better.
     pub(super) fn new(payload: &[u8], answer: &[u8], index: u64, at_us: Option<u64>) -> Self {
         Self {
-            key: Text::default(),
-            payload: digest(payload),
-            answer: digest(answer),
+            payload: sum(payload),
+            answer: sum(answer),
             index,
             committed_us: at_us.unwrap_or(NEVER),
             next: NONE,

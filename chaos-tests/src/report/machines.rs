@@ -21,6 +21,7 @@ pub fn json(campaign: &Campaign, context: &Context) -> String {
         "reasons": campaign.reasons(),
         "goals": campaign.goals(),
         "goals_missed": campaign.goals_missed(),
+        "never_struck": campaign.never_struck(),
         "seeds": [campaign.seeds_from, campaign.seeds_to],
     });
     let mut lines = format!("{whole}\n");
@@ -78,6 +79,7 @@ fn part_line(part: &Part, context: &Context) -> Value {
         "in_doubt": figures.in_doubt,
         "fired": part.fired,
         "survived": part.survived,
+        "unjudged": part.unjudged,
         "goals": part.goals,
         "repeated": part.repeated,
         "differing": part.differing.len(),
@@ -88,7 +90,8 @@ fn part_line(part: &Part, context: &Context) -> Value {
     })
 }
 
-/// JUnit's XML: a suite for the campaign, a case for each executor and for the wanted situations.
+/// JUnit's XML: a suite for the campaign, a case for each executor, for the wanted situations, and for each fault
+/// that never struck.
 /// What is unknown is an error, what was not run is skipped.
 #[must_use]
 pub fn junit(campaign: &Campaign, context: &Context) -> String {
@@ -140,6 +143,15 @@ pub fn junit(campaign: &Campaign, context: &Context) -> String {
             cases.push_str("<error message=\"it never arose\"/>");
         }
         cases.push_str("</testcase>\n");
+    }
+    for fault in campaign.never_struck() {
+        tests += 1;
+        errors += 1;
+        let _ = writeln!(
+            cases,
+            "  <testcase classname=\"{suite}\" name=\"{} strikes\"><error message=\"it never struck\"/></testcase>",
+            escaped(fault)
+        );
     }
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"{suite}\" tests=\"{tests}\" \

@@ -12,8 +12,8 @@ pub(super) fn section(page: &mut String, campaign: &Campaign) {
     }
     page.push_str(
         "<h2>What was survived</h2>\n<p class=\"note\">Each fault of the scenario by each executor: how \
-         often it struck, how many calls felt it, and in how many of the runs that felt it no promise \
-         was broken.</p>\n<div class=\"card wide\"><table>\n<tr><th>Fault</th>",
+         often it struck, how many calls felt it, and in how many of the runs that felt it every promise \
+         was kept. A run that could not be judged in full is told apart: it counts as neither.</p>\n<div class=\"card wide\"><table>\n<tr><th>Fault</th>",
     );
     for part in &campaign.parts {
         let _ = write!(page, "<th>{}</th>", escaped(&part.executor));
@@ -88,14 +88,20 @@ fn cell(part: &Part, fault: &Fault) -> String {
     let fired = part.fired.get(&fault.name).copied().unwrap_or_default();
     let felt = part.felt.get(&fault.name).copied().unwrap_or_default();
     let survived = part.survived.get(&fault.name).copied().unwrap_or_default();
-    let (class, word) = match (felt, survived) {
-        (0, _) => ("open", "never struck"),
-        (felt, survived) if felt == survived => ("good", "survived"),
+    let unjudged = part.unjudged.get(&fault.name).copied().unwrap_or_default();
+    let (class, word) = match felt.saturating_sub(survived) {
+        _ if felt == 0 => ("open", "never struck"),
+        0 => ("good", "survived"),
+        left if left == unjudged => ("open", "unknown"),
         _ => ("bad", "not survived"),
+    };
+    let unknown = match unjudged {
+        0 => String::new(),
+        runs => format!(", {} unknown", count(runs)),
     };
     format!(
         "<span class=\"tag {class}\">{word}</span><span class=\"small\">struck {} times, felt by {} \
-         calls; {} of {} runs</span>",
+         calls; {} of {} runs{unknown}</span>",
         count(fired.struck),
         count(fired.affected),
         count(survived),

@@ -71,11 +71,16 @@ pub fn text(campaign: &Campaign, context: &Context) -> String {
                 None => {
                     let survived = part.survived.get(&fault.name).copied().unwrap_or_default();
                     let felt = part.felt.get(&fault.name).copied().unwrap_or_default();
-                    let _ = writeln!(
+                    let unjudged = part.unjudged.get(&fault.name).copied().unwrap_or_default();
+                    let _ = write!(
                         out,
                         "  {fault_name}: struck {}, felt by {} calls, survived in {survived} of {felt} runs",
                         fired.struck, fired.affected
                     );
+                    if unjudged > 0 {
+                        let _ = write!(out, ", unknown in {unjudged}");
+                    }
+                    out.push('\n');
                 }
             }
         }

@@ -98,6 +98,32 @@ fn machines_are_told_the_same() {
 }
 
 #[test]
+fn runs_that_could_not_be_judged_are_told_apart_from_those_that_survived() {
+    let toy = Toy {
+        unread: true,
+        ..Toy::default()
+    };
+    let found = campaign(&toy, 4, "lost");
+    let page = html(&found, &context());
+    assert!(page.contains("<span class=\"tag open\">unknown</span>"));
+    assert!(page.contains("; 2 of 4 runs, 2 unknown</span>"), "{page}");
+    let text = text(&found, &context());
+    let told = "survived in 2 of 4 runs, unknown in 2\n";
+    assert!(text.contains(told), "{text}");
+}
+
+#[test]
+fn a_fault_that_never_struck_is_named_to_everybody() {
+    let mut found = campaign(&Toy::default(), 3, "lost");
+    found.parts[0].fired.clear();
+    assert!(html(&found, &context()).contains("the fault `lost` never struck"));
+    let xml = junit(&found, &context());
+    assert!(xml.contains("name=\"lost strikes\"><error"), "{xml}");
+    let lines = json(&found, &context());
+    assert!(lines.contains("\"never_struck\":[\"lost\"]"), "{lines}");
+}
+
+#[test]
 fn a_terminal_is_not_told_what_it_would_obey() {
     let mut found = campaign(&broken(), 1, "lost");
     found.parts[0].findings[0].violations[0] = "\x1b[2Jgone\u{7}".into();

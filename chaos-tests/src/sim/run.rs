@@ -181,7 +181,8 @@ impl Run {
         if subject.call > 0 {
             calls.insert(subject.call);
         }
-        if let What::Duplicate { .. } = fault.what {
+        // An answer that comes twice makes no second request.
+        if let (What::Duplicate { .. }, Phase::RequestSent) = (fault.what, subject.phase) {
             state.doubled.insert(subject.call);
         }
         let mut explicit = fault.clone();
@@ -221,7 +222,7 @@ impl Run {
         named.collect()
     }
 
-    /// Whether a message of this call came twice, or will.
+    /// Whether a request of this call came twice, or will.
     #[must_use]
     pub fn is_doubled(&self, call: u64) -> bool {
         self.0.state.lock().doubled.contains(&call)

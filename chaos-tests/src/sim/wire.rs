@@ -84,6 +84,8 @@ pub(super) struct Wire {
     silenced: AtomicU64,
     born: AtomicU64,
     connections: AtomicU64,
+    /// How many replays the server has answered.
+    replayed: AtomicU64,
     /// Requests that went by, each with what opened its connection: a sample.
     kept: Mutex<Vec<(Bytes, Bytes)>>,
     /// Until when nothing passes, up and down, in microseconds of the run.
@@ -172,6 +174,7 @@ impl Wire {
             silenced: AtomicU64::new(0),
             born: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            replayed: AtomicU64::new(0),
             kept: Mutex::default(),
             parted_until: Default::default(),
         };
@@ -198,6 +201,10 @@ impl Wire {
     /// Requests that went by, each with what opened its connection.
     pub(super) fn kept(&self) -> Vec<(Bytes, Bytes)> {
         self.kept.lock().clone()
+    }
+
+    pub(super) fn replayed(&self) -> u64 {
+        self.replayed.load(Ordering::Relaxed)
     }
 
     fn keep(&self, hello: Bytes, request: Bytes, draw: Draw) {
@@ -234,11 +241,15 @@ impl Wire {
             // OK because a server that is gone hears nothing.
             let _ = write.write_all(&message).await;
         }
-        let mut ignored = [0; 1_024];
+        let (mut ignored, mut answered) = ([0; 1_024], false);
         let _ = tokio::time::timeout(stays, async {
-            while matches!(read.read(&mut ignored).await, Ok(count) if count > 0) {}
+            while matches!(read.read(&mut ignored).await, Ok(count) if count > 0) {
+                answered = true;
+            }
         })
         .await;
+        self.replayed
+            .fetch_add(u64::from(answered), Ordering::Relaxed);
     }
 }
 

@@ -113,6 +113,12 @@ impl<'a> World<'a> {
         let _ = self.replays.send((messages, stays));
     }
 
+    /// How many of the connections of [`World::replay`] the server has answered on.
+    #[must_use]
+    pub fn replayed(&self) -> u64 {
+        self.wire.replayed()
+    }
+
     /// A sample of the requests that the server got, each with what opened its connection.
     #[must_use]
     pub fn kept(&self) -> Vec<(Bytes, Bytes)> {

@@ -6,7 +6,7 @@ use onlyonce_chaos::fault::Fault;
 use onlyonce_chaos::history::RunRecord;
 use onlyonce_chaos::scenario::Scenario;
 
-use super::town;
+use super::{strikes, town};
 
 /// Runs scenarios in simulated time: two runs from one seed are the same to the bit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,7 +32,9 @@ impl SimExecutor {
     ///
     /// When the simulation itself fails.
     pub fn simulate(&self, scenario: &Scenario, seed: Seed) -> Result<SimRun, HarnessError> {
-        town::run(scenario, seed)
+        let mut run = town::run(scenario, seed)?;
+        run.record.fired = strikes::that_did_something(&run.record.events);
+        Ok(run)
     }
 }
 

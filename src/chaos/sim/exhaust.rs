@@ -23,6 +23,9 @@ pub fn atoms(calls: u64) -> Vec<Fault> {
         What::Reset,
         What::Corrupt,
         What::Truncate,
+        What::Close,
+        What::Blackhole,
+        What::Partition,
     ];
     let crash = What::Crash { back_after_ms: 30 };
     for attempt in 1..=2 {
@@ -110,6 +113,26 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn everything_that_can_happen_to_a_message_happens_to_each() {
+        let atoms = atoms(2);
+        for what in [
+            "drop",
+            "duplicate",
+            "delay",
+            "corrupt",
+            "truncate",
+            "reset",
+            "close",
+            "blackhole",
+            "partition",
+        ] {
+            let of_what = atoms.iter().filter(|atom| atom.what.name() == what);
+            // Two directions, two attempts, two calls and what opens a connection.
+            assert_eq!(of_what.count(), 12, "{what}");
+        }
+    }
 
     #[test]
     fn every_single_and_every_pair_has_a_number_of_its_own() {

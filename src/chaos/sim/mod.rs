@@ -15,6 +15,7 @@ mod native;
 pub mod plans;
 mod server;
 pub mod shrink;
+mod strikes;
 mod town;
 
 pub use executor::{SimExecutor, SimRun};

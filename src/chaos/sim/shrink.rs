@@ -20,6 +20,8 @@ pub struct Shrunk {
     pub trace_hash: u64,
     /// How many runs it took.
     pub runs: u64,
+    /// How often faults had struck in the run that failed.
+    pub strikes: usize,
 }
 
 struct Shrinking {
@@ -49,6 +51,7 @@ pub fn shrink(
         runs_max,
     };
     let mut found = (scenario.clone(), seed);
+    let strikes = first.run.explicit.len();
     let explicit = with(scenario, first.run.explicit);
     if shrinking.fails(&explicit, seed)? {
         found.0 = explicit;
@@ -67,6 +70,7 @@ pub fn shrink(
         violation: shrinking.violation,
         trace_hash: last.run.record.trace_hash,
         runs: shrinking.runs,
+        strikes,
     }))
 }
 
@@ -224,6 +228,16 @@ pub fn toml_of(scenario: &Scenario) -> String {
         fields.extend(when.share.map(|share| format!("share = {share:?}")));
         fields.extend(when.call.map(|call| format!("call = {call}")));
         fields.extend(when.attempt.map(|attempt| format!("attempt = {attempt}")));
+        fields.extend(
+            when.first_attempts
+                .map(|first| format!("first_attempts = {first}")),
+        );
+        fields.extend(
+            when.after_bytes
+                .map(|bytes| format!("after_bytes = {bytes}")),
+        );
+        fields.extend(when.from_ms.map(|from| format!("from_ms = {from}")));
+        fields.extend(when.until_ms.map(|until| format!("until_ms = {until}")));
         text.push_str(&format!(
             "\n[[fault]]\nname = {:?}\nwhere = {:?}\nwhen = {{ {} }}\nwhat = {}\n",
             fault.name,
@@ -251,3 +265,29 @@ fn what_of(what: onlyonce_chaos::fault::What) -> String {
 
 /// How many seeds are tried for what the calls of a smaller schedule are about.
 const SEEDS_TRIED: u64 = 25;
+
+#[cfg(test)]
+mod tests {
+    use onlyonce_chaos::fault::{Phase, Place, What, When};
+
+    use super::*;
+
+    #[test]
+    fn a_scenario_that_is_written_down_is_read_as_the_same() {
+        let when = When {
+            share: Some(0.25),
+            first_attempts: Some(2),
+            from_ms: Some(40),
+            until_ms: Some(900),
+            ..When::phase(Phase::ReplySent).call(3).attempt(2)
+        };
+        let mut scenario =
+            super::super::plans::everything(onlyonce_chaos::scenario::Mode::Transactional, 7);
+        let parted = Fault::new("it", Place::Wire, What::Partition).when(when);
+        scenario.faults = vec![parted];
+        scenario.about.clear();
+        let read = Scenario::parse(&toml_of(&scenario)).expect("it is a scenario");
+        assert_eq!(read.faults, scenario.faults);
+        assert_eq!((read.calls, read.mode), (scenario.calls, scenario.mode));
+    }
+}

@@ -1,5 +1,6 @@
 //! `chaos exhaust`: every single fault and every pair of them.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -40,13 +41,17 @@ pub(super) fn run(arguments: &ExhaustArguments) -> ExitCode {
             code = other;
         }
     };
-    for mode in [Mode::Claimed, Mode::Transactional] {
-        // The numbers of the schedules take the place of seeds; all are run from the same one.
+    // The numbers of the schedules take the place of seeds; all are run from the same one.
+    let run = |mode, schedules| {
         let scenario = |number| {
             let faults = exhaust::numbered(&atoms, number).unwrap_or_default();
             exhaust::schedule(mode, calls, faults)
         };
-        let tally = match campaign::run_from(0..wanted, &scenario, &|_| 1, jobs, None, &|_| true) {
+        campaign::run_from(0..schedules, &scenario, &|_| 1, jobs, None, &|_| true)
+    };
+    let mut struck = BTreeSet::new();
+    for mode in [Mode::Claimed, Mode::Transactional] {
+        let tally = match run(mode, wanted) {
             Ok(tally) => tally,
             Err(error) => return output::fail(exit::UNKNOWN, &error),
         };
@@ -69,6 +74,39 @@ pub(super) fn run(arguments: &ExhaustArguments) -> ExitCode {
         if tally.verdicts.contains_key("unknown") {
             worse(exit::UNKNOWN);
         }
+        struck.extend(tally.struck.into_keys());
+    }
+    // What strikes a second attempt strikes only behind what leads to one, so that it needs a pair.
+    let never: Vec<&str> = atoms
+        .iter()
+        .map(|atom| atom.name.as_str())
+        .filter(|name| !struck.contains(*name))
+        .collect();
+    if !never.is_empty() {
+        text.push_str(&format!(
+            "{} of {} faults struck in no schedule: {}\n",
+            never.len(),
+            atoms.len(),
+            never.join(", ")
+        ));
+    }
+    if wanted == all && arguments.faults == 2 && !never.is_empty() {
+        worse(exit::UNKNOWN);
+    }
+    // The same faults, one at a time, against a service that executes whatever comes.
+    let singles = exhaust::schedules(atoms.len(), false).min(wanted);
+    let control = match run(Mode::Naive, singles) {
+        Ok(control) => control,
+        Err(error) => return output::fail(exit::UNKNOWN, &error),
+    };
+    let doubled = control.verdicts.get("violated").copied().unwrap_or(0);
+    text.push_str(&format!(
+        "naive control: {} operations had more than one effect, in {doubled} of {} schedules\n",
+        control.duplicated, control.seeds
+    ));
+    if control.duplicated == 0 {
+        text.push_str("unknown because the naive control shows no duplicates\n");
+        worse(exit::UNKNOWN);
     }
     ended(code, &text)
 }
