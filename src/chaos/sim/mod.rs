@@ -7,6 +7,7 @@
 mod bank;
 pub mod campaign;
 mod clients;
+mod defects;
 mod executor;
 pub mod exhaust;
 #[cfg(feature = "mutants")]
@@ -17,4 +18,5 @@ mod server;
 pub mod shrink;
 mod town;
 
+pub use defects::Defect;
 pub use executor::{SimExecutor, SimRun};
