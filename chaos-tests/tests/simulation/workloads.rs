@@ -112,21 +112,29 @@ fn effects_that_are_seen_when_they_are_durable_stand_between_question_and_answer
     });
     let mut seen = 0;
     for effect in durable {
-        let of_call = |what: fn(&Happened) -> bool| {
-            let mut events = record.events.iter();
-            events.find(|event| event.call == effect.call && what(&event.what))
+        let Happened::Effect { key, .. } = &effect.what else {
+            continue;
         };
-        let invoked = of_call(|what| matches!(what, Happened::Invoked { .. })).unwrap();
+        // A twin may have been there first.
+        let mut invocations = record.events.iter().filter(
+            |event| matches!(&event.what, Happened::Invoked { key: invoked, .. } if invoked == key),
+        );
+        let invoked = invocations.next().unwrap();
         assert!(invoked.at_us <= effect.at_us);
-        let answered = |what: &Happened| {
-            matches!(
-                what,
+        let callers: Vec<u64> = [invoked.call]
+            .into_iter()
+            .chain(invocations.map(|event| event.call))
+            .collect();
+        let answered = record.events.iter().find(|event| {
+            let ending = matches!(
+                &event.what,
                 Happened::Ended {
                     ending: Ending::Answered(_)
                 }
-            )
-        };
-        if let Some(answered) = of_call(answered) {
+            );
+            ending && callers.contains(&event.call)
+        });
+        if let Some(answered) = answered {
             assert!(effect.at_us <= answered.at_us);
             seen += 1;
         }

@@ -126,10 +126,7 @@ impl Transfer {
                 to: SHOP,
                 ..transfer
             },
-            Workload::HotKey
-            | Workload::Outbox
-            | Workload::RollingRestarts
-            | Workload::Transfers => transfer,
+            _ => transfer,
         }
     }
 

@@ -388,14 +388,15 @@ fn patience_ms(scenario: &Scenario) -> u64 {
 
 /// Whether the simulation has clients that do this.
 pub(super) const fn knows(workload: Workload) -> bool {
-    match workload {
+    matches!(
+        workload,
         Workload::HotKey
-        | Workload::Mailbox
-        | Workload::Outbox
-        | Workload::Refunds
-        | Workload::RollingRestarts
-        | Workload::Transfers => true,
-    }
+            | Workload::Mailbox
+            | Workload::Outbox
+            | Workload::Refunds
+            | Workload::RollingRestarts
+            | Workload::Transfers
+    )
 }
 
 /// Whether it can do this.
