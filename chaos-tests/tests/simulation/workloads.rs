@@ -87,8 +87,8 @@ fn a_server_that_is_restarted_again_and_again_loses_and_doubles_nothing() {
         let record = run(Workload::RollingRestarts, mode);
         let killed = |event: &&Event| matches!(&event.what, Happened::Lifecycle { who, event } if who == "server" && event == "killed");
         let killed = record.events.iter().filter(killed).count();
-        // A restart that comes due while it is down is one with that before it.
-        assert!(killed >= 2, "killed {killed} times");
+        // One that comes due while it is down does not happen.
+        assert!(killed >= 1, "killed {killed} times");
     }
 }
 
