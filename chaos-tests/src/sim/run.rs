@@ -43,6 +43,8 @@ pub struct Strike {
     pub place: Place,
     /// What its numbers are drawn from.
     pub draw: Draw,
+    /// The share of what it can strike that it does strike, where it is bound to one.
+    pub share: Option<f64>,
     /// When a window of time that it is bound to ends, in milliseconds of the run.
     pub until_ms: Option<u64>,
 }
@@ -168,6 +170,7 @@ impl Run {
                 what: fault.what,
                 place: fault.place,
                 draw,
+                share: fault.when.share,
                 until_ms: fault.when.until_ms,
             });
         }
@@ -191,7 +194,14 @@ impl Run {
         explicit.when.phase = Some(subject.phase);
         explicit.when.call = Some(subject.call);
         explicit.when.attempt = Some(subject.attempt);
-        if let Some(delay) = fault.what.delay(draw) {
+        let late = match fault.what {
+            What::PacketLoss => lost_for(draw, fault.when.share),
+            what => what.delay(draw),
+        };
+        if let (What::PacketLoss, None) = (fault.what, late) {
+            explicit.when.share = Some(1.0);
+        }
+        if let Some(delay) = late {
             let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
             let (min_ms, max_ms) = (ms, ms);
             explicit.what = What::Delay { min_ms, max_ms };
@@ -256,6 +266,31 @@ impl Run {
         fired.collect()
     }
 }
+
+/// How late a message is of which a packet was lost, each of whose retransmissions is lost with the
+/// same share; `None` where TCP gives up, and the connection with it.
+///
+/// The first retransmission comes after 200 milliseconds, and each further one after twice the time
+/// of the one before, as Linux does it.
+pub(super) fn lost_for(draw: Draw, share: Option<f64>) -> Option<Duration> {
+    let mut late = RETRANSMITTED_AFTER;
+    for retransmission in 1..RETRANSMISSIONS_MAX {
+        let lost = Seed::new(draw.bits()).draw(&[u64::from(retransmission)]);
+        if !lost.happens(share.unwrap_or(1.0)) {
+            return Some(late);
+        }
+        late += RETRANSMITTED_AFTER * 2_u32.pow(retransmission);
+    }
+    None
+}
+
+const RETRANSMITTED_AFTER: Duration = Duration::from_millis(200);
+
+/// After so many TCP gives up here. Linux does after 15, a quarter of an hour.
+const RETRANSMISSIONS_MAX: u32 = 5;
+
+/// How long these take.
+pub(super) const GIVEN_UP_AFTER: Duration = Duration::from_millis(200 * 31);
 
 impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,9 +1,10 @@
 //! The wire: it carries messages between hosts, and lets faults strike them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::run::{Order, Run, Strike};
+use super::run::{GIVEN_UP_AFTER, Order, Run, Strike, lost_for};
 use crate::fault::{Phase, Place, What};
 use crate::history::Happened;
 use crate::seed::Draw;
@@ -90,6 +91,8 @@ pub(super) struct Wire {
     kept: Mutex<Vec<(Bytes, Bytes)>>,
     /// Until when nothing passes, up and down, in microseconds of the run.
     parted_until: [AtomicU64; 2],
+    /// Those that are carried, by their ordinals.
+    carried: Mutex<BTreeMap<u64, Weak<Connection>>>,
 }
 
 pub(super) struct Arrival {
@@ -114,6 +117,8 @@ struct Connection {
     disowned: AtomicBool,
     dead: AtomicBool,
     died: Notify,
+    /// An end of it may be gone.
+    look: Notify,
 }
 
 struct Lane {
@@ -177,6 +182,7 @@ impl Wire {
             replayed: AtomicU64::new(0),
             kept: Mutex::default(),
             parted_until: Default::default(),
+            carried: Mutex::default(),
         };
         (Arc::new(wire), arriving)
     }
@@ -195,6 +201,18 @@ impl Wire {
         if silently {
             self.silenced
                 .store(self.born.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Wakes the connections of a host that is about to end, in the order in which they were made:
+    /// its runtime drops what it has in an order that other runs of this process have a part in, and
+    /// who is awake already is woken by nothing else.
+    pub(super) fn wake_all_of(&self, host: &str) {
+        let carried = self.carried.lock().clone();
+        for connection in carried.values().filter_map(Weak::upgrade) {
+            if host == SERVER || *connection.client == *host {
+                connection.look.notify_one();
+            }
         }
     }
 
@@ -301,15 +319,26 @@ async fn connect(wire: Arc<Wire>, arrival: Arrival) {
         disowned: AtomicBool::new(false),
         dead: AtomicBool::new(false),
         died: Notify::new(),
+        look: Notify::new(),
     });
+    let number = connection.ordinal;
+    let known = Arc::downgrade(&connection);
+    connection.wire.carried.lock().insert(number, known);
+    let looking = async {
+        loop {
+            connection.look.notified().await;
+        }
+    };
     tokio::select! {
         biased;
         () = connection.died.notified() => {}
+        () = looking => {}
         _ = futures_join(
             carry(Arc::clone(&connection), Way::Up, from_client),
             carry(Arc::clone(&connection), Way::Down, from_server),
         ) => {}
     }
+    connection.wire.carried.lock().remove(&number);
     connection.dead.store(true, Ordering::Relaxed);
     for lane in &connection.lanes {
         lane.to.lock().await.take();
@@ -450,6 +479,17 @@ impl Connection {
                 sleep(strike.what.delay(draw).unwrap_or_default()).await;
                 return false;
             }
+            What::PacketLoss => match lost_for(draw, strike.share) {
+                // What comes behind it on this connection waits for it.
+                Some(late) => {
+                    sleep(late).await;
+                    return false;
+                }
+                None => {
+                    sleep(GIVEN_UP_AFTER).await;
+                    self.end();
+                }
+            },
             What::Corrupt => {
                 // Half of the damage is in what the receiver itself can tell, and half is found by
                 // the sum that TLS and TCP have over everything, which ends the connection.

@@ -166,6 +166,7 @@ impl<'a> World<'a> {
                 .server_gone(matches!(order, Order::CutPower { .. }));
         }
         self.run.lifecycle(host, event);
+        self.wire.wake_all_of(host);
         self.sim.crash(host);
         struck(order);
         let back_at = self.run.now_us() + back_after.as_micros() as u64;

@@ -17,6 +17,7 @@ async fn opened(disk: &SimDisk) -> SimStore {
         clock: Arc::new(ManualClock::default()),
         retention: RetentionOptions::default(),
         limits: StoreLimits::default(),
+        durable: None,
     };
     SimStore::open(disk.clone(), options).await.unwrap()
 }

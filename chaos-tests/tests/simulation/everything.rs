@@ -10,17 +10,11 @@ use onlyonce_chaos::scenario::{Mode, Scenario};
 fn whatever_strikes_no_effect_happens_twice_and_no_answer_is_lost() {
     for seed in 1..=24 {
         let judged = campaign::judged(&plans::of_seed(seed, 40), seed).unwrap();
-        let report = &judged.report;
-        assert_eq!(report.verdict(), Verdict::Valid, "seed {seed}: {report}");
-        // A disk may be full, or fail a sync, also while a store is opened on it.
-        let openings = judged.run.failed_openings.iter();
-        let unexplained: Vec<&String> = openings.filter(|why| *why != DISK_FAILED).collect();
-        assert!(unexplained.is_empty(), "seed {seed}: {unexplained:?}");
+        assert_eq!(judged.verdict(), Verdict::Valid, "seed {seed}: {judged}");
     }
 }
 
-/// In processes of their own: the runtime of a host that is killed drops its tasks in an order that other
-/// runs of the process have a part in.
+/// In processes of their own, in which other things have happened; see also `repeats.rs`.
 #[test]
 fn one_seed_is_one_trace_in_each_process() {
     if std::env::var_os(TELL).is_some() {
@@ -80,8 +74,6 @@ fn without_dedupe_the_same_faults_are_effects_that_happen_twice() {
         .sum();
     assert!(duplicated > 0);
 }
-
-const DISK_FAILED: &str = "the disk could not write";
 
 /// Says to a process that it is to tell its traces.
 const TELL: &str = "ONLYONCE_TELL_TRACES";

@@ -2,7 +2,8 @@
 
 use std::fmt::Display;
 
-use onlyonce::chaos::sim::{campaign, exhaust};
+use onlyonce::chaos::sim::{SimExecutor, campaign, exhaust, plans};
+use onlyonce_chaos::executor::Executor;
 use onlyonce_chaos::fault::{Fault, Phase, Place, What, When};
 use onlyonce_chaos::history::{Event, Happened, RunRecord};
 use onlyonce_chaos::ledger::Verdict;
@@ -134,6 +135,71 @@ fn a_client_that_crashes_comes_back_with_its_calls() {
             matches!(event.what, Happened::Invoked { .. })
         });
         assert!(invoked >= 2, "{phase}");
+    }
+}
+
+#[test]
+fn a_message_that_loses_a_packet_comes_with_a_retransmission() {
+    let mut scenario = plans::only_the_wire(Mode::Claimed, 20);
+    scenario.attempt_ms = 1_000;
+    scenario.faults = vec![
+        Fault::new("it", Place::Wire, What::PacketLoss)
+            .when(When::phase(Phase::RequestSent).share(0.3)),
+    ];
+    let judged = campaign::judged(&scenario, SEED).unwrap();
+    assert_eq!(judged.verdict(), Verdict::Valid, "{judged}");
+    let record = judged.run.record;
+    let (mut late, mut lost) = (0, 0);
+    for struck in &record.events {
+        if struck.call == 0 || !matches!(struck.what, Happened::Fault { .. }) {
+            continue;
+        }
+        let received = record.events.iter().find(|event| {
+            let same = (event.call, event.attempt) == (struck.call, struck.attempt);
+            same && event.what == Happened::Received && event.at_us >= struck.at_us
+        });
+        match received {
+            Some(received) => {
+                let after_us = received.at_us - struck.at_us;
+                assert!(after_us >= 200_000, "after {after_us} microseconds");
+                late += 1;
+            }
+            None => lost += 1,
+        }
+    }
+    assert!(late > lost, "{late} came late, {lost} not at all");
+}
+
+#[test]
+fn a_connection_all_of_whose_packets_are_lost_breaks() {
+    let record = struck(Place::Wire, What::PacketLoss, Phase::RequestSent);
+    assert!(sent(&record) > sent(&calm()), "one attempt was enough");
+}
+
+#[test]
+fn what_the_simulation_cannot_do_is_not_run_and_it_says_why() {
+    let scenario = exhaust::schedule(Mode::Claimed, 1, Vec::new());
+    let refused = |fault: Fault| {
+        let refused = SimExecutor.can_fault(&scenario, &fault);
+        refused.expect_err("it cannot").to_string()
+    };
+    let pause = What::Pause { for_ms: 10 };
+    for place in [Place::Server, Place::Client] {
+        let why = refused(Fault::new("it", place, pause));
+        assert!(why.contains("none can stand still"), "{why}");
+    }
+    let mut late = Fault::new("it", Place::Wire, What::Truncate);
+    late.when.after_bytes = Some(7);
+    let why = refused(late);
+    assert!(why.contains("whole messages"), "{why}");
+    for phase in [
+        Phase::RequestReceived,
+        Phase::EffectDurable,
+        Phase::ReplyReceived,
+    ] {
+        let never = Fault::new("it", Place::Wire, What::Drop).when(When::phase(phase));
+        let why = refused(never);
+        assert!(why.contains("when they are sent"), "{why}");
     }
 }
 

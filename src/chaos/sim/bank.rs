@@ -1,12 +1,13 @@
 //! The bank: transfers between accounts, outside of the store or in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use onlyonce_chaos::Seed;
 use onlyonce_chaos::fault::{Phase, Place, What};
 use onlyonce_chaos::history::{Happened, Seen};
+use onlyonce_chaos::scenario::Workload;
 use onlyonce_chaos::sim::{Order, Run};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -23,8 +24,11 @@ use crate::storage::{
 pub(super) struct Transfer {
     pub(super) call: u64,
     pub(super) from: u32,
+    /// The same account for a line that goes to the end of a mailbox.
     pub(super) to: u32,
     pub(super) amount: i64,
+    /// The charge that a refund gives back.
+    pub(super) gives_back: Option<u64>,
 }
 
 /// The method. What it answers is unlike every other answer: a replay that is none is noticed.
@@ -34,6 +38,7 @@ pub(super) const TRANSFER: Method<Transfer, String, String> = Method::new("trans
 #[derive(Clone)]
 pub(super) struct Bank {
     pub(super) run: Run,
+    pub(super) workload: Workload,
     pub(super) disk: SimDisk,
     books: Arc<Mutex<Books>>,
     /// That of the server's life now.
@@ -44,9 +49,15 @@ pub(super) struct Bank {
 struct Books {
     balances: BTreeMap<u32, i64>,
     index: u64,
+    /// By call, whether it was given back.
+    charges: BTreeMap<u64, bool>,
     runs: BTreeMap<u64, u64>,
     /// The token of the last run that was given a key.
     tokens: BTreeMap<String, FencingToken>,
+    /// The keys of which the handler itself does not say what became of them.
+    left_open: BTreeSet<String>,
+    /// When rows of the journal became durable, in microseconds of the run.
+    committed_us: BTreeMap<Vec<u8>, u64>,
 }
 
 /// An effect as the books in the store keep it.
@@ -55,33 +66,75 @@ pub(super) struct Entry {
     pub(super) key: String,
     pub(super) transfer: Transfer,
     pub(super) answer: String,
+    pub(super) attempt: u32,
 }
 
 pub(super) const ACCOUNTS: Table = Table::new("accounts");
 pub(super) const JOURNAL: Table = Table::new("journal");
 const COUNTERS: Table = Table::new("counters");
+const CHARGES: Table = Table::new("charges");
 
 /// How many accounts there are.
 pub(super) const ACCOUNTS_MAX: u32 = 8;
+
+/// Whom charges go to.
+const SHOP: u32 = ACCOUNTS_MAX - 1;
+const MAILBOXES: u32 = 4;
+const NOTHING_TO_GIVE_BACK: &str = "nothing to give back";
 
 // === impl Transfer ===
 
 impl Transfer {
     /// The transfer of a call. One in eleven is of nothing, which the bank declines.
-    pub(super) fn of(seed: Seed, call: u64) -> Self {
+    pub(super) fn of(seed: Seed, workload: Workload, call: u64) -> Self {
         let draw = |what| seed.draw(&[TRANSFERS, call, what]);
         let account = |what| draw(what).within(0..=u64::from(ACCOUNTS_MAX) - 1) as u32;
         let from = account(1);
         let to = (from + 1 + draw(2).within(0..=u64::from(ACCOUNTS_MAX) - 2) as u32) % ACCOUNTS_MAX;
         let amount = match draw(3).within(0..=10) {
-            0 => 0,
+            0 if workload != Workload::HotKey => 0,
             _ => draw(4).within(1..=1_000) as i64,
         };
-        Self {
+        let transfer = Self {
             call,
             from,
             to,
             amount,
+            gives_back: None,
+        };
+        match workload {
+            Workload::Mailbox => Self {
+                from: from % MAILBOXES,
+                to: from % MAILBOXES,
+                amount: 1,
+                ..transfer
+            },
+            // Every third call gives back what one of the last ones took.
+            Workload::Refunds if call.is_multiple_of(3) => {
+                let charge = call - draw(5).within(1..=2);
+                let charged = Self::of(seed, workload, charge);
+                Self {
+                    from: charged.to,
+                    to: charged.from,
+                    amount: charged.amount,
+                    gives_back: Some(charge),
+                    ..transfer
+                }
+            }
+            Workload::Refunds => Self {
+                from: from % SHOP,
+                to: SHOP,
+                ..transfer
+            },
+            _ => transfer,
+        }
+    }
+
+    /// What goes to which account.
+    fn postings(&self) -> Vec<(u32, i64)> {
+        match self.from == self.to {
+            true => vec![(self.to, self.amount)],
+            false => vec![(self.from, -self.amount), (self.to, self.amount)],
         }
     }
 
@@ -91,15 +144,16 @@ impl Transfer {
             from,
             to,
             amount,
+            gives_back: _,
         } = self;
         format!("{call}: {amount} from {from} to {to}").into_bytes()
     }
 
     pub(super) fn legs(&self) -> Vec<(String, i64)> {
-        vec![
-            (account(self.from), -self.amount),
-            (account(self.to), self.amount),
-        ]
+        let postings = self.postings().into_iter();
+        postings
+            .map(|(number, amount)| (account(number), amount))
+            .collect()
     }
 }
 
@@ -110,9 +164,10 @@ pub(super) fn account(number: u32) -> String {
 // === impl Bank ===
 
 impl Bank {
-    pub(super) fn new(run: Run, disk: SimDisk) -> Self {
+    pub(super) fn new(run: Run, disk: SimDisk, workload: Workload) -> Self {
         Self {
             run,
+            workload,
             disk,
             books: Arc::default(),
             store: Arc::default(),
@@ -126,6 +181,20 @@ impl Bank {
         balances
             .map(|(number, amount)| (account(*number), *amount))
             .collect()
+    }
+
+    /// The keys of which a handler panicked, or said that it cannot know.
+    pub(super) fn left_open(&self) -> BTreeSet<String> {
+        self.books.lock().left_open.clone()
+    }
+
+    /// Tokens of one store say nothing in another.
+    pub(super) fn forget_tokens(&self) {
+        self.books.lock().tokens.clear();
+    }
+
+    fn leave_open(&self, key: &str) {
+        self.books.lock().left_open.insert(key.to_owned());
     }
 
     /// Its methods, with the effect outside of the store.
@@ -198,17 +267,36 @@ impl Bank {
                     "the bank is not in the mood".to_owned(),
                 ));
             }
-            3 => std::panic::resume_unwind(Box::new("before the effect")),
+            3..=6 => self.leave_open(&key),
             _ => {}
         }
-        let answer = {
+        if chance == 3 {
+            std::panic::resume_unwind(Box::new("before the effect"));
+        }
+        let (answer, index) = {
             let mut books = self.books.lock();
-            *books.balances.entry(transfer.from).or_default() -= transfer.amount;
-            *books.balances.entry(transfer.to).or_default() += transfer.amount;
+            let books = &mut *books;
+            if let Some(charge) = transfer.gives_back {
+                match books.charges.get_mut(&charge) {
+                    Some(given_back @ false) => *given_back = true,
+                    _ => return Err(Failure::Fault(NOTHING_TO_GIVE_BACK.to_owned())),
+                }
+            } else {
+                books.charges.entry(call).or_insert(false);
+            }
+            let mut balance = 0;
+            for (account, amount) in transfer.postings() {
+                let held = books.balances.entry(account).or_default();
+                *held += amount;
+                balance = *held;
+            }
             books.index += 1;
-            format!("entry {} of {key}, run {run}", books.index)
+            let index = books.index;
+            (
+                answer_of(&transfer, &key, (index as i64, run), balance),
+                index,
+            )
         };
-        let index = self.books.lock().index;
         self.run.note(
             call,
             caller.attempt.get(),
@@ -217,11 +305,15 @@ impl Bank {
                 key,
                 payload: transfer.bytes(),
                 answer: answer.clone().into_bytes(),
-                legs: transfer.legs(),
+                // What was asked for, and not what was done: the balances tell that.
+                legs: Transfer::of(self.run.seed(), self.workload, call).legs(),
                 seen: Seen::AtCommit,
             },
         );
-        self.after_effect(call, caller.attempt.get()).await;
+        if self.after_effect(call, caller.attempt.get()) {
+            // The process ends here.
+            std::future::pending::<()>().await;
+        }
         match chance {
             4..=5 => return Err(Failure::InDoubt),
             6 => std::panic::resume_unwind(Box::new("after the effect")),
@@ -267,15 +359,37 @@ impl Bank {
         });
     }
 
-    /// The moment behind the effect, and what strikes it.
-    async fn after_effect(&self, call: u64, attempt: u32) {
+    /// What a group of the store has made durable: notes when, and lets that moment be struck.
+    /// Whether the process goes on.
+    pub(super) fn committed(&self, table: &Table, row: &[u8], value: Option<&[u8]>) -> bool {
+        let Some(entry) = value.filter(|_| *table == JOURNAL) else {
+            return true;
+        };
+        let Ok(entry) = serde_json::from_slice::<Entry>(entry) else {
+            return true;
+        };
+        let now_us = self.run.now_us();
+        let mut books = self.books.lock();
+        books.committed_us.entry(row.to_vec()).or_insert(now_us);
+        drop(books);
+        !self.after_effect(entry.transfer.call, entry.attempt)
+    }
+
+    /// When this row of the journal became durable, where its process lived to see it.
+    pub(super) fn committed_us(&self, row: &[u8]) -> Option<u64> {
+        self.books.lock().committed_us.get(row).copied()
+    }
+
+    /// The moment behind the effect, and what strikes it: whether the process ends.
+    fn after_effect(&self, call: u64, attempt: u32) -> bool {
         let phase = Phase::EffectDurable;
         let possible = |place, what| match place {
             Place::Server => matches!(what, What::Crash { .. }),
             Place::Disk => what == What::PowerCut,
             _ => false,
         };
-        for strike in self.run.strikes(phase, (call, attempt), possible) {
+        let strikes = self.run.strikes(phase, (call, attempt), possible);
+        for strike in &strikes {
             self.run.order(match strike.what {
                 What::Crash { back_after_ms } => Order::Crash {
                     host: "server".to_owned(),
@@ -285,9 +399,8 @@ impl Bank {
                     draw: strike.draw.bits(),
                 },
             });
-            // The process ends here.
-            std::future::pending::<()>().await;
         }
+        !strikes.is_empty()
     }
 
     async fn book(
@@ -317,40 +430,47 @@ impl Bank {
             3 => std::panic::resume_unwind(Box::new("before the commit")),
             _ => {}
         }
-        for (account, amount) in [
-            (transfer.from, -transfer.amount),
-            (transfer.to, transfer.amount),
-        ] {
-            let name = super::bank::account(account);
-            let balance = number(books.get(&ACCOUNTS, name.as_bytes()).await?);
-            books.put(
-                &ACCOUNTS,
-                name.as_bytes(),
-                &(balance + amount).to_be_bytes(),
-            )?;
+        let charge = transfer.gives_back.unwrap_or(call).to_be_bytes();
+        let given_back = books.get(&CHARGES, &charge).await?;
+        if transfer.gives_back.is_some() && given_back.as_deref() != Some(b"no") {
+            return Err(Undone::Fault(NOTHING_TO_GIVE_BACK.to_owned()));
+        }
+        let given_back: &[u8] = if transfer.gives_back.is_some() {
+            b"yes"
+        } else {
+            b"no"
+        };
+        books.put(&CHARGES, &charge, given_back)?;
+        let mut balance = 0;
+        for (account, amount) in transfer.legs() {
+            balance = number(books.get(&ACCOUNTS, account.as_bytes()).await?) + amount;
+            books.put(&ACCOUNTS, account.as_bytes(), &balance.to_be_bytes())?;
         }
         let index = number(books.get(&COUNTERS, b"entries").await?) + 1;
         books.put(&COUNTERS, b"entries", &index.to_be_bytes())?;
-        let answer = format!("entry {index} of {key}, run {run}");
+        let answer = answer_of(&transfer, &key, (index, run), balance);
         let entry = Entry {
             key,
             transfer,
             answer: answer.clone(),
+            attempt: caller.attempt.get(),
         };
         // OK because an entry is text and numbers.
         let entry = serde_json::to_vec(&entry).unwrap_or_default();
         // Runs of one call that both commit leave two entries.
         let row = [index.to_be_bytes(), (call * 1_000 + run).to_be_bytes()].concat();
         books.put(&JOURNAL, &row, &entry)?;
-        self.after_effect_is_written(call, caller.attempt.get())
-            .await;
         Ok(answer)
     }
+}
 
-    /// Between the last write of a transaction and its commit.
-    async fn after_effect_is_written(&self, call: u64, attempt: u32) {
-        self.after_effect(call, attempt).await;
-    }
+/// What is answered: unlike every other answer. A line in a mailbox is told its place.
+fn answer_of(transfer: &Transfer, key: &str, (index, run): (i64, u64), balance: i64) -> String {
+    let place = match transfer.from == transfer.to {
+        true => format!("place {balance}, "),
+        false => String::new(),
+    };
+    format!("{place}entry {index} of {key}, run {run}")
 }
 
 fn named(caller: &Caller) -> String {

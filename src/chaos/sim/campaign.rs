@@ -57,6 +57,35 @@ pub fn judged(scenario: &Scenario, seed: u64) -> Result<Judged, HarnessError> {
     Ok(Judged { run, report })
 }
 
+impl Judged {
+    /// What is to be said of the run as a whole: a defect that no history shows is a violation.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        match self.run.defects.is_empty() {
+            true => self.report.verdict(),
+            false => Verdict::Violated,
+        }
+    }
+
+    /// The name of the first thing that is wrong.
+    #[must_use]
+    pub fn first_wrong(&self) -> Option<&'static str> {
+        let violation = self.report.violations().first();
+        let violation = violation.map(|violation| violation.name());
+        violation.or_else(|| self.run.defects.first().map(|defect| defect.name()))
+    }
+}
+
+impl std::fmt::Display for Judged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.report)?;
+        for defect in &self.run.defects {
+            write!(f, "\n{defect}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Runs every seed of `seeds` in the scenario that `scenario` gives it, on `jobs` threads, and one in
 /// `twice_every` of them again. `tell` hears how many are done; what it answers says whether to go on.
 ///
@@ -123,7 +152,8 @@ fn one(
     again: bool,
     tally: &Mutex<Tally>,
 ) -> Result<(), HarnessError> {
-    let Judged { run, report } = judged(scenario, seed)?;
+    let judgement = judged(scenario, seed)?;
+    let Judged { run, report } = &judgement;
     let unlike = match again {
         true => judged(scenario, seed)?.run.record.trace_hash != run.record.trace_hash,
         false => false,
@@ -136,7 +166,7 @@ fn one(
     if unlike {
         tally.unlike.push(number);
     }
-    let verdict = report.verdict();
+    let verdict = judgement.verdict();
     *tally.verdicts.entry(name_of(verdict)).or_default() += 1;
     tally.duplicated += report.figures().duplicated;
     for (name, fired) in &run.record.fired {
@@ -148,7 +178,7 @@ fn one(
         }
     }
     if verdict != Verdict::Valid && tally.bad.len() < BAD_MAX {
-        tally.bad.push((number, report.to_string()));
+        tally.bad.push((number, judgement.to_string()));
     }
     Ok(())
 }

@@ -4,17 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use onlyonce_chaos::history::{Ending, Happened};
-use onlyonce_chaos::scenario::{Scenario, Workload};
+use onlyonce_chaos::scenario::{Mode, Scenario, Workload};
 use onlyonce_chaos::sim::{Dialler, Run};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use super::bank::{TRANSFER, Transfer};
-use super::native::key_of;
+use super::native::{client_of, key_of};
 use crate::middleware::client::{AttemptTimeoutLayer, EnforceDeadlineLayer, Ticket};
 use crate::middleware::stack;
 use crate::rpc::simulated::channel;
@@ -25,18 +26,36 @@ use crate::storage::IdempotencyKey;
 #[derive(Clone)]
 pub(super) struct Caller {
     pub(super) run: Run,
+    pub(super) workload: Workload,
     pub(super) number: u32,
+    /// Where all calls are for one thing: the one that it makes now.
+    pub(super) only: Option<Arc<AtomicU64>>,
+    /// How many calls of the run are over.
+    pub(super) ended: Arc<AtomicU64>,
     pub(super) calls: Arc<[u64]>,
-    /// Until when keys are used for other requests, in microseconds of the run.
-    pub(super) poison_until_us: u64,
     /// Whether the server comes back with another store: then a key alone, without what its first
     /// attempt has met, protects nobody.
     pub(super) may_meet_another_store: bool,
+    pub(super) twins: Twins,
+    /// How many clients there are.
+    pub(super) clients: u32,
+    /// The keys that a client was told to be in doubt.
+    pub(super) told_in_doubt: Arc<Mutex<BTreeSet<String>>>,
     pub(super) dialler: Dialler,
     pub(super) in_sessions: bool,
     pub(super) deadline: Duration,
     pub(super) attempt: Duration,
     pub(super) written: Arc<Mutex<Written>>,
+}
+
+/// Whose calls another client makes as well, at the same time: one intent, two callers. Nobody
+/// else uses the key of a call in a session, which is forgotten when it is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Twins {
+    None,
+    /// Those of clients with odd numbers: the others have sessions.
+    OfOdd,
+    OfAll,
 }
 
 #[derive(Default)]
@@ -66,7 +85,8 @@ impl Caller {
             true => Client::in_sessions(&channel, stack),
             false => Client::with_stack(channel, stack),
         };
-        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let at_once = if self.only.is_some() { 1 } else { AT_ONCE };
+        let places = Arc::new(Semaphore::new(at_once));
         let mut tasks = tokio::task::JoinSet::new();
         for &call in &*self.calls {
             if self.written.lock().over.contains(&call) {
@@ -82,6 +102,7 @@ impl Caller {
             tasks.spawn(async move {
                 caller.make(&client, call).await;
                 caller.written.lock().over.insert(call);
+                caller.ended.fetch_add(1, Ordering::Relaxed);
                 drop(place);
             });
             while tasks.try_join_next().is_some() {}
@@ -89,11 +110,24 @@ impl Caller {
         while tasks.join_next().await.is_some() {}
     }
 
+    /// The call that this one asks for again, of a client that goes on at the same time.
+    fn twin_of(&self, call: u64) -> Option<u64> {
+        let twin = call.checked_sub(1).filter(|twin| *twin > 0)?;
+        let number = client_of(twin, self.clients);
+        let possible = match self.twins {
+            Twins::None => false,
+            Twins::OfOdd => number % 2 == 1 && self.number % 2 == 1,
+            Twins::OfAll => true,
+        };
+        let draw = self.run.seed().draw(&[TWINS, call]).within(0..=4);
+        (possible && number != self.number && draw == 0).then_some(twin)
+    }
+
     async fn make(&self, client: &Client, call: u64) {
         let draw = |what| self.run.seed().draw(&[CALLS, call, what]);
-        // Now and then a key that is in use already comes with another request.
-        // Its refusal leaves open what became of its own attempts, so none comes near the end.
-        let early = call > 3 && self.run.now_us() < self.poison_until_us;
+        // Now and then a key that is in use already comes with another request. Two stores cannot
+        // know of one another's keys: what another store has forgotten is promised to the retries of
+        // one call, not to who uses its key for something else.
         // One whose record is there, and of its own: that of a session is forgotten when it is
         // acknowledged, and nobody uses its key again.
         let other = self
@@ -104,14 +138,25 @@ impl Caller {
             .copied()
             .unwrap_or(call);
         let over = self.written.lock().over.contains(&other);
-        let usable = early && over && !self.in_sessions && !self.may_meet_another_store;
+        let usable = call > 3
+            && over
+            && !self.in_sessions
+            && !self.may_meet_another_store
+            && self.only.is_none();
         let misused = usable && draw(1).within(0..=5) == 0;
         let begun = self.written.lock().begun.get(&call).copied();
         let again = begun.is_some();
-        let named = begun.unwrap_or(if misused { other } else { call });
-        let poisoned = named != call;
+        let own = match &self.only {
+            None => self.twin_of(call).unwrap_or(call),
+            Some(only) => {
+                only.store(call, Ordering::Relaxed);
+                1
+            }
+        };
+        let named = begun.unwrap_or(if misused { other } else { own });
+        let poisoned = named != own;
         self.written.lock().begun.insert(call, named);
-        let transfer = Transfer::of(self.run.seed(), call);
+        let transfer = Transfer::of(self.run.seed(), self.workload, own);
         let key = key_of(named);
         let client_number = self.number;
         self.run.note(
@@ -135,7 +180,7 @@ impl Caller {
         let mut doubts = 0;
         loop {
             let (ending, next) = self
-                .attempt(client, ticket, &transfer, asked == 0 && !again)
+                .attempt(client, ticket, (call, &transfer), asked == 0 && !again)
                 .await;
             asked += 1;
             self.run.note(
@@ -165,7 +210,7 @@ impl Caller {
                     sleep(Duration::from_millis(draw(5).within(0..=600))).await;
                 }
                 Ending::Declined(_) | Ending::Refused => return,
-                Ending::Unknown if asked > RESUMED_MAX || poisoned => return,
+                Ending::Unknown if asked > RESUMED_MAX => return,
                 Ending::Unknown => sleep(Duration::from_millis(150)).await,
             }
         }
@@ -177,7 +222,7 @@ impl Caller {
         &self,
         client: &Client,
         ticket: Ticket,
-        transfer: &Transfer,
+        (call, transfer): (u64, &Transfer),
         first: bool,
     ) -> (Ending, Option<Ticket>) {
         let asked = ticket.clone();
@@ -195,17 +240,23 @@ impl Caller {
                 Some(Ticket::new(asked.key)),
             ),
             Err(CallFailure::Fault(fault)) => (Ending::Declined(fault.into_bytes()), None),
-            Err(CallFailure::InDoubt(failed)) => (Ending::InDoubt, Some(failed.ticket)),
+            Err(CallFailure::InDoubt(failed)) => {
+                let key = failed.ticket.key.as_str().to_owned();
+                self.told_in_doubt.lock().insert(key);
+                (Ending::InDoubt, Some(failed.ticket))
+            }
             // The word speaks of the attempts that were made. Where somebody in between has made two of
             // one, the other may still come and find the key free.
-            Err(CallFailure::NotExecuted(failed)) if self.run.is_doubled(transfer.call) => {
+            Err(CallFailure::NotExecuted(failed)) if self.run.is_doubled(call) => {
                 (Ending::Unknown, Some(failed.ticket))
             }
             Err(CallFailure::NotExecuted(_)) => (Ending::Refused, None),
             Err(CallFailure::OutcomeUnknown(failed)) => (Ending::Unknown, Some(failed.ticket)),
             Err(CallFailure::Refused { ticket, .. }) => match ticket.maybe_executed {
-                // Another attempt would be refused as well.
-                true => (Ending::Unknown, None),
+                // Another attempt would be refused as well, so that nothing more is ever learned of
+                // the one before. That of a client which came back after a crash is of this kind: it
+                // has written down that the call was begun, and not whether it was sent.
+                true => (Ending::InDoubt, None),
                 false => (Ending::Refused, None),
             },
             Err(CallFailure::Unreadable { ticket, .. }) => (Ending::Unknown, Some(ticket)),
@@ -218,6 +269,11 @@ pub(super) fn crashes(scenario: &Scenario) -> bool {
     scenario.workload == Workload::Outbox
 }
 
+/// Whether all its calls are for one thing. The control has no keys: there each call is its own.
+pub(super) fn is_hot(scenario: &Scenario) -> bool {
+    scenario.workload == Workload::HotKey && scenario.mode != Mode::Naive
+}
+
 // OK because it is not zero.
 const ATTEMPTS_MAX: NonZeroU32 = NonZeroU32::new(5).unwrap();
 const AT_ONCE: usize = 4;
@@ -226,3 +282,4 @@ const RESUMED_MAX: u32 = 12;
 // Which decision is drawn.
 const PAUSES: u64 = 31;
 const CALLS: u64 = 32;
+const TWINS: u64 = 33;

@@ -7,6 +7,7 @@
 mod bank;
 pub mod campaign;
 mod clients;
+mod defects;
 mod executor;
 pub mod exhaust;
 #[cfg(feature = "mutants")]
@@ -18,4 +19,5 @@ pub mod shrink;
 mod strikes;
 mod town;
 
+pub use defects::Defect;
 pub use executor::{SimExecutor, SimRun};

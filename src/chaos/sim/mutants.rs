@@ -57,13 +57,10 @@ fn hunt_one(mutant: Mutant, seeds_max: u64, calls: u64, runs_max: Option<u64>) -
         // A bug that lets the program panic is not found by that: the checker must find it.
         let ran = catch_unwind(AssertUnwindSafe(|| judged(&scenario, seed)));
         let Ok(Ok(judged)) = ran else { continue };
-        if judged.report.verdict() != Verdict::Violated {
+        if judged.verdict() != Verdict::Violated {
             continue;
         }
-        let name = judged.report.violations().first();
-        let name = name
-            .map_or("violated", |violation| violation.name())
-            .to_owned();
+        let name = judged.first_wrong().unwrap_or("violated").to_owned();
         let shrunk = runs_max.and_then(|runs_max| {
             let shrunk = catch_unwind(AssertUnwindSafe(|| shrink(&scenario, seed, runs_max)));
             shrunk.ok()?.ok()?

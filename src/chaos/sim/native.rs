@@ -1,6 +1,8 @@
 //! Which messages of the native protocol are about which call.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use onlyonce_chaos::sim::{About, Cut, Protocol, Way};
 
@@ -9,11 +11,31 @@ use crate::rpc::simulated::{Said, first};
 use crate::rpc::value;
 
 /// One connection of the native protocol.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Native {
+    /// Whose connection it is, and of how many.
+    client: u32,
+    clients: u32,
+    /// Where all calls are for one thing: the one that the client makes now.
+    only: Option<Arc<AtomicU64>>,
     hellos: [bool; 2],
     /// By the connection's own numbers.
     calls: BTreeMap<u64, About>,
+}
+
+// === impl Native ===
+
+impl Native {
+    /// A connection of this client, of so many.
+    pub(super) fn of(client: u32, clients: u32, only: Option<Arc<AtomicU64>>) -> Self {
+        Self {
+            client,
+            clients,
+            only,
+            hellos: [false; 2],
+            calls: BTreeMap::new(),
+        }
+    }
 }
 
 impl Protocol for Native {
@@ -32,7 +54,15 @@ impl Protocol for Native {
                 arguments,
             } => {
                 let transfer = value::decode::<Transfer>(&arguments).ok();
-                let about = transfer.map(|Transfer { call, .. }| About { call, attempt });
+                let about = transfer.map(|Transfer { call, .. }| {
+                    // What another client asks for as well, its twin asks for with the next call.
+                    let twin = client_of(call, self.clients) != self.client;
+                    let call = match &self.only {
+                        Some(only) => only.load(Ordering::Relaxed),
+                        None => call + u64::from(twin),
+                    };
+                    About { call, attempt }
+                });
                 self.calls.extend(about.map(|about| (id, about)));
                 about
             }
@@ -46,6 +76,12 @@ impl Protocol for Native {
             disowns,
         }
     }
+}
+
+/// Which of so many clients makes a call.
+pub(super) fn client_of(call: u64, clients: u32) -> u32 {
+    // OK because it is less than a `u32`.
+    u32::try_from(call % u64::from(clients)).unwrap_or(0) + 1
 }
 
 /// The key of a call.

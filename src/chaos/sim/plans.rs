@@ -43,8 +43,19 @@ pub fn crashing_clients(mode: Mode, calls: u64) -> Scenario {
     scenario
 }
 
-/// What a seed is run in: claimed and transactional in turn, and every fifth one with clients that
-/// crash.
+/// Every fault of the wire and no other: nothing is ever in doubt there but what the service itself
+/// cannot say.
+#[must_use]
+pub fn only_the_wire(mode: Mode, calls: u64) -> Scenario {
+    let mut scenario = everything(mode, calls);
+    scenario.name = format!("everything that a wire can do, {}", mode.name());
+    scenario.about = "every fault of the wire, while servers, disks and clocks are well".into();
+    scenario.faults.retain(|fault| fault.place == Place::Wire);
+    scenario
+}
+
+/// What a seed is run in: claimed and transactional in turn, every fifth one with clients that
+/// crash, and every fifth one with nothing but a bad wire.
 #[must_use]
 pub fn of_seed(seed: u64, calls: u64) -> Scenario {
     let mode = match seed % 2 {
@@ -53,6 +64,7 @@ pub fn of_seed(seed: u64, calls: u64) -> Scenario {
     };
     match seed % 5 {
         4 => crashing_clients(mode, calls),
+        3 => only_the_wire(mode, calls),
         _ => everything(mode, calls),
     }
 }

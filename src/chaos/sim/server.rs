@@ -8,15 +8,16 @@ use onlyonce_chaos::history::{Happened, Seen};
 use onlyonce_chaos::scenario::Mode;
 use onlyonce_chaos::sim::{Order, Pipes, Run};
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tower::Layer;
 
-use super::bank::{ACCOUNTS, Bank, Entry, JOURNAL, number};
+use super::bank::{ACCOUNTS, Bank, Entry, JOURNAL, Transfer, number};
 use crate::middleware::server::{DedupeOptions, Wait};
 use crate::middleware::stack;
 use crate::rpc::simulated::serve_pipes;
-use crate::rpc::{Server, ServerAdapter};
-use crate::storage::simulated::{SimOptions, SimStore};
+use crate::rpc::{Routes, Server, ServerAdapter};
+use crate::storage::simulated::{Durable, NotOpened, SimOptions, SimStore};
 use crate::storage::transaction::{RANGE_ROWS_MAX, RowRange, TransactionalStore};
 use crate::storage::{Clock, KeyDigest, RetentionOptions, Store, StoreId, StoreLimits, Timestamp};
 
@@ -31,6 +32,9 @@ pub(super) struct Lives {
     /// Which world of this process.
     pub(super) world: u64,
     pub(super) asked: Arc<Mutex<Asked>>,
+    /// How many stacks serve over the one store: with two, connections go to them in turn, as to two
+    /// processes that share a store. Neither knows what the other has under way.
+    pub(super) stacks: usize,
 }
 
 /// What the town wants of the server, and what it said.
@@ -41,13 +45,14 @@ pub(super) struct Asked {
     pub(super) audit: bool,
     /// Whether the books were read to their end.
     pub(super) audited: Option<Audit>,
-    /// What an opening has said that failed.
-    pub(super) failed_openings: Vec<String>,
+    /// What an opening has said that found the store damaged.
+    pub(super) damaged: Vec<String>,
 }
 
 /// The books in the store.
 pub(super) struct Audit {
-    pub(super) effects: Vec<(u64, Happened)>,
+    /// In the order of their commits, each with the time of it, where that was seen.
+    pub(super) effects: Vec<(u64, Option<u64>, Happened)>,
     pub(super) balances: std::collections::BTreeMap<String, i64>,
 }
 
@@ -76,11 +81,17 @@ impl Lives {
             clock: Arc::new(RunClock(self.run.clone())),
             retention: RetentionOptions::default(),
             limits: StoreLimits::default(),
+            durable: Some(Durable::new({
+                let bank = self.bank.clone();
+                move |table, row, value| bank.committed(table, row, value)
+            })),
         };
         let store = match SimStore::open(self.bank.disk.clone(), options).await {
             Ok(store) => Arc::new(store),
             Err(error) => {
-                self.asked.lock().failed_openings.push(error);
+                if let NotOpened::Damaged(why) = error {
+                    self.asked.lock().damaged.push(why);
+                }
                 self.start_again();
                 std::future::pending().await
             }
@@ -96,7 +107,6 @@ impl Lives {
     }
 
     async fn serve(&self, store: Arc<SimStore>, pipes: Pipes) -> Result<(), String> {
-        let server = Server::builder().global_scope();
         let routes = match self.mode {
             Mode::Transactional => self.bank.transactional(),
             Mode::Claimed | Mode::Naive => self.bank.claimed(),
@@ -104,11 +114,27 @@ impl Lives {
         if self.mode == Mode::Naive {
             // It says that it dedupes, as many a server does that does not.
             let told = Arc::clone(&store);
+            let server = Server::builder().global_scope();
             let server = server.store(store.id(), move || told.now());
             let server = server.build().map_err(|error| error.to_string())?;
             serve_pipes(server, pipes, routes).await;
             return Ok(());
         }
+        let serving = in_turn(pipes, self.stacks.max(1)).into_iter().map(|pipes| {
+            let routes = routes.clone();
+            self.serve_deduped(Arc::clone(&store), pipes, routes)
+        });
+        let served = futures_util::future::join_all(serving).await;
+        served.into_iter().collect()
+    }
+
+    async fn serve_deduped(
+        &self,
+        store: Arc<SimStore>,
+        pipes: Pipes,
+        routes: Routes,
+    ) -> Result<(), String> {
+        let server = Server::builder().global_scope();
         let mut options = DedupeOptions::default();
         options.lease = Duration::from_secs(2);
         options.wait = Wait::UpTo(Duration::from_millis(300));
@@ -144,7 +170,7 @@ impl Lives {
                 asked.swept = swept.ok();
             }
             if audit {
-                let audited = audit_books(&store).await;
+                let audited = audit_books(&store, &self.bank).await;
                 let mut asked = self.asked.lock();
                 asked.audit = false;
                 asked.audited = audited;
@@ -161,7 +187,24 @@ impl Lives {
     }
 }
 
-async fn audit_books(store: &SimStore) -> Option<Audit> {
+/// Hands connections to so many servers, to each one after the other.
+fn in_turn(mut pipes: Pipes, servers: usize) -> Vec<Pipes> {
+    if servers == 1 {
+        return vec![pipes];
+    }
+    let (to, from): (Vec<_>, Vec<_>) = (0..servers).map(|_| mpsc::unbounded_channel()).unzip();
+    tokio::spawn(async move {
+        let mut turn = 0;
+        while let Some(pipe) = pipes.recv().await {
+            // OK because they end together.
+            let _ = to[turn % to.len()].send(pipe);
+            turn += 1;
+        }
+    });
+    from
+}
+
+async fn audit_books(store: &SimStore, bank: &Bank) -> Option<Audit> {
     let mut audit = Audit {
         effects: Vec::new(),
         balances: std::collections::BTreeMap::new(),
@@ -187,15 +230,20 @@ async fn audit_books(store: &SimStore) -> Option<Audit> {
         for (row, entry) in rows {
             let index = number(Some(row.slice(..8.min(row.len())))) as u64;
             let entry: Entry = serde_json::from_slice(&entry).ok()?;
+            let committed_us = bank.committed_us(&row);
             audit.effects.push((
                 entry.transfer.call,
+                committed_us,
                 Happened::Effect {
                     index,
                     key: entry.key,
                     payload: entry.transfer.bytes(),
                     answer: entry.answer.into_bytes(),
-                    legs: entry.transfer.legs(),
-                    seen: Seen::AtTheEnd,
+                    legs: Transfer::of(bank.run.seed(), bank.workload, entry.transfer.call).legs(),
+                    seen: match committed_us {
+                        Some(_) => Seen::AtCommit,
+                        None => Seen::AtTheEnd,
+                    },
                 },
             ));
         }

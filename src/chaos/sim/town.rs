@@ -1,6 +1,6 @@
 //! A whole run: a bank, its clients, what strikes them, and what comes after.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,15 +9,17 @@ use onlyonce_chaos::Seed;
 use onlyonce_chaos::executor::HarnessError;
 use onlyonce_chaos::fault::{Fault, Phase, Place, What};
 use onlyonce_chaos::goals::{Goals, situations};
-use onlyonce_chaos::history::{Happened, RunHeader, RunRecord};
+use onlyonce_chaos::history::{Event, Happened, RunHeader, RunRecord};
 use onlyonce_chaos::scenario::{Mode, Scenario, Workload};
 use onlyonce_chaos::sim::{Order, Run, World};
+use onlyonce_chaos::workload::{Plan, PlannedOutage};
 use parking_lot::Mutex;
 
 use super::bank::{ACCOUNTS_MAX, Bank, account};
-use super::clients::{Caller, Written, crashes};
+use super::clients::{Caller, Twins, Written, crashes, is_hot};
+use super::defects::Defect;
 use super::executor::SimRun;
-use super::native::{Native, key_of};
+use super::native::{Native, client_of, key_of};
 use super::server::{Audit, Lives};
 use crate::middleware::jitter;
 use crate::storage::simulated::{SimDisk, SyncFate};
@@ -29,7 +31,7 @@ pub(super) fn run(scenario: &Scenario, seed: Seed) -> Result<SimRun, HarnessErro
     let run = Run::new(seed, scenario.faults.clone());
     let disk = SimDisk::new();
     decide_syncs(&disk, &run);
-    let bank = Bank::new(run.clone(), disk.clone());
+    let bank = Bank::new(run.clone(), disk.clone(), scenario.workload);
     let lives = Lives {
         run: run.clone(),
         bank: bank.clone(),
@@ -37,12 +39,22 @@ pub(super) fn run(scenario: &Scenario, seed: Seed) -> Result<SimRun, HarnessErro
         store: Arc::new(AtomicU64::new(1)),
         world: WORLDS.fetch_add(1, Ordering::Relaxed),
         asked: Arc::default(),
+        stacks: stacks(scenario, seed),
     };
     let mut town = Town {
         world: World::new(run.clone()),
         clients: Vec::new(),
         goals: Goals::default(),
-        wipes: wipes(scenario, seed),
+        wipes: match wipes(scenario, seed) {
+            true => WIPES_MAX,
+            false => 0,
+        },
+        told_in_doubt: Arc::default(),
+        ended: Arc::default(),
+        outages: match scenario.mode {
+            Mode::Naive => VecDeque::new(),
+            Mode::Claimed | Mode::Transactional => Plan::new(scenario, seed).outages.into(),
+        },
         run,
         disk,
         lives,
@@ -63,18 +75,42 @@ struct Town<'a> {
     lives: Lives,
     clients: Vec<String>,
     goals: Goals,
-    /// Whether a server that crashes comes back without its disk: once.
-    wipes: bool,
+    /// How often a server that crashes comes back without its disk.
+    wipes: u32,
+    /// The keys that a client was told to be in doubt.
+    told_in_doubt: Arc<Mutex<BTreeSet<String>>>,
+    /// How many calls are over.
+    ended: Arc<AtomicU64>,
+    /// Who goes down as a part of the workload.
+    outages: VecDeque<PlannedOutage>,
 }
 
-/// One run in four has a server that comes back with another store: behind a load balancer it was
+/// One run in three has a server that comes back with another store: behind a load balancer it was
 /// another server. Only effects that lie elsewhere survive that, and only clients that know which
 /// store they have met.
 fn wipes(scenario: &Scenario, seed: Seed) -> bool {
     scenario.mode == Mode::Claimed
-        && !crashes(scenario)
+        && matches!(
+            scenario.workload,
+            Workload::Mailbox | Workload::Refunds | Workload::Transfers
+        )
         && scenario.calls > 2
-        && seed.draw(&[WIPES]).within(0..=3) == 0
+        && seed.draw(&[WIPES]).within(0..=2) == 0
+}
+
+/// Half of the runs have two servers over one store.
+fn stacks(scenario: &Scenario, seed: Seed) -> usize {
+    match scenario.mode {
+        Mode::Naive => 1,
+        Mode::Claimed | Mode::Transactional => 1 + seed.draw(&[STACKS]).within(0..=1) as usize,
+    }
+}
+
+/// Whether nothing can happen to servers, disks and clocks.
+fn is_of_the_wire(scenario: &Scenario) -> bool {
+    let mut faults = scenario.faults.iter();
+    scenario.workload != Workload::RollingRestarts
+        && faults.all(|fault| matches!(fault.place, Place::Wire | Place::Client))
 }
 
 /// Syncs take a moment, and what the faults of the disk say.
@@ -106,23 +142,32 @@ impl Town<'_> {
     fn settle(&mut self, scenario: &Scenario) {
         let lives = self.lives.clone();
         self.world.server(move |pipes| lives.clone().live(pipes));
-        let sessions = !crashes(scenario) && scenario.mode != Mode::Naive;
+        let sessions = !crashes(scenario) && !is_hot(scenario) && scenario.mode != Mode::Naive;
         for number in 1..=scenario.clients {
             let name = format!("client-{number}");
-            let calls = (1..=scenario.calls)
-                .filter(|call| call % u64::from(scenario.clients) == u64::from(number) - 1);
+            let calls =
+                (1..=scenario.calls).filter(|call| client_of(*call, scenario.clients) == number);
+            let only = is_hot(scenario).then(Arc::<AtomicU64>::default);
             let caller = Caller {
                 run: self.run.clone(),
+                workload: scenario.workload,
+                only: only.clone(),
+                ended: Arc::clone(&self.ended),
                 number,
                 calls: calls.collect(),
-                // Two stores cannot know of one another's keys: what another store has forgotten is
-                // promised to the retries of one call, not to who uses its key for something else.
-                poison_until_us: match wipes(scenario, self.run.seed()) {
-                    true => 0,
-                    false => patience_ms(scenario).saturating_sub(4_500) * 1_000,
+                may_meet_another_store: self.wipes > 0,
+                twins: match (scenario.mode, self.wipes) {
+                    (Mode::Naive, _) | (_, 1..) => Twins::None,
+                    _ if is_hot(scenario) => Twins::None,
+                    _ if sessions => Twins::OfOdd,
+                    _ => Twins::OfAll,
                 },
-                may_meet_another_store: self.wipes,
-                dialler: self.world.dialler(&name, || Box::new(Native::default())),
+                told_in_doubt: Arc::clone(&self.told_in_doubt),
+                clients: scenario.clients,
+                dialler: self.world.dialler(&name, {
+                    let clients = scenario.clients;
+                    move || Box::new(Native::of(number, clients, only.clone()))
+                }),
                 // Half of the clients, where nobody crashes and comes back.
                 in_sessions: sessions && number % 2 == 0,
                 deadline: Duration::from_millis(scenario.deadline_ms),
@@ -150,15 +195,34 @@ impl Town<'_> {
             }
             Order::Crash { host, .. } if host == "server" => {
                 disk.end_process();
-                if *wipes && !run.faults_ended() {
-                    *wipes = false;
+                if *wipes > 0 && !run.faults_ended() {
+                    *wipes -= 1;
                     disk.wipe();
-                    lives.store.fetch_add(1, Ordering::Relaxed);
+                    let number = lives.store.fetch_add(1, Ordering::Relaxed);
+                    lives.bank.forget_tokens();
+                    // Another machine has a clock of its own.
+                    let behind = run.seed().draw(&[OTHER_CLOCK, number]).within(0..=3_000);
+                    run.jump_clock(-(behind as i64));
                     run.lifecycle("server", "came back with another store");
                 }
             }
             Order::Crash { .. } => {}
         })
+    }
+
+    /// Takes down who is to go down when so many calls are over.
+    fn begin_outages(&mut self) {
+        let ended = self.ended.load(Ordering::Relaxed);
+        while let Some(outage) = self.outages.pop_front_if(|next| next.after_calls <= ended) {
+            let host = match outage.who.starts_with("server") {
+                true => "server".to_owned(),
+                false => outage.who,
+            };
+            self.run.order(Order::Crash {
+                host,
+                back_after: Duration::from_millis(outage.back_after_ms),
+            });
+        }
     }
 
     fn clients_live(&mut self) -> bool {
@@ -171,6 +235,7 @@ impl Town<'_> {
         // Faults strike while calls are made for the first time; then everything is to end.
         let patience = patience_ms(scenario);
         while self.clients_live() && self.run.now_us() / 1_000 < patience {
+            self.begin_outages();
             self.step()?;
         }
         self.run.end_faults();
@@ -259,6 +324,18 @@ impl Town<'_> {
         Ok(self.lives.asked.lock().audited.is_some())
     }
 
+    /// What the record cannot show.
+    fn defects(&self, scenario: &Scenario) -> Vec<Defect> {
+        let damaged = std::mem::take(&mut self.lives.asked.lock().damaged);
+        let mut defects: Vec<Defect> = damaged.into_iter().map(Defect::damaged_store).collect();
+        if scenario.mode != Mode::Naive && is_of_the_wire(scenario) {
+            let (told, left_open) = (self.told_in_doubt.lock(), self.lives.bank.left_open());
+            let needless = told.difference(&left_open);
+            defects.extend(needless.map(|key| Defect::needless_doubt(key)));
+        }
+        defects
+    }
+
     fn end(self, scenario: &Scenario, complete: bool) -> SimRun {
         let audit = self.lives.asked.lock().audited.take();
         let mut header = RunHeader::new(&scenario.name, "sim", self.run.seed());
@@ -266,6 +343,7 @@ impl Town<'_> {
         header.resolve_within_ms = Some(20 * scenario.deadline_ms);
         let mut record = RunRecord::new(header);
         let mut balances = self.lives.bank.balances();
+        let mut found = Vec::new();
         if scenario.mode == Mode::Transactional {
             let Audit {
                 effects,
@@ -274,17 +352,25 @@ impl Town<'_> {
                 effects: Vec::new(),
                 balances: BTreeMap::new(),
             });
-            for (call, effect) in effects {
-                self.run.note(call, 0, effect);
+            for (call, committed_us, what) in effects {
+                found.push(Event {
+                    at_us: committed_us.unwrap_or(self.run.now_us()),
+                    call,
+                    attempt: 0,
+                    what,
+                });
             }
             balances = kept;
         }
         for number in 0..ACCOUNTS_MAX {
             balances.entry(account(number)).or_insert(0);
         }
-        let openings = std::mem::take(&mut self.lives.asked.lock().failed_openings);
+        let defects = self.defects(scenario);
         let explicit = self.run.explicit();
         record.events = self.run.take_events();
+        record.events.extend(found);
+        // What was read in the end stands where it happened.
+        record.events.sort_by_key(|event| event.at_us);
         record.accounts = Some(balances);
         record.complete = complete;
         record.fired = self.run.fired();
@@ -292,7 +378,7 @@ impl Town<'_> {
         SimRun {
             record: record.seal(),
             explicit,
-            failed_openings: openings,
+            defects,
         }
     }
 }
@@ -303,8 +389,16 @@ fn patience_ms(scenario: &Scenario) -> u64 {
 }
 
 /// Whether the simulation has clients that do this.
-pub(super) fn knows(workload: Workload) -> bool {
-    matches!(workload, Workload::Transfers | Workload::Outbox)
+pub(super) const fn knows(workload: Workload) -> bool {
+    matches!(
+        workload,
+        Workload::HotKey
+            | Workload::Mailbox
+            | Workload::Outbox
+            | Workload::Refunds
+            | Workload::RollingRestarts
+            | Workload::Transfers
+    )
 }
 
 /// Whether it can do this.
@@ -314,15 +408,26 @@ pub(super) fn can(fault: &Fault) -> Result<(), &'static str> {
         (Place::Wire, _) if fault.when.after_bytes.is_some() => {
             Err("the simulated wire carries whole messages, not bytes")
         }
+        (Place::Wire, _) if fault.when.phase.is_some_and(|phase| !is_of_messages(phase)) => {
+            Err("the simulated wire strikes messages when they are sent")
+        }
         _ => Ok(()),
     }
 }
 
+/// Whether a message is handed to the wire at this moment.
+const fn is_of_messages(phase: Phase) -> bool {
+    matches!(phase, Phase::RequestSent | Phase::ReplySent)
+}
+
 /// While faults strike, a call gets this long on average.
 const FAULTS_PER_CALL_MS: u64 = 200;
+const WIPES_MAX: u32 = 4;
 const PAST_HORIZON_MS: i64 = 9 * 24 * 60 * 60 * 1_000;
 
 // Which decision is drawn.
 const SYNCS: u64 = 41;
 const LAST_CUT: u64 = 42;
 const WIPES: u64 = 43;
+const STACKS: u64 = 44;
+const OTHER_CLOCK: u64 = 45;

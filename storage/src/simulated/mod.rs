@@ -12,4 +12,4 @@ mod shell;
 mod store;
 
 pub use self::disk::{Sector, SimDisk, SyncFate};
-pub use self::store::{SimOptions, SimStore};
+pub use self::store::{Durable, NotOpened, SimOptions, SimStore};

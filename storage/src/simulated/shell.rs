@@ -11,11 +11,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::disk::{SimDisk, SyncFate};
 use super::log::Log;
 use super::rows::Kept;
+use super::store::Durable;
 use crate::commit::{ClaimReply, GroupCore, Operation, Reply, Sight};
 use crate::planted;
 use crate::record::{AnswerKept, Record, State};
 use crate::sled::log::{GroupBytes, Note};
-use crate::transaction::{ReadRows, Row, RowRange};
+use crate::transaction::{ReadRows, Row, RowRange, Writes};
 use crate::transition::Circumstances;
 use crate::{
     Abandoned, ClaimOutcome, Clock, FencingToken, KeyDigest, StoreError, StoreFuture, Timestamp,
@@ -54,6 +55,9 @@ pub(super) struct Shell {
     pub(super) disk: SimDisk,
     pub(super) generation: u64,
     pub(super) shared: Arc<Shared>,
+    pub(super) durable: Option<Durable>,
+    /// Whether the process is about to be killed: nothing more is written, and nobody is told.
+    dying: bool,
     pending: Pending,
     syncing: Option<Syncing>,
 }
@@ -63,12 +67,14 @@ pub(super) struct Shell {
 struct Pending {
     entries: GroupBytes,
     replies: Vec<(Waiting, Reply)>,
+    rows: Vec<Writes>,
 }
 
 /// A group on its way to the disk.
 struct Syncing {
     sync: Pin<Box<dyn Future<Output = Result<(), String>> + Send>>,
     replies: Vec<(Waiting, Reply)>,
+    rows: Vec<Writes>,
 }
 
 // === impl Shell ===
@@ -87,6 +93,8 @@ impl Shell {
             disk,
             generation,
             shared,
+            durable: None,
+            dying: false,
             pending: Pending::default(),
             syncing: None,
         }
@@ -164,6 +172,7 @@ impl Shell {
             // The record waits for the next group, and this one is durable at once.
             if let Ok(end) = bytes.and_then(|bytes| self.disk.write(&bytes, self.generation)) {
                 let _ = self.disk.synced(SyncFate::default(), end, self.generation);
+                self.tell(&[apart.rows]);
             }
         }
         if let Err(error) = Log::add(&mut self.pending.entries, &group) {
@@ -174,6 +183,9 @@ impl Shell {
         }
         for change in &group.sessions {
             self.kept.session(change);
+        }
+        if self.durable.is_some() && !group.rows.is_empty() {
+            self.pending.rows.push(group.rows.clone());
         }
         self.kept.write(group.rows);
         for ((caller, reply), early) in waiting.into_iter().zip(group.replies).zip(early) {
@@ -191,7 +203,14 @@ impl Shell {
 
     /// Makes what was applied since the last group the next one.
     fn hand_over(&mut self) {
-        let Pending { entries, replies } = std::mem::take(&mut self.pending);
+        if self.dying {
+            return;
+        }
+        let Pending {
+            entries,
+            replies,
+            rows,
+        } = std::mem::take(&mut self.pending);
         if let Some(poisoned) = self.shared.poisoned() {
             for (caller, _) in replies {
                 caller.fail(poisoned.clone());
@@ -210,7 +229,11 @@ impl Shell {
         match written {
             Ok(end) => {
                 let sync = Box::pin(sync(self.disk.clone(), end, self.generation));
-                self.syncing = Some(Syncing { sync, replies });
+                self.syncing = Some(Syncing {
+                    sync,
+                    replies,
+                    rows,
+                });
             }
             Err(error) => {
                 let poisoned = self.shared.poison(error);
@@ -225,9 +248,14 @@ impl Shell {
         if planted!(SyncErrorIgnored) {
             synced = Ok(());
         }
-        let Some(Syncing { replies, .. }) = self.syncing.take() else {
+        let Some(Syncing { replies, rows, .. }) = self.syncing.take() else {
             return;
         };
+        if synced.is_ok() && !self.tell(&rows) {
+            // Whoever waits hears nothing, also not that nobody answers.
+            self.pending.replies.extend(replies);
+            return;
+        }
         let poisoned = synced.err().map(|error| match planted!(PoisonForgotten) {
             true => StoreError::Poisoned(error),
             false => self.shared.poison(error),
@@ -240,11 +268,27 @@ impl Shell {
         }
     }
 
+    /// Says what is durable now, and answers whether the process goes on.
+    fn tell(&mut self, groups: &[Writes]) -> bool {
+        let Some(durable) = &self.durable else {
+            return true;
+        };
+        for (table, rows) in groups.iter().flatten() {
+            for (key, value) in rows {
+                self.dying |= !durable.tell(table, key, value.as_deref());
+            }
+        }
+        !self.dying
+    }
+
     async fn persist(&mut self) -> Result<(), StoreError> {
         loop {
             if self.syncing.is_some() {
                 let ended = synced(&mut self.syncing).await;
                 self.end_sync(ended);
+            }
+            if self.dying {
+                std::future::pending::<()>().await;
             }
             self.hand_over();
             if self.syncing.is_none() {

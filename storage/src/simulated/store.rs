@@ -1,5 +1,6 @@
 //! The store: a handle on its task.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::commit::{Commit, CommitRefusal, GroupCore, Operation, Reply, Sight};
 use crate::planted;
 use crate::record::Record;
 use crate::transaction::{
-    CommitError, CommitFuture, RANGE_ROWS_MAX, ReadRows, Row, RowRange, Transaction,
+    CommitError, CommitFuture, RANGE_ROWS_MAX, ReadRows, Row, RowRange, Table, Transaction,
     TransactionalStore, Work,
 };
 use crate::{
@@ -42,6 +43,58 @@ pub struct SimOptions {
     pub retention: RetentionOptions,
     /// What it holds at most.
     pub limits: StoreLimits,
+    /// Who hears of rows that have become durable.
+    pub durable: Option<Durable>,
+}
+
+/// Hears of each row that a sync has made durable, before anybody else is told: its table, its key,
+/// and its value where it was not removed. It says whether the process goes on: if not, the store
+/// does nothing more, as one whose process is about to be killed.
+#[derive(Clone)]
+pub struct Durable(Arc<Hear>);
+
+type Hear = dyn Fn(&Table, &[u8], Option<&[u8]>) -> bool + Send + Sync;
+
+// === impl Durable ===
+
+impl Durable {
+    /// Calls this.
+    pub fn new(
+        hear: impl Fn(&Table, &[u8], Option<&[u8]>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(hear))
+    }
+
+    pub(super) fn tell(&self, table: &Table, row: &[u8], value: Option<&[u8]>) -> bool {
+        (self.0)(table, row, value)
+    }
+}
+
+impl fmt::Debug for Durable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Durable").finish_non_exhaustive()
+    }
+}
+
+/// Why a [`SimStore`] could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotOpened {
+    /// What is on the disk cannot be believed. No disk that only loses what was not synced, or what
+    /// a failed sync has left behind, brings a right store there.
+    Damaged(String),
+    /// The disk could not be written to, or its process has ended meanwhile.
+    Disk(String),
+}
+
+// === impl NotOpened ===
+
+impl fmt::Display for NotOpened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged(why) => write!(f, "what is on the disk is damaged: {why}"),
+            Self::Disk(why) => write!(f, "the disk failed: {why}"),
+        }
+    }
 }
 
 // === impl SimStore ===
@@ -53,10 +106,10 @@ impl SimStore {
     /// # Errors
     ///
     /// What cannot be believed of the disk, or that it cannot be written to.
-    pub async fn open(disk: SimDisk, options: SimOptions) -> Result<Self, String> {
+    pub async fn open(disk: SimDisk, options: SimOptions) -> Result<Self, NotOpened> {
         let generation = disk.generation();
         let now = options.clock.now();
-        let found = log::read(&disk.bytes())?;
+        let found = log::read(&disk.bytes()).map_err(NotOpened::Damaged)?;
         let mut kept = found.unwrap_or_else(|| Kept {
             // A call first sent before this store existed may have been executed by an earlier one.
             forgotten_until: now,
@@ -88,12 +141,15 @@ impl SimStore {
                 kept.records.insert(key, doubted);
             }
         }
-        let (log, bytes) = Log::begin(&kept)?;
-        disk.replace(bytes, generation)?;
-        sync(disk.clone(), 0, generation).await?;
+        let (log, bytes) = Log::begin(&kept).map_err(NotOpened::Damaged)?;
+        let replaced = disk.replace(bytes, generation);
+        replaced.map_err(NotOpened::Disk)?;
+        let synced = sync(disk.clone(), 0, generation).await;
+        synced.map_err(NotOpened::Disk)?;
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let shared = Arc::new(Shared::new(options.clock, core.forgotten_until(), &queue));
-        let shell = Shell::new((core, kept), log, (disk, generation), Arc::clone(&shared));
+        let mut shell = Shell::new((core, kept), log, (disk, generation), Arc::clone(&shared));
+        shell.durable = options.durable;
         tokio::spawn(shell.run(messages));
         Ok(Self {
             id: options.id,

@@ -73,6 +73,9 @@ where
         self,
     ) -> impl Future<Output = Delivery<A::Response, A::Error>> + Send + 'static {
         async move {
+            if planted!(DedupeAfterEffect) && self.intent.guarantee == Guarantee::Claimed {
+                return Box::pin(self.effect_first()).await;
+            }
             let begun = begin(&self.shared, &self.intent, self.inner, self.lead.flight()).await;
             let (mut handler, grant) = match begun {
                 Begun::Granted(handler, grant) => (handler, grant),
@@ -128,6 +131,40 @@ where
             onlyonce_storage::kill_point!("dedupe: waiters told, owner not");
             delivery
         }
+    }
+}
+
+/// A planted bug: see [`onlyonce_storage::mutants`].
+impl<S, A> Owner<S, A>
+where
+    A: Adapter,
+    S: Service<A::Request, Response = A::Response, Error = A::Error> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    async fn effect_first(self) -> Delivery<A::Response, A::Error> {
+        let (shared, mut inner) = (&*self.shared, self.inner);
+        if let Err(error) = poll_fn(|context| inner.poll_ready(context)).await {
+            self.lead.land(Landing::NotExecuted);
+            return Delivery::NeverReady(error);
+        }
+        let execution = Execution::new(onlyonce_storage::FencingToken::new(0, 0), None);
+        let request = shared.adapter.executing(self.request, execution);
+        let result = inner.call(request).await;
+        let landing = match begin(shared, &self.intent, inner, self.lead.flight()).await {
+            Begun::Granted(_, grant) => {
+                let recording = shared.adapter.record(result).await;
+                let held_until = grant.held_until;
+                let run = Run::ended(grant, held_until, shared.options.lease);
+                settle(shared, run, recording).await.landing
+            }
+            Begun::Landed(landing) => landing,
+            Begun::NeverReady(error) => {
+                self.lead.land(Landing::NotExecuted);
+                return Delivery::NeverReady(error);
+            }
+        };
+        self.lead.land(landing.clone());
+        Delivery::SameAsOthers(landing)
     }
 }
 
