@@ -212,7 +212,7 @@ fn after_a_failover_no_call_is_taken_for_unsent() {
         }
         primary.crash();
         standby.promote();
-        let there = PostgresOptions::new(standby.url()).schema(schema);
+        let there = PostgresOptions::new(standby.url()).schema(&schema);
         PostgresStore::open(there.clone()).await.unwrap();
         sleep(LEASE).await;
         let refused = open(options(there.clone())).await.unwrap_err();
@@ -221,6 +221,15 @@ fn after_a_failover_no_call_is_taken_for_unsent() {
             "{refused}"
         );
         assert!(refused.to_string().contains("after_failover"));
+        // As an opening leaves it that was killed before it had marked every call.
+        let unsure =
+            format!("UPDATE {schema}.outboxes SET place = {schema}.place(), is_unsure = true");
+        standby.client().await.batch_execute(&unsure).await.unwrap();
+        let refused = open(options(there.clone())).await.unwrap_err();
+        assert!(
+            matches!(refused, OutboxOpenError::Moved { .. }),
+            "{refused}"
+        );
         let outbox = open(options(there.clone()).after_failover()).await.unwrap();
         let state = outbox.load(&key("a")).await.unwrap().entry.state;
         let because = Unknown::Forgotten;

@@ -20,7 +20,9 @@ CREATE TABLE {schema}.outboxes (
     calls bigint NOT NULL,
     bytes bigint NOT NULL,
     -- The database system and its timeline, as the store notes them.
-    place text NOT NULL
+    place text NOT NULL,
+    -- The database may have lost what was acknowledged, and not every call is marked so yet.
+    is_unsure boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 50);
 
 CREATE TABLE {schema}.outbox_calls (
@@ -58,10 +60,10 @@ DECLARE
     here text := {schema}.place();
     o {schema}.outboxes%ROWTYPE;
 BEGIN
-    INSERT INTO {schema}.outboxes VALUES (p_name, p_id, p_scope, 0, 0, 1, 0, 0, here)
+    INSERT INTO {schema}.outboxes VALUES (p_name, p_id, p_scope, 0, 0, 1, 0, 0, here, false)
         ON CONFLICT (name) DO NOTHING;
     SELECT * INTO STRICT o FROM {schema}.outboxes WHERE name = p_name FOR UPDATE;
-    outbox_open.is_moved := o.place <> here;
+    outbox_open.is_moved := o.place <> here OR o.is_unsure;
     outbox_open.outcome := CASE
         WHEN o.scope <> p_scope THEN 2
         WHEN o.owned_until > t THEN 1
@@ -72,10 +74,12 @@ BEGIN
     IF outbox_open.outcome = 0 THEN
         UPDATE {schema}.outboxes SET
             -- Epochs that were drawn elsewhere and are unknown here are fewer than that.
-            epoch = o.epoch + CASE WHEN outbox_open.is_moved THEN 1000000 ELSE 1 END,
-            next = o.next + CASE WHEN outbox_open.is_moved THEN 1000000 ELSE 0 END,
+            epoch = o.epoch + CASE WHEN o.place <> here THEN 1000000 ELSE 1 END,
+            next = o.next + CASE WHEN o.place <> here THEN 1000000 ELSE 0 END,
             owned_until = t + p_lease,
-            place = here
+            place = here,
+            -- Until all of its calls are marked: an opening that ends before that has opened nothing.
+            is_unsure = outbox_open.is_moved
         WHERE name = p_name RETURNING * INTO o;
     END IF;
     outbox_open.id := o.id;

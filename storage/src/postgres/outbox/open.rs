@@ -206,7 +206,23 @@ async fn hold_all_possible(opened: &Opened) -> Result<(), OutboxError> {
         let bytes = encode(&entry);
         rows::change(pool, place, &read, Some(&bytes), None).await?;
     }
-    Ok(())
+    let marked = rows::all(pool, place).await?;
+    if marked
+        .iter()
+        .any(|entry| entry.state == OutboxState::Unsent)
+    {
+        let reason = "a call was changed by somebody else meanwhile; open it again";
+        return Err(OutboxError::Unavailable(reason.to_owned()));
+    }
+    let sure = pool.rows(|_| {
+        pool.told(
+            "UPDATE {schema}.outboxes SET is_unsure = false
+            WHERE name = $1 AND epoch = $2 RETURNING 1",
+        )
+        .text(Some(&place.name))
+        .number(place.epoch)
+    });
+    only(&sure.await.map_err(rows::unavailable)?).map(drop)
 }
 
 fn failed(name: &str, error: OutboxError) -> OutboxOpenError {
