@@ -154,7 +154,7 @@ fn of_many_programs_that_migrate_at_once_one_does() {
         for migrating in migrating {
             applied += migrating.await.unwrap().unwrap().len();
         }
-        assert_eq!(applied, 2);
+        assert_eq!(applied, 3);
     });
 }
 
