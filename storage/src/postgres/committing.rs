@@ -282,7 +282,8 @@ fn conclusion(
 }
 
 /// What the function `conclude` writes for a call in no session, as one statement: kept, it costs less. The
-/// mark is gone with the transaction that took the call; then nothing is written.
+/// mark is gone with the transaction that took the call; then nothing is written. The time is when the
+/// statement came in: one and the same in all of it.
 const CONCLUDE: &str = "INSERT INTO {schema}.records (
         key, version, state, at, scope, principal, operation, name,
         fingerprint_algorithm, fingerprint, incarnation, sequence, attempt, claimed_at, first_sent,
@@ -292,10 +293,13 @@ const CONCLUDE: &str = "INSERT INTO {schema}.records (
     SELECT $3,
         CASE WHEN current_setting('onlyonce.call', true) = $2
             THEN 1 ELSE {schema}.call_is_over() END,
-        $21, t, $4, $5, $6, $7, $8, $9, $16, $17, $10, $11, $12, $13, $14, $15, $18, $22, $23, $24,
-        CASE WHEN $21 = 3 THEN t + least($18, $19) END,
-        CASE WHEN $21 = 3 THEN t + least($18, $19) END
-    FROM (SELECT COALESCE($1, {schema}.now_ms()) AS t, $20 AS idle OFFSET 0) clock";
+        $21, COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint),
+        $4, $5, $6, $7, $8, $9, $16, $17, $10, $11, $12, $13, $14, $15, $18, $22, $23, $24,
+        CASE WHEN $21 = 3 THEN least($18, $19)
+            + COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint) END,
+        CASE WHEN $21 = 3 THEN least($18, $19)
+            + COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint) END
+    WHERE $20 IS NOT NULL";
 
 const COMMITTED: i32 = 1;
 const NOT_COMMITTED: i32 = 0;

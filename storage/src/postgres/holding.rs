@@ -156,6 +156,9 @@ async fn begin(
     let looking = looked(pool, connection, request, count);
     let used = use_session(pool, request);
     let named = connection.ready(&looking).await?;
+    let within_ms = stands_still_ms(request);
+    let is_said = connection.lets_stand_still(within_ms).await?;
+    let beginning = beginning(pool, request, (!is_said).then_some(within_ms));
     let use_named = match &used {
         None => None,
         Some(told) => connection.ready(told).await?,
@@ -174,7 +177,6 @@ async fn begin(
     };
     // All are sent before the first is answered. The session's use is noted for itself: in the
     // transaction it would keep all other calls of the session waiting for this one's handler.
-    let beginning = beginning(pool, request);
     let (used, has_it, looked) = tokio::join!(
         biased;
         used,
@@ -213,15 +215,23 @@ async fn begin(
     }))
 }
 
-/// Begins the transaction, says how long the database lets its owner stand still and by what it is known,
-/// and asks for the lock: one message. What is spliced in are numbers and a mark of our own.
-fn beginning(pool: &Pool, request: &ClaimRequest) -> String {
-    let within = request.lease.as_millis().clamp(1, STANDS_STILL_MS_MAX);
+/// How long an owner may stand still before the database ends its transaction.
+fn stands_still_ms(request: &ClaimRequest) -> u64 {
+    let lease = u64::try_from(request.lease.as_millis()).unwrap_or(u64::MAX);
+    lease.clamp(1, STANDS_STILL_MS_MAX)
+}
+
+/// Begins the transaction, says by what it is known and, where the connection does not, how long its owner
+/// may stand still, and asks for the lock: one message. What is spliced in are numbers and a mark of ours.
+fn beginning(pool: &Pool, request: &ClaimRequest, within_ms: Option<u64>) -> String {
+    let stands_still = within_ms.map_or_else(String::new, |within_ms| {
+        format!("SET LOCAL idle_in_transaction_session_timeout = {within_ms}; ")
+    });
     let mark = mark(request);
     let lock = held_lock(pool.id(), request.key.digest());
     let mut sql = format!(
-        "{}; SET LOCAL idle_in_transaction_session_timeout = {within}; \
-        SET LOCAL onlyonce.call = '{mark}'; SELECT pg_try_advisory_xact_lock({lock})",
+        "{}; {stands_still}SET LOCAL onlyonce.call = '{mark}'; \
+        SELECT pg_try_advisory_xact_lock({lock})",
         pool.options().isolation.begin(),
     );
     if let Some(call) = request.session {
@@ -327,7 +337,7 @@ const MOVED: i32 = 9;
 const YES: &str = "t";
 
 /// As long as the database can count.
-const STANDS_STILL_MS_MAX: u128 = i32::MAX as u128;
+const STANDS_STILL_MS_MAX: u64 = i32::MAX as u64;
 
 /// What the function `look` answers to a call in no session while nothing is to be counted, as one statement.
 /// Planned for each call it would be dearer than the function; kept, it is a third of it.
@@ -335,14 +345,15 @@ const LOOK: &str = "SELECT
         CASE
             WHEN r.key IS NOT NULL THEN 0
             WHEN NOT {schema}.is_here(s.place, s.started) THEN 9
-            WHEN $3 > greatest(clock.t, s.forgotten_until + 1) + $4 THEN 2
+            WHEN $3 > greatest(COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint),
+                s.forgotten_until + 1) + $4 THEN 2
             WHEN $3 <= s.forgotten_until THEN 3
             ELSE 1
         END AS verdict,
-        clock.t AS now_ms, s.forgotten_until,
+        COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint) AS now_ms,
+        s.forgotten_until,
         NULL::bigint AS in_progress, NULL::bigint AS in_doubt,
         s.incarnation AS new_incarnation,
         CASE WHEN r.key IS NULL THEN nextval('{schema}.tokens') END AS new_sequence,
         r.*
-    FROM (SELECT COALESCE($1, {schema}.now_ms()) AS t OFFSET 0) clock
-    CROSS JOIN {schema}.store s LEFT JOIN {schema}.records r ON r.key = $2";
+    FROM {schema}.store s LEFT JOIN {schema}.records r ON r.key = $2";

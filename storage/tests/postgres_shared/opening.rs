@@ -114,12 +114,12 @@ fn a_missing_database_user_schema_or_version_is_named_with_its_fix() {
         assert!(matches!(error, OpenError::NoSchema { .. }), "{error}");
         says(&error, "PostgresStore::migrate");
 
-        assert_eq!(PostgresStore::migrate(&options).await, Ok(vec![1, 2]));
+        assert_eq!(PostgresStore::migrate(&options).await, Ok(vec![1, 2, 3]));
         assert_eq!(PostgresStore::migrate(&options).await, Ok(vec![]));
         drop(PostgresStore::open(options.clone()).await.unwrap());
         let client = server.client().await;
         let note =
-            |number| format!("UPDATE {schema}.migrations SET number = {number} WHERE number = 2");
+            |number| format!("UPDATE {schema}.migrations SET number = {number} WHERE number = 3");
         client.batch_execute(&note(99)).await.unwrap();
         for error in [
             refused(options.clone()).await,
@@ -131,7 +131,7 @@ fn a_missing_database_user_schema_or_version_is_named_with_its_fix() {
             else {
                 panic!("{error}");
             };
-            assert_eq!((*found, *supported), (99, 2));
+            assert_eq!((*found, *supported), (99, 3));
             says(&error, "run a newer program");
         }
     });

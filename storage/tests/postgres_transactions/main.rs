@@ -6,7 +6,7 @@
 mod bank;
 mod endings;
 mod in_doubt;
-
+mod keeping;
 mod pooler;
 mod racers;
 
