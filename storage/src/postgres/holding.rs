@@ -201,10 +201,12 @@ async fn begin(
         }
         if sees_for_itself {
             seen = connection.ask(&looking).await?.into_iter().next();
+        } else {
+            // The lock is younger than the one before, and must outlast what is undone.
+            connection.begin_or_end(BASE).await?;
         }
     }
     if !sees_for_itself {
-        connection.begin_or_end(BASE).await?;
         seen = pool.ask(looking).await?.into_iter().next();
     }
     let row = seen.ok_or_else(|| Failure::Refused("a call was begun without a word".to_owned()))?;
@@ -238,6 +240,10 @@ fn beginning(pool: &Pool, request: &ClaimRequest, within_ms: Option<u64>) -> Str
         // One number in a session, one key.
         let number = held_number(pool.id(), call);
         sql.push_str(&format!(" AND pg_try_advisory_xact_lock({number})"));
+    }
+    if pool.options().isolation != Isolation::ReadCommitted {
+        sql.push_str("; ");
+        sql.push_str(BASE);
     }
     sql
 }

@@ -63,6 +63,8 @@ impl PostgresOptions {
     /// or `host=… dbname=…`. Several hosts may be named for a database that fails over, with
     /// `target_session_attrs=read-write`.
     ///
+    /// On the store's connections `enable_seqscan` and `jit` are off, for statements of handlers too.
+    ///
     /// The connection is not encrypted: this crate brings no TLS. A URL that demands it
     /// (`sslmode=require`) is refused when the store is opened.
     pub fn new(url: impl Into<String>) -> Self {
