@@ -33,6 +33,8 @@ pub enum Kind {
     Claimed,
     /// The answer of a call that was recorded before, through the store.
     Replay,
+    /// The same by the way of a transactional call, which begins a transaction to find it.
+    ReplayTransactional,
     /// Claim, effect and answer in one commit, the effect a statement of the handler's own.
     Transactional,
     /// Key, effect and answer in one statement, one commit: what people write by hand.
@@ -42,7 +44,7 @@ pub enum Kind {
 }
 
 /// In the order in which they are measured.
-pub const KINDS: [Kind; 7] = [
+pub const KINDS: [Kind; 8] = [
     Kind::Bare,
     Kind::BareTransaction,
     Kind::Transactional,
@@ -50,6 +52,7 @@ pub const KINDS: [Kind; 7] = [
     Kind::Claimed,
     Kind::UniqueKeyAgain,
     Kind::Replay,
+    Kind::ReplayTransactional,
 ];
 
 /// How much room the table of records takes.
@@ -138,6 +141,7 @@ impl Bench {
             Kind::BareTransaction => self.bare_transaction(number).await,
             Kind::Claimed => self.claimed(number).await,
             Kind::Replay => self.replay(number % RECORDED).await,
+            Kind::ReplayTransactional => self.replay_transactional(number % RECORDED).await,
             Kind::Transactional => self.transactional(number).await,
             Kind::UniqueKey => self.unique(number).await,
             Kind::UniqueKeyAgain => self.again(number % RECORDED).await,
@@ -219,6 +223,16 @@ impl Bench {
     async fn replay(&self, number: u64) {
         let request = self.shared.calls.request(number);
         match self.shared.store.claim(request).await {
+            Ok(ClaimOutcome::Completed(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn replay_transactional(&self, number: u64) {
+        let request = self.shared.calls.request(number);
+        let tables = self.shared.store.transactions();
+        let tables = tables.expect("the store has transactions");
+        match tables.begin(request).await {
             Ok(ClaimOutcome::Completed(_)) => {}
             other => panic!("{other:?}"),
         }
@@ -356,6 +370,7 @@ impl Kind {
             Self::BareTransaction => "bare-transaction",
             Self::Claimed => "claimed",
             Self::Replay => "replay",
+            Self::ReplayTransactional => "replay-transactional",
             Self::Transactional => "transactional",
             Self::UniqueKey => "unique-key",
             Self::UniqueKeyAgain => "unique-key-again",

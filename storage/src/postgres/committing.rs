@@ -159,12 +159,14 @@ async fn write(
         return Err(Ended::Refused(unavailable("its connection is lost")));
     };
     let token = hold.token;
-    let told = conclusion(shared, call, hold, as_what);
     let answers = async {
         let connection = hold.leased.connection()?;
+        let told = conclusion(shared, call, hold, as_what, connection.keeps_statements());
+        // Before, so that the record is on its way before the commit is.
+        let named = connection.ready(&told).await?;
         let (written, committed) = tokio::join!(
             biased;
-            connection.ask(&told),
+            connection.ask_as(named.as_ref(), &told),
             connection.begin_or_end("COMMIT"),
         );
         // Where the record was not written, there was nothing to commit, whatever the second answer is.
@@ -200,9 +202,9 @@ async fn find_out(
 ) -> Result<(), Ended> {
     let key = call.request.key.digest();
     let session = call.request.session;
-    let rows = shared.pool.rows(|_| {
-        shared
-            .pool
+    let pool = &shared.pool;
+    let rows = pool.asked(|_| async {
+        let asking = pool
             .told("SELECT {schema}.outcome($1, $2, $3, $4, $5, $6, $7) AS outcome")
             .bytes(Some(key.as_bytes()))
             .long(held_lock(shared.id, key))
@@ -210,7 +212,8 @@ async fn find_out(
             .number(token.sequence())
             .bytes(Some(call.request.attempt.as_bytes()))
             .number(session.map(|call| call.session))
-            .number(session.map(|call| call.sequence))
+            .number(session.map(|call| call.sequence));
+        pool.ask_reading_anew(asking).await
     });
     let rows = rows.await.map_err(Ended::Unknown)?;
     let outcome = rows.first().map(|row| get::<i32>(row, "outcome"));
@@ -223,7 +226,13 @@ async fn find_out(
     }
 }
 
-fn conclusion(shared: &Shared, call: &HeldCall, hold: &Hold, as_what: End<'_>) -> Told {
+fn conclusion(
+    shared: &Shared,
+    call: &HeldCall,
+    hold: &Hold,
+    as_what: End<'_>,
+    is_kept: bool,
+) -> Told {
     let pool = &shared.pool;
     let options = pool.options();
     let request = &call.request;
@@ -238,36 +247,59 @@ fn conclusion(shared: &Shared, call: &HeldCall, hold: &Hold, as_what: End<'_>) -
             (2, Some(reason), answer)
         }
     };
-    pool.told(
+    let written = if is_kept && session.is_none() {
+        CONCLUDE
+    } else {
         "SELECT {schema}.conclude(
             $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-            $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)",
-    )
-    .time(options.told_now())
-    .text(Some(&mark(request)))
-    .bytes(Some(request.key.digest().as_bytes()))
-    .bytes(Some(scope.digest().as_bytes()))
-    .bytes(text(scope.principal_name()).as_deref())
-    .bytes(text(scope.operation_name()).as_deref())
-    .bytes(Some(request.key.key().as_str().as_bytes()))
-    .int(i32::from(print.algorithm().number()))
-    .bytes(Some(print.digest()))
-    .bytes(Some(request.attempt.as_bytes()))
-    .time(hold.claimed_at)
-    .time(request.first_sent)
-    .number(session.map(|call| call.session))
-    .number(session.map(|call| call.sequence))
-    .number(session.map(|call| call.first_unanswered))
-    .number(hold.token.incarnation())
-    .number(hold.token.sequence())
-    .span(request.retention)
-    .span(options.retention.answer)
-    .span(options.limits.session_idle)
-    .short(Some(state))
-    .short(reason)
-    .int(answer.map(|answer| i32::from(answer.format().number())))
-    .bytes(answer.map(|answer| &answer.body()[..]))
+            $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)"
+    };
+    pool.told(written)
+        .time(options.told_now())
+        .text(Some(&mark(request)))
+        .bytes(Some(request.key.digest().as_bytes()))
+        .bytes(Some(scope.digest().as_bytes()))
+        .bytes(text(scope.principal_name()).as_deref())
+        .bytes(text(scope.operation_name()).as_deref())
+        .bytes(Some(request.key.key().as_str().as_bytes()))
+        .int(i32::from(print.algorithm().number()))
+        .bytes(Some(print.digest()))
+        .bytes(Some(request.attempt.as_bytes()))
+        .time(hold.claimed_at)
+        .time(request.first_sent)
+        .number(session.map(|call| call.session))
+        .number(session.map(|call| call.sequence))
+        .number(session.map(|call| call.first_unanswered))
+        .number(hold.token.incarnation())
+        .number(hold.token.sequence())
+        .span(request.retention)
+        .span(options.retention.answer)
+        .span(options.limits.session_idle)
+        .short(Some(state))
+        .short(reason)
+        .int(answer.map(|answer| i32::from(answer.format().number())))
+        .bytes(answer.map(|answer| &answer.body()[..]))
 }
+
+/// What the function `conclude` writes for a call in no session, as one statement: kept, it costs less. The
+/// mark is gone with the transaction that took the call; then nothing is written. The time is when the
+/// statement came in: one and the same in all of it.
+const CONCLUDE: &str = "INSERT INTO {schema}.records (
+        key, version, state, at, scope, principal, operation, name,
+        fingerprint_algorithm, fingerprint, incarnation, sequence, attempt, claimed_at, first_sent,
+        session, session_sequence, session_first, retention, reason, answer_format, answer,
+        answer_until, sweep_at
+    )
+    SELECT $3,
+        CASE WHEN current_setting('onlyonce.call', true) = $2
+            THEN 1 ELSE {schema}.call_is_over() END,
+        $21, COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint),
+        $4, $5, $6, $7, $8, $9, $16, $17, $10, $11, $12, $13, $14, $15, $18, $22, $23, $24,
+        CASE WHEN $21 = 3 THEN least($18, $19)
+            + COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint) END,
+        CASE WHEN $21 = 3 THEN least($18, $19)
+            + COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint) END
+    WHERE $20 IS NOT NULL";
 
 const COMMITTED: i32 = 1;
 const NOT_COMMITTED: i32 = 0;

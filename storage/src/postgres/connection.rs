@@ -1,6 +1,8 @@
 //! One connection: how it is made, and what is made sure of before it is used.
 
 use std::future::poll_fn;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -8,10 +10,12 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, SimpleQueryMessage, Statement};
 
 use super::address::{self, Encryption};
+use super::direct;
 use super::error::{Failure, OpenError};
+use super::kept::{Kept, Worth};
 use super::migrations::{self, Schema};
 use super::options::PostgresOptions;
 use super::statement::Told;
@@ -23,6 +27,17 @@ use crate::StoreId;
 pub(super) struct Connection {
     client: Client,
     io: JoinHandle<()>,
+    /// Nothing where a pooler may lie between.
+    kept: Option<Kept>,
+    /// For how many milliseconds the backend lets a transaction stand still; 0 where it was not told.
+    stands_still_ms: AtomicU64,
+}
+
+/// Why a handler's statement was not answered.
+pub(super) struct Unanswered {
+    pub(super) error: tokio_postgres::Error,
+    /// What was kept of the statement was of no use any more; nothing of it was done.
+    pub(super) has_lapsed: bool,
 }
 
 /// The address as it was given, one for each host that it names.
@@ -121,7 +136,13 @@ pub(super) async fn connect_hearing(
                     }
                     drop(ends);
                 });
-                return Ok((Connection { client, io }, ended));
+                let connection = Connection {
+                    client,
+                    io,
+                    kept: None,
+                    stands_still_ms: AtomicU64::new(0),
+                };
+                return Ok((connection, ended));
             }
             Ok(Err(error)) => refused = Some(error),
             Err(_) => {
@@ -166,7 +187,7 @@ pub(super) async fn arrive(
     options: &PostgresOptions,
     schema: &Schema,
 ) -> Result<(Connection, StoreId), OpenError> {
-    let connection = connect(options).await?;
+    let mut connection = connect(options).await?;
     let within = options.answer_within.as_millis();
     // A commit that is acknowledged before it is written would be no acknowledgement. What waits for
     // a row reads it anew once it has it. And no statement outlives the patience of who asked. A plan
@@ -174,14 +195,18 @@ pub(super) async fn arrive(
     // read all of it an hour later (enable_seqscan), and what that costs on paper must not have it
     // compiled (jit).
     let settings = format!(
-        "SELECT set_config('statement_timeout', '{within}', false),
+        "SELECT pg_backend_pid(), set_config('statement_timeout', '{within}', false),
             set_config('default_transaction_isolation', 'read committed', false),
             set_config('enable_seqscan', 'off', false),
             set_config('jit', 'off', false),
             CASE WHEN current_setting('synchronous_commit') = 'off'
                 THEN set_config('synchronous_commit', 'on', false) END"
     );
-    connection.run(&settings).await?;
+    let rows = connection.rows(&Told::new(settings)).await?;
+    let backend: Option<i32> = rows.first().and_then(|row| row.try_get(0).ok());
+    if backend.is_some() && direct::greeted_by(&connection.client).await == backend {
+        connection.kept = Some(Kept::default());
+    }
     migrations::check(&connection, schema).await?;
     let ask = Told::new(schema.sql("SELECT {schema}.arrive($1)"));
     let rows = connection.rows(&ask.time(options.told_now())).await?;
@@ -219,14 +244,51 @@ impl Connection {
         ran.map_err(|error| Failure::of(&error))
     }
 
-    /// The rows of a handler's statement. Without a name, like all others, so that nothing is left in the
-    /// connection.
+    /// The same, of which the last statement asks something: the first value of its first row, as text.
+    pub(super) async fn begin_and_ask(&self, sql: &str) -> Result<Option<String>, Failure> {
+        let ran = self.client.simple_query(sql).await;
+        let told = ran.map_err(|error| Failure::of(&error))?;
+        Ok(told.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        }))
+    }
+
+    /// Whether it keeps statements: it leads to one backend.
+    pub(super) const fn keeps_statements(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// Has the database end a transaction whose owner stands still for longer. True where that is said for
+    /// all transactions of this connection: behind a pooler each one says it for itself.
+    pub(super) async fn lets_stand_still(&self, within_ms: u64) -> Result<bool, Failure> {
+        if !self.keeps_statements() {
+            return Ok(false);
+        }
+        // A connection is asked by one at a time.
+        if self.stands_still_ms.load(Ordering::Relaxed) != within_ms {
+            let set = format!("SET idle_in_transaction_session_timeout = {within_ms}");
+            self.begin_or_end(&set).await?;
+            self.stands_still_ms.store(within_ms, Ordering::Relaxed);
+        }
+        Ok(true)
+    }
+
+    /// The rows of a handler's statement.
     pub(super) async fn query(
         &self,
         sql: &str,
         values: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        self.client.query_typed(sql, values).await
+    ) -> Result<Vec<Row>, Unanswered> {
+        let named = self.named(sql, values, Worth::WhenAskedAgain).await;
+        let answer = match named.map_err(Unanswered::as_it_is)? {
+            None => self.client.query_typed(sql, values).await,
+            Some(statement) => {
+                let asked = self.client.query(&statement, &without_kinds(values)).await;
+                return asked.map_err(|error| self.unanswered(error));
+            }
+        };
+        answer.map_err(Unanswered::as_it_is)
     }
 
     /// How many rows a handler's statement has changed.
@@ -234,15 +296,91 @@ impl Connection {
         &self,
         sql: &str,
         values: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<u64, tokio_postgres::Error> {
-        self.client.execute_typed(sql, values).await
+    ) -> Result<u64, Unanswered> {
+        let named = self.named(sql, values, Worth::WhenAskedAgain).await;
+        let answer = match named.map_err(Unanswered::as_it_is)? {
+            None => self.client.execute_typed(sql, values).await,
+            Some(statement) => {
+                let asked = self
+                    .client
+                    .execute(&statement, &without_kinds(values))
+                    .await;
+                return asked.map_err(|error| self.unanswered(error));
+            }
+        };
+        answer.map_err(Unanswered::as_it_is)
     }
 
     /// A statement of a call.
     pub(super) async fn ask(&self, told: &Told) -> Result<Vec<Row>, Failure> {
-        let asked = self.client.query_typed(told.sql(), &told.values()).await;
-        asked.map_err(|error| Failure::of(&error))
+        let statement = self.ready(told).await?;
+        self.ask_as(statement.as_ref(), told).await
     }
+
+    /// Makes a statement known to the backend, where that is of use. Asked apart where the statement must be
+    /// on its way before another word: [`ask_as`](Self::ask_as) then sends it when it is first polled.
+    pub(super) async fn ready(&self, told: &Told) -> Result<Option<Statement>, Failure> {
+        let named = self.named(told.sql(), &told.values(), Worth::AtOnce).await;
+        named.map_err(|error| Failure::of(&error))
+    }
+
+    /// A statement of a call that was made ready.
+    pub(super) async fn ask_as(
+        &self,
+        named: Option<&Statement>,
+        told: &Told,
+    ) -> Result<Vec<Row>, Failure> {
+        let values = told.values();
+        let Some(statement) = named else {
+            let asked = self.client.query_typed(told.sql(), &values).await;
+            return asked.map_err(|error| Failure::of(&error));
+        };
+        let asked = self.client.query(statement, &without_kinds(&values)).await;
+        asked.map_err(|error| {
+            let Unanswered { error, has_lapsed } = self.unanswered(error);
+            match Failure::of(&error) {
+                Failure::Refused(reason) if has_lapsed => Failure::Conflict(reason),
+                failure => failure,
+            }
+        })
+    }
+
+    async fn named(
+        &self,
+        sql: &str,
+        values: &[(&(dyn ToSql + Sync), Type)],
+        worth: Worth,
+    ) -> Result<Option<Statement>, tokio_postgres::Error> {
+        let Some(kept) = &self.kept else {
+            return Ok(None);
+        };
+        let kinds: Vec<Type> = values.iter().map(|(_, kind)| kind.clone()).collect();
+        kept.statement(&self.client, sql, &kinds, worth).await
+    }
+
+    /// What the refusal of a statement with a name means.
+    fn unanswered(&self, error: tokio_postgres::Error) -> Unanswered {
+        let has_lapsed = self
+            .kept
+            .as_ref()
+            .is_some_and(|kept| kept.has_lapsed(&error));
+        Unanswered { error, has_lapsed }
+    }
+}
+
+// === impl Unanswered ===
+
+impl Unanswered {
+    const fn as_it_is(error: tokio_postgres::Error) -> Self {
+        Self {
+            error,
+            has_lapsed: false,
+        }
+    }
+}
+
+fn without_kinds<'a>(values: &[(&'a (dyn ToSql + Sync), Type)]) -> Vec<&'a (dyn ToSql + Sync)> {
+    values.iter().map(|(value, _)| *value).collect()
 }
 
 impl Drop for Connection {

@@ -60,11 +60,15 @@ pub(super) struct RunState {
 
 impl HeldCalls {
     pub(super) fn add(&self, request: ClaimRequest, hold: Hold) {
-        let name = (request.key.digest(), hold.token);
+        self.insert(hold.token, request, Some(hold));
+    }
+
+    fn insert(&self, token: FencingToken, request: ClaimRequest, hold: Option<Hold>) {
+        let name = (request.key.digest(), token);
         let call = HeldCall {
             request,
             transaction: tokio::sync::Mutex::new(OneTransaction {
-                hold: Some(hold),
+                hold,
                 run: 0,
                 is_used: false,
             }),
@@ -146,5 +150,48 @@ impl HeldCall {
         }
         let alive = timeout(within, connection.ask(&Told::new("SELECT 1"))).await;
         matches!(alive, Ok(Ok(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Fingerprint, FingerprintAlgorithm, Fingerprints, IdempotencyKey, Scope, ScopedKey,
+    };
+
+    fn add(calls: &HeldCalls, key: &str, sequence: u64) -> (KeyDigest, FencingToken) {
+        let key = IdempotencyKey::parse(key).unwrap();
+        let key = ScopedKey::new(Scope::global(), key);
+        let print = Fingerprint::builder(FingerprintAlgorithm::new(1)).finish();
+        let lease = Duration::from_secs(1);
+        let request = ClaimRequest::new(key, Fingerprints::new(print), lease);
+        let name = (request.key.digest(), FencingToken::new(1, sequence));
+        calls.insert(name.1, request, None);
+        name
+    }
+
+    /// A number that was drawn and not yet durable is drawn again after a crash of the database: then two
+    /// calls have one token, and one key has had two. What is said of the one does not touch the other.
+    #[test]
+    fn calls_are_told_apart_by_key_and_token_together() {
+        let calls = HeldCalls::default();
+        let (one, other) = (add(&calls, "one", 7), add(&calls, "other", 7));
+        let anew = add(&calls, "one", 8);
+        assert_eq!(one.1, other.1);
+        assert_eq!(one.0, anew.0);
+        let held = |name: (KeyDigest, FencingToken)| calls.of(name.0, name.1);
+        assert_eq!(held(other).unwrap().request.key.digest(), other.0);
+        let ended = held(one).unwrap();
+        calls.abandoned(one.0, one.1);
+        assert!(ended.run.lock().is_over);
+        assert!(held(one).is_none());
+        for left in [other, anew] {
+            assert!(!held(left).unwrap().run.lock().is_over);
+        }
+        assert!(calls.request_of(one.0).is_some());
+        assert!(calls.remove(anew.0, anew.1).is_some());
+        assert!(calls.request_of(one.0).is_none());
+        assert!(held(other).is_some());
     }
 }

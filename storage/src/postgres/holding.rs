@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio_postgres::Row;
 
 use super::claiming::{self, held_lock, held_number};
+use super::connection::Connection;
 use super::error::Failure;
 use super::options::Isolation;
 use super::pool::{Leased, Pool};
@@ -17,6 +18,7 @@ use super::settling::{ROUNDS_MAX, too_contended};
 use super::statement::Told;
 use super::store::Shared;
 use super::stored::{get, number, time};
+use crate::transition::CLOCK_DIFFERENCE_MAX;
 use crate::{
     Abandoned, Claim, ClaimOutcome, ClaimRequest, FencingToken, Lease, StoreError, Timestamp,
 };
@@ -65,8 +67,8 @@ pub(super) async fn begin_call(
 }
 
 /// Begins a transaction that has the call, or says why not. One round trip where each statement sees what
-/// was committed before it; else another one, over a connection of its own, since the transaction's own
-/// picture may be older than its lock.
+/// was committed before it; else two more, one of them over a connection of its own, since the
+/// transaction's own picture may be older than its lock.
 pub(super) async fn hold(
     shared: &Arc<Shared>,
     request: &ClaimRequest,
@@ -127,7 +129,6 @@ async fn understand(
     let outcome = match verdict {
         GIVEN => Some(claiming::refused(session)?),
         FOUND => claiming::decide(shared, request, &row, &at).await?,
-        ELSEWHERE => claiming::held_elsewhere(shared, request).await?,
         MOVED => {
             let pool = &*shared.pool;
             let noted = pool.rows(|_| {
@@ -151,49 +152,114 @@ async fn begin(
     let leased = pool.lease().await?;
     let connection = leased.connection()?;
     let isolation = pool.options().isolation;
-    let is_one_step = isolation == Isolation::ReadCommitted;
-    let taking = if is_one_step {
-        held(pool, request, count)
-    } else {
-        taken(pool, request)
+    let sees_for_itself = isolation == Isolation::ReadCommitted;
+    let looking = looked(pool, connection, request, count);
+    let used = use_session(pool, request);
+    let named = connection.ready(&looking).await?;
+    let within_ms = stands_still_ms(request);
+    let is_said = connection.lets_stand_still(within_ms).await?;
+    let beginning = beginning(pool, request, (!is_said).then_some(within_ms));
+    let use_named = match &used {
+        None => None,
+        Some(told) => connection.ready(told).await?,
     };
     let used = async {
-        match use_session(pool, request) {
+        match &used {
             None => Ok(Vec::new()),
-            Some(told) => connection.ask(&told).await,
+            Some(told) => connection.ask_as(use_named.as_ref(), told).await,
         }
     };
-    // All four are sent before the first is answered. The session's use is noted for itself: in the
+    let looked = async {
+        if sees_for_itself {
+            return connection.ask_as(named.as_ref(), &looking).await;
+        }
+        Ok(Vec::new())
+    };
+    // All are sent before the first is answered. The session's use is noted for itself: in the
     // transaction it would keep all other calls of the session waiting for this one's handler.
-    let (used, begun, taken, base) = tokio::join!(
+    let (used, has_it, looked) = tokio::join!(
         biased;
         used,
-        connection.begin_or_end(isolation.begin()),
-        connection.ask(&taking),
-        connection.begin_or_end(BASE),
+        connection.begin_and_ask(&beginning),
+        looked,
     );
-    let (used, (), taken, ()) = (used?, begun?, taken?, base?);
+    let (used, has_it, looked) = (used?, has_it?, looked?);
     let session = match used.first() {
         None => 0,
         Some(row) => row.try_get("known").map_err(|error| unreadable(&error))?,
     };
-    let mut first = taken.into_iter().next();
-    if !is_one_step {
-        let has_it = first.map(|row| row.try_get(0).map_err(|error| unreadable(&error)));
-        if !has_it.transpose()?.unwrap_or(false) {
+    let mut seen = looked.into_iter().next();
+    let is_there = match &seen {
+        None => false,
+        Some(row) => FOUND == row.try_get("verdict").map_err(|error| unreadable(&error))?,
+    };
+    // What is there is answered, whoever has the lock.
+    if has_it.as_deref() != Some(YES) && !is_there {
+        if !take(pool, connection, request).await? {
             leased.undo().await;
             return Ok(None);
         }
-        let looked = pool.ask(looked(pool, request, count)).await?;
-        first = looked.into_iter().next();
+        if sees_for_itself {
+            seen = connection.ask(&looking).await?.into_iter().next();
+        } else {
+            // The lock is younger than the one before, and must outlast what is undone.
+            connection.begin_or_end(BASE).await?;
+        }
     }
-    let row =
-        first.ok_or_else(|| Failure::Refused("a call was begun without a word".to_owned()))?;
+    if !sees_for_itself {
+        seen = pool.ask(looking).await?.into_iter().next();
+    }
+    let row = seen.ok_or_else(|| Failure::Refused("a call was begun without a word".to_owned()))?;
     Ok(Some(Seen {
         row,
         session,
         leased,
     }))
+}
+
+/// How long an owner may stand still before the database ends its transaction.
+fn stands_still_ms(request: &ClaimRequest) -> u64 {
+    let lease = u64::try_from(request.lease.as_millis()).unwrap_or(u64::MAX);
+    lease.clamp(1, STANDS_STILL_MS_MAX)
+}
+
+/// Begins the transaction, says by what it is known and, where the connection does not, how long its owner
+/// may stand still, and asks for the lock: one message. What is spliced in are numbers and a mark of ours.
+fn beginning(pool: &Pool, request: &ClaimRequest, within_ms: Option<u64>) -> String {
+    let stands_still = within_ms.map_or_else(String::new, |within_ms| {
+        format!("SET LOCAL idle_in_transaction_session_timeout = {within_ms}; ")
+    });
+    let mark = mark(request);
+    let lock = held_lock(pool.id(), request.key.digest());
+    let mut sql = format!(
+        "{}; {stands_still}SET LOCAL onlyonce.call = '{mark}'; \
+        SELECT pg_try_advisory_xact_lock({lock})",
+        pool.options().isolation.begin(),
+    );
+    if let Some(call) = request.session {
+        // One number in a session, one key.
+        let number = held_number(pool.id(), call);
+        sql.push_str(&format!(" AND pg_try_advisory_xact_lock({number})"));
+    }
+    if pool.options().isolation != Isolation::ReadCommitted {
+        sql.push_str("; ");
+        sql.push_str(BASE);
+    }
+    sql
+}
+
+/// Asks for the lock for some milliseconds: who only looks has it for some microseconds.
+async fn take(
+    pool: &Pool,
+    connection: &Connection,
+    request: &ClaimRequest,
+) -> Result<bool, Failure> {
+    let taken = connection.ask(&taken(pool, request)).await?;
+    let has_it = taken.first().map(|row| row.try_get(0));
+    has_it
+        .transpose()
+        .map(Option::unwrap_or_default)
+        .map_err(|error| unreadable(&error))
 }
 
 fn unreadable(error: &tokio_postgres::Error) -> Failure {
@@ -219,41 +285,34 @@ fn use_session(pool: &Pool, request: &ClaimRequest) -> Option<Told> {
     )
 }
 
-fn held(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
-    let told = pool.told(
-        "SELECT verdict, now_ms, forgotten_until, in_progress, in_doubt,
-            new_incarnation, new_sequence, (kept).*
-        FROM {schema}.hold($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-    );
-    looking(told, pool, request, count)
-        .long(held_lock(pool.id(), request.key.digest()))
-        .long(request.session.map(|call| held_number(pool.id(), call)))
-        .text(Some(&mark(request)))
-        .span(request.lease)
-}
-
-fn looked(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
-    let told = pool.told(
+/// What a call comes to that has the lock of its key.
+fn looked(pool: &Pool, connection: &Connection, request: &ClaimRequest, count: Count) -> Told {
+    let options = pool.options();
+    let is_plain = request.session.is_none() && count != Count::Anew;
+    if is_plain && connection.keeps_statements() {
+        return pool
+            .told(LOOK)
+            .time(options.told_now())
+            .bytes(Some(request.key.digest().as_bytes()))
+            .time(request.first_sent)
+            .span(CLOCK_DIFFERENCE_MAX);
+    }
+    let session = request.session;
+    pool.told(
         "SELECT verdict, now_ms, forgotten_until, in_progress, in_doubt,
             new_incarnation, new_sequence, (kept).*
         FROM {schema}.look($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-    );
-    looking(told, pool, request, count)
-}
-
-fn looking(told: Told, pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
-    let options = pool.options();
-    let session = request.session;
-    told.time(options.told_now())
-        .bytes(Some(request.key.digest().as_bytes()))
-        .bytes(Some(request.key.scope().digest().as_bytes()))
-        .time(request.first_sent)
-        .number(session.map(|call| call.session))
-        .number(session.map(|call| call.sequence))
-        .number(session.map(|call| call.first_unanswered))
-        .flag(count == Count::Anew)
-        .number(options.limits.in_progress_max as u64)
-        .number(options.limits.in_doubt_max as u64)
+    )
+    .time(options.told_now())
+    .bytes(Some(request.key.digest().as_bytes()))
+    .bytes(Some(request.key.scope().digest().as_bytes()))
+    .time(request.first_sent)
+    .number(session.map(|call| call.session))
+    .number(session.map(|call| call.sequence))
+    .number(session.map(|call| call.first_unanswered))
+    .flag(count == Count::Anew)
+    .number(options.limits.in_progress_max as u64)
+    .number(options.limits.in_doubt_max as u64)
 }
 
 fn taken(pool: &Pool, request: &ClaimRequest) -> Told {
@@ -271,11 +330,36 @@ pub(super) fn mark(request: &ClaimRequest) -> String {
         .to_string()
 }
 
-/// Where a run is set back to whose answer has no effect: the lock is older.
+/// Where a run is set back to whose answer has no effect: the lock is older. Only where the transaction has
+/// one picture; it costs a number of its own for each call, and that is dear.
 pub(super) const BASE: &str = "SAVEPOINT onlyonce_base";
 pub(super) const BACK_TO_BASE: &str = "ROLLBACK TO SAVEPOINT onlyonce_base";
 
 const FOUND: i32 = 0;
 const GIVEN: i32 = 1;
-const ELSEWHERE: i32 = 8;
 const MOVED: i32 = 9;
+
+/// A `boolean` as text.
+const YES: &str = "t";
+
+/// As long as the database can count.
+const STANDS_STILL_MS_MAX: u64 = i32::MAX as u64;
+
+/// What the function `look` answers to a call in no session while nothing is to be counted, as one statement.
+/// Planned for each call it would be dearer than the function; kept, it is a third of it.
+const LOOK: &str = "SELECT
+        CASE
+            WHEN r.key IS NOT NULL THEN 0
+            WHEN NOT {schema}.is_here(s.place, s.started) THEN 9
+            WHEN $3 > greatest(COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint),
+                s.forgotten_until + 1) + $4 THEN 2
+            WHEN $3 <= s.forgotten_until THEN 3
+            ELSE 1
+        END AS verdict,
+        COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint) AS now_ms,
+        s.forgotten_until,
+        NULL::bigint AS in_progress, NULL::bigint AS in_doubt,
+        s.incarnation AS new_incarnation,
+        CASE WHEN r.key IS NULL THEN nextval('{schema}.tokens') END AS new_sequence,
+        r.*
+    FROM {schema}.store s LEFT JOIN {schema}.records r ON r.key = $2";

@@ -193,7 +193,7 @@ impl PostgresOptions {
 }
 
 /// In their order. One that was released is never changed: a change is a new one.
-const MIGRATIONS: [(&str, &str); 3] = [
+const MIGRATIONS: [(&str, &str); 4] = [
     (
         "records, sessions and the functions that change them",
         include_str!("migrations/0001_records.sql"),
@@ -201,6 +201,10 @@ const MIGRATIONS: [(&str, &str); 3] = [
     (
         "calls whose effect is a transaction of the database",
         include_str!("migrations/0002_transactions.sql"),
+    ),
+    (
+        "fewer steps for a call, and a database that moved behind a connection is noticed",
+        include_str!("migrations/0003_fewer_steps.sql"),
     ),
     (
         "outboxes of clients",

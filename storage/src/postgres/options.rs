@@ -65,6 +65,8 @@ impl PostgresOptions {
     /// or `host=… dbname=…`. Several hosts may be named for a database that fails over, with
     /// `target_session_attrs=read-write`.
     ///
+    /// On the store's connections `enable_seqscan` and `jit` are off, for statements of handlers too.
+    ///
     /// With the feature `postgres-tls` the connection is encrypted where the address says so:
     ///
     /// - `sslmode=verify-full`: the server must show a certificate for the host's name, of an authority

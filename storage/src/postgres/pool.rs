@@ -161,6 +161,24 @@ impl Pool {
         answer
     }
 
+    /// The same, in a transaction in which each statement sees what was committed before it, whatever the
+    /// role's default is behind a pooler.
+    pub(super) async fn ask_reading_anew(&self, statement: Told) -> Result<Vec<Row>, Failure> {
+        let _permit = self.permits.acquire().await.map_err(closed)?;
+        let connection = match self.idle() {
+            Some(connection) => connection,
+            None => self.connect().await.map_err(Failure::NotConnected)?,
+        };
+        connection
+            .begin_or_end("BEGIN ISOLATION LEVEL READ COMMITTED")
+            .await?;
+        // Where it fails the connection is closed, and with it the transaction.
+        let answer = connection.ask(&statement).await?;
+        connection.begin_or_end("COMMIT").await?;
+        self.idle.lock().push(connection);
+        Ok(answer)
+    }
+
     /// A connection for a transaction.
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Leased, Failure> {
         let for_transactions = Arc::clone(&self.for_transactions);

@@ -8,10 +8,11 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::connection::Connection;
+use super::connection::{Connection, Unanswered};
 use super::error::{Failure, unavailable};
 use super::held::{HeldCall, OneTransaction, RunState};
 use super::holding::{BACK_TO_BASE, Holding, hold};
+use super::options::Isolation;
 use super::store::Shared;
 use crate::StoreFuture;
 use crate::transaction::{OwnKind, ReadRows, RowRange, StatementError, TransactionError};
@@ -158,8 +159,12 @@ impl Run {
                 }
                 Ok(answer)
             }
-            Ok(Err(error)) => {
-                let meant = meaning(&error, is_lost);
+            Ok(Err(Unanswered { error, has_lapsed })) => {
+                let meant = if has_lapsed {
+                    Meaning::Conflict
+                } else {
+                    meaning(&error, is_lost)
+                };
                 if let Meaning::Lost = meant {
                     transaction.hold = None;
                 }
@@ -337,14 +342,19 @@ impl HeldCall {
             }
             std::mem::take(&mut run.discards)
         };
-        if transaction.run != number {
+        let is_another = transaction.run != number;
+        // What another statement has read does not matter to one that sees for itself. A picture of the
+        // whole transaction is kept, so that also an answer with no effect stands on it.
+        let isolation = shared.pool.options().isolation;
+        let sets_back = discards && isolation != Isolation::ReadCommitted;
+        if is_another || discards && !sets_back {
             if transaction.is_used || transaction.hold.is_none() {
                 self.begin_anew(shared, transaction).await?;
             }
             transaction.run = number;
             transaction.is_used = false;
         }
-        if discards && transaction.is_used {
+        if sets_back && transaction.is_used {
             let connection = transaction.connection()?;
             let within = shared.pool.options().answer_within;
             let undone = timeout(within, connection.begin_or_end(BACK_TO_BASE)).await;

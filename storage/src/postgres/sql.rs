@@ -25,6 +25,9 @@ use crate::transaction::{Transaction, TransactionError};
 /// future is dropped before it is answered, by a `select!` or a timeout inside the handler, ends the run.
 /// Those of one run are asked one after the other.
 ///
+/// A sequential scan is the last choice here (`enable_seqscan` is off on the store's connections, and so is
+/// `jit`): a statement that is to read a whole table says `SET LOCAL enable_seqscan = on` before.
+///
 /// Settings are made with `SET LOCAL`, and nothing else that outlives the transaction is left behind:
 /// the connection is somebody else's afterwards.
 ///
@@ -56,8 +59,8 @@ pub struct Savepoint {
 /// A value that a statement is told. It says itself of which type it is: `i64` is a `bigint`, `&str` a
 /// `text`. Where the column has another one, cast it in the statement: `$1::numeric`.
 ///
-/// That the server is not asked for types is what lets a statement go without a name, so that it works
-/// behind a pooler.
+/// That the server is not asked for types is what lets a statement go without a name, which it does behind
+/// a pooler.
 pub trait SqlValue: Send + Sync {
     /// The value, as the driver takes it.
     fn value(&self) -> &(dyn ToSql + Sync);

@@ -1,5 +1,5 @@
 //! A statement and its values: everything that is asked of the database is one of these, sent in one
-//! round trip and without a name, so that a pooler may give each to another connection.
+//! round trip; and without a name where a pooler may give each to another connection.
 
 use tokio_postgres::types::{ToSql, Type};
 

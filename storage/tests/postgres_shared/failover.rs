@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use onlyonce_storage::postgres::{OpenError, PostgresOptions, PostgresStore};
+use onlyonce_storage::transaction::TransactionalStore as _;
 use onlyonce_storage::{ClaimOutcome, SessionRequest, SessionState, Store as _};
 
 use crate::calls::{answer, given, key, replayed, request, run};
@@ -100,6 +101,44 @@ fn a_failover_behind_a_connection_that_lives_on_is_noticed_by_the_claim() {
         let after = given(store.claim(request(&key("after"))).await.unwrap());
         let (before, after) = (before.token(), after.token());
         assert!(after.incarnation() > before.incarnation());
+    });
+}
+
+/// A pooler that is pointed at a logical copy leads to another system, whose timeline may have the same
+/// number: another server it is all the same. Noticed by both ways to begin a call.
+#[test]
+fn another_system_on_the_same_timeline_behind_a_connection_is_noticed_by_the_claim() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let (schema, options) = postgres_rig::named(server);
+        let store = postgres_rig::store(options).await;
+        let client = server.client().await;
+        // As if the row had been written by a server of another system.
+        let moved = format!(
+            "UPDATE {schema}.store SET place = regexp_replace(place, '^[0-9]+', '7'),
+                started = started - interval '1 hour'"
+        );
+        let mut last = given(store.claim(request(&key("before"))).await.unwrap()).token();
+        for is_transactional in [false, true] {
+            let mut old = request(&key(&format!("old-{is_transactional}")));
+            old.first_sent = Some(store.now());
+            client.batch_execute(&moved).await.unwrap();
+            let outcome = if is_transactional {
+                store.begin(old).await.unwrap()
+            } else {
+                store.claim(old).await.unwrap()
+            };
+            assert!(matches!(outcome, ClaimOutcome::Stale), "{outcome:?}");
+            let new = request(&key(&format!("new-{is_transactional}")));
+            let token = given(store.begin(new).await.unwrap()).token();
+            assert!(token.incarnation() > last.incarnation());
+            last = token;
+        }
+        let written = format!("SELECT started = pg_postmaster_start_time() FROM {schema}.store");
+        let row = client.query_one(&written, &[]).await.unwrap();
+        assert!(row.get::<_, bool>(0));
     });
 }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use onlyonce_storage::postgres::{OpenError, PostgresOptions, PostgresStore};
+use onlyonce_storage::transaction::TransactionalStore as _;
 use onlyonce_storage::{Store as _, StoreError};
 
 use crate::calls::{answer, given, key, replayed, request, run};
@@ -125,52 +126,64 @@ fn a_schema_that_becomes_newer_or_goes_while_the_store_runs_fails_closed() {
     });
 }
 
-/// A store of version 1 is refused by name, brought to the newest, and keeps what it has.
+/// A store of version 1 or 2 is refused by name, brought to the newest, and keeps what it has.
 #[test]
 fn a_store_of_an_older_schema_is_refused_and_keeps_its_records_when_it_is_migrated() {
     let Some(server) = postgres_rig::shared() else {
         return;
     };
     run(async {
-        let (schema, options) = postgres_rig::named(server);
-        let client = server.client().await;
-        let steps = PostgresStore::migrations(&schema).unwrap();
-        let first = format!(
-            "CREATE SCHEMA {schema};
-            CREATE TABLE {schema}.migrations (
-                number integer PRIMARY KEY, name text NOT NULL,
-                applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
-            );
-            INSERT INTO {schema}.migrations (number, name) VALUES (1, 'as it was');
-            {}
-            INSERT INTO {schema}.store
-            SELECT true, '\\x000102030405060708090a0b0c0d0e0f', 0, {schema}.place(), 7, 0, 7;
-            INSERT INTO {schema}.records (key, version, state, at, sweep_at)
-            VALUES (decode(repeat('ab', 32), 'hex'), 1, 4, 7, 9)",
-            steps[0].sql
-        );
-        client.batch_execute(&first).await.unwrap();
-        let refused = PostgresStore::open(options.clone()).await.unwrap_err();
-        assert!(
-            matches!(
-                refused,
-                OpenError::OlderSchema {
-                    found: 1,
-                    supported: 2,
-                    ..
-                }
-            ),
-            "{refused}"
-        );
-        assert!(
-            refused.to_string().contains("PostgresStore::migrate"),
-            "{refused}"
-        );
-        assert_eq!(PostgresStore::migrate(&options).await, Ok(vec![2]));
-        let store = PostgresStore::open(options).await.unwrap();
-        assert_eq!(store.id().as_bytes()[15], 15);
-        let kept = format!("SELECT count(*) FROM {schema}.records WHERE state = 4");
-        let kept: i64 = client.query_one(&kept, &[]).await.unwrap().get(0);
-        assert_eq!(kept, 1);
+        for version in [1, 2] {
+            migrated_from(version, server).await;
+        }
     });
+}
+
+async fn migrated_from(version: i32, server: &Server) {
+    let (schema, options) = postgres_rig::named(server);
+    let client = server.client().await;
+    let steps = PostgresStore::migrations(&schema).unwrap();
+    let (older, newer): (Vec<_>, Vec<_>) = steps.iter().partition(|step| step.number <= version);
+    let made: String = older.iter().map(|step| step.sql.as_str()).collect();
+    let first = format!(
+        "CREATE SCHEMA {schema};
+        CREATE TABLE {schema}.migrations (
+            number integer PRIMARY KEY, name text NOT NULL,
+            applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+        );
+        INSERT INTO {schema}.migrations (number, name)
+        SELECT i, 'as it was' FROM generate_series(1, {version}) i;
+        {made};
+        INSERT INTO {schema}.store
+        SELECT true, '\\x000102030405060708090a0b0c0d0e0f', 0, {schema}.place(), 7, 0, 7;
+        INSERT INTO {schema}.records (key, version, state, at, sweep_at)
+        VALUES (decode(repeat('ab', 32), 'hex'), 1, 4, 7, 9)"
+    );
+    client.batch_execute(&first).await.unwrap();
+    let refused = PostgresStore::open(options.clone()).await.unwrap_err();
+    let OpenError::OlderSchema {
+        found, supported, ..
+    } = &refused
+    else {
+        panic!("{refused}");
+    };
+    assert_eq!((*found, *supported as usize), (version, steps.len()));
+    assert!(
+        refused.to_string().contains("PostgresStore::migrate"),
+        "{refused}"
+    );
+    let applied: Vec<_> = newer.iter().map(|step| step.number).collect();
+    assert_eq!(PostgresStore::migrate(&options).await, Ok(applied));
+    let store = PostgresStore::open(options).await.unwrap();
+    assert_eq!(store.id().as_bytes()[15], 15);
+    let kept = format!("SELECT count(*) FROM {schema}.records WHERE state = 4");
+    let kept: i64 = client.query_one(&kept, &[]).await.unwrap().get(0);
+    assert_eq!(kept, 1);
+    // Both guarantees work on it.
+    let claim = given(store.claim(request(&key("claimed"))).await.unwrap());
+    store.complete(claim, answer("paid")).await.unwrap();
+    let claim = given(store.begin(request(&key("held"))).await.unwrap());
+    let work = store.start(&claim).end().unwrap();
+    store.commit(claim, work, answer("paid")).await.unwrap();
+    assert_eq!(replayed(&store, &key("held")).await, answer("paid"));
 }

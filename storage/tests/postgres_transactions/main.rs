@@ -7,7 +7,7 @@ mod bank;
 mod endings;
 mod in_doubt;
 mod interrupted;
-
+mod keeping;
 mod pooler;
 mod racers;
 

@@ -1,0 +1,163 @@
+//! Statements that a connection keeps, and what must not come of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use onlyonce_storage::transaction::{Transaction, TransactionError, TransactionalStore as _};
+use onlyonce_storage::{KeyState, Store as _};
+
+use crate::bank::{Bank, begin, commit, is_absent, replayed};
+use crate::calls::{key, run};
+use crate::postgres_rig;
+
+async fn columns(bank: &Bank, transaction: &Transaction) -> Result<usize, TransactionError> {
+    let all = bank.sql("SELECT * FROM {schema}.accounts WHERE name = $1");
+    let row = transaction.sql()?.query_one(&all, &[&"alice"]).await?;
+    Ok(row.len())
+}
+
+async fn kept(transaction: &Transaction, like: &str) -> i64 {
+    let count = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE $1";
+    let sql = transaction.sql().unwrap();
+    let row = sql.query_one(count, &[&like]).await.unwrap();
+    row.get(0)
+}
+
+/// A handler's statement is kept when it is asked again; a plan that a change of its table has made useless
+/// costs one more run, and no call.
+#[test]
+fn a_table_that_is_altered_under_a_kept_statement_costs_a_run_and_no_call() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let bank = Bank::open(server).await;
+        let store = bank
+            .store_with(bank.options.clone().connections_max(2))
+            .await;
+        for number in 0..3 {
+            let key = key(&format!("before-{number}"));
+            let (claim, transaction) = begin(&store, &key).await;
+            assert_eq!(columns(&bank, &transaction).await, Ok(2));
+            let expected = if number == 0 { 0 } else { 1 };
+            assert_eq!(kept(&transaction, "%accounts%").await, expected);
+            commit(&store, claim, &transaction, "read").await.unwrap();
+        }
+        bank.run("ALTER TABLE {schema}.accounts ADD COLUMN note text")
+            .await;
+        let (claim, transaction) = begin(&store, &key("after")).await;
+        let lapsed = columns(&bank, &transaction).await;
+        assert_eq!(lapsed, Err(TransactionError::Conflict));
+        drop(transaction);
+        let again = store.start(&claim);
+        assert_eq!(columns(&bank, &again).await, Ok(3));
+        commit(&store, claim, &again, "read").await.unwrap();
+        assert_eq!(replayed(&store, &key("after")).await, "read");
+    });
+}
+
+/// Also where the store's own statements are forgotten by somebody: the call is begun again.
+#[test]
+fn statements_that_were_forgotten_behind_the_store_are_made_anew() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let bank = Bank::open(server).await;
+        let store = bank
+            .store_with(bank.options.clone().connections_max(2))
+            .await;
+        for number in 0..3 {
+            let (claim, transaction) = begin(&store, &key(&format!("warm-{number}"))).await;
+            commit(&store, claim, &transaction, "warm").await.unwrap();
+        }
+        // Not by a word, which is refused, but by a function that says it.
+        bank.run(
+            "CREATE FUNCTION {schema}.forget() RETURNS void LANGUAGE plpgsql AS
+            $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$",
+        )
+        .await;
+        let (claim, transaction) = begin(&store, &key("forgets")).await;
+        assert_eq!(bank.add(&transaction, "bob", 5).await, Ok(1));
+        let forget = bank.sql("SELECT {schema}.forget()");
+        transaction
+            .sql()
+            .unwrap()
+            .execute(&forget, &[])
+            .await
+            .unwrap();
+        let work = transaction.end().unwrap();
+        let answer = crate::calls::answer("paid");
+        let committed = store.commit(claim, work, answer).await;
+        // Nothing of it is there; it may run again.
+        let Err(onlyonce_storage::transaction::CommitError::Conflict(claim)) = committed else {
+            panic!("{committed:?}");
+        };
+        assert_eq!(bank.cents("bob").await, 100);
+        let again = store.start(&claim);
+        assert_eq!(bank.add(&again, "bob", 5).await, Ok(1));
+        commit(&store, claim, &again, "paid").await.unwrap();
+        assert_eq!(bank.cents("bob").await, 105);
+        assert_eq!(replayed(&store, &key("forgets")).await, "paid");
+    });
+}
+
+/// B13: whoever looks in the instant of a commit is told that the call is in progress, or its answer, and
+/// never that there is none.
+#[test]
+fn a_look_in_the_instant_of_a_commit_never_finds_nothing() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let bank = Bank::open(server).await;
+        let (store, other) = (bank.store().await, bank.store().await);
+        for number in 0..300 {
+            let key = key(&format!("look-{number}"));
+            let (claim, transaction) = begin(&store, &key).await;
+            let is_over = Arc::new(AtomicBool::new(false));
+            let looking: Vec<_> = (0..4)
+                .map(|_| {
+                    let (other, key) = (Arc::clone(&other), key.clone());
+                    let is_over = Arc::clone(&is_over);
+                    tokio::spawn(async move {
+                        while !is_over.load(Ordering::Relaxed) {
+                            let state = other.peek(key.clone()).await.unwrap();
+                            assert_ne!(state, KeyState::Absent);
+                        }
+                    })
+                })
+                .collect();
+            commit(&store, claim, &transaction, "paid").await.unwrap();
+            is_over.store(true, Ordering::Relaxed);
+            for looking in looking {
+                looking.await.unwrap();
+            }
+        }
+        is_absent(&store, &key("look-none")).await;
+    });
+}
+
+/// What became of a commit is not said by who may have a picture that is older than the lock.
+#[test]
+fn an_outcome_is_not_told_from_an_old_picture() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let bank = Bank::open(server).await;
+        let outcome = bank.sql("SELECT {schema}.outcome('\\x00', 7, 1, 1, '\\x00', NULL, NULL)");
+        let client = server.client().await;
+        for (level, told) in [
+            ("READ COMMITTED", 0),
+            ("REPEATABLE READ", 2),
+            ("SERIALIZABLE", 2),
+        ] {
+            let begin = format!("BEGIN ISOLATION LEVEL {level}");
+            client.batch_execute(&begin).await.unwrap();
+            let row = client.query_one(&outcome, &[]).await.unwrap();
+            assert_eq!(row.get::<_, i32>(0), told, "{level}");
+            client.batch_execute("ROLLBACK").await.unwrap();
+        }
+    });
+}
