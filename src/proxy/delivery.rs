@@ -215,6 +215,7 @@ const PIECE_BYTES: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use http_body::Body as _;
     use http_body_util::BodyExt;
     use tokio::time::advance;
 
