@@ -130,6 +130,7 @@ impl Client {
             return Err(CallFailure::NotExecuted(Failed {
                 ticket,
                 attempts: 0,
+                status: None,
                 stopped: Stopped::Deadline,
                 last: "session had no room: too many calls behind the first unanswered".to_owned(),
             }));

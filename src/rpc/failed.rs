@@ -66,6 +66,9 @@ pub struct Failed {
     pub ticket: Ticket,
     /// How many attempts were made.
     pub attempts: u32,
+    /// What the server said at last, if the last attempt had a reply. Of an outcome that is unknown
+    /// [`Misdirected`](Status::Misdirected) means that this server will never know it.
+    pub status: Option<Status>,
     /// Why no further attempt was made.
     pub stopped: Stopped,
     /// What the last attempt came to, for people.
@@ -102,6 +105,7 @@ impl<F> CallFailure<F> {
         let failed = Failed {
             ticket: error.ticket,
             attempts: error.attempts,
+            status: status_of(&error.last),
             stopped: error.stopped,
             last,
         };
@@ -154,10 +158,7 @@ impl<F: fmt::Debug + fmt::Display> std::error::Error for CallFailure<F> {}
 
 impl Unanswered {
     pub(super) fn from_stack(error: &StackError, ticket: Ticket) -> Self {
-        let status = match &error.last {
-            Last::Response(reply) => Some(reply.status),
-            Last::Elapsed | Last::Error(_) | Last::Nothing => None,
-        };
+        let status = status_of(&error.last);
         Self {
             ticket,
             status,
@@ -205,6 +206,13 @@ impl fmt::Display for Failed {
             ..
         } = self;
         write!(f, "{stopped} after {attempts} attempts; the last: {last}")
+    }
+}
+
+fn status_of(last: &Last<Reply, TransportError>) -> Option<Status> {
+    match last {
+        Last::Response(reply) => Some(reply.status),
+        Last::Elapsed | Last::Error(_) | Last::Nothing => None,
     }
 }
 

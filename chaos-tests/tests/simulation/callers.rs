@@ -24,10 +24,10 @@ fn misused(record: &RunRecord) -> BTreeSet<u64> {
     let mut first: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let mut misused = BTreeSet::new();
     for event in &record.events {
-        if let Happened::Invoked { key, payload, .. } = &event.what {
-            if first.entry(key.clone()).or_insert_with(|| payload.clone()) != payload {
-                misused.insert(event.call);
-            }
+        if let Happened::Invoked { key, payload, .. } = &event.what
+            && first.entry(key.clone()).or_insert_with(|| payload.clone()) != payload
+        {
+            misused.insert(event.call);
         }
     }
     misused

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use onlyonce_chaos::Seed;
 use onlyonce_chaos::executor::HarnessError;
 use onlyonce_chaos::history::Happened;
-use onlyonce_chaos::ledger::{Report, Verdict, judge};
+use onlyonce_chaos::ledger::{Report, Verdict, Violation, judge};
 use onlyonce_chaos::scenario::Scenario;
 use parking_lot::Mutex;
 
-use super::{SimExecutor, SimRun};
+use super::{Defect, SimExecutor, SimRun};
 
 /// What many runs came to.
 #[derive(Clone, Debug, Default)]
@@ -71,8 +71,8 @@ impl Judged {
     #[must_use]
     pub fn first_wrong(&self) -> Option<&'static str> {
         let violation = self.report.violations().first();
-        let violation = violation.map(|violation| violation.name());
-        violation.or_else(|| self.run.defects.first().map(|defect| defect.name()))
+        let violation = violation.map(Violation::name);
+        violation.or_else(|| self.run.defects.first().map(Defect::name))
     }
 }
 

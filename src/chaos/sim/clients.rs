@@ -19,7 +19,7 @@ use super::native::{client_of, key_of};
 use crate::middleware::client::{AttemptTimeoutLayer, EnforceDeadlineLayer, Ticket};
 use crate::middleware::stack;
 use crate::rpc::simulated::channel;
-use crate::rpc::{CallFailure, Client, ClientAdapter};
+use crate::rpc::{CallFailure, Client, ClientAdapter, Status};
 use crate::storage::IdempotencyKey;
 
 /// A client, and what it has written down: the calls that are over outlive its process.
@@ -251,6 +251,13 @@ impl Caller {
                 (Ending::Unknown, Some(failed.ticket))
             }
             Err(CallFailure::NotExecuted(_)) => (Ending::Refused, None),
+            // The store that knows of it is gone for good here, and the client is told so: there is
+            // nobody left to ask.
+            Err(CallFailure::OutcomeUnknown(failed))
+                if failed.status == Some(Status::Misdirected) =>
+            {
+                (Ending::InDoubt, Some(failed.ticket))
+            }
             Err(CallFailure::OutcomeUnknown(failed)) => (Ending::Unknown, Some(failed.ticket)),
             Err(CallFailure::Refused { ticket, .. }) => match ticket.maybe_executed {
                 // Another attempt would be refused as well, so that nothing more is ever learned of

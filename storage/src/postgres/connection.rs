@@ -1,7 +1,6 @@
 //! One connection: how it is made, and what is made sure of before it is used.
 
 use std::future::poll_fn;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
