@@ -130,6 +130,12 @@ impl<'a> World<'a> {
         self.down.contains_key(host) || self.sim.is_host_running(host)
     }
 
+    /// Whether this host was taken down and is not back yet.
+    #[must_use]
+    pub fn is_down(&self, host: &str) -> bool {
+        self.down.contains_key(host)
+    }
+
     /// One step of time. `struck` is told of what happens to a host, before it comes back.
     ///
     /// # Errors

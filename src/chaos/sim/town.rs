@@ -210,19 +210,25 @@ impl Town<'_> {
         })
     }
 
-    /// Takes down who is to go down when so many calls are over.
-    fn begin_outages(&mut self) {
+    /// Takes down who is to go down when so many calls are over, one at a time: who is down already
+    /// comes back first.
+    fn begin_outage(&mut self) {
         let ended = self.ended.load(Ordering::Relaxed);
-        while let Some(outage) = self.outages.pop_front_if(|next| next.after_calls <= ended) {
-            let host = match outage.who.starts_with("server") {
-                true => "server".to_owned(),
-                false => outage.who,
-            };
-            self.run.order(Order::Crash {
-                host,
-                back_after: Duration::from_millis(outage.back_after_ms),
-            });
+        let Some(next) = self.outages.front() else {
+            return;
+        };
+        let host = match next.who.starts_with("server") {
+            true => "server",
+            false => next.who.as_str(),
+        };
+        if next.after_calls > ended || self.world.is_down(host) {
+            return;
         }
+        self.run.order(Order::Crash {
+            host: host.to_owned(),
+            back_after: Duration::from_millis(next.back_after_ms),
+        });
+        self.outages.pop_front();
     }
 
     fn clients_live(&mut self) -> bool {
@@ -235,7 +241,7 @@ impl Town<'_> {
         // Faults strike while calls are made for the first time; then everything is to end.
         let patience = patience_ms(scenario);
         while self.clients_live() && self.run.now_us() / 1_000 < patience {
-            self.begin_outages();
+            self.begin_outage();
             self.step()?;
         }
         self.run.end_faults();
