@@ -1,5 +1,6 @@
 //! `chaos gate`: everything at once in simulated time, from many seeds.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -24,10 +25,28 @@ pub(crate) struct GateArguments {
     /// How many runs go on side by side
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
+    /// Writes down the run of one seed (`--from SEED --seeds 1`) in full, as JSON lines
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: &GateArguments) -> ExitCode {
     let (calls, jobs) = (arguments.calls, usize::from(arguments.jobs));
+    if let Some(path) = &arguments.history {
+        if arguments.seeds != 1 {
+            let why = "--history is of one seed: name it with --from SEED --seeds 1";
+            return output::fail(exit::MISUSED, why);
+        }
+        let judged = match campaign::judged(&plans::of_seed(arguments.from, calls), arguments.from)
+        {
+            Ok(judged) => judged,
+            Err(error) => return output::fail(exit::UNKNOWN, &error),
+        };
+        if let Err(error) = super::write_history(&judged.run.record, path) {
+            return output::fail(exit::UNKNOWN, &error);
+        }
+        return ended(super::code_of(judged.verdict()), &format!("{judged}\n"));
+    }
     let seeds = arguments.from..arguments.from.saturating_add(arguments.seeds);
     let tell = |done: u64| {
         if done.is_multiple_of(1_000) {

@@ -12,7 +12,7 @@ mod run;
 mod shrink;
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, BufWriter};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -91,6 +91,13 @@ fn executors(names: &[String]) -> Result<Vec<Box<dyn Executor>>, String> {
 
 fn read(path: &Path) -> Result<RunRecord, HistoryError> {
     RunRecord::read(BufReader::new(File::open(path)?))
+}
+
+fn write_history(record: &RunRecord, path: &Path) -> Result<(), String> {
+    File::create(path)
+        .map_err(HistoryError::from)
+        .and_then(|file| record.write(&mut BufWriter::new(file)))
+        .map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Writes a file, or says why not.

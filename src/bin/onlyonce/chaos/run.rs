@@ -159,11 +159,8 @@ fn history(
         Ok(record) => record,
         Err(error) => return output::fail(exit::UNKNOWN, &error),
     };
-    let written = std::fs::File::create(path)
-        .map_err(Into::into)
-        .and_then(|file| record.write(&mut std::io::BufWriter::new(file)));
-    if let Err(error) = written {
-        return output::fail(exit::UNKNOWN, &format!("{}: {error}", path.display()));
+    if let Err(error) = super::write_history(&record, path) {
+        return output::fail(exit::UNKNOWN, &error);
     }
     let report = onlyonce_chaos::ledger::judge(&record);
     let text = format!("{report}\ntrace {:016x}\n", record.trace_hash);
