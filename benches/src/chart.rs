@@ -114,7 +114,11 @@ pub fn write(path: &Path, diagrams: &[Diagram]) {
 fn medians(points: impl Iterator<Item = (String, u64, f64)>) -> Lines {
     let mut all: BTreeMap<String, BTreeMap<u64, Vec<f64>>> = BTreeMap::new();
     for (line, at, value) in points.filter(|(_, _, value)| *value > 0.0) {
-        all.entry(line).or_default().entry(at).or_default().push(value);
+        all.entry(line)
+            .or_default()
+            .entry(at)
+            .or_default()
+            .push(value);
     }
     let median = |mut values: Vec<f64>| {
         values.sort_by(f64::total_cmp);
@@ -163,15 +167,24 @@ fn draw(diagram: &Diagram) -> String {
     let mut names: Vec<(f64, &str, &str)> = Vec::new();
     for (number, (line, points)) in lines.iter().enumerate() {
         let colour = COLOURS[number % COLOURS.len()];
-        let points: Vec<_> = points.iter().map(|(at, value)| (x(*at), y(*value))).collect();
-        let path: Vec<_> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let points: Vec<_> = points
+            .iter()
+            .map(|(at, value)| (x(*at), y(*value)))
+            .collect();
+        let path: Vec<_> = points
+            .iter()
+            .map(|(x, y)| format!("{x:.1},{y:.1}"))
+            .collect();
         let _ = writeln!(
             drawn,
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
             path.join(" ")
         );
         for (x, y) in &points {
-            let _ = writeln!(drawn, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{colour}\"/>");
+            let _ = writeln!(
+                drawn,
+                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{colour}\"/>"
+            );
         }
         if let Some((_, y)) = points.last() {
             names.push((*y, line, colour));
@@ -189,12 +202,21 @@ fn draw(diagram: &Diagram) -> String {
             "<text x=\"{left:.0}\" y=\"{at:.0}\" fill=\"{colour}\">{line}</text>"
         );
     }
-    for at in lines.values().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>() {
+    for at in lines
+        .values()
+        .flat_map(BTreeMap::keys)
+        .collect::<BTreeSet<_>>()
+    {
         let words = at.to_string();
         let left = x(*at) - 4.0 * words.len() as f64;
         text(&mut drawn, left, f64::from(HEIGHT) - 28.0, &words);
     }
-    text(&mut drawn, x(first), f64::from(HEIGHT) - 10.0, diagram.below);
+    text(
+        &mut drawn,
+        x(first),
+        f64::from(HEIGHT) - 10.0,
+        diagram.below,
+    );
     drawn
 }
 

@@ -31,7 +31,10 @@ fn main() {
         for threads in [1, 2] {
             let mut bare = 0.0;
             for kind in Kind::ALL {
-                for (which, cost) in ["first", "again"].into_iter().zip(run(threads, kind, calls)) {
+                for (which, cost) in ["first", "again"]
+                    .into_iter()
+                    .zip(run(threads, kind, calls))
+                {
                     if which == "again" && !kind.dedupes() {
                         continue; // To it that is a call like any other.
                     }

@@ -79,7 +79,9 @@ fn check(counts: &[Count]) -> ExitCode {
         let is_worse = percent > WORSE_PERCENT_MAX;
         worse |= is_worse;
         let word = if is_worse { "WORSE" } else { "fine" };
-        println!("{word}: {name}: {before} instructions a call, now {instructions} ({percent:+.1} %)");
+        println!(
+            "{word}: {name}: {before} instructions a call, now {instructions} ({percent:+.1} %)"
+        );
     }
     match worse {
         true => ExitCode::FAILURE,
@@ -117,7 +119,9 @@ fn count(kind: Kind, first: u64, again: u64) -> u64 {
         .expect("valgrind");
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "valgrind fails: {text}");
-    let collected = text.lines().find_map(|line| line.split("Collected : ").nth(1));
+    let collected = text
+        .lines()
+        .find_map(|line| line.split("Collected : ").nth(1));
     let collected = collected.expect("valgrind says what it has counted");
     collected.trim().parse().expect("a number")
 }

@@ -42,13 +42,17 @@ fn loaded(arguments: &[String]) {
         .map_or_else(std::env::temp_dir, PathBuf::from);
     let chosen = arguments.get(3..).unwrap_or_default();
     let is_chosen = |kind: Kind| chosen.is_empty() || chosen.iter().any(|name| name == kind.name());
+    let of: Vec<_> = Kind::ALL
+        .into_iter()
+        .filter(|kind| is_chosen(*kind) && kind.is_here())
+        .collect();
     eprintln!("{}", machine::name());
     let labels = ["callers", "proxy"];
     let figures = ["calls_per_s", "p50_us", "p99_us", "resident_mib"];
     let mut all = Rounds::begin(&labels, &figures);
     for round in 1..=rounds {
         for &callers in CALLERS {
-            for kind in Kind::ALL.into_iter().filter(|kind| is_chosen(*kind)) {
+            for &kind in &of {
                 let (times, resident) = measure(kind, callers, time, &folder);
                 let micros = |share| times.at(share).as_nanos() as f64 / 1_000.0;
                 let mib = resident as f64 / f64::from(1 << 20);
@@ -64,7 +68,8 @@ fn loaded(arguments: &[String]) {
     for callers in CALLERS {
         let callers = callers.to_string();
         for kind in [Kind::Pass, Kind::Memory, Kind::Sled] {
-            for other in [Kind::Nginx, Kind::Hyper] {
+            let others = [Kind::Nginx, Kind::Hyper].into_iter();
+            for other in others.filter(|other| of.contains(other)) {
                 let (of, to) = ([&callers[..], kind.name()], [&callers[..], other.name()]);
                 let ratio = all.ratio("calls_per_s", &of, &to);
                 let (kind, other) = (kind.name(), other.name());
@@ -109,7 +114,8 @@ fn idle(arguments: &[String]) {
     allow_connections(count);
     eprintln!("{}", machine::name());
     println!("proxy,connections,resident_before_mib,resident_mib,bytes_per_connection");
-    for kind in [Kind::Hyper, Kind::Nginx, Kind::Pass, Kind::Memory] {
+    let kinds = [Kind::Hyper, Kind::Nginx, Kind::Pass, Kind::Memory];
+    for kind in kinds.into_iter().filter(|kind| kind.is_here()) {
         let runtime = runtime();
         let service = runtime.block_on(proxied::serve());
         let between = Between::start(kind, service, &folder);

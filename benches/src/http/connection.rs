@@ -53,7 +53,11 @@ impl Connection {
         let session = number / 10;
         self.request.clear();
         // A header of the same length, so that all calls have as many bytes.
-        let key = if self.keyed { "Idempotency-Key" } else { "X-Number-Of-All" };
+        let key = if self.keyed {
+            "Idempotency-Key"
+        } else {
+            "X-Number-Of-All"
+        };
         write!(
             self.request,
             "POST /pay HTTP/1.1\r\n\

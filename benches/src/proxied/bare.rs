@@ -44,7 +44,9 @@ async fn pass(
 ) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path_and_query();
     let path = path.map_or("/", |path| path.as_str());
-    let uri: Uri = format!("http://{upstream}{path}").parse().expect("an address");
+    let uri: Uri = format!("http://{upstream}{path}")
+        .parse()
+        .expect("an address");
     *request.uri_mut() = uri;
     Ok(match client.request(request).await {
         Ok(answer) => answer.map(BodyExt::boxed),

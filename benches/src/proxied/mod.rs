@@ -74,6 +74,12 @@ impl Kind {
         }
     }
 
+    /// Whether it can be started here: nginx must be installed.
+    #[must_use]
+    pub fn is_here(self) -> bool {
+        self != Self::Nginx || nginx::is_installed()
+    }
+
     /// Whether its clients send keys.
     #[must_use]
     pub const fn is_keyed(self) -> bool {

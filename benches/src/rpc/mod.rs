@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use onlyonce::middleware::stack;
 use onlyonce::rpc::{
-    Channel, ChannelOptions, Client, Incoming, Method, Reply, Request, Router, Server, ServerAdapter,
-    Serving, Status,
+    Channel, ChannelOptions, Client, Incoming, Method, Reply, Request, Router, Server,
+    ServerAdapter, Serving, Status,
 };
 use onlyonce_storage::{MemoryOptions, MemoryStore};
 use tokio::net::TcpListener;

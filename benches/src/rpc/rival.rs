@@ -49,8 +49,7 @@ pub(super) async fn start(listener: TcpListener) -> EchoClient {
     let stream = TcpStream::connect(address).await.expect("a connection");
     stream.set_nodelay(true).expect("a socket option");
     let framed = LengthDelimitedCodec::builder().new_framed(stream);
-    let transport: Transport<_, _, _, _> =
-        tarpc::serde_transport::new(framed, Bincode::default());
+    let transport: Transport<_, _, _, _> = tarpc::serde_transport::new(framed, Bincode::default());
     EchoClient::new(Config::default(), transport).spawn()
 }
 

@@ -134,7 +134,7 @@ impl PartialOrd for Event {
 }
 
 /// All with a base of 5 ms and a cap of 2 s, as in AWS's, unless the name says otherwise.
-const SCHEDULES: [(&str, Schedules); 7] = [
+const SCHEDULES: [(&str, Schedules); 8] = [
     ("exponential without jitter", || {
         Box::new(|| {
             let backoff = of(BASE, CAP);
@@ -144,6 +144,13 @@ const SCHEDULES: [(&str, Schedules); 7] = [
     ("onlyonce", || {
         Box::new(|| {
             let backoff = of(BASE, CAP);
+            Box::new(move |retry| backoff.delay(retry))
+        })
+    }),
+    // As AWS's simulation, whose figures say that the base is doubled before the first wait.
+    ("onlyonce from 10 ms", || {
+        Box::new(|| {
+            let backoff = of(BASE * 2, CAP);
             Box::new(move |retry| backoff.delay(retry))
         })
     }),

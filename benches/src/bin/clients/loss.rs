@@ -38,9 +38,7 @@ pub fn print() {
             ..default
         },
     ];
-    println!(
-        "loss,lost_percent,policy,answered_percent,attempts_per_call,p50_ms,p99_ms,p999_ms"
-    );
+    println!("loss,lost_percent,policy,answered_percent,attempts_per_call,p50_ms,p99_ms,p999_ms");
     for (name, loss) in [("reset", Loss::Reset), ("silence", Loss::Silence)] {
         for percent in [1, 5, 20] {
             let fate = Fate {

@@ -13,7 +13,11 @@ use crate::peer::{Fate, Loss, Peer};
 pub fn print() {
     println!("budget,calls_per_s,attempts_per_call,said");
     for (name, budget, said) in [
-        ("none", RetryBudget::unlimited as fn() -> RetryBudget, [3.0; 3]),
+        (
+            "none",
+            RetryBudget::unlimited as fn() -> RetryBudget,
+            [3.0; 3],
+        ),
         ("default", RetryBudget::default, [2.0, 1.1, 1.01]),
         ("sre", RetryBudget::sre, [1.1; 3]),
     ] {
@@ -39,8 +43,8 @@ fn load(budget: fn() -> RetryBudget, rate: u32) -> f64 {
             loss: Loss::Reset,
         });
         let budget = budget();
-        let layers =
-            stack::client(ClientAdapter).with_retry(|retry| retry.assume_dedupe().with_budget(budget));
+        let layers = stack::client(ClientAdapter)
+            .with_retry(|retry| retry.assume_dedupe().with_budget(budget));
         let client = Client::with_stack(peer.clone(), layers);
         let calls = rate * SECONDS;
         let mut running = Vec::new();
