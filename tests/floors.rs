@@ -156,6 +156,7 @@ fn only_benches_may_name_rivals() {
             "idempotent",
             "tower-resilience",
             "backon",
+            "tarpc",
         ] {
             assert!(
                 !dependencies(folder).contains(&rival.to_owned()),
@@ -168,6 +169,9 @@ fn only_benches_may_name_rivals() {
 #[test]
 fn the_layers_for_grpc_depend_on_no_library_of_grpc() {
     for (name, folder, _) in FLOORS {
+        if name == "onlyonce-bench" {
+            continue; // It measures beside tonic.
+        }
         for dependency in dependencies(folder) {
             let grpc = ["prost", "tonic"]
                 .iter()

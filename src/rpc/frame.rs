@@ -9,7 +9,7 @@
 //!
 //! The length is checked as soon as it is there, before anything of the payload is buffered.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -114,8 +114,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 }
                 Some(length) => LENGTH_BYTES + length - self.buffer.len(),
             };
-            // In small steps: a peer that announces much and sends little gets little memory.
-            self.buffer.reserve(missing.min(READ_BYTES));
+            // In small steps, each as large as what is there: a peer that announces much and sends
+            // little gets little memory, and a large frame is not moved at each step.
+            let step = self.buffer.len().max(READ_BYTES);
+            self.buffer.reserve(missing.min(step));
             let count = self
                 .io
                 .read_buf(&mut self.buffer)
@@ -186,9 +188,13 @@ impl Batch {
     ) -> io::Result<()> {
         let mut bytes = Buf::chain(&self.small[..], &self.large[..]);
         while bytes.has_remaining() {
+            // What is copied and what is not leave with one call of the system.
+            let mut slices = [IoSlice::new(&[]); 2];
+            let filled = bytes.chunks_vectored(&mut slices);
+            let writing = io.write_vectored(&slices[..filled]);
             let count = match patience {
-                None => io.write(bytes.chunk()).await?,
-                Some(patience) => timeout(patience, io.write(bytes.chunk())).await??,
+                None => writing.await?,
+                Some(patience) => timeout(patience, writing).await??,
             };
             if count == 0 {
                 return Err(io::ErrorKind::WriteZero.into());

@@ -19,10 +19,14 @@ pub(crate) struct ValueError(String);
 
 /// `value` in bytes.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, ValueError> {
-    let bytes = bincode::serde::encode_to_vec(value, CONFIG);
-    bytes
-        .map(Bytes::from)
-        .map_err(|error| ValueError(error.to_string()))
+    encode_behind(Vec::new(), value)
+}
+
+/// `value` in bytes behind those that are there.
+fn encode_behind<T: Serialize>(mut bytes: Vec<u8>, value: &T) -> Result<Bytes, ValueError> {
+    let encoded = bincode::serde::encode_into_std_write(value, &mut bytes, CONFIG);
+    encoded.map_err(|error| ValueError(error.to_string()))?;
+    Ok(bytes.into())
 }
 
 /// Why bytes are no value, without the words of the value's own type: those repeat what is in it.
@@ -55,14 +59,10 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError>
 pub(crate) fn encode_result<R: Serialize, F: Serialize>(
     result: Result<&R, &F>,
 ) -> Result<Bytes, ValueError> {
-    let (tag, value) = match result {
-        Ok(reply) => (REPLY, encode(reply)?),
-        Err(fault) => (FAULT, encode(fault)?),
-    };
-    let mut bytes = Vec::with_capacity(value.len() + 1);
-    bytes.push(tag);
-    bytes.extend_from_slice(&value);
-    Ok(bytes.into())
+    match result {
+        Ok(reply) => encode_behind(vec![REPLY], reply),
+        Err(fault) => encode_behind(vec![FAULT], fault),
+    }
 }
 
 /// The reply or fault in these bytes.

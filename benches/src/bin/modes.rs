@@ -184,7 +184,7 @@ fn measure(
     let log = Log::create(&folder.join("log")).expect("a log");
     let store = || {
         let options = SledOptions::new().limits(Calls::limits());
-        let store = SledStore::open(&folder.join("store"), options).expect("a store");
+        let store = SledStore::open(folder.join("store"), options).expect("a store");
         Calls::new(Arc::new(store))
     };
     match kind {

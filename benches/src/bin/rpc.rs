@@ -25,7 +25,7 @@ fn main() {
     let chosen: Vec<String> = arguments.collect();
     let is_chosen = |rpc: Rpc| chosen.is_empty() || chosen.iter().any(|name| name == rpc.name());
     let of: Vec<_> = Rpc::ALL.into_iter().filter(|rpc| is_chosen(*rpc)).collect();
-    if let Some(calls) = std::env::var("CALLS").ok() {
+    if let Ok(calls) = std::env::var("CALLS") {
         let calls = calls.parse().expect("calls");
         return of.into_iter().for_each(|rpc| make(rpc, calls));
     }
@@ -112,7 +112,7 @@ fn runtime() -> Runtime {
 
 fn numbers(name: &str, otherwise: &str) -> Vec<usize> {
     let chosen = std::env::var(name).unwrap_or_else(|_| otherwise.to_owned());
-    let numbers = chosen.split(',').map(|text| text.parse());
+    let numbers = chosen.split(',').map(str::parse);
     numbers.map(|number| number.expect("a number")).collect()
 }
 

@@ -28,13 +28,14 @@ impl Nginx {
             .stderr(Stdio::null())
             .spawn()
             .expect("nginx");
+        let nginx = Self { child };
         for _ in 0..200 {
             if TcpStream::connect(address).is_ok() {
-                return (address, Self { child });
+                break;
             }
             pause();
         }
-        panic!("nginx does not listen: see {}", folder.display());
+        (address, nginx)
     }
 
     /// The master and its workers.

@@ -147,7 +147,7 @@ const SCHEDULES: [(&str, Schedules); 8] = [
             Box::new(move |retry| backoff.delay(retry))
         })
     }),
-    // AWS's simulation doubles the base before the first wait already.
+    // As AWS's simulation, whose figures say that the base is doubled before the first wait.
     ("onlyonce from 10 ms", || {
         Box::new(|| {
             let backoff = of(BASE * 2, CAP);
