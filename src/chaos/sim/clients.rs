@@ -177,8 +177,10 @@ impl Caller {
             false => Ticket::never_sent(key),
         };
         let mut asked = 0;
+        let mut asked_in_peace = 0;
         let mut doubts = 0;
         loop {
+            asked_in_peace += u32::from(self.run.faults_ended());
             let (ending, next) = self
                 .attempt(client, ticket, (call, &transfer), asked == 0 && !again)
                 .await;
@@ -210,7 +212,10 @@ impl Caller {
                     sleep(Duration::from_millis(draw(5).within(0..=600))).await;
                 }
                 Ending::Declined(_) | Ending::Refused => return,
-                Ending::Unknown if asked > RESUMED_MAX => return,
+                // While faults strike a client may lose its patience. Once nothing is in the way it has
+                // to learn what became of its call.
+                Ending::Unknown if asked > RESUMED_MAX && !self.run.faults_ended() => return,
+                Ending::Unknown if asked_in_peace > RESUMED_MAX => return,
                 Ending::Unknown => sleep(Duration::from_millis(150)).await,
             }
         }
