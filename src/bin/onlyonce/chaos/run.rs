@@ -1,6 +1,6 @@
 //! `chaos run`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -144,7 +144,7 @@ fn history(
     scenario: &onlyonce_chaos::scenario::Scenario,
     executor: &dyn Executor,
     seed: u64,
-    path: &PathBuf,
+    path: &Path,
 ) -> ExitCode {
     let possible = match campaign::possible(scenario, executor) {
         Ok((possible, not_run)) => {
