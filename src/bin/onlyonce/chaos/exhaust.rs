@@ -31,8 +31,12 @@ pub(super) fn run(arguments: &ExhaustArguments) -> ExitCode {
     let atoms = exhaust::atoms(calls);
     let all = exhaust::schedules(atoms.len(), arguments.faults == 2);
     let wanted = all.min(arguments.schedules.unwrap_or(u64::MAX));
+    let seed = match exhaust::seed(calls) {
+        Ok(seed) => seed,
+        Err(error) => return output::fail(exit::UNKNOWN, &error),
+    };
     let mut text = format!(
-        "{} faults at the moments of {calls} calls; {all} schedules, each from seed 1\n",
+        "{} faults at the moments of {calls} calls; {all} schedules, each from seed {seed}\n",
         atoms.len()
     );
     let mut code = 0;
@@ -47,7 +51,7 @@ pub(super) fn run(arguments: &ExhaustArguments) -> ExitCode {
             let faults = exhaust::numbered(&atoms, number).unwrap_or_default();
             exhaust::schedule(mode, calls, faults)
         };
-        campaign::run_from(0..schedules, &scenario, &|_| 1, jobs, None, &|_| true)
+        campaign::run_from(0..schedules, &scenario, &|_| seed, jobs, None, &|_| true)
     };
     let mut struck = BTreeSet::new();
     for mode in [Mode::Claimed, Mode::Transactional] {
