@@ -60,6 +60,8 @@ pub(super) struct Cluster {
     pub(super) database_restarts: u64,
     /// Calls that were in doubt, and about which the bank was asked.
     pub(super) doubts_asked: u64,
+    /// Calls that were named in doubt, also where they were answered later.
+    pub(super) ever_in_doubt: u64,
     /// Orders that came too late, and were refused by the bank.
     pub(super) late_refused: u64,
 }

@@ -18,7 +18,8 @@ pub(super) struct Coverage {
     pub(super) restarts: u64,
     /// Keyed calls that were answered or declined.
     pub(super) answered: u64,
-    /// Keyed calls that are in doubt: what became of them can be known, so that none may be.
+    /// Keyed calls that are in doubt, or were on the way where that may not be either: what becomes of
+    /// them can be known, so that none may be.
     pub(super) in_doubt: u64,
     /// Keyed calls that were in doubt on the way, where an outside system is asked about them.
     pub(super) doubts_asked: Option<u64>,
@@ -119,7 +120,8 @@ impl fmt::Display for MissedGoal {
             ),
             Self::NoDoubts { in_doubt } => write!(
                 f,
-                "{in_doubt} calls are in doubt, although what became of them can be known"
+                "{in_doubt} calls are in doubt, or were on the way, although what becomes of them \
+                 can be known"
             ),
             Self::Restarts { restarts, kills } => write!(
                 f,

@@ -83,6 +83,16 @@ impl Log {
         endings.last()?.ticket.clone()
     }
 
+    /// How many operations were named in doubt to anybody, also where one was answered later.
+    pub(super) fn ever_in_doubt(&self) -> u64 {
+        let operations = self.operations.lock();
+        let is_doubt = |ended: &Ended| ended.ending == Ending::InDoubt;
+        let doubted = operations
+            .values()
+            .filter(|endings| endings.iter().any(is_doubt));
+        doubted.count() as u64
+    }
+
     /// Notes how a resumed call ended; true the first time for this operation.
     pub(super) fn resumed(&self, operation: u64, ended: Ended) -> bool {
         let mut operations = self.operations.lock();

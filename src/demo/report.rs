@@ -178,7 +178,13 @@ impl DemoReport {
             kills: self.kills,
             restarts: naive.server_restarts.min(ours.server_restarts),
             answered: figures.answered + figures.declined,
-            in_doubt: figures.in_doubt,
+            // Where effect and answer are one commit no answer on the way may name a doubt either.
+            in_doubt: ours
+                .cluster
+                .filter(|cluster| cluster.guarantee == ClusterGuarantee::Transactional)
+                .map_or(figures.in_doubt, |cluster| {
+                    cluster.ever_in_doubt.max(figures.in_doubt)
+                }),
             // Where effect and answer are one commit, nothing is to be asked about.
             doubts_asked: ours
                 .cluster
@@ -255,6 +261,26 @@ mod tests {
         let report = report(naive(), answered);
         assert_eq!(report.verdict(), DemoVerdict::Held);
         assert!(!report.to_table().contains("BROKEN"));
+    }
+
+    #[test]
+    fn a_doubt_on_the_way_is_a_missed_goal_where_effect_and_answer_are_one_commit() {
+        for (guarantee, verdict) in [
+            (ClusterGuarantee::Claimed, DemoVerdict::Held),
+            (ClusterGuarantee::Transactional, DemoVerdict::GoalMissed),
+        ] {
+            let mut answered = column(2_000, 2_000, |_| Ending::Answered("done".into()));
+            answered.cluster = Some(Cluster {
+                guarantee,
+                servers: 3,
+                server_pauses: 0,
+                database_restarts: 0,
+                doubts_asked: 1,
+                ever_in_doubt: 1,
+                late_refused: 0,
+            });
+            assert_eq!(report(naive(), answered).verdict(), verdict);
+        }
     }
 
     #[test]

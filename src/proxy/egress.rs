@@ -204,7 +204,7 @@ impl Untold {
         Self::refused(not_executed(code, "too-large", detail))
     }
 
-    /// The outbox is full, or fails.
+    /// The outbox is full. One that fails may have written it: that is unknown.
     pub(super) fn not_kept(detail: &str) -> Self {
         let code = StatusCode::SERVICE_UNAVAILABLE;
         Self::refused(after(not_executed(code, "not-kept", detail), PAUSE_MAX))

@@ -20,6 +20,8 @@ enum Fails {
     Never,
     Sent,
     Write,
+    /// It writes, and its answer is lost.
+    WriteAnswer,
 }
 
 /// An outbox on a disk that fails.
@@ -46,6 +48,10 @@ impl OutboxStore for Failing {
     fn write(&self, call: NewCall) -> StoreFuture<'_, Written, OutboxError> {
         match *self.fails.lock() {
             Fails::Write => full(),
+            Fails::WriteAnswer => Box::pin(async {
+                self.inner.write(call).await?;
+                Err(OutboxError::Unavailable("it did not answer".to_owned()))
+            }),
             _ => self.inner.write(call),
         }
     }
@@ -81,9 +87,32 @@ async fn a_call_that_cannot_be_written_is_not_sent() {
     let failing = Failing::on(&opened, Fails::Write);
     let outbox = client(&serving.local_addr(), failing);
     let failed = outbox.call(&PAY, &5).await.unwrap_err();
-    assert!(matches!(failed, OutboxFailure::NotWritten(_)), "{failed:?}");
+    // A write that failed may be there all the same: whoever is told so goes on under its key.
+    assert!(matches!(failed, OutboxFailure::Outbox { .. }), "{failed:?}");
+    assert!(failed.key().is_some() && failed.to_string().contains("may be in the outbox"));
     assert_eq!(paid.load(Ordering::SeqCst), 0);
     assert_eq!(opened.calls().await, []);
+}
+
+// G7
+#[tokio::test]
+async fn a_call_whose_writing_was_not_answered_names_its_key_and_happens_once() {
+    let paid = Arc::<AtomicU32>::default();
+    let serving = shop(Arc::default(), Arc::clone(&paid)).await;
+    let opened = Folder::new().open(NOBODY).await;
+    let failing = Failing::on(&opened, Fails::WriteAnswer);
+    let outbox = client(&serving.local_addr(), Arc::<Failing>::clone(&failing));
+    let failed = outbox.call(&PAY, &5).await.unwrap_err();
+    let OutboxFailure::Outbox { key, .. } = failed else {
+        panic!("{failed:?}");
+    };
+    assert_eq!(paid.load(Ordering::SeqCst), 0);
+
+    *failing.fails.lock() = Fails::Never;
+    let paid_once = outbox.call_as(key, &PAY, &5).await.unwrap();
+    assert_eq!(paid_once.reply, 10_005);
+    outbox.resume_all().await.unwrap();
+    assert_eq!(paid.load(Ordering::SeqCst), 1);
 }
 
 // G6

@@ -150,6 +150,7 @@ impl Run<'_> {
                 server_pauses: counted.pauses,
                 database_restarts: counted.database_restarts,
                 doubts_asked: of_bank.asked,
+                ever_in_doubt: log.ever_in_doubt(),
                 late_refused: of_bank.refused,
             }),
             faults,

@@ -75,8 +75,9 @@ use crate::rpc::{Channel, ClientAdapter, Method, Reply, Request, Status, Transpo
 /// # Cancellation
 ///
 /// Dropping the future of a call leaves the call in the outbox, as one that may have been sent, or
-/// unsent if nothing of it was. If it was not yet written it is not there. Before a call is cancelled
-/// or forgotten, whoever is at it is waited for.
+/// unsent if nothing of it was. If it was not yet written it may be there or not, also a while later:
+/// look for it in [`pending`](Self::pending) before you make it anew under another key. Before a call is
+/// cancelled or forgotten, whoever is at it is waited for.
 #[derive(Clone)]
 pub struct Outbox {
     stack: BoxClient<Request, Reply, TransportError>,
@@ -135,7 +136,8 @@ impl Outbox {
     /// # Errors
     ///
     /// The handler's fault, or what is known of a call without an answer. But for
-    /// [`OutboxFailure::NotWritten`] the call is in the outbox.
+    /// [`OutboxFailure::NotWritten`] and [`OutboxFailure::Unwritable`] the call is in the outbox, or
+    /// may be: where the outbox failed, go on under the key that the error names.
     pub async fn call<A, R, F>(
         &self,
         method: &Method<A, R, F>,
@@ -325,10 +327,14 @@ impl Outbox {
         F: DeserializeOwned,
     {
         let key = call.key.clone();
-        self.calls
-            .write(call.timeout(self.timeout))
-            .await
-            .map_err(OutboxFailure::NotWritten)?;
+        let written = self.calls.write(call.timeout(self.timeout)).await;
+        written.map_err(|error| match error.rules_out_writing() {
+            true => OutboxFailure::NotWritten(error),
+            false => OutboxFailure::Outbox {
+                key: key.clone(),
+                error,
+            },
+        })?;
         self.resume(&key, method).await
     }
 

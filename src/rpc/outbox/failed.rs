@@ -11,8 +11,8 @@ use crate::rpc::Status;
 /// A call from an outbox that did not end with its reply.
 ///
 /// But for [`NotWritten`](Self::NotWritten) and [`Unwritable`](Self::Unwritable) the call is in the
-/// outbox, and stays there until it is
-/// acknowledged, cancelled or forgotten by name: never make it anew.
+/// outbox, or may be ([`Outbox`](Self::Outbox)), and stays there until it is acknowledged, cancelled or
+/// forgotten by name: never make it anew under another key.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OutboxFailure<F> {
@@ -37,9 +37,12 @@ pub enum OutboxFailure<F> {
     /// The effect did not happen. The call is still in the outbox and is made when it is resumed:
     /// cancel it if it shall not be.
     NotExecuted(Unfinished),
-    /// The outbox takes no such call. Nothing was written, and nothing sent.
+    /// The outbox takes no such call: a bound is met, or the key is another call's. Nothing was
+    /// written, and nothing sent.
     NotWritten(OutboxError),
-    /// The outbox failed, or has no such call. Nothing was sent this time.
+    /// The outbox failed, or has no such call. Nothing was sent this time. Where it failed, a new call
+    /// may be written although nobody was told: go on with it under this key, once the outbox is able
+    /// again, and never under another one.
     Outbox {
         /// The call's key.
         key: IdempotencyKey,
@@ -81,7 +84,7 @@ pub struct Unfinished {
 // === impl OutboxFailure ===
 
 impl<F> OutboxFailure<F> {
-    /// The call's key, if it is in the outbox.
+    /// The call's key, if it is in the outbox or may be.
     #[must_use]
     pub const fn key(&self) -> Option<&IdempotencyKey> {
         match self {
@@ -113,7 +116,10 @@ impl<F: fmt::Display> fmt::Display for OutboxFailure<F> {
                 "call was not executed, resume it from the outbox or cancel it: {unfinished}"
             ),
             Self::NotWritten(error) => write!(f, "call was neither written nor sent: {error}"),
-            Self::Outbox { error, .. } => write!(f, "nothing was sent: {error}"),
+            Self::Outbox { error, .. } => write!(
+                f,
+                "nothing was sent, and the call may be in the outbox under its key: {error}"
+            ),
             Self::OutcomeUnknown(unfinished) if unfinished.cannot_tell.is_some() => {
                 write!(
                     f,

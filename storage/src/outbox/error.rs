@@ -89,3 +89,21 @@ pub enum OutboxError {
         supported: u8,
     },
 }
+
+// === impl OutboxError ===
+
+impl OutboxError {
+    /// Whether a call that could not be written for this reason is certainly not in the outbox, and
+    /// will not be: a bound was met, or its key is another call's. After any other error it may be
+    /// there although nobody was told, and must not be made under another key.
+    #[must_use]
+    pub const fn rules_out_writing(&self) -> bool {
+        matches!(
+            self,
+            Self::BytesFull { .. }
+                | Self::CallsFull { .. }
+                | Self::Mismatch
+                | Self::RequestTooLarge { .. }
+        )
+    }
+}

@@ -28,16 +28,23 @@ pub(super) fn parse(text: &str) -> Result<(Config, Encryption), OpenError> {
         let of_name = told.iter().rev().find(|(told, _)| told == name);
         of_name.map(|(_, value)| value.as_str())
     };
-    let authorities = match last("sslrootcert") {
-        None | Some("" | "system") => None,
+    all_is_read_here(text, &config).map_err(|reason| refused(reason.to_owned()))?;
+    let root = last("sslrootcert");
+    let authorities = match root {
+        None | Some("system") => None,
+        Some("") => {
+            let reason = "sslrootcert is empty; name a file, or say system";
+            return Err(refused(reason.to_owned()));
+        }
         Some(file) => Some(PathBuf::from(file)),
     };
     let encryption = match last("sslmode") {
         Some("verify-full") => Encryption::Verified { authorities },
-        Some("require") if authorities.is_some() => Encryption::Verified { authorities },
+        // Whoever names authorities wants them asked, those of the system too.
+        Some("require") if root.is_some() => Encryption::Verified { authorities },
         Some("require") => Encryption::Unverified,
         Some("disable") => Encryption::None,
-        None | Some("prefer") if authorities.is_none() => Encryption::None,
+        None | Some("prefer") if root.is_none() => Encryption::None,
         None | Some("prefer") => {
             let reason = "sslrootcert without sslmode=verify-full protects nothing";
             return Err(refused(reason.to_owned()));
@@ -54,11 +61,31 @@ pub(super) fn parse(text: &str) -> Result<(Config, Encryption), OpenError> {
     Ok((config, encryption))
 }
 
+/// Nothing about encryption is left to the driver, and none of it stands where the driver reads the
+/// credentials: they go as far as the first `@`, also where that was meant for a parameter.
+fn all_is_read_here(text: &str, config: &Config) -> Result<(), &'static str> {
+    if config.get_ssl_mode() != Config::new().get_ssl_mode() {
+        return Err("write sslmode as it is, without % in its name");
+    }
+    let url = SCHEMES.iter().find_map(|scheme| text.strip_prefix(scheme));
+    let Some((credentials, _)) = url.and_then(|url| url.split_once('@')) else {
+        return Ok(());
+    };
+    let user = credentials.split(':').next().unwrap_or_default();
+    let parameters = credentials.split_once('?').map(|(_, told)| decoded(told));
+    let demands = |told: String| TLS.iter().any(|name| told.contains(name));
+    if user.contains(['/', '?']) || parameters.is_some_and(demands) {
+        return Err(
+            "a / or ? stands before its first @: write an @ of the parameters as %40, and in a user \
+             %2F and %3F",
+        );
+    }
+    Ok(())
+}
+
 /// The address without what the driver does not know, and that.
 fn without_tls(text: &str) -> (String, Vec<(String, String)>) {
-    let is_url = ["postgres://", "postgresql://"]
-        .iter()
-        .any(|scheme| text.starts_with(scheme));
+    let is_url = SCHEMES.iter().any(|scheme| text.starts_with(scheme));
     match is_url {
         true => of_url(text),
         false => of_words(text),
@@ -153,6 +180,8 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
+
 /// What the driver does not know, or knows with fewer values.
 const TLS: [&str; 2] = ["sslmode", "sslrootcert"];
 
@@ -190,6 +219,10 @@ mod tests {
                 "postgres://u@h/d?sslrootcert=%2Fetc%2Fa%20b/ca.pem&sslmode=require&user=v",
                 file.clone(),
             ),
+            (
+                "postgres://u@h/d?sslmode=require&sslrootcert=system",
+                system.clone(),
+            ),
             ("host=h user=u sslmode=verify-full", system),
             ("host=h sslmode = require", Encryption::Unverified),
             (
@@ -214,6 +247,31 @@ mod tests {
             ("postgres://u@h/d?sslmode=", "none of disable"),
             ("host=h sslmode=", "none of disable"),
             ("postgres://u@h/d?sslrootcert=/ca.pem", "without sslmode"),
+            ("postgres://u@h/d?sslrootcert=system", "without sslmode"),
+            (
+                "host=h sslmode=prefer sslrootcert=system",
+                "without sslmode",
+            ),
+            (
+                "postgres://u@h/d?sslmode=require&sslrootcert=",
+                "name a file",
+            ),
+            (
+                "postgres://u@h/d?sslmode=verify-full&sslrootcert=",
+                "name a file",
+            ),
+            (
+                "postgres://db.example/app?sslmode=require&user=app@db.example",
+                "as %40",
+            ),
+            (
+                "postgres://db.example:5432/app?sslmode=require&user=app@db.example",
+                "as %40",
+            ),
+            ("postgres://h:1?ssl%6Dode=require&options=a@b", "as %40"),
+            ("postgres://h/app?sslmode=require&options=a@b", "as %40"),
+            ("postgres://u@h/d?ssl%6Dode=require", "write sslmode"),
+            ("postgres://u@h/d?%73slmode=disable", "write sslmode"),
             (
                 "host=h sslrootcert=/ca.pem sslmode=prefer",
                 "without sslmode",

@@ -3,6 +3,7 @@
 #![cfg(all(feature = "conformance", feature = "postgres", feature = "sled"))]
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod lost_answers;
 mod owners;
 #[path = "../postgres_rig/mod.rs"]
 mod postgres_rig;

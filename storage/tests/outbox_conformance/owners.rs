@@ -17,32 +17,32 @@ use tokio::time::{Instant, sleep};
 
 use crate::postgres_rig::{self, Durable, Server};
 
-const LEASE: Duration = Duration::from_secs(1);
+pub const LEASE: Duration = Duration::from_secs(1);
 
-fn key(name: &str) -> IdempotencyKey {
+pub fn key(name: &str) -> IdempotencyKey {
     IdempotencyKey::parse(name).unwrap()
 }
 
-fn call(name: &str) -> NewCall {
+pub fn call(name: &str) -> NewCall {
     NewCall::new(key(name), "m", name.to_owned().into())
 }
 
-fn sent() -> FirstSent {
+pub fn sent() -> FirstSent {
     FirstSent {
         at: Timestamp::from_millis(70),
         store: None,
     }
 }
 
-fn options(database: PostgresOptions) -> PostgresOutboxOptions {
+pub fn options(database: PostgresOptions) -> PostgresOutboxOptions {
     PostgresOutboxOptions::new(database, "shop-7").lease(LEASE)
 }
 
-async fn open(options: PostgresOutboxOptions) -> Result<PostgresOutbox, OutboxOpenError> {
+pub async fn open(options: PostgresOutboxOptions) -> Result<PostgresOutbox, OutboxOpenError> {
     PostgresOutbox::open(Scope::global(), options).await
 }
 
-async fn schema(server: &Server) -> PostgresOptions {
+pub async fn schema(server: &Server) -> PostgresOptions {
     let options = postgres_rig::options(server);
     PostgresStore::migrate(&options).await.unwrap();
     options

@@ -84,7 +84,8 @@ impl KeptCalls {
     ///
     /// # Errors
     ///
-    /// When a bound is met, the key is another call's, or the outbox fails. Then nothing is to be sent.
+    /// When a bound is met, the key is another call's, or the outbox fails. Then nothing is to be sent;
+    /// unless the error [rules it out](OutboxError::rules_out_writing) the call may be there all the same.
     pub async fn write(&self, call: NewCall) -> Result<(), OutboxError> {
         kill_point!("outbox: call made, not written");
         self.store.write(call).await?;

@@ -330,7 +330,13 @@ struct Failing {
 
 impl OutboxStore for Failing {
     fn write(&self, call: NewCall) -> StoreFuture<'_, Written, OutboxError> {
-        self.inner.write(call)
+        if self.at != WRITE_ANSWER {
+            return self.inner.write(call);
+        }
+        Box::pin(async {
+            self.inner.write(call).await?;
+            Err(OutboxError::Unavailable("it did not answer".to_owned()))
+        })
     }
 
     fn change(
@@ -387,3 +393,24 @@ async fn an_answer_over_http_that_cannot_be_kept_is_not_told_and_comes_again() {
     assert_eq!(text(kept.response).await, "done");
     assert_eq!(peer.effects().len(), 1);
 }
+
+// G7
+#[tokio::test]
+async fn a_call_over_http_whose_writing_was_not_answered_names_its_key_and_happens_once() {
+    let (folder, peer) = (Folder::new(), Peer::deduping(1).await);
+    let opened = folder.open().await;
+    let (inner, at) = (Arc::clone(&opened.kept), WRITE_ANSWER);
+    let outbox = Outbox::new(client(), Arc::new(Failing { inner, at }));
+    let failed = outbox.call(peer.post("a")).await.unwrap_err();
+    let OutboxFailure::Outbox { key, .. } = failed else {
+        panic!("{failed:?}");
+    };
+    assert!(peer.seen().is_empty());
+    let kept = opened.outbox.resume(&key).await.unwrap();
+    assert_eq!(text(kept.response).await, "done");
+    opened.outbox.resume_all().await.unwrap();
+    assert_eq!(peer.effects().len(), 1);
+}
+
+/// It writes, and its answer is lost.
+const WRITE_ANSWER: &str = "answer that it has written";

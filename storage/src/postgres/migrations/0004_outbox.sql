@@ -22,7 +22,10 @@ CREATE TABLE {schema}.outboxes (
     -- The database system and its timeline, as the store notes them.
     place text NOT NULL,
     -- The database may have lost what was acknowledged, and not every call is marked so yet.
-    is_unsure boolean NOT NULL DEFAULT false
+    is_unsure boolean NOT NULL DEFAULT false,
+    -- For how long it was opened last, in milliseconds, and the random name of that opening.
+    lease bigint NOT NULL DEFAULT 0,
+    opening bytea
 ) WITH (fillfactor = 50);
 
 CREATE TABLE {schema}.outbox_calls (
@@ -60,13 +63,16 @@ DECLARE
     here text := {schema}.place();
     o {schema}.outboxes%ROWTYPE;
 BEGIN
-    INSERT INTO {schema}.outboxes VALUES (p_name, p_id, p_scope, 0, 0, 1, 0, 0, here, false)
+    INSERT INTO {schema}.outboxes VALUES (p_name, p_id, p_scope, 0, 0, 1, 0, 0, here)
         ON CONFLICT (name) DO NOTHING;
     SELECT * INTO STRICT o FROM {schema}.outboxes WHERE name = p_name FOR UPDATE;
     outbox_open.is_moved := o.place <> here OR o.is_unsure;
     outbox_open.outcome := CASE
         WHEN o.scope <> p_scope THEN 2
-        WHEN o.owned_until > t THEN 1
+        -- Whoever asks again because the answer was lost has it already. A lease that ends later than
+        -- any that begins now was given before the clock was set back: its owner renews it, or is gone.
+        WHEN o.owned_until > t AND o.owned_until - t <= 2 * o.lease
+            AND o.opening IS DISTINCT FROM p_id THEN 1
         WHEN outbox_open.is_moved AND NOT p_after_failover THEN 6
         ELSE 0
     END;
@@ -77,6 +83,8 @@ BEGIN
             epoch = o.epoch + CASE WHEN o.place <> here THEN 1000000 ELSE 1 END,
             next = o.next + CASE WHEN o.place <> here THEN 1000000 ELSE 0 END,
             owned_until = t + p_lease,
+            lease = p_lease,
+            opening = p_id,
             place = here,
             -- Until all of its calls are marked: an opening that ends before that has opened nothing.
             is_unsure = outbox_open.is_moved
@@ -103,20 +111,21 @@ BEGIN
     IF NOT FOUND THEN
         RETURN 4;
     END IF;
-    IF right(there, 8) <> substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) THEN
+    -- The system too: a pooler may have been moved to another one on the same timeline.
+    IF there <> {schema}.place() THEN
         RETURN 6;
     END IF;
     RETURN 0;
 END
 $$;
 
--- Keeps it for longer.
+-- Keeps it for longer, in the place in which it was opened; whoever lets it go does so anywhere.
 CREATE FUNCTION {schema}.outbox_renew(p_now bigint, p_name text, p_epoch bigint, p_lease bigint)
 RETURNS boolean
 LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE {schema}.outboxes SET owned_until = COALESCE(p_now, {schema}.now_ms()) + p_lease
-        WHERE name = p_name AND epoch = p_epoch;
+        WHERE name = p_name AND epoch = p_epoch AND (p_lease = 0 OR place = {schema}.place());
     RETURN FOUND;
 END
 $$;

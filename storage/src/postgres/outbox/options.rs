@@ -38,6 +38,10 @@ impl PostgresOutboxOptions {
     /// Opens it also where the database has failed over, or was restored, since it was last opened: it
     /// may not have what was acknowledged. Calls that it has as never sent may have been sent there, so
     /// their outcome is then unknown; a call that it does not have is nobody's.
+    ///
+    /// A call whose removal was lost is there again: one that stands there as sent or in doubt is sent
+    /// again when it is resumed, under its key and with the time of its first attempt. Look through the
+    /// list before all are resumed, and forget those that are done.
     pub const fn after_failover(mut self) -> Self {
         self.after_failover = true;
         self

@@ -260,8 +260,7 @@ pub(super) fn unavailable(error: StoreError) -> OutboxError {
 }
 
 /// The outbox is the one that was opened, and in the database in which it was.
-const OWNED: &str = "o.name = $1 AND o.epoch = $2
-    AND right(o.place, 8) = substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
+const OWNED: &str = "o.name = $1 AND o.epoch = $2 AND o.place = {schema}.place()";
 
 /// Entries have 600 bytes at most, so that a page is less than a megabyte.
 const PAGE: usize = 1_000;

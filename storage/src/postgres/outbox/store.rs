@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::open::{Opened, OutboxOpenError, open, release, renew};
 use super::options::PostgresOutboxOptions;
@@ -60,6 +60,8 @@ struct Shared {
     limits: OutboxLimits,
     clock: Arc<dyn Clock>,
     closed: AtomicBool,
+    /// Somebody else has it, or the database is another one: as a renewal was told.
+    lost: AtomicBool,
     /// The next number. Held while a call is written: they are, in the order of their numbers.
     next: Mutex<u64>,
     /// The changes of one call take effect in the order in which they were asked for.
@@ -98,6 +100,7 @@ impl PostgresOutbox {
             limits: options.limits,
             clock: options.clock,
             closed: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             next: Mutex::new(next),
             turns: std::array::from_fn(|_| Arc::default()),
         });
@@ -211,8 +214,11 @@ impl fmt::Debug for PostgresOutbox {
 
 impl Shared {
     fn is_open(&self) -> Result<(), OutboxError> {
-        match self.closed.load(Ordering::SeqCst) {
-            true => Err(OutboxError::Closed),
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(OutboxError::Closed);
+        }
+        match self.lost.load(Ordering::SeqCst) {
+            true => Err(OutboxError::OwnedElsewhere),
             false => Ok(()),
         }
     }
@@ -234,6 +240,16 @@ impl Shared {
                 Err(error) => Err(error),
             };
         }
+        let within = self.pool.options().answer_within;
+        let numbered = timeout(within, self.write_numbered(&call));
+        numbered.await.unwrap_or_else(|_| {
+            let reason = format!("the database did not take the call within {within:?}");
+            Err(OutboxError::Unavailable(reason))
+        })
+    }
+
+    /// Writes it under the next number, once those that were asked before are written or given up.
+    async fn write_numbered(&self, call: &NewCall) -> Result<Written, OutboxError> {
         let mut next = self.next.lock().await;
         let entry = OutboxEntry {
             number: *next,
@@ -255,7 +271,7 @@ impl Shared {
             (0, _) => Ok(Written::New),
             // Asked again, since the first answer got lost.
             (1, Some(there)) if there.number == entry.0.number => Ok(Written::New),
-            (1, Some(there)) => is_the_same(&there, &call),
+            (1, Some(there)) => is_the_same(&there, call),
             (2, _) => Err(OutboxError::CallsFull {
                 limit: self.limits.calls_max,
             }),
@@ -294,6 +310,12 @@ impl Shared {
                 return Err(OutboxError::AnswerTooLarge { size, limit });
             }
             let (entry, state) = match read.entry.change(change)? {
+                // An earlier change whose answer was lost may yet arrive, and would make the call one that
+                // was never sent: after this word it finds another version.
+                Changed::Not if matches!(change, OutboxChange::MarkSent(_)) => {
+                    let entry = &read.entry;
+                    (Some(encode(entry)), Some(entry.state.clone()))
+                }
                 Changed::Not => return Ok(()),
                 Changed::Gone => (None, None),
                 Changed::To(state) => {
@@ -316,12 +338,14 @@ impl Shared {
     }
 }
 
-/// Says now and then that this process is there, until somebody else has the outbox.
+/// Says now and then that this process is there, until somebody else has the outbox or the database is
+/// another one.
 async fn keep_renewing(shared: Arc<Shared>, lease: Duration) {
     loop {
         sleep(lease / 3).await;
         // A database that does not answer now may do so before the lease has lapsed.
         if let Ok(false) = renew(&shared.pool, &shared.place, lease).await {
+            shared.lost.store(true, Ordering::SeqCst);
             return;
         }
     }

@@ -51,8 +51,9 @@ use crate::http::{Body, Read};
 /// # Cancellation
 ///
 /// Dropping the future of a call leaves the call in the outbox, as one that may have been sent, or
-/// unsent if nothing of it was. If it was not yet written it is not there. Before a call is cancelled
-/// or forgotten, whoever is at it is waited for.
+/// unsent if nothing of it was. If it was not yet written it may be there or not, also a while later:
+/// look for it in [`pending`](Self::pending) before you make it anew under another key. Before a call is
+/// cancelled or forgotten, whoever is at it is waited for.
 #[derive(Clone)]
 pub struct Outbox {
     client: Client,
@@ -168,7 +169,8 @@ impl Outbox {
     /// # Errors
     ///
     /// What is known of a call without an answer. But for [`OutboxFailure::NotWritten`] and
-    /// [`OutboxFailure::Unwritable`] the call is in the outbox. Unwritable are requests without
+    /// [`OutboxFailure::Unwritable`] the call is in the outbox, or may be: where the outbox failed, go on
+    /// under the key that the error names. Unwritable are requests without
     /// effects (`GET` and the like), with a body above 1 MiB, with credentials in their URI, and those of
     /// calls that were sent outside of the outbox, as their ticket says.
     pub async fn call<B>(&self, request: Request<B>) -> Result<Kept, OutboxFailure>
@@ -180,7 +182,13 @@ impl Outbox {
         let (call, credentials) = self.new_call(request, deadline).await?;
         let key = call.key.clone();
         let written = self.calls.write(call).await;
-        written.map_err(OutboxFailure::NotWritten)?;
+        written.map_err(|error| match error.rules_out_writing() {
+            true => OutboxFailure::NotWritten(error),
+            false => OutboxFailure::Outbox {
+                key: key.clone(),
+                error,
+            },
+        })?;
         let ran = self.run(&key, credentials, deadline).await;
         told(key, ran)
     }

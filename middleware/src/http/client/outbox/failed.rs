@@ -14,8 +14,8 @@ use crate::http::{Body, ServingStore, Status};
 /// A call from an outbox that did not end with its answer.
 ///
 /// But for [`NotWritten`](Self::NotWritten) and [`Unwritable`](Self::Unwritable) the call is in the
-/// outbox, and stays there until it is acknowledged, cancelled or forgotten by name: never make it
-/// anew.
+/// outbox, or may be ([`Outbox`](Self::Outbox)), and stays there until it is acknowledged, cancelled or
+/// forgotten by name: never make it anew under another key.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OutboxFailure {
@@ -33,9 +33,12 @@ pub enum OutboxFailure {
     /// The effect did not happen. The call is still in the outbox and is made when it is resumed:
     /// cancel it if it shall not be.
     NotExecuted(Unfinished),
-    /// The outbox takes no such call. Nothing was written, and nothing sent.
+    /// The outbox takes no such call: a bound is met, or the key is another call's. Nothing was
+    /// written, and nothing sent.
     NotWritten(OutboxError),
-    /// The outbox failed, or has no such call. Nothing was sent this time.
+    /// The outbox failed, or has no such call. Nothing was sent this time. Where it failed, a new call
+    /// may be written although nobody was told: go on with it under this key, once the outbox is able
+    /// again, and never under another one.
     Outbox {
         /// The call's key.
         key: IdempotencyKey,
@@ -76,7 +79,7 @@ pub struct Unfinished {
 // === impl OutboxFailure ===
 
 impl OutboxFailure {
-    /// The call's key, if it is in the outbox.
+    /// The call's key, if it is in the outbox or may be.
     #[must_use]
     pub const fn key(&self) -> Option<&IdempotencyKey> {
         match self {
@@ -120,7 +123,10 @@ impl fmt::Display for OutboxFailure {
                 "call was not executed, resume it from the outbox or cancel it: {unfinished}"
             ),
             Self::NotWritten(error) => write!(f, "call was neither written nor sent: {error}"),
-            Self::Outbox { error, .. } => write!(f, "nothing was sent: {error}"),
+            Self::Outbox { error, .. } => write!(
+                f,
+                "nothing was sent, and the call may be in the outbox under its key: {error}"
+            ),
             Self::OutcomeUnknown(unfinished) if unfinished.cannot_tell.is_some() => write!(
                 f,
                 "outcome unknown, and nobody can tell any more: {unfinished}"
