@@ -181,8 +181,20 @@ async fn connect_to(
     Ok((client, Box::new(move |context| io.poll_message(context))))
 }
 
-/// A connection to a store: of the right version, and known to it.
+/// A connection to a store: of the right version, and known to it. Within the patience of who asks.
 pub(super) async fn arrive(
+    options: &PostgresOptions,
+    schema: &Schema,
+) -> Result<(Connection, StoreId), OpenError> {
+    let within = options.answer_within;
+    let arrived = tokio::time::timeout(within, arrive_at(options, schema)).await;
+    arrived.unwrap_or_else(|_| {
+        let reason = format!("no answer within {within:?}");
+        Err(OpenError::Unreachable { reason })
+    })
+}
+
+async fn arrive_at(
     options: &PostgresOptions,
     schema: &Schema,
 ) -> Result<(Connection, StoreId), OpenError> {
