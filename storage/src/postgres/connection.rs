@@ -211,7 +211,10 @@ async fn arrive_at(
     );
     let rows = connection.rows(&Told::new(settings)).await?;
     let backend: Option<i32> = rows.first().and_then(|row| row.try_get(0).ok());
-    if backend.is_some() && direct::greeted_by(&connection.client).await == backend {
+    if !options.behind_pooler
+        && backend.is_some()
+        && direct::greeted_by(&connection.client).await == backend
+    {
         connection.kept = Some(Kept::default());
     }
     migrations::check(&connection, schema).await?;
