@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::connection::{Connection, Unanswered};
-use super::error::{Failure, unavailable};
+use super::error::{Failure, is_name_of_another, unavailable};
 use super::held::{HeldCall, OneTransaction, RunState};
 use super::holding::{BACK_TO_BASE, Holding, hold, hold_again};
 use super::options::Isolation;
@@ -422,7 +422,7 @@ pub(super) fn meaning(error: &tokio_postgres::Error, is_lost: bool) -> Meaning {
         SqlState::T_R_SERIALIZATION_FAILURE,
         SqlState::T_R_DEADLOCK_DETECTED,
     ];
-    if conflicts.contains(refused.code()) {
+    if conflicts.contains(refused.code()) || is_name_of_another(refused.code()) {
         return Meaning::Conflict;
     }
     if is_lost || matches!(Failure::of(error), Failure::Lost(_)) {
