@@ -27,12 +27,31 @@ pub(super) struct Found {
     pub(super) at: Circumstances,
 }
 
-/// The record of a key, in one snapshot with what is forgotten.
+/// The record of a key, in one snapshot with what is forgotten. Where there is none, and the database has
+/// moved under the connection, that is noted first: the record may have been lost there.
 pub(super) async fn read(
     pool: &Pool,
     key: KeyDigest,
     answer: AnswerColumn,
 ) -> Result<Found, StoreError> {
+    let (found, is_here) = read_once(pool, key, answer).await?;
+    if is_here {
+        return Ok(found);
+    }
+    let noted = pool.rows(|_| {
+        pool.told("SELECT {schema}.arrive($1)")
+            .time(pool.options().told_now())
+    });
+    noted.await?;
+    Ok(read_once(pool, key, answer).await?.0)
+}
+
+/// What is there, and whether that is still the database that was known.
+async fn read_once(
+    pool: &Pool,
+    key: KeyDigest,
+    answer: AnswerColumn,
+) -> Result<(Found, bool), StoreError> {
     let rows = pool.rows(|_| {
         let columns = match answer {
             AnswerColumn::Bytes => "r.*",
@@ -41,7 +60,9 @@ pub(super) async fn read(
         pool.told(&format!(
             "SELECT COALESCE($1, {{schema}}.now_ms()) AS now_ms, s.forgotten_until, {columns},
                 CASE WHEN r.key IS NULL
-                    THEN NOT pg_try_advisory_xact_lock_shared($3) END AS is_held
+                    THEN NOT pg_try_advisory_xact_lock_shared($3) END AS is_held,
+                CASE WHEN r.key IS NULL OR r.state = 4
+                    THEN {{schema}}.is_here(s.place, s.started) END AS is_here
             FROM {{schema}}.store s LEFT JOIN {{schema}}.records r ON r.key = $2"
         ))
         .time(pool.options().told_now())
@@ -50,10 +71,12 @@ pub(super) async fn read(
     });
     let rows = rows.await?;
     let mut found = found(pool, &rows, answer)?;
+    let mut is_here = true;
     if let Some(row) = rows.first() {
         found.is_held = get::<Option<bool>>(row, "is_held")?.unwrap_or(false);
+        is_here = get::<Option<bool>>(row, "is_here")?.unwrap_or(true);
     }
-    Ok(found)
+    Ok((found, is_here))
 }
 
 /// Writes a changed record over the one that was read. `false`: it is not that one any more.

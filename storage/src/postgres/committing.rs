@@ -248,13 +248,15 @@ fn conclusion(
         }
     };
     let written = if is_kept && session.is_none() {
-        CONCLUDE
+        format!("{CONCLUDE} RETURNING {IS_DURABLE}")
     } else {
-        "SELECT {schema}.conclude(
-            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-            $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)"
+        format!(
+            "SELECT {{schema}}.conclude(
+                $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+                $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24), {IS_DURABLE}"
+        )
     };
-    pool.told(written)
+    pool.told(&written)
         .time(options.told_now())
         .text(Some(&mark(request)))
         .bytes(Some(request.key.digest().as_bytes()))
@@ -300,6 +302,11 @@ const CONCLUDE: &str = "INSERT INTO {schema}.records (
         CASE WHEN $21 = 3 THEN least($18, $19)
             + COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint) END
     WHERE $20 IS NOT NULL";
+
+/// Whatever the handler has set: a commit that is acknowledged before it is written would be no
+/// acknowledgement.
+const IS_DURABLE: &str = "CASE WHEN current_setting('synchronous_commit') = 'off'
+        THEN set_config('synchronous_commit', 'on', true) END";
 
 const COMMITTED: i32 = 1;
 const NOT_COMMITTED: i32 = 0;

@@ -1,7 +1,6 @@
 //! One connection: how it is made, and what is made sure of before it is used.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -28,8 +27,6 @@ pub(super) struct Connection {
     io: JoinHandle<()>,
     /// Nothing where a pooler may lie between.
     kept: Option<Kept>,
-    /// For how many milliseconds the backend lets a transaction stand still; 0 where it was not told.
-    stands_still_ms: AtomicU64,
 }
 
 /// Why a handler's statement was not answered.
@@ -139,7 +136,6 @@ pub(super) async fn connect_hearing(
                     client,
                     io,
                     kept: None,
-                    stands_still_ms: AtomicU64::new(0),
                 };
                 return Ok((connection, ended));
             }
@@ -181,8 +177,20 @@ async fn connect_to(
     Ok((client, Box::new(move |context| io.poll_message(context))))
 }
 
-/// A connection to a store: of the right version, and known to it.
+/// A connection to a store: of the right version, and known to it. Within the patience of who asks.
 pub(super) async fn arrive(
+    options: &PostgresOptions,
+    schema: &Schema,
+) -> Result<(Connection, StoreId), OpenError> {
+    let within = options.answer_within;
+    let arrived = tokio::time::timeout(within, arrive_at(options, schema)).await;
+    arrived.unwrap_or_else(|_| {
+        let reason = format!("no answer within {within:?}");
+        Err(OpenError::Unreachable { reason })
+    })
+}
+
+async fn arrive_at(
     options: &PostgresOptions,
     schema: &Schema,
 ) -> Result<(Connection, StoreId), OpenError> {
@@ -203,7 +211,10 @@ pub(super) async fn arrive(
     );
     let rows = connection.rows(&Told::new(settings)).await?;
     let backend: Option<i32> = rows.first().and_then(|row| row.try_get(0).ok());
-    if backend.is_some() && direct::greeted_by(&connection.client).await == backend {
+    if !options.behind_pooler
+        && backend.is_some()
+        && direct::greeted_by(&connection.client).await == backend
+    {
         connection.kept = Some(Kept::default());
     }
     migrations::check(&connection, schema).await?;
@@ -256,21 +267,6 @@ impl Connection {
     /// Whether it keeps statements: it leads to one backend.
     pub(super) const fn keeps_statements(&self) -> bool {
         self.kept.is_some()
-    }
-
-    /// Has the database end a transaction whose owner stands still for longer. True where that is said for
-    /// all transactions of this connection: behind a pooler each one says it for itself.
-    pub(super) async fn lets_stand_still(&self, within_ms: u64) -> Result<bool, Failure> {
-        if !self.keeps_statements() {
-            return Ok(false);
-        }
-        // A connection is asked by one at a time.
-        if self.stands_still_ms.load(Ordering::Relaxed) != within_ms {
-            let set = format!("SET idle_in_transaction_session_timeout = {within_ms}");
-            self.begin_or_end(&set).await?;
-            self.stands_still_ms.store(within_ms, Ordering::Relaxed);
-        }
-        Ok(true)
     }
 
     /// The rows of a handler's statement.

@@ -20,60 +20,61 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 pub(super) async fn greeted_by(client: &Client) -> Option<i32> {
     // The driver tells it to nobody, but writes it into the request by which a statement is given up. That
     // request goes to ourselves.
-    let (written, read) = duplex(2 * HALF);
+    let (written, read) = duplex(CANCEL_REQUEST_BYTES);
     let request = client.cancel_token();
-    let (wrote, id) = tokio::join!(
-        request.cancel_query_raw(written, ToOurselves),
-        process_id(read)
-    );
+    let (wrote, id) = tokio::join!(request.cancel_query_raw(written, AsItIs), process_id(read));
     wrote.ok().and(id)
 }
 
-/// Length, code, process id and secret, of four bytes each, the highest first. Where the connection is
-/// encrypted that is asked for first, in eight bytes of the same kind.
+/// Length, code, process id and secret, of four bytes each, the highest first. A connection that is encrypted
+/// asks before whether it may be: it may, since nothing leaves this process.
 async fn process_id(mut request: DuplexStream) -> Option<i32> {
-    let mut first = half(&mut request).await?;
-    if first == [8, ENCRYPTION_CODE] {
+    let (mut length, mut code) = head(&mut request).await?;
+    if (length, code) == (TLS_REQUEST_BYTES, TLS_CODE) {
         request.write_all(b"S").await.ok()?;
-        first = half(&mut request).await?;
+        (length, code) = head(&mut request).await?;
     }
-    let [id, _secret] = half(&mut request).await?;
-    (first == [16, CANCEL_CODE]).then_some(id)
+    let id = request.read_i32().await.ok()?;
+    let _secret = request.read_i32().await.ok()?;
+    let is_request = length == CANCEL_REQUEST_BYTES && code == CANCEL_CODE;
+    is_request.then_some(id)
 }
 
-async fn half(request: &mut DuplexStream) -> Option<[i32; 2]> {
-    let mut bytes = [0; HALF];
-    request.read_exact(&mut bytes).await.ok()?;
-    let (words, _) = bytes.as_chunks::<4>();
-    match words {
-        [first, second] => Some([i32::from_be_bytes(*first), i32::from_be_bytes(*second)]),
-        _ => None,
-    }
+async fn head(request: &mut DuplexStream) -> Option<(usize, i32)> {
+    let length = request.read_u32().await.ok()?;
+    Some((
+        usize::try_from(length).ok()?,
+        request.read_i32().await.ok()?,
+    ))
 }
 
-/// Between the two ends nobody listens: what the driver takes for encrypted is as it is.
-struct ToOurselves;
+/// Encrypts nothing.
+struct AsItIs;
 
-/// What the driver takes for encrypted.
-struct AsItIs(DuplexStream);
+/// What is written is read as it is.
+struct Plain(DuplexStream);
 
-impl TlsConnect<DuplexStream> for ToOurselves {
-    type Stream = AsItIs;
+// === impl AsItIs ===
+
+impl TlsConnect<DuplexStream> for AsItIs {
+    type Stream = Plain;
     type Error = Infallible;
-    type Future = Ready<Result<AsItIs, Infallible>>;
+    type Future = Ready<Result<Plain, Infallible>>;
 
     fn connect(self, stream: DuplexStream) -> Self::Future {
-        ready(Ok(AsItIs(stream)))
+        ready(Ok(Plain(stream)))
     }
 }
 
-impl TlsStream for AsItIs {
+// === impl Plain ===
+
+impl TlsStream for Plain {
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()
     }
 }
 
-impl AsyncRead for AsItIs {
+impl AsyncRead for Plain {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -83,7 +84,7 @@ impl AsyncRead for AsItIs {
     }
 }
 
-impl AsyncWrite for AsItIs {
+impl AsyncWrite for Plain {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -101,6 +102,7 @@ impl AsyncWrite for AsItIs {
     }
 }
 
-const HALF: usize = 8;
+const CANCEL_REQUEST_BYTES: usize = 16;
 const CANCEL_CODE: i32 = 80_877_102;
-const ENCRYPTION_CODE: i32 = 80_877_103;
+const TLS_REQUEST_BYTES: usize = 8;
+const TLS_CODE: i32 = 80_877_103;

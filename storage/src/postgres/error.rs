@@ -190,6 +190,7 @@ impl Failure {
         };
         if *state == SqlState::T_R_SERIALIZATION_FAILURE
             || *state == SqlState::T_R_DEADLOCK_DETECTED
+            || is_name_of_another(state)
         {
             return Self::Conflict(reason);
         }
@@ -227,6 +228,12 @@ impl Failure {
             Self::NotConnected(error) => unavailable(error.to_string()),
         }
     }
+}
+
+/// A statement's name that is unknown to the backend, or taken there: behind a pooler it was another one's. Nothing
+/// was done under it.
+pub(super) fn is_name_of_another(state: &SqlState) -> bool {
+    *state == SqlState::INVALID_SQL_STATEMENT_NAME || *state == SqlState::DUPLICATE_PSTATEMENT
 }
 
 /// The call fails closed.

@@ -51,6 +51,8 @@ pub(super) struct RunState {
     /// It has its answer, which has no effect.
     pub(super) refuses: bool,
     pub(super) is_over: bool,
+    /// Nobody has the claim any more; and so for runs that come after.
+    pub(super) is_let_go: bool,
     /// Statements that are not answered yet.
     pub(super) asking: usize,
     pub(super) points: u64,
@@ -112,13 +114,20 @@ impl HeldCall {
         {
             let mut run = self.run.lock();
             run.is_over = true;
+            run.is_let_go = true;
             run.failed.get_or_insert(TransactionError::Ended);
         }
-        // One that waits for a statement's answer gives its connection up when that has come.
-        if let Ok(mut transaction) = self.transaction.try_lock()
-            && let Some(hold) = transaction.hold.take()
+        // One that waits for an answer gives its connection up when that has come.
+        self.gives_up_what_was_let_go();
+    }
+
+    /// Closes the connection of a call that was let go. Asked by whoever has waited for an answer of it, after
+    /// the transaction is no more in use: then either this sees that it was let go, or that finds it free.
+    pub(super) fn gives_up_what_was_let_go(&self) {
+        if self.run.lock().is_let_go
+            && let Ok(mut transaction) = self.transaction.try_lock()
         {
-            drop(hold);
+            transaction.hold = None;
         }
     }
 
@@ -134,6 +143,12 @@ impl HeldCall {
     /// Says to the database that its owner is alive. False once the transaction is gone. One that is busy
     /// with a statement need not say so.
     pub(super) async fn is_alive(&self, within: Duration) -> bool {
+        let is_alive = self.answers(within).await;
+        self.gives_up_what_was_let_go();
+        is_alive && !self.run.lock().is_let_go
+    }
+
+    async fn answers(&self, within: Duration) -> bool {
         let Ok(transaction) = self.transaction.try_lock() else {
             return true;
         };

@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
+use tokio::time::timeout;
 use tokio_postgres::Row;
 
 use super::claiming::{self, held_lock, held_number};
 use super::connection::Connection;
-use super::error::Failure;
+use super::error::{Failure, unavailable};
 use super::options::Isolation;
 use super::pool::{Leased, Pool};
 use super::room::Count;
@@ -35,6 +36,14 @@ pub(super) struct Hold {
 pub(super) enum Holding {
     Given(Hold),
     Not(ClaimOutcome),
+}
+
+/// How often this process has begun the call.
+#[derive(Clone, Copy)]
+enum Turn {
+    First,
+    /// It has it, in a transaction that is to be undone.
+    Again,
 }
 
 /// What the database said.
@@ -88,6 +97,32 @@ pub(super) async fn hold(
         }
     }
     Err(too_contended(request.key.digest()))
+}
+
+/// Begins a call again that this process has had until now, on the connection that has it: waiting for another
+/// one would leave the key to everybody meanwhile. Where the connection leads to one backend, that keeps the
+/// key while the earlier transaction is rolled back; an aborted one cannot be told to, and behind a pooler it
+/// would keep it for ever: there the key is free between two words of one message.
+pub(super) async fn hold_again(
+    shared: &Arc<Shared>,
+    request: &ClaimRequest,
+    leased: Leased,
+) -> Result<Holding, StoreError> {
+    let pool = &shared.pool;
+    let within = pool.options().answer_within;
+    // It was counted before.
+    let begun = begin_on(pool, leased, request, Count::Known, Turn::Again);
+    match timeout(within, begun).await {
+        Ok(Ok(Some(begun))) => {
+            if let Some(holding) = understand(shared, request, begun).await? {
+                return Ok(holding);
+            }
+        }
+        // Somebody else has it, or its connection is lost: it is like any other.
+        Ok(Ok(None) | Err(_)) => {}
+        Err(_) => return Err(unavailable(format!("no answer within {within:?}"))),
+    }
+    hold(shared, request).await
 }
 
 /// What the database's word comes to. `None` where the record has changed meanwhile, or the database has
@@ -150,15 +185,39 @@ async fn begin(
     count: Count,
 ) -> Result<Option<Seen>, Failure> {
     let leased = pool.lease().await?;
+    begin_on(pool, leased, request, count, Turn::First).await
+}
+
+async fn begin_on(
+    pool: &Arc<Pool>,
+    leased: Leased,
+    request: &ClaimRequest,
+    count: Count,
+    turn: Turn,
+) -> Result<Option<Seen>, Failure> {
     let connection = leased.connection()?;
     let isolation = pool.options().isolation;
     let sees_for_itself = isolation == Isolation::ReadCommitted;
     let looking = looked(pool, connection, request, count);
-    let used = use_session(pool, request);
-    let named = connection.ready(&looking).await?;
-    let within_ms = stands_still_ms(request);
-    let is_said = connection.lets_stand_still(within_ms).await?;
-    let beginning = beginning(pool, request, (!is_said).then_some(within_ms));
+    let mut beginning = beginning(pool, request);
+    let (keeping, used, named) = match turn {
+        Turn::First => (
+            None,
+            use_session(pool, request),
+            connection.ready(&looking).await?,
+        ),
+        // Nothing is made ready: what is rolled back may be aborted. That its session is used was noted when
+        // it was first begun.
+        Turn::Again => {
+            let lock = held_lock(pool.id(), request.key.digest());
+            beginning.insert_str(0, "ROLLBACK; ");
+            let keeping = connection.keeps_statements().then(|| {
+                beginning.push_str(&format!("; SELECT pg_advisory_unlock({lock})"));
+                format!("SELECT pg_try_advisory_lock({lock})")
+            });
+            (keeping, None, None)
+        }
+    };
     let use_named = match &used {
         None => None,
         Some(told) => connection.ready(told).await?,
@@ -169,6 +228,12 @@ async fn begin(
             Some(told) => connection.ask_as(use_named.as_ref(), told).await,
         }
     };
+    let keeping = async {
+        // OK to ignore because an aborted transaction takes no word, and a lost connection says so below.
+        if let Some(keeping) = &keeping {
+            let _ = connection.begin_or_end(keeping).await;
+        }
+    };
     let looked = async {
         if sees_for_itself {
             return connection.ask_as(named.as_ref(), &looking).await;
@@ -177,8 +242,9 @@ async fn begin(
     };
     // All are sent before the first is answered. The session's use is noted for itself: in the
     // transaction it would keep all other calls of the session waiting for this one's handler.
-    let (used, has_it, looked) = tokio::join!(
+    let ((), used, has_it, looked) = tokio::join!(
         biased;
+        keeping,
         used,
         connection.begin_and_ask(&beginning),
         looked,
@@ -223,17 +289,16 @@ fn stands_still_ms(request: &ClaimRequest) -> u64 {
     lease.clamp(1, STANDS_STILL_MS_MAX)
 }
 
-/// Begins the transaction, says by what it is known and, where the connection does not, how long its owner
-/// may stand still, and asks for the lock: one message. What is spliced in are numbers and a mark of ours.
-fn beginning(pool: &Pool, request: &ClaimRequest, within_ms: Option<u64>) -> String {
-    let stands_still = within_ms.map_or_else(String::new, |within_ms| {
-        format!("SET LOCAL idle_in_transaction_session_timeout = {within_ms}; ")
-    });
+/// Begins the transaction, says by what it is known and how long its owner may stand still, and asks for the
+/// lock: one message. What is spliced in are numbers and a mark of ours. Said each time: what an earlier handler
+/// has set for the connection must not be in the way.
+fn beginning(pool: &Pool, request: &ClaimRequest) -> String {
+    let within_ms = stands_still_ms(request);
     let mark = mark(request);
     let lock = held_lock(pool.id(), request.key.digest());
     let mut sql = format!(
-        "{}; {stands_still}SET LOCAL onlyonce.call = '{mark}'; \
-        SELECT pg_try_advisory_xact_lock({lock})",
+        "{}; SET LOCAL idle_in_transaction_session_timeout = {within_ms}; \
+        SET LOCAL onlyonce.call = '{mark}'; SELECT pg_try_advisory_xact_lock({lock})",
         pool.options().isolation.begin(),
     );
     if let Some(call) = request.session {

@@ -71,11 +71,14 @@ impl Kept {
     /// Whether the database has refused a statement because what is kept of it is of no use any more. Then
     /// all are forgotten.
     pub(super) fn has_lapsed(&self, error: &Error) -> bool {
-        let lapses = [
-            SqlState::FEATURE_NOT_SUPPORTED, // Its rows would have another shape than before.
-            SqlState::INVALID_SQL_STATEMENT_NAME,
-        ];
-        let has_lapsed = error.code().is_some_and(|code| lapses.contains(code));
+        let has_lapsed = error.as_db_error().is_some_and(|refused| {
+            let code = refused.code();
+            *code == SqlState::INVALID_SQL_STATEMENT_NAME
+                // Its rows would have another shape than before. Others use that number as well, functions of a
+                // handler's own among them: the routine that says it is this one's alone.
+                || *code == SqlState::FEATURE_NOT_SUPPORTED
+                    && refused.routine() == Some("RevalidateCachedQuery")
+        });
         if has_lapsed {
             self.statements.lock().clear();
         }

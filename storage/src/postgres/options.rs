@@ -17,6 +17,7 @@ use crate::{RetentionOptions, StoreLimits};
 #[must_use = "options do nothing until a store is opened with them"]
 pub struct PostgresOptions {
     pub(super) answer_within: Duration,
+    pub(super) behind_pooler: bool,
     pub(super) connections_max: usize,
     pub(super) isolation: Isolation,
     pub(super) limits: StoreLimits,
@@ -80,6 +81,7 @@ impl PostgresOptions {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             answer_within: ANSWER_WITHIN,
+            behind_pooler: false,
             connections_max: CONNECTIONS_MAX,
             isolation: Isolation::default(),
             limits: StoreLimits::default(),
@@ -104,6 +106,14 @@ impl PostgresOptions {
         } else {
             within
         };
+        self
+    }
+
+    /// A pooler that gives each transaction to another backend, or more of them, lies between: nothing is kept
+    /// in a connection. Without this it is found out when a connection is made, by whether the backend that
+    /// answers is the one that has greeted; say it where a pooler might greet in a backend's name.
+    pub const fn behind_pooler(mut self) -> Self {
+        self.behind_pooler = true;
         self
     }
 
@@ -168,6 +178,7 @@ impl fmt::Debug for PostgresOptions {
         // The URL may hold a password.
         f.debug_struct("PostgresOptions")
             .field("answer_within", &self.answer_within)
+            .field("behind_pooler", &self.behind_pooler)
             .field("connections_max", &self.connections_max)
             .field("isolation", &self.isolation)
             .field("limits", &self.limits)

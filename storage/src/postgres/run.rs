@@ -9,9 +9,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::connection::{Connection, Unanswered};
-use super::error::{Failure, unavailable};
+use super::error::{Failure, is_name_of_another, unavailable};
 use super::held::{HeldCall, OneTransaction, RunState};
-use super::holding::{BACK_TO_BASE, Holding, hold};
+use super::holding::{BACK_TO_BASE, Holding, hold, hold_again};
 use super::options::Isolation;
 use super::store::Shared;
 use crate::StoreFuture;
@@ -49,6 +49,7 @@ impl Run {
             let number = run.number + 1;
             *run = RunState {
                 number,
+                is_let_go: run.is_let_go,
                 ..RunState::default()
             };
             number
@@ -125,6 +126,7 @@ impl Run {
         let answered = self.asked(asking, sql, values).await;
         std::mem::forget(waiting);
         self.call.run.lock().asking -= 1;
+        self.call.gives_up_what_was_let_go();
         answered
     }
 
@@ -372,11 +374,10 @@ impl HeldCall {
         shared: &Arc<Shared>,
         transaction: &mut OneTransaction,
     ) -> Result<(), TransactionError> {
-        if let Some(hold) = transaction.hold.take() {
-            // Before the call is taken again: it would be in its own way.
-            hold.leased.undo().await;
-        }
-        let begun = Box::pin(hold(shared, &self.request)).await;
+        let begun = match transaction.hold.take() {
+            Some(earlier) => Box::pin(hold_again(shared, &self.request, earlier.leased)).await,
+            None => Box::pin(hold(shared, &self.request)).await,
+        };
         match begun.map_err(|error| self.failed(error.into()))? {
             Holding::Given(hold) => {
                 transaction.hold = Some(hold);
@@ -421,7 +422,7 @@ pub(super) fn meaning(error: &tokio_postgres::Error, is_lost: bool) -> Meaning {
         SqlState::T_R_SERIALIZATION_FAILURE,
         SqlState::T_R_DEADLOCK_DETECTED,
     ];
-    if conflicts.contains(refused.code()) {
+    if conflicts.contains(refused.code()) || is_name_of_another(refused.code()) {
         return Meaning::Conflict;
     }
     if is_lost || matches!(Failure::of(error), Failure::Lost(_)) {

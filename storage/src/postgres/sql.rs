@@ -219,12 +219,23 @@ fn check(sql: &str) -> Result<(), TransactionError> {
             let second = words.next().unwrap_or_default().to_ascii_uppercase();
             !matches!(second.as_str(), "LOCAL" | "CONSTRAINTS")
         }
+        // For the connection, and so for calls that come after: names that the promise rests on.
+        _ if mentions(sql, SET_CONFIG) && OURS.iter().any(|name| mentions(sql, name)) => {
+            let word = SET_CONFIG.to_owned();
+            return Err(TransactionError::StatementForbidden { word });
+        }
         word => FORBIDDEN.contains(&word),
     };
     if is_forbidden {
         return Err(TransactionError::StatementForbidden { word: first });
     }
     Ok(())
+}
+
+/// Whether a word stands in it, in whatever case.
+fn mentions(sql: &str, word: &str) -> bool {
+    let mut places = sql.as_bytes().windows(word.len());
+    places.any(|place| place.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// The words of a statement, without what stands between them.
@@ -319,6 +330,9 @@ sql_values! {
 
 const NO_SQL: &str = "the server's store runs no statements: it is none on PostgreSQL";
 
+const SET_CONFIG: &str = "set_config";
+const OURS: [&str; 2] = ["idle_in_transaction_session_timeout", "synchronous_commit"];
+
 const FORBIDDEN: [&str; 18] = [
     "ABORT",
     "BEGIN",
@@ -357,6 +371,7 @@ mod tests {
             "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
             "Prepare transaction 'x'",
             "savepoint x",
+            "select SET_CONFIG('Synchronous_Commit', 'off', false)",
         ] {
             let refused = check(sql);
             let is_refused = matches!(refused, Err(TransactionError::StatementForbidden { .. }));
@@ -368,6 +383,8 @@ mod tests {
             "(SELECT 1)",
             "with x as (select 1) select 1",
             "SET LOCAL statement_timeout = 0",
+            "SELECT set_config('search_path', 'x', true)",
+            "SELECT current_setting('synchronous_commit')",
             "set constraints all deferred",
             "endure",
             "NOTIFY x",

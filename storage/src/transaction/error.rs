@@ -40,9 +40,11 @@ pub enum TransactionError {
     #[error(transparent)]
     Statement(StatementError),
     /// A statement that ends the transaction, or outlives it, is none of a handler's.
-    #[error("a handler's statement does not begin with {word}: the server ends the transaction")]
+    #[error(
+        "a handler's statement has no {word}: the server ends the transaction and makes its settings"
+    )]
     StatementForbidden {
-        /// Its first word.
+        /// Its first word, or the function by which it makes a setting of the store's.
         word: String,
     },
     /// The store cannot tell what is in a row, or its connection is lost.

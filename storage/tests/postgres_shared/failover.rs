@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use onlyonce_storage::postgres::{OpenError, PostgresOptions, PostgresStore};
 use onlyonce_storage::transaction::TransactionalStore as _;
-use onlyonce_storage::{ClaimOutcome, SessionRequest, SessionState, Store as _};
+use onlyonce_storage::{
+    ClaimOutcome, KeyState, Question, SessionRequest, SessionState, Store as _,
+};
 
 use crate::calls::{answer, given, key, replayed, request, run};
 use crate::postgres_rig::{self, Durable, Server};
@@ -101,6 +103,57 @@ fn a_failover_behind_a_connection_that_lives_on_is_noticed_by_the_claim() {
         let after = given(store.claim(request(&key("after"))).await.unwrap());
         let (before, after) = (before.token(), after.token());
         assert!(after.incarnation() > before.incarnation());
+    });
+}
+
+/// B22: a seal and a peek are asked by a client that gives its call up: after a failover that lost the record
+/// neither may say that it was never executed. And a session's number is not given twice.
+#[test]
+fn a_failover_behind_a_connection_that_lives_on_is_noticed_by_a_seal_a_peek_and_a_session() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let (schema, options) = postgres_rig::named(server);
+        let store = postgres_rig::store(options).await;
+        let client = server.client().await;
+        let moved = format!(
+            "UPDATE {schema}.store SET place = regexp_replace(place, '.{{8}}$', '00000009')"
+        );
+        for question in [Question::Seal, Question::Peek] {
+            let sent = Some(store.now());
+            client.batch_execute(&moved).await.unwrap();
+            let key = key(&format!("{question:?}"));
+            let state = store.ask(question, key, sent).await;
+            assert_eq!(state, Ok(KeyState::Stale), "{question:?}");
+        }
+        // One that was sealed before the failover says no more than one that was not.
+        let sealed = key("sealed");
+        let sent = Some(store.now());
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        for question in [Question::Seal, Question::Peek] {
+            let first = store
+                .ask(Question::Seal, sealed.clone(), Some(store.now()))
+                .await;
+            assert!(
+                matches!(first, Ok(KeyState::Sealed { .. } | KeyState::Stale)),
+                "{first:?}"
+            );
+            client.batch_execute(&moved).await.unwrap();
+            let state = store.ask(question, sealed.clone(), sent).await;
+            assert_eq!(state, Ok(KeyState::Stale), "{question:?}");
+        }
+        let scope = key("s").scope().clone();
+        let open = store.session(scope.clone(), SessionRequest::Open).await;
+        let Ok(SessionState::Live { session, .. }) = open else {
+            panic!("a session is opened: {open:?}");
+        };
+        client.batch_execute(&moved).await.unwrap();
+        let open = store.session(scope, SessionRequest::Open).await;
+        let Ok(SessionState::Live { session: later, .. }) = open else {
+            panic!("a session is opened: {open:?}");
+        };
+        assert!(later > session + 1, "{later} after {session}");
     });
 }
 

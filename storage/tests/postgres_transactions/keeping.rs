@@ -56,6 +56,60 @@ fn a_table_that_is_altered_under_a_kept_statement_costs_a_run_and_no_call() {
     });
 }
 
+/// Who says that a pooler lies between has nothing kept, whoever has greeted.
+#[test]
+fn behind_a_pooler_that_was_declared_nothing_is_kept() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let bank = Bank::open(server).await;
+        for (is_declared, expected) in [(false, true), (true, false)] {
+            let mut options = bank.options.clone().connections_max(2);
+            if is_declared {
+                options = options.behind_pooler();
+            }
+            let store = bank.store_with(options).await;
+            for number in 0..3 {
+                let key = key(&format!("{is_declared}-{number}"));
+                let (claim, transaction) = begin(&store, &key).await;
+                assert_eq!(columns(&bank, &transaction).await, Ok(2));
+                let is_kept = kept(&transaction, "%").await > 0;
+                assert_eq!(is_kept, expected, "{is_declared}");
+                commit(&store, claim, &transaction, "read").await.unwrap();
+            }
+        }
+    });
+}
+
+/// A function of the handler's that does not support something is refused for good, and not run again: only
+/// the database's own word of a plan means that the plan is of no use.
+#[test]
+fn a_function_that_says_not_supported_is_taken_at_its_word() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let bank = Bank::open(server).await;
+        bank.run(
+            "CREATE FUNCTION {schema}.refuses() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN
+                RAISE EXCEPTION 'not here' USING ERRCODE = 'feature_not_supported';
+            END $$",
+        )
+        .await;
+        let two = bank.options.clone().connections_max(2);
+        let store = bank.store_with(two).await;
+        for number in 0..4 {
+            let (claim, transaction) = begin(&store, &key(&format!("{number}"))).await;
+            let asks = bank.sql("SELECT {schema}.refuses()");
+            let refused = transaction.sql().unwrap().execute(&asks, &[]).await;
+            let is_refused = matches!(refused, Err(TransactionError::Statement(_)));
+            assert!(is_refused, "{number}: {refused:?}");
+            assert_eq!(store.release(claim).await, Ok(()));
+        }
+    });
+}
+
 /// Also where the store's own statements are forgotten by somebody: the call is begun again.
 #[test]
 fn statements_that_were_forgotten_behind_the_store_are_made_anew() {

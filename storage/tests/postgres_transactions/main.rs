@@ -10,6 +10,7 @@ mod interrupted;
 mod keeping;
 mod pooler;
 mod racers;
+mod settled;
 
 #[path = "../postgres_shared/calls.rs"]
 mod calls;

@@ -165,6 +165,73 @@ BEGIN
 END
 $$;
 
+-- As before, and it notices that the database has moved: over a connection that outlives a failover, a record
+-- that was lost there must not be told as if it had never been.
+CREATE OR REPLACE FUNCTION {schema}.seal(p_now bigint, p_key bytea, p_lock bigint, p_horizon bigint)
+RETURNS TABLE (now_ms bigint, forgotten_until bigint, kept {schema}.records)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    r {schema}.records%ROWTYPE;
+    is_here boolean;
+BEGIN
+    SELECT * INTO r FROM {schema}.records WHERE key = p_key;
+    IF NOT FOUND THEN
+        PERFORM pg_advisory_xact_lock(p_lock);
+        SELECT * INTO r FROM {schema}.records WHERE key = p_key;
+    END IF;
+    seal.now_ms := COALESCE(p_now, {schema}.now_ms());
+    IF NOT FOUND THEN
+        INSERT INTO {schema}.records (key, version, state, at, sweep_at)
+        VALUES (p_key, 1, 4, seal.now_ms, seal.now_ms + p_horizon)
+        RETURNING * INTO r;
+    END IF;
+    -- Also for a key that was sealed before: that may have been the word of another server.
+    IF r.state = 4 THEN
+        SELECT {schema}.is_here(s.place, s.started) INTO is_here FROM {schema}.store s;
+        IF NOT is_here THEN
+            PERFORM {schema}.arrive(p_now);
+        END IF;
+    END IF;
+    SELECT s.forgotten_until INTO seal.forgotten_until FROM {schema}.store s;
+    seal.kept := r;
+    RETURN NEXT;
+END
+$$;
+
+-- As before, and it notices that the database has moved: numbers that were lost there are not given again.
+CREATE OR REPLACE FUNCTION {schema}.open_session(
+    p_now bigint, p_scope bytea, p_idle bigint, p_of_scope_max bigint, p_in_all_max bigint,
+    OUT session bigint, OUT bound integer
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    t bigint;
+    counted bigint;
+    is_here boolean;
+BEGIN
+    -- One at a time, so that the bounds hold.
+    SELECT {schema}.is_here(s.place, s.started) INTO is_here FROM {schema}.store s FOR UPDATE;
+    IF NOT is_here THEN
+        PERFORM {schema}.arrive(p_now);
+    END IF;
+    t := COALESCE(p_now, {schema}.now_ms());
+    SELECT count(*) INTO counted FROM {schema}.sessions WHERE scope = p_scope AND used + p_idle > t;
+    IF counted >= p_of_scope_max THEN
+        open_session.bound := 1;
+        RETURN;
+    END IF;
+    SELECT count(*) INTO counted FROM {schema}.sessions WHERE used + p_idle > t;
+    IF counted >= p_in_all_max THEN
+        open_session.bound := 2;
+        RETURN;
+    END IF;
+    UPDATE {schema}.store SET last_session = last_session + 1
+        RETURNING last_session INTO open_session.session;
+    INSERT INTO {schema}.sessions VALUES (open_session.session, p_scope, 0, t);
+END
+$$;
+
 -- As before, but for how it notices that the database has moved.
 CREATE OR REPLACE FUNCTION {schema}.look(
     p_now bigint, p_key bytea, p_scope bytea, p_first_sent bigint,
