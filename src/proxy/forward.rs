@@ -254,7 +254,7 @@ fn no_content() -> Response<Body> {
 }
 
 /// The same once more, where it is in memory.
-pub(super) fn again(request: &Request<Body>) -> Option<Request<Body>> {
+fn again(request: &Request<Body>) -> Option<Request<Body>> {
     let mut again = Request::new(request.body().try_clone()?);
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();

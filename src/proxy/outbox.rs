@@ -14,7 +14,7 @@ use metrics::{counter, gauge};
 use tokio::time::sleep;
 
 use super::egress::Untold;
-use super::forward::{EGRESS, again};
+use super::forward::EGRESS;
 use super::{ProxyError, figures};
 use crate::http::Body;
 use crate::http::client::{Client, Outbox, OutboxFailure, Unfinished};
@@ -138,31 +138,17 @@ pub(super) async fn call(outbox: Outbox, request: Request<Body>) -> Result<Respo
 
 async fn call_once_written(
     outbox: Outbox,
-    mut request: Request<Body>,
+    request: Request<Body>,
 ) -> Result<Response<Body>, Untold> {
-    for _ in 0..ASKED_ANEW_MAX {
-        let again = again(&request);
-        let failure = match outbox.call(request).await {
-            Ok(kept) => {
-                // Its client need not wait for that: what is left is taken for answered.
-                tokio::spawn(async move { outbox.acknowledge(&kept.key).await });
-                return Ok(kept.response);
-            }
-            Err(failure) => failure,
-        };
-        match (failure, again) {
-            // Another request of this call has got its answer meanwhile. The other side has it.
-            (
-                OutboxFailure::Outbox {
-                    error: OutboxError::NotThere,
-                    ..
-                },
-                Some(again),
-            ) => request = again,
-            (failure, _) => return Err(told(&outbox, failure).await),
+    match outbox.call(request).await {
+        Ok(kept) => {
+            // Its client need not wait for that: what is left is taken for answered.
+            tokio::spawn(async move { outbox.acknowledge(&kept.key).await });
+            Ok(kept.response)
         }
+        // Also where the call is not there any more: written anew it would be another one.
+        Err(failure) => Err(told(&outbox, failure).await),
     }
-    Err(Untold::unknown(None))
 }
 
 /// What a client is told, and what becomes of its call: who is told has it in hand from then on.
@@ -304,6 +290,3 @@ const AT_ONCE: usize = 16;
 /// Pauses between the rounds in which all that is left is tried.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-
-/// A call that others keep taking the answer of has been answered so often.
-const ASKED_ANEW_MAX: u32 = 3;

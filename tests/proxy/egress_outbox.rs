@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::programs::{Place, Program, curl, egress, egress_at, free_port};
+use super::programs::{Place, Program, curl, egress, egress_at, free_port, proxy};
 use super::scripted::{Reply, Scripted};
 
 const CALL: &str = "<methodCall><methodName>withdraw</methodName><params><param><value><int>10\
@@ -207,3 +207,42 @@ fn assert_one_effect_each(place: &Place, count: usize) {
     let keys: std::collections::BTreeSet<_> = effects.iter().map(|effect| &effect.key).collect();
     assert_eq!((effects.len(), keys.len()), (count, count), "{effects:?}");
 }
+
+// C13: an outbox knows no principals.
+#[tokio::test]
+async fn two_principals_with_the_same_key_and_bytes_get_each_their_own_answer_through_one_outbox() {
+    let place = Place::new();
+    let bank = place.bank_at(0, "0.5").await;
+    let upstream = format!("http://{}", bank.at);
+    let ingress = proxy(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--upstream",
+        &upstream,
+        "--store",
+        "memory:",
+        "--scope-basic-user-trusted",
+    ])
+    .await;
+    let outbox = outbox(&place);
+    let egress = egress(ingress.at, &["--store", &outbox]).await;
+    let url = format!("http://{}/RPC2", egress.at);
+    // At the same time, and one after the other.
+    let withdraw = |principal: &'static str| {
+        let url = url.clone();
+        tokio::spawn(async move {
+            let user = format!("{principal}:x");
+            let said = ["-u", &user, "-H", "Idempotency-Key: 1", "-H", TEXT];
+            curl(&[&said[..], &["--data-raw", CALL, &url]].concat()).await
+        })
+    };
+    let both = (withdraw("ann"), withdraw("bob"));
+    let (ann, bob) = (both.0.await.unwrap(), both.1.await.unwrap());
+    assert_ne!(ann, bob);
+    assert_eq!(place.effects().len(), 2);
+    assert_eq!(withdraw("ann").await.unwrap(), ann);
+    assert_eq!(withdraw("bob").await.unwrap(), bob);
+    assert_eq!(place.effects().len(), 2);
+}
+
+const TEXT: &str = "Content-Type: text/xml";
