@@ -136,14 +136,16 @@ async fn who_was_told_how_a_call_ended_has_it_in_hand_and_nothing_of_it_comes_la
     assert!(place.effects().is_empty());
     second.kill().await;
 
-    // Nor what was not sent because its time was over.
+    // Nor what was not sent because its time was over: told as not executed, or as unknown where an
+    // attempt was under way just then.
     let port = free_port();
     let nobody: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
     let hurried = ["--retries-per-second", "1000", "--timeout", "1s"];
     let hurried = [&kept[..4], &hurried].concat();
     let first = egress(nobody, &hurried).await;
     for _ in 0..5 {
-        assert_eq!(withdrawn(first.at).await, "503");
+        let said = withdrawn(first.at).await;
+        assert!(said == "503" || said == "504", "{said}");
     }
     first.kill().await;
     let elsewhere = Place::new();
