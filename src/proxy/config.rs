@@ -59,6 +59,11 @@ pub struct Egress {
     /// The folder of the outbox, where calls are kept from before they are sent until their clients are
     /// told: those that an earlier run left there are driven on. Without one they end with the process.
     pub outbox: Option<PathBuf>,
+    /// How old a call in the outbox may be that was never sent and is still made, when an earlier run
+    /// has left it. Default one hour: who asked for it has long gone other ways then.
+    pub outbox_unsent_max: Duration,
+    /// Further headers that are credentials, and not kept in the outbox. None by default.
+    pub outbox_leave_out: Vec<HeaderName>,
 }
 
 /// Whether a connection to a client stays open after an answer.
@@ -256,6 +261,8 @@ impl Default for Egress {
             retries_per_second: 10,
             keep_alive: KeepAlive::No,
             outbox: None,
+            outbox_unsent_max: Duration::from_secs(60 * 60),
+            outbox_leave_out: Vec::new(),
         }
     }
 }

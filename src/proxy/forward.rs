@@ -254,7 +254,7 @@ fn no_content() -> Response<Body> {
 }
 
 /// The same once more, where it is in memory.
-pub(super) fn again(request: &Request<Body>) -> Option<Request<Body>> {
+fn again(request: &Request<Body>) -> Option<Request<Body>> {
     let mut again = Request::new(request.body().try_clone()?);
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();
@@ -295,7 +295,7 @@ fn sources(error: &TransportError) -> impl Iterator<Item = &(dyn Error + 'static
 
 /// Whether the end of the connection is all that says where the body ends (RFC 9112, section 6.3): so
 /// does the end of a service that was killed half-way.
-fn ends_with_its_connection(response: &Response<Body>) -> bool {
+pub(super) fn ends_with_its_connection(response: &Response<Body>) -> bool {
     let body = response.body();
     if response.version() > Version::HTTP_11
         || http_body::Body::is_end_stream(body)

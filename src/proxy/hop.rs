@@ -8,22 +8,29 @@ use crate::http::names;
 /// [`FencingToken`](crate::storage::FencingToken).
 pub const FENCING_TOKEN: HeaderName = HeaderName::from_static("idempotency-fencing-token");
 
-/// Why a request's `Connection` header is refused.
+/// Why the head of a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("header connection names {0}, which goes from end to end")]
-pub(super) struct NotOfThisHop(&'static str);
+pub(super) enum Unfit {
+    #[error("header connection names {0}, which goes from end to end")]
+    NotOfThisHop(&'static str),
+    /// RFC 9112, section 3.2.
+    #[error("the request names its host in more than one line")]
+    TwoHosts,
+}
 
-/// Whether `Connection` names only what may stay behind.
+/// Whether the request has one host at most, and `Connection` names only what may stay behind.
+///
+/// Of two hosts this proxy could take the one and the upstream the other.
 ///
 /// A stranger could have the proxy take away by it what the upstream, or this proxy itself, goes by:
 /// the key, the credential, the header that names the `principal`.
-pub(super) fn check(
-    headers: &HeaderMap,
-    principal: Option<&HeaderName>,
-) -> Result<(), NotOfThisHop> {
+pub(super) fn check(headers: &HeaderMap, principal: Option<&HeaderName>) -> Result<(), Unfit> {
+    if headers.get_all(header::HOST).iter().nth(1).is_some() {
+        return Err(Unfit::TwoHosts);
+    }
     for name in named(headers) {
         if principal.is_some_and(|principal| principal.as_str().eq_ignore_ascii_case(name)) {
-            return Err(NotOfThisHop("the header of the principal"));
+            return Err(Unfit::NotOfThisHop("the header of the principal"));
         }
         for (kept, words) in END_TO_END {
             let whole = name.eq_ignore_ascii_case(kept);
@@ -32,7 +39,7 @@ pub(super) fn check(
                     .get(..kept.len())
                     .is_some_and(|start| start.eq_ignore_ascii_case(kept));
             if whole || prefix {
-                return Err(NotOfThisHop(words));
+                return Err(Unfit::NotOfThisHop(words));
             }
         }
     }
@@ -206,6 +213,9 @@ mod tests {
         for value in ["close", "keep-alive, te", "Upgrade, HTTP2-Settings", ""] {
             assert_eq!(check(&headers(&[("connection", value)]), None), Ok(()));
         }
+        let hosts = headers(&[("host", "a"), ("host", "a")]);
+        assert_eq!(check(&hosts, None), Err(Unfit::TwoHosts));
+        assert_eq!(check(&headers(&[("host", "a")]), None), Ok(()));
         let tenant = HeaderName::from_static("tenant");
         let said = headers(&[("connection", "close, Tenant")]);
         assert!(check(&said, Some(&tenant)).is_err());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use tower::{Layer, ServiceExt};
 
-use super::config::{InDoubt, Ingress, Keyless, ProxyConfig, ProxyLimits};
+use super::config::{CloseDelimited, InDoubt, Ingress, Keyless, ProxyConfig, ProxyLimits};
 use super::forward::Forward;
 use super::opened::Opened;
 use super::problem::{not_executed, problem};
@@ -34,7 +34,7 @@ impl IngressProxy {
     ) -> Result<Self, ConfigError> {
         let limits = config.limits;
         let transport = upstream::transport(&config.upstream, &limits)?;
-        let in_doubt = policy(&ingress.in_doubt, config, &limits)?;
+        let in_doubt = policy(&ingress.in_doubt, ingress.close_delimited, config, &limits)?;
         let mut layer = DedupeLayer::new(opened.store(), ingress.principal.clone())
             .in_doubt(in_doubt)
             .fingerprint_host()
@@ -116,6 +116,7 @@ fn say_who_asks(request: &mut Request<Body>, client: SocketAddr) {
 
 fn policy(
     in_doubt: &InDoubt,
+    close_delimited: CloseDelimited,
     config: &ProxyConfig,
     limits: &ProxyLimits,
 ) -> Result<InDoubtPolicy, ConfigError> {
@@ -124,7 +125,7 @@ fn policy(
         InDoubt::Rerun => InDoubtPolicy::RerunDeclaredSafe,
         InDoubt::Reconcile { url, fenced } => {
             let url: Arc<Uri> = Arc::new(url.clone());
-            let reconciliation = reconciliation(&config.upstream, url, limits)?;
+            let reconciliation = reconciliation(&config.upstream, url, limits, close_delimited)?;
             InDoubtPolicy::Reconcile(if *fenced {
                 reconciliation.outside_enforces_fencing()
             } else {

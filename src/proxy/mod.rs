@@ -34,6 +34,7 @@ mod access_log;
 mod admin;
 mod config;
 mod delivery;
+mod earlier_runs;
 mod egress;
 mod error;
 mod figures;

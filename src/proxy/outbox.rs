@@ -1,75 +1,69 @@
 //! What an egress has taken and not answered, on disk: calls that outlive its process.
 //!
-//! Every call is in the outbox, with its key and its bytes, before the first byte of it is sent, and
-//! goes out of it once its client was told how it ended. What an earlier run of the egress left there
-//! is driven on: nobody waits for it any more, so how it ended is said in the log and counted.
+//! Every call that gets its key here is in the outbox, with that key and its bytes, before the first byte
+//! of it is sent, and goes out of it once it is known here how it ended. What an earlier run of the egress
+//! left there is driven on, see [`EarlierRuns`].
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
-use metrics::{counter, gauge};
-use tokio::time::sleep;
+use http::{HeaderName, HeaderValue, Request, Response};
 
+use super::ProxyError;
+use super::config::Egress;
+use super::earlier_runs::EarlierRuns;
 use super::egress::Untold;
-use super::forward::{EGRESS, again};
-use super::{ProxyError, figures};
+use super::forward::EGRESS;
 use crate::http::Body;
 use crate::http::client::{Client, Outbox, OutboxFailure, Unfinished};
 use crate::middleware::client::{Outcome, Stopped};
 use crate::storage::IdempotencyKey;
-use crate::storage::outbox::{OutboxError, OutboxStore};
+use crate::storage::outbox::{OutboxError, OutboxState, OutboxStore};
 
 /// The outbox of an egress, open.
 pub(super) struct KeptCalls {
     outbox: Outbox,
-    /// The calls of earlier runs.
-    left: Vec<IdempotencyKey>,
+    left: EarlierRuns,
     closing: Closing,
 }
 
 /// Frees the folder.
 #[derive(Clone)]
 pub(super) struct Closing {
+    outbox: Outbox,
     #[cfg(feature = "sled")]
     store: Arc<crate::storage::SledOutbox>,
-}
-
-/// How a call of an earlier run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
-    /// With this answer.
-    Answered(StatusCode),
-    /// The other side says that it cannot know.
-    InDoubt,
-    /// It was refused, and nothing of it was executed.
-    Refused,
-    /// Nobody can tell any more.
-    Unknown,
 }
 
 // === impl KeptCalls ===
 
 impl KeptCalls {
     /// Opens the outbox in the folder `path`, whose calls `client` makes.
-    pub(super) async fn open(path: &Path, client: Client) -> Result<Self, ProxyError> {
-        let (store, closing) = open(path).await?;
+    pub(super) async fn open(
+        path: &Path,
+        egress: &Egress,
+        client: Client,
+    ) -> Result<Self, ProxyError> {
+        let kept = open(path).await?;
         // No word about a call is kept with it, and this one is no credential, but said each time.
+        let store: Arc<dyn OutboxStore> = kept.clone();
         let mut outbox = Outbox::new(client, store).with_credentials(|head| {
+            head.headers.remove(&WHOLE);
             head.headers.insert(EGRESS, HeaderValue::from_static("1"));
         });
-        for name in ["date", "traceparent", "tracestate"] {
-            outbox = outbox.leaving_out(HeaderName::from_static(name));
+        for name in &egress.outbox_leave_out {
+            outbox = outbox.leaving_out(name.clone());
         }
         let left = outbox.pending().await;
         let left = left.map_err(|error| ProxyError::Store(error.to_string()))?;
-        let left = left.into_iter().map(|left| left.call.key).collect();
         Ok(Self {
+            left: EarlierRuns::new(outbox.clone(), left, egress.outbox_unsent_max),
+            closing: Closing {
+                outbox: outbox.clone(),
+                #[cfg(feature = "sled")]
+                store: kept,
+            },
             outbox,
-            left,
-            closing,
         })
     }
 
@@ -85,39 +79,24 @@ impl KeptCalls {
 
     /// Drives on what earlier runs have left, until each call has ended.
     pub(super) async fn drive_on(self) {
-        let Self { outbox, left, .. } = self;
-        let mut left = left;
-        if !left.is_empty() {
-            tracing::warn!(target: "onlyonce", calls = left.len(), "calls that an earlier run had taken are driven on");
-        }
-        let mut pause = PAUSE;
-        loop {
-            #[expect(clippy::cast_precision_loss, reason = "a figure to look at")]
-            gauge!(figures::LEFT_BY_EARLIER_RUNS).set(left.len() as f64);
-            if left.is_empty() {
-                return;
-            }
-            let outbox = &outbox;
-            let driving = left.into_iter().map(|key| async move {
-                let ended = drive(outbox, &key).await;
-                ended.is_none().then_some(key)
-            });
-            let driven: Vec<_> = stream::iter(driving)
-                .buffer_unordered(AT_ONCE)
-                .collect()
-                .await;
-            left = driven.into_iter().flatten().collect();
-            if !left.is_empty() {
-                sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
-            }
-        }
+        self.left.drive_on().await;
     }
 }
 
 // === impl Closing ===
 
 impl Closing {
+    /// How many calls have not ended: they are driven on by the next run.
+    pub(super) async fn unended(&self) -> Result<usize, ProxyError> {
+        let pending = self.outbox.pending().await;
+        let pending = pending.map_err(|error| ProxyError::Store(error.to_string()))?;
+        let ended = |state: &OutboxState| matches!(state, OutboxState::Answered { .. });
+        Ok(pending
+            .iter()
+            .filter(|pending| !ended(&pending.call.state))
+            .count())
+    }
+
     pub(super) async fn close(self) -> Result<(), ProxyError> {
         #[cfg(feature = "sled")]
         {
@@ -140,29 +119,39 @@ async fn call_once_written(
     outbox: Outbox,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, Untold> {
-    for _ in 0..ASKED_ANEW_MAX {
-        let again = again(&request);
-        let failure = match outbox.call(request).await {
-            Ok(kept) => {
-                // Its client need not wait for that: what is left is taken for answered.
-                tokio::spawn(async move { outbox.acknowledge(&kept.key).await });
-                return Ok(kept.response);
-            }
-            Err(failure) => failure,
-        };
-        match (failure, again) {
-            // Another request of this call has got its answer meanwhile. The other side has it.
-            (
-                OutboxFailure::Outbox {
-                    error: OutboxError::NotThere,
-                    ..
-                },
-                Some(again),
-            ) => request = again,
-            (failure, _) => return Err(told(&outbox, failure).await),
-        }
+    request.headers_mut().remove(&WHOLE);
+    if !leaves_out_of(&outbox, &request) {
+        let said = HeaderValue::from_static("1");
+        request.headers_mut().insert(WHOLE, said);
     }
-    Err(Untold::unknown(None))
+    match outbox.call(request).await {
+        Ok(kept) => {
+            // Its client need not wait for that: what is left is taken for answered.
+            tokio::spawn(async move { outbox.acknowledge(&kept.key).await });
+            Ok(kept.response)
+        }
+        // It is the call's answer all the same, and more than that nobody can be told.
+        Err(OutboxFailure::AnswerNotKept {
+            key,
+            error,
+            response: Some(response),
+        }) => {
+            tracing::warn!(target: "onlyonce", %error, "an answer was told and not kept");
+            // OK because what stays is driven on, and the other side has its answer.
+            let _ = remove(&outbox, &key).await;
+            Ok(*response)
+        }
+        Err(OutboxFailure::OutcomeUnknown(Unfinished {
+            key,
+            answer: Some(answer),
+            ..
+        })) => {
+            let _ = remove(&outbox, &key).await;
+            Ok(*answer)
+        }
+        // Also where the call is not there any more: written anew it would be another one.
+        Err(failure) => Err(told(&outbox, failure).await),
+    }
 }
 
 /// What a client is told, and what becomes of its call: who is told has it in hand from then on.
@@ -191,7 +180,7 @@ async fn told(outbox: &Outbox, failure: OutboxFailure) -> Untold {
             Untold::not_kept(&error.to_string())
         }
         OutboxFailure::Unwritable(words) => Untold::unwritable(&words),
-        OutboxFailure::AnswerNotKept { key, error } | OutboxFailure::Outbox { key, error } => {
+        OutboxFailure::AnswerNotKept { key, error, .. } | OutboxFailure::Outbox { key, error } => {
             tracing::warn!(target: "onlyonce", %error, "the outcome of a call is unknown");
             Untold::unknown(Some(&key))
         }
@@ -200,7 +189,7 @@ async fn told(outbox: &Outbox, failure: OutboxFailure) -> Untold {
 }
 
 /// Takes away a call whose outcome is not known, also one that was only held to have been sent.
-async fn remove(outbox: &Outbox, key: &IdempotencyKey) -> Result<(), OutboxError> {
+pub(super) async fn remove(outbox: &Outbox, key: &IdempotencyKey) -> Result<(), OutboxError> {
     match outbox.forget_although_maybe_executed(key).await {
         Err(OutboxError::NotNow { .. }) => outbox.cancel(key).await,
         removed => removed,
@@ -217,93 +206,33 @@ fn of(outcome: Outcome, unfinished: Unfinished) -> Untold {
     }
 }
 
-/// One more run of a call that nobody waits for: how it has ended, if it has.
-async fn drive(outbox: &Outbox, key: &IdempotencyKey) -> Option<Ended> {
-    let ended = match outbox.resume(key).await {
-        Ok(kept) => Ended::Answered(kept.response.status()),
-        // Somebody else has asked for it, and was told.
-        Err(OutboxFailure::Outbox {
-            error: OutboxError::NotThere,
-            ..
-        }) => return Some(Ended::Unknown),
-        Err(failure) => ended(&failure)?,
-    };
-    let word = match ended {
-        Ended::Answered(code) => {
-            tracing::warn!(target: "onlyonce", code = code.as_u16(), "a call of an earlier run has ended: answered");
-            "answered"
-        }
-        Ended::InDoubt => {
-            tracing::warn!(target: "onlyonce", "a call of an earlier run has ended: in doubt at the other side");
-            "in-doubt"
-        }
-        Ended::Refused => {
-            tracing::warn!(target: "onlyonce", "a call of an earlier run has ended: refused, not executed");
-            "refused"
-        }
-        Ended::Unknown => {
-            tracing::warn!(target: "onlyonce", "a call of an earlier run has ended: outcome unknown");
-            "unknown"
-        }
-    };
-    counter!(figures::DRIVEN_ON, "ended" => word).increment(1);
-    let removed = match ended {
-        Ended::Answered(_) => outbox.acknowledge(key).await,
-        Ended::Refused => outbox.cancel(key).await,
-        Ended::InDoubt | Ended::Unknown => remove(outbox, key).await,
-    };
-    if let Err(error) = removed {
-        tracing::warn!(target: "onlyonce", %error, "a call that has ended stays in the outbox");
-    }
-    Some(ended)
+/// Whether a call would be another one without what is not kept of it.
+fn leaves_out_of(outbox: &Outbox, request: &Request<Body>) -> bool {
+    let contents = request.body().contents();
+    let trailers = contents.and_then(|contents| contents.trailers.as_ref());
+    outbox.leaves_out_of(request.headers())
+        || trailers.is_some_and(|trailers| outbox.leaves_out_of(trailers))
 }
 
-/// What a run without an answer means for a call that nobody waits for; none where another may fare
-/// better.
-fn ended(failure: &OutboxFailure) -> Option<Ended> {
-    let refusal = |unfinished: &Unfinished| {
-        let response = unfinished.response.as_ref();
-        response.is_some_and(|response| is_for_good(response.status()))
-    };
-    match failure {
-        OutboxFailure::InDoubt(_) => Some(Ended::InDoubt),
-        OutboxFailure::NotExecuted(unfinished) => refusal(unfinished).then_some(Ended::Refused),
-        // Without the credentials of its client, which are not kept, it may be refused so.
-        OutboxFailure::OutcomeUnknown(unfinished) => {
-            (unfinished.cannot_tell.is_some() || refusal(unfinished)).then_some(Ended::Unknown)
-        }
-        OutboxFailure::Unreadable { .. } => Some(Ended::Unknown),
-        _ => None,
-    }
-}
-
-fn is_for_good(code: StatusCode) -> bool {
-    code.is_client_error() && !matches!(code.as_u16(), 408 | 409 | 421 | 425 | 429)
+/// Whether all of a kept call is kept, as was noted when it was taken.
+pub(super) fn is_whole(kept: &Request<Body>) -> bool {
+    kept.headers().contains_key(&WHOLE)
 }
 
 #[cfg(feature = "sled")]
-async fn open(path: &Path) -> Result<(Arc<dyn OutboxStore>, Closing), ProxyError> {
+async fn open(path: &Path) -> Result<Arc<crate::storage::SledOutbox>, ProxyError> {
     use crate::storage::{OutboxOptions, Scope, SledOutbox};
     let opened = SledOutbox::open_async(path, Scope::global(), OutboxOptions::new()).await;
-    let store = Arc::new(opened.map_err(|error| ProxyError::Store(error.to_string()))?);
-    let closing = Closing {
-        store: Arc::clone(&store),
-    };
-    Ok((store, closing))
+    let opened = opened.map_err(|error| ProxyError::Store(error.to_string()))?;
+    Ok(Arc::new(opened))
 }
 
 #[cfg(not(feature = "sled"))]
-async fn open(_: &Path) -> Result<(Arc<dyn OutboxStore>, Closing), ProxyError> {
+async fn open(_: &Path) -> Result<Arc<dyn OutboxStore>, ProxyError> {
     let words = "this program was built without the feature sled";
     Err(ProxyError::Store(words.to_owned()))
 }
 
-/// So that a service that has just come back is not met by all at once.
-const AT_ONCE: usize = 16;
-
-/// Pauses between the rounds in which all that is left is tried.
-const PAUSE: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
-
-/// A call that others keep taking the answer of has been answered so often.
-const ASKED_ANEW_MAX: u32 = 3;
+/// Kept with a call of which nothing was left out, and taken off before it is sent. What lacks it is
+/// never sent again without the credentials of its client.
+const WHOLE: HeaderName = HeaderName::from_static("onlyonce-kept-whole");

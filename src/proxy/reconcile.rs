@@ -21,7 +21,8 @@ use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use tokio::time::timeout;
 use tower::ServiceExt;
 
-use super::config::{ProxyLimits, Upstream};
+use super::config::{CloseDelimited, ProxyLimits, Upstream};
+use super::forward::ends_with_its_connection;
 use super::{ConfigError, hop, upstream};
 use crate::http::{Body, Read, names};
 use crate::middleware::server::{Doubt, Reconciled, Reconciliation};
@@ -39,6 +40,11 @@ enum Unsaid {
     Unanswered,
     #[error("the answer has no outcome that is known: say applied, not-applied or unknown")]
     NoOutcome,
+    #[error(
+        "the answer has no length and ends with its connection, so that nobody can tell whether it is \
+         whole (close-delimited)"
+    )]
+    EndUnknown,
     #[error("the answer is longer than what is recorded")]
     TooLarge,
     #[error("the principal of the call cannot be said in a header, so the service is not asked")]
@@ -50,6 +56,7 @@ pub(super) fn reconciliation(
     service: &Upstream,
     url: Arc<Uri>,
     limits: &ProxyLimits,
+    close_delimited: CloseDelimited,
 ) -> Result<Reconciliation, ConfigError> {
     let (Some(scheme), Some(authority)) = (url.scheme().cloned(), url.authority().cloned()) else {
         let problem = "say scheme and host, such as http://127.0.0.1:8000/outcome";
@@ -72,7 +79,17 @@ pub(super) fn reconciliation(
             let question = question(&url, &doubt)?;
             let asking = async {
                 let response = transport.oneshot(question).await;
-                let (head, body) = response.map_err(|_| Unsaid::Unanswered)?.into_parts();
+                let response = response.map_err(|_| Unsaid::Unanswered)?;
+                // Of the other words all is said once the head is there.
+                let applied = response
+                    .headers()
+                    .get(OUTCOME)
+                    .is_some_and(|said| said == "applied");
+                let trusted = close_delimited == CloseDelimited::Trusted;
+                if applied && !trusted && ends_with_its_connection(&response) {
+                    return Err(Unsaid::EndUnknown);
+                }
+                let (head, body) = response.into_parts();
                 match body.read(limits.answer_bytes_max).await {
                     Ok(Read::Whole(contents)) => Ok(Response::from_parts(head, contents.bytes)),
                     Ok(Read::TooLarge(_)) => Err(Unsaid::TooLarge),

@@ -53,6 +53,8 @@ pub struct LeftOver {
     pub requests: usize,
     /// Calls that are being executed by the service, and are in doubt.
     pub calls: usize,
+    /// Calls in the outbox of an egress that have not ended: its next run drives them on.
+    pub kept: usize,
 }
 
 // === impl Proxy ===
@@ -84,7 +86,7 @@ impl Proxy {
             (Mode::Egress(egress), _) => match EgressProxy::new(&config, egress) {
                 Ok(mut proxy) => {
                     if let Some(path) = &egress.outbox {
-                        let opened = KeptCalls::open(path, proxy.client()).await?;
+                        let opened = KeptCalls::open(path, egress, proxy.client()).await?;
                         proxy.keep_calls_in(opened.outbox());
                         kept = Some(opened);
                     }
@@ -187,9 +189,10 @@ impl Proxy {
             // OK because what is left is counted below.
             let _ = timeout_at(until, executions.idle()).await;
         }
-        let left = LeftOver {
+        let mut left = LeftOver {
             requests: if drained { 0 } else { self.front.open() },
             calls: self.executions.as_ref().map_or(0, Executions::count),
+            kept: 0,
         };
         if let Some(opened) = self.opened.take() {
             opened.close().await?;
@@ -198,6 +201,7 @@ impl Proxy {
             driving_on.abort();
         }
         if let Some(outbox) = self.outbox.take() {
+            left.kept = outbox.unended().await?;
             outbox.close().await?;
         }
         Ok(left)

@@ -149,6 +149,31 @@ async fn the_service_is_asked_what_became_of_a_call_in_doubt() {
     assert_eq!(token(question), token(call.unwrap()));
 }
 
+// B2: half a receipt is no receipt.
+#[tokio::test]
+async fn an_answer_to_the_question_that_ends_with_its_connection_is_recorded_only_where_that_is_trusted()
+ {
+    let receipt = "HTTP/1.0 201 Created\r\nIdempotency-Outcome: applied\r\n\r\nreceipt";
+    for (trusted, after) in [(false, "409 in-doubt"), (true, "201 replayed")] {
+        let service = Scripted::start(move |_, request| {
+            if request.starts_with("GET /outcome") {
+                Reply::SayAndClose(receipt.to_owned())
+            } else {
+                Reply::Close
+            }
+        })
+        .await;
+        let url = format!("http://{}/outcome", service.at);
+        let mut more = vec!["--reconcile-url", &url];
+        if trusted {
+            more.extend(["--close-delimited", "trust"]);
+        }
+        let ingress = ingress(service.at, &more).await;
+        assert_eq!(status(ingress.at, "a").await, "409 in-doubt");
+        assert_eq!(status(ingress.at, "a").await, after);
+    }
+}
+
 #[tokio::test]
 async fn a_service_that_takes_no_connection_yet_is_waited_for_and_what_was_not_sent_is_free() {
     let place = Place::new();

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::programs::{Place, Program, curl, proxy};
+use super::programs::{Place, Program, curl, egress, proxy};
 use super::scripted::{Reply, Scripted};
 
 async fn ingress(upstream: SocketAddr, more: &[&str]) -> Program {
@@ -64,6 +64,26 @@ async fn a_request_that_hides_another_shows_the_service_only_one() {
             "{shape:?}: {answers}"
         );
     }
+}
+
+/// Of two hosts the proxy could take the one and the service the other.
+#[tokio::test]
+async fn a_request_with_two_hosts_is_refused_by_either_half_and_reaches_no_service() {
+    let service = Scripted::always(Reply::ok("paid")).await;
+    let ingress = ingress(service.at, &["--keyless", "pass"]).await;
+    let egress = egress(ingress.at, &[]).await;
+    for head in ["POST /pay", "GET /paid"] {
+        for hosts in ["Host: x\r\nHost: y\r\n", "Host: x\r\nHost: x\r\n"] {
+            let request = format!(
+                "{head} HTTP/1.1\r\n{hosts}Idempotency-Key: k\r\nContent-Length: 0\r\n\r\n"
+            );
+            for at in [ingress.at, egress.at] {
+                let answer = said(at, request.as_bytes()).await;
+                assert!(answer.starts_with("HTTP/1.1 400"), "{request:?}: {answer}");
+            }
+        }
+    }
+    assert!(service.heard().is_empty(), "{:?}", service.heard());
 }
 
 /// Both framings at once: the length is dropped and chunks count, for the proxy and, since it frames

@@ -1,9 +1,12 @@
 //! Ingress, egress and service killed with -9, in turn, under load.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use onlyonce::storage::outbox::{OutboxEntry, OutboxStore as _};
+use onlyonce::storage::{OutboxOptions, Scope, SledOutbox};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
@@ -222,6 +225,16 @@ async fn an_egress_that_is_killed_under_load_repeats_no_effect() {
     drop(egress);
 }
 
+/// The keys of the calls in the outbox of an egress that was killed.
+async fn taken_by(outbox: &Path) -> Vec<String> {
+    let opened = SledOutbox::open_async(outbox, Scope::global(), OutboxOptions::new()).await;
+    let opened = opened.unwrap();
+    let calls = opened.list().await.unwrap();
+    opened.close().await.unwrap();
+    let key = |call: &OutboxEntry| call.key.as_str().to_owned();
+    calls.iter().map(key).collect()
+}
+
 // B17: with an outbox, what the killed egress had taken is done all the same.
 #[tokio::test]
 async fn an_egress_with_an_outbox_that_is_killed_under_load_repeats_no_effect_and_loses_no_call() {
@@ -232,13 +245,16 @@ async fn an_egress_with_an_outbox_that_is_killed_under_load_repeats_no_effect_an
     let outbox = format!("sled:{}", place.path("outbox").display());
     let kept = ["--store", &outbox, "--admin", "127.0.0.1:0"];
     let kept = [&kept[..], &PATIENT].concat();
+    let mut taken = BTreeSet::new();
     let mut egress = egress_at(&listen, ingress.at, &kept).await;
     let clients = clients(egress.at);
     for _ in 0..3 {
         sleep(Duration::from_millis(250)).await;
         egress.kill().await;
+        taken.extend(taken_by(&place.path("outbox")).await);
         egress = egress_at(&listen, ingress.at, &kept).await;
     }
+    assert!(!taken.is_empty(), "nothing was under way at any kill");
     let heard = heard(clients).await;
     assert_kept(&place, &heard);
     let url = format!("http://{}/metrics", egress.admin.unwrap());
@@ -247,6 +263,12 @@ async fn an_egress_with_an_outbox_that_is_killed_under_load_repeats_no_effect_an
         if figures.contains("onlyonce_proxy_left_by_earlier_runs 0") {
             assert!(!figures.contains("ended=\"unknown\""), "{figures}");
             assert_all_ended(&place, &heard).await;
+            let effects = place.effects().into_iter();
+            let done: BTreeSet<_> = effects
+                .map(|effect| effect.key.trim_matches('"').to_owned())
+                .collect();
+            let lost: Vec<_> = taken.difference(&done).collect();
+            assert!(lost.is_empty(), "{lost:?} of {}: {heard:?}", taken.len());
             return;
         }
         sleep(Duration::from_millis(100)).await;

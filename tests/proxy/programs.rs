@@ -169,28 +169,19 @@ impl Program {
             Box::new(child.stdout.take().unwrap())
         };
         let mut stream = BufReader::new(stream);
-        let mut line = String::new();
-        let read = timeout(PATIENCE, stream.read_line(&mut line)).await;
-        read.expect("it starts in time").unwrap();
-        let at = line.trim().strip_prefix("listening at ");
-        let Some(at) = at.map(|at| at.parse().unwrap()) else {
-            let mut more = String::new();
-            stream.read_to_string(&mut more).await.unwrap();
-            panic!("it did not start: {line}{more}");
-        };
+        let mut lines = String::new();
+        let at = said_after("listening at ", &mut stream, &mut lines).await;
+        let at = at.parse().unwrap();
         let with_admin = {
             let command = command.as_std();
             command.get_args().any(|argument| argument == "--admin")
         };
         let mut admin = None;
         if with_admin {
-            line.clear();
-            stream.read_line(&mut line).await.unwrap();
-            let said = line.trim().strip_prefix("operators at http://").unwrap();
+            let said = said_after("operators at http://", &mut stream, &mut lines).await;
             admin = Some(said.trim_end_matches('/').parse().unwrap());
         }
         let lines = tokio::spawn(async move {
-            let mut lines = String::new();
             let _ = stream.read_to_string(&mut lines).await;
             lines
         });
@@ -218,6 +209,24 @@ impl Program {
         let ended = timeout(PATIENCE, self.child.wait());
         let status = ended.await.expect("it ends in time").unwrap();
         (status, self.lines.await.unwrap())
+    }
+}
+
+/// The rest of the line that begins so. The log may say other things before, which are put into `lines`.
+async fn said_after(
+    start: &str,
+    stream: &mut (impl tokio::io::AsyncBufRead + Unpin),
+    lines: &mut String,
+) -> String {
+    loop {
+        let mut line = String::new();
+        let read = timeout(PATIENCE, stream.read_line(&mut line)).await;
+        let read = read.expect("it starts in time").unwrap();
+        assert!(read > 0, "it did not start: {lines}");
+        if let Some(said) = line.trim().strip_prefix(start) {
+            return said.to_owned();
+        }
+        lines.push_str(&line);
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) fn into_failure<F>(ended: Ended, key: &IdempotencyKey) -> OutboxFailu
         Ended::GivenUp(because) => {
             OutboxFailure::OutcomeUnknown(Unfinished::given_up(&key, because))
         }
-        Ended::NotKept(error) => OutboxFailure::AnswerNotKept { key, error },
+        Ended::NotKept { error, .. } => OutboxFailure::AnswerNotKept { key, error },
         Ended::Outbox(error) => OutboxFailure::Outbox { key, error },
         Ended::Unfinished(Unanswered { outcome, why, .. }) => match outcome {
             Outcome::InDoubt => OutboxFailure::InDoubt(why),
@@ -33,7 +33,7 @@ pub(super) fn into_failure<F>(ended: Ended, key: &IdempotencyKey) -> OutboxFailu
 pub(super) fn into_unfinished(ended: Ended, key: &IdempotencyKey) -> Option<Unfinished> {
     match ended {
         Ended::GivenUp(because) => Some(Unfinished::given_up(key, because)),
-        Ended::NotKept(error) => Some(Unfinished::not_kept(key, &error)),
+        Ended::NotKept { error, .. } => Some(Unfinished::not_kept(key, &error)),
         Ended::Outbox(_) => None,
         Ended::Unfinished(unanswered) => Some(unanswered.why),
     }

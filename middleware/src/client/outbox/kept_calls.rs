@@ -32,7 +32,12 @@ pub enum Ended<U> {
     /// It was given up before. Nothing was sent.
     GivenUp(Unknown),
     /// The answer has come, and the outbox could not keep it.
-    NotKept(OutboxError),
+    NotKept {
+        /// The answer's bytes.
+        answer: Bytes,
+        /// Why not.
+        error: OutboxError,
+    },
     /// The outbox failed, or has no such call. Nothing was sent.
     Outbox(OutboxError),
     /// No answer has come.
@@ -190,7 +195,9 @@ impl KeptCalls {
         kill_point!("outbox: answer there, not kept");
         let change = OutboxChange::Answer(answer.clone());
         let kept = self.store.change(key, change).await;
-        kept.map_err(Ended::NotKept)?;
+        if let Err(error) = kept {
+            return Err(Ended::NotKept { answer, error });
+        }
         kill_point!("outbox: answer kept, nobody told");
         Ok(answer)
     }

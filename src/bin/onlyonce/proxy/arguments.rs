@@ -101,6 +101,12 @@ pub(crate) struct ProxyArguments {
     /// Egress: retries a second beyond a fifth of the calls [10]
     #[arg(long, env = "ONLYONCE_PROXY_RETRIES_PER_SECOND", value_name = "N")]
     pub(super) retries_per_second: Option<u32>,
+    /// Egress with a store: how old a call of an earlier run may be that was never sent and is still made [1h]
+    #[arg(long, env = "ONLYONCE_PROXY_OUTBOX_UNSENT_MAX", value_name = "TIME")]
+    pub(super) outbox_unsent_max: Option<String>,
+    /// Egress with a store: further headers that are credentials and not kept, with commas between them
+    #[arg(long, env = "ONLYONCE_PROXY_OUTBOX_LEAVE_OUT", value_name = "NAMES")]
+    pub(super) outbox_leave_out: Option<String>,
     /// Egress: connections to clients stay open; only for clients that send nothing again by themselves
     #[arg(long, env = "ONLYONCE_PROXY_KEEP_ALIVE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(super) keep_alive: Option<bool>,

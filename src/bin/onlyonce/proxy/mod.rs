@@ -51,7 +51,7 @@ async fn serve(config: ProxyConfig) -> ExitCode {
         code = stop.asked() => return output::fail(code, "stopped without waiting"),
     };
     match stopped {
-        Ok(left) if left.requests == 0 && left.calls == 0 => {
+        Ok(left) if left.requests == 0 && left.calls == 0 && left.kept == 0 => {
             output::tell("drained: nothing was left over\n");
             ExitCode::SUCCESS
         }
@@ -59,8 +59,8 @@ async fn serve(config: ProxyConfig) -> ExitCode {
             exit::UNKNOWN,
             &format!(
                 "left over: {} requests without an answer, {} calls that the service is executing, \
-                 which are in doubt",
-                left.requests, left.calls
+                 which are in doubt, {} calls in the outbox, which are driven on when this starts again",
+                left.requests, left.calls, left.kept
             ),
         ),
         Err(error) => output::fail(exit::UNKNOWN, &error),

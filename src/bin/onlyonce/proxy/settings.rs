@@ -226,6 +226,21 @@ fn egress(said: &ProxyArguments) -> Parsed<Egress> {
             _ => return Err(wrong("store", "an egress keeps its calls in sled:PATH")),
         };
     }
+    for (field, is_said) in [
+        ("outbox-unsent-max", said.outbox_unsent_max.is_some()),
+        ("outbox-leave-out", said.outbox_leave_out.is_some()),
+    ] {
+        if is_said && egress.outbox.is_none() {
+            return Err(wrong(field, "this is of the outbox: say --store sled:PATH"));
+        }
+    }
+    if let Some(age) = &said.outbox_unsent_max {
+        egress.outbox_unsent_max = time("outbox-unsent-max", age)?;
+    }
+    if let Some(names) = &said.outbox_leave_out {
+        let name = |name: &str| header_name("outbox-leave-out", name.trim());
+        egress.outbox_leave_out = names.split(',').map(name).collect::<Result<_, _>>()?;
+    }
     if let Some(retries) = said.retries_per_second {
         egress.retries_per_second = retries;
     }

@@ -305,6 +305,14 @@ impl Outbox {
         self.calls.remove(key, change).await
     }
 
+    /// Whether `headers` have something that is not kept with a call, as a credential or because
+    /// [it was named](Self::leaving_out): later runs do not say it, unless
+    /// [`with_credentials`](Self::with_credentials) gives it again.
+    #[must_use]
+    pub fn leaves_out_of(&self, headers: &HeaderMap) -> bool {
+        !self.left_out.take_from(&mut headers.clone()).is_empty()
+    }
+
     async fn load(&self, key: &IdempotencyKey) -> Result<OutboxCall, OutboxFailure> {
         let loaded = self.calls.store().load(key).await;
         loaded.map_err(|error| OutboxFailure::Outbox {
@@ -441,10 +449,9 @@ impl Outbox {
         let left = within.saturating_sub(began.elapsed());
         let contents = match timeout(left, body.read(OUTBOX_BODY_BYTES_LIMIT)).await {
             Ok(Ok(Read::Whole(contents))) => contents,
-            Ok(Ok(Read::TooLarge(_))) => {
-                let limit = OUTBOX_BODY_BYTES_LIMIT;
-                let text = format!("its answer is larger than the {limit} bytes that are kept");
-                return Err(unanswered(text));
+            Ok(Ok(Read::TooLarge(body))) => {
+                let (limit, answer) = (OUTBOX_BODY_BYTES_LIMIT, Response::from_parts(head, body));
+                return Err(Unfinished::too_large(key, limit, answer));
             }
             Ok(Err(error)) => return Err(unanswered(format!("its answer was cut: {error}"))),
             Err(_) => return Err(unanswered("its answer did not end in time".to_owned())),

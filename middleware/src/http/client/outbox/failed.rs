@@ -9,6 +9,7 @@ use onlyonce_storage::outbox::{OutboxError, Unknown};
 use crate::client::outbox::{Ended, NoteSentError, Unanswered};
 use crate::client::{CallError, Last, Outcome, Stopped, Ticket};
 use crate::http::client::TransportError;
+use crate::http::server::answer::Recorded;
 use crate::http::{Body, ServingStore, Status};
 
 /// A call from an outbox that did not end with its answer.
@@ -19,13 +20,16 @@ use crate::http::{Body, ServingStore, Status};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OutboxFailure {
-    /// The answer has come and could not be kept: it is not told. The server keeps it; resume the
-    /// call when the outbox is able again.
+    /// The answer has come and could not be kept. The server keeps it; resume the call when the outbox
+    /// is able again.
     AnswerNotKept {
         /// The call's key.
         key: IdempotencyKey,
         /// Why not.
         error: OutboxError,
+        /// The answer, for who makes use of it here and now; a process that is killed finds the call,
+        /// and not the answer.
+        response: Option<Box<Response<Body>>>,
     },
     /// The server cannot know whether the effect happened. Once somebody has resolved it there,
     /// resuming gets the answer.
@@ -74,6 +78,9 @@ pub struct Unfinished {
     pub last: String,
     /// What the peer said last, where that is not the call's answer. It is not kept.
     pub response: Option<Box<Response<Body>>>,
+    /// The call's answer, where it has come and is larger than what is kept. What of its body is not in
+    /// memory is still under way.
+    pub answer: Option<Box<Response<Body>>>,
 }
 
 // === impl OutboxFailure ===
@@ -97,7 +104,15 @@ impl OutboxFailure {
         let key = key.clone();
         match ended {
             Ended::GivenUp(because) => Self::OutcomeUnknown(Unfinished::given_up(&key, because)),
-            Ended::NotKept(error) => Self::AnswerNotKept { key, error },
+            Ended::NotKept { answer, error } => {
+                let recorded = Recorded::decode(&answer);
+                let response = recorded.map(|recorded| Box::new(recorded.into_response()));
+                Self::AnswerNotKept {
+                    key,
+                    error,
+                    response,
+                }
+            }
             Ended::Outbox(error) => Self::Outbox { key, error },
             Ended::Unfinished(Unanswered { outcome, why, .. }) => match outcome {
                 Outcome::InDoubt => Self::InDoubt(why),
@@ -173,6 +188,7 @@ impl Unfinished {
             stopped: error.stopped,
             last,
             response,
+            answer: None,
         };
         why.with(error.outcome)
     }
@@ -202,7 +218,22 @@ impl Unfinished {
             stopped: Stopped::Final,
             last,
             response: None,
+            answer: None,
         }
+    }
+
+    /// The call's answer has come, and is too large to be kept.
+    pub(super) fn too_large(
+        key: &IdempotencyKey,
+        limit: usize,
+        answer: Response<Body>,
+    ) -> Unanswered<Self> {
+        let last = format!("its answer is larger than the {limit} bytes that are kept");
+        let why = Self {
+            answer: Some(Box::new(answer)),
+            ..Self::ended(key, last)
+        };
+        why.with(Outcome::Unknown)
     }
 
     pub(super) fn with(self, outcome: Outcome) -> Unanswered<Self> {
@@ -217,7 +248,7 @@ impl Unfinished {
     pub(super) fn of(ended: Ended<Self>, key: &IdempotencyKey) -> Option<Self> {
         match ended {
             Ended::GivenUp(because) => Some(Self::given_up(key, because)),
-            Ended::NotKept(error) => {
+            Ended::NotKept { error, .. } => {
                 let last = format!("its answer has come and was not kept: {error}");
                 Some(Self::ended(key, last))
             }
