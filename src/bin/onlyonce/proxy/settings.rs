@@ -619,6 +619,10 @@ mod tests {
         );
         let outbox = |said: &mut ProxyArguments| said.store = Some("sled:outbox".to_owned());
         assert_eq!(egress(outbox), "fine");
+        let left_out = |said: &mut ProxyArguments| {
+            said.outbox_leave_out = Some("x-session, x-seal".to_owned());
+        };
+        assert_eq!(egress(left_out), "outbox-leave-out");
         let too_large = |said: &mut ProxyArguments| {
             said.store = Some("sled:outbox".to_owned());
             said.body_bytes_max = Some(2 << 20);
