@@ -97,7 +97,7 @@ fn an_answer_after_a_refused_statement_keeps_its_connection() {
     });
 }
 
-/// B21: a setting of the session that a handler has got in does not keep the database from ending a later
+/// B10: a setting of the session that a handler has got in does not keep the database from ending a later
 /// call whose owner stands still.
 #[test]
 fn a_setting_that_a_handler_leaves_behind_does_not_reach_the_next_call() {
@@ -129,7 +129,7 @@ fn a_setting_that_a_handler_leaves_behind_does_not_reach_the_next_call() {
     });
 }
 
-/// B5: no answer leaves before it is durable, whatever the handler says of its commit.
+/// B21: no answer leaves before it is durable, whatever the handler says of its commit.
 #[test]
 fn a_handler_that_does_not_wait_for_its_commit_waits_all_the_same() {
     let Some(server) = postgres_rig::shared() else {
@@ -169,7 +169,7 @@ fn a_handler_that_does_not_wait_for_its_commit_waits_all_the_same() {
     });
 }
 
-/// B10: the claim is dropped while a renewal is not answered. When it is, the key is free, also where somebody
+/// B5: the claim is dropped while a renewal is not answered. When it is, the key is free, also where somebody
 /// still has a handle of the run.
 #[test]
 fn a_claim_that_is_dropped_during_a_renewal_frees_its_key_when_that_is_answered() {
