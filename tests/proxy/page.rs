@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::programs::{Place, Program, curl, proxy, python};
+use super::programs::{Place, Program, curl, not_run, proxy, python};
 use super::scripted::{Reply, Scripted};
 
 const TOKEN: &str = "a-token-of-the-operators";
@@ -85,8 +85,7 @@ async fn nobody_sees_or_ends_a_doubt_without_the_token_and_no_other_site_does() 
 #[tokio::test]
 async fn an_operator_ends_a_doubt_by_clicks_in_light_and_in_dark() {
     let Some(chromium) = chromium().await else {
-        println!("not run: there is no Chromium");
-        return;
+        return not_run("ONLYONCE_REQUIRE_CHROMIUM", "there is no Chromium");
     };
     let place = Place::new();
     let service = Scripted::always(Reply::Close).await;
