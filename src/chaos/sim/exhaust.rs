@@ -88,7 +88,9 @@ pub fn seed(calls: u64) -> Result<u64, HarnessError> {
             return Ok(seed);
         }
     }
-    Err(HarnessError::other("no seed lets every call have its effect"))
+    Err(HarnessError::other(
+        "no seed lets every call have its effect",
+    ))
 }
 
 /// The faults of the schedule of this number: the singles come first, then the pairs. `None` where
