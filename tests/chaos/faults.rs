@@ -10,6 +10,9 @@ use onlyonce_chaos::history::{Event, Happened, RunRecord};
 use onlyonce_chaos::ledger::{Verdict, judge};
 use onlyonce_chaos::scenario::Scenario;
 
+/// Longer than an answer is kept: the next who asks for it notices.
+const TWO_DAYS_MS: i64 = 2 * 24 * 60 * 60 * 1_000;
+
 fn every_fault() -> Vec<(Place, Option<Phase>, What)> {
     let wire =
         |what| [Phase::RequestSent, Phase::ReplySent].map(|phase| (Place::Wire, Some(phase), what));
@@ -38,7 +41,7 @@ fn every_fault() -> Vec<(Place, Option<Phase>, What)> {
         (Place::Disk, None, What::SyncFails),
         (Place::Disk, None, What::SyncSlow { for_ms: 200 }),
         (Place::Disk, None, What::DiskFull),
-        (Place::Clock, None, What::ClockJump { by_ms: -30_000 }),
+        (Place::Clock, None, What::ClockJump { by_ms: TWO_DAYS_MS }),
     ]);
     all
 }

@@ -175,7 +175,8 @@ fn outages(scenario: &Scenario, seed: Seed) -> Vec<PlannedOutage> {
     };
     let parts = who.len() as u64 + 1;
     let outage = |(at, who): (u64, String)| PlannedOutage {
-        after_calls: calls * at / parts,
+        // Nobody goes down before anything was asked.
+        after_calls: (calls * at / parts).max(1),
         who,
         back_after_ms: seed.draw(&[OUTAGE, at]).within(50..=500),
     };
