@@ -7,7 +7,7 @@ use std::time::Duration;
 use onlyonce_chaos::Seed;
 use onlyonce_chaos::fault::{Phase, Place, What};
 use onlyonce_chaos::history::{Happened, Seen};
-use onlyonce_chaos::scenario::Workload;
+use onlyonce_chaos::scenario::{Mode, Scenario, Workload};
 use onlyonce_chaos::sim::{Order, Run};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ pub(super) const TRANSFER: Method<Transfer, String, String> = Method::new("trans
 pub(super) struct Bank {
     pub(super) run: Run,
     pub(super) workload: Workload,
+    /// Whether it takes longer for some calls than an attempt waits. Not for the control: what is
+    /// duplicated there is to be the work of faults.
+    dawdles: bool,
     pub(super) disk: SimDisk,
     books: Arc<Mutex<Books>>,
     /// That of the server's life now.
@@ -164,10 +167,11 @@ pub(super) fn account(number: u32) -> String {
 // === impl Bank ===
 
 impl Bank {
-    pub(super) fn new(run: Run, disk: SimDisk, workload: Workload) -> Self {
+    pub(super) fn new(run: Run, disk: SimDisk, scenario: &Scenario) -> Self {
         Self {
             run,
-            workload,
+            workload: scenario.workload,
+            dawdles: scenario.mode != Mode::Naive,
             disk,
             books: Arc::default(),
             store: Arc::default(),
@@ -251,7 +255,12 @@ impl Bank {
         let run = self.begin(call);
         let draw = |what| self.run.seed().draw(&[HANDLES, call, run, what]);
         self.speak_late(caller, &key, draw(4).within(0..=11));
-        sleep(work(draw(1).within(0..=99), draw(2).within(0..=20))).await;
+        let percent = if self.dawdles {
+            draw(1).within(0..=99)
+        } else {
+            99
+        };
+        sleep(work(percent, draw(2).within(0..=20))).await;
         if transfer.amount == 0 {
             return Err(Failure::Fault("nothing to transfer".to_owned()));
         }

@@ -31,7 +31,7 @@ pub(super) fn run(scenario: &Scenario, seed: Seed) -> Result<SimRun, HarnessErro
     let run = Run::new(seed, scenario.faults.clone());
     let disk = SimDisk::new();
     decide_syncs(&disk, &run);
-    let bank = Bank::new(run.clone(), disk.clone(), scenario.workload);
+    let bank = Bank::new(run.clone(), disk.clone(), scenario);
     let lives = Lives {
         run: run.clone(),
         bank: bank.clone(),

@@ -86,11 +86,12 @@ impl Attempt {
             match what {
                 What::Delay { .. } => sleep(what.delay(draw).unwrap_or_default()).await,
                 What::Duplicate { later_ms } => {
-                    let (server, request) = (self.link.server.clone(), request.clone());
-                    // Nobody waits for it, and it may come when the call is long over.
-                    tokio::spawn(async move {
+                    let (link, number, request) = (self.link.clone(), self.number, request.clone());
+                    // No caller waits for it, and it may come when the call is long over.
+                    self.link.run.comes_later(async move {
                         sleep(Duration::from_millis(later_ms)).await;
-                        let _ = server.oneshot(request).await;
+                        link.run.note(link.call, number, Happened::Received);
+                        let _ = link.server.oneshot(request).await;
                     });
                 }
                 What::Close | What::Reset => {

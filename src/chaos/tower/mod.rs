@@ -21,6 +21,7 @@ use onlyonce_chaos::scenario::{Mode, Scenario, Workload};
 use onlyonce_chaos::seed::Draw;
 use onlyonce_chaos::workload::Plan;
 use parking_lot::Mutex;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::middleware::jitter;
@@ -39,6 +40,8 @@ struct Shared {
     seed: Seed,
     faults: Vec<Fault>,
     began: Instant,
+    /// Requests that come again, and have not come yet.
+    copies: Mutex<JoinSet<()>>,
     written: Mutex<Written>,
 }
 
@@ -113,6 +116,7 @@ async fn run(scenario: &Scenario, seed: Seed) -> Result<RunRecord, HarnessError>
     let run = Run::new(seed, scenario);
     let server = server::Server::new(run.clone(), &plan, scenario.mode);
     clients::run(&run, scenario, &plan, &server).await?;
+    run.all_has_come().await;
     let mut record = RunRecord::new(RunHeader {
         naive: scenario.mode == Mode::Naive,
         resolve_within_ms: Some(scenario.deadline_ms),
@@ -143,9 +147,21 @@ impl Run {
                 seed,
                 faults: scenario.faults.clone(),
                 began: Instant::now(),
+                copies: Mutex::default(),
                 written: Mutex::default(),
             }),
         }
+    }
+
+    /// Takes care of a copy of a request that is still on its way.
+    fn comes_later(&self, copy: impl Future<Output = ()> + Send + 'static) {
+        self.shared.copies.lock().spawn(copy);
+    }
+
+    /// Waits until every copy has come: what it does belongs to the run.
+    async fn all_has_come(&self) {
+        let mut copies = std::mem::take(&mut *self.shared.copies.lock());
+        while copies.join_next().await.is_some() {}
     }
 
     fn seed(&self) -> Seed {

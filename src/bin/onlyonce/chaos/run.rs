@@ -48,8 +48,8 @@ pub(crate) struct RunArguments {
     /// Writes JUnit's XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// Writes what happened as lines of JSON: one seed and one executor only
-    #[arg(long, value_name = "FILE")]
+    /// Writes what happened as lines of JSON: one seed and one executor only, with no control and no report
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["report", "junit"])]
     history: Option<PathBuf>,
     /// Lines of JSON on standard output, words on standard error
     #[arg(long)]
