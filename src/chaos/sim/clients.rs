@@ -36,6 +36,9 @@ pub(super) struct Caller {
     /// Whether the server comes back with another store: then a key alone, without what its first
     /// attempt has met, protects nobody.
     pub(super) may_meet_another_store: bool,
+    /// Whether it asks now and then for an answer that it has. Not in the control, where that would be
+    /// a second effect without any fault.
+    pub(super) asks_again: bool,
     pub(super) twins: Twins,
     /// How many clients there are.
     pub(super) clients: u32,
@@ -202,7 +205,11 @@ impl Caller {
             };
             ticket = next;
             match ending {
-                Ending::Answered(_) if asked > 1 || draw(3).within(0..=5) > 0 => return,
+                Ending::Answered(_)
+                    if !self.asks_again || asked > 1 || draw(3).within(0..=5) > 0 =>
+                {
+                    return;
+                }
                 Ending::Answered(_) => {
                     sleep(Duration::from_millis(draw(4).within(0..=400))).await;
                 }
