@@ -32,9 +32,6 @@ const DISK_GROWTH_MAX: u64 = 24 * 1024 * 1024;
 /// The heap keeps some of what it once had.
 const MEMORY_GROWTH_MAX: f64 = 1.5;
 
-/// While a store is opened, sled has some of its log in memory twice, and the heap keeps the room.
-const OPENING: u64 = 32 * 1024 * 1024;
-
 /// The horizon of seven days and the bucket that is filled beside it; another one for good measure.
 const FILLED_AFTER_DAYS: u32 = 9;
 
@@ -53,8 +50,9 @@ async fn disk_and_memory_stay_bounded_over_months_of_calls() {
     let mut days = Vec::new();
     for day in 0..DAYS {
         spend_day(&store, &clock, day).await;
-        // An opening now and then must not bring back what is gone.
-        if day % 20 == 19 {
+        // An opening now and then must not bring back what is gone. In the beginning they are many: the
+        // threads of each take memory from a part of the heap of their own, of which there are some.
+        if day < FILLED_AFTER_DAYS || day % 20 == 19 {
             store.close().await.unwrap();
             drop(store);
             store = open();
@@ -73,22 +71,11 @@ async fn disk_and_memory_stay_bounded_over_months_of_calls() {
             days.push(taken);
         }
     }
-    // Memory goes up and down with sled's cache: one half of the time is compared with the other. On
-    // most of its days; and on the worst of them, which is often that of an opening.
+    // Memory goes up and down with sled's cache: one half of the time is compared with the other.
     let (early, late) = days.split_at(days.len() / 2);
-    let sorted = |days: &[Taken]| {
-        let mut resident: Vec<u64> = days.iter().map(|taken| taken.resident).collect();
-        resident.sort_unstable();
-        resident
-    };
-    let (early, late) = (sorted(early), sorted(late));
-    let (usual, later) = (early[early.len() / 2] as f64, late[late.len() / 2] as f64);
-    assert!(later <= usual * MEMORY_GROWTH_MAX, "{usual} became {later}");
-    let (worst, later) = (early[early.len() - 1], late[late.len() - 1]);
-    assert!(
-        later as f64 <= worst as f64 * MEMORY_GROWTH_MAX + OPENING as f64,
-        "at worst, {worst} became {later}"
-    );
+    let peak = |days: &[Taken]| days.iter().map(|taken| taken.resident).max().unwrap();
+    let (early, late) = (peak(early) as f64, peak(late) as f64);
+    assert!(late <= early * MEMORY_GROWTH_MAX, "{early} became {late}");
     let written = u64::from(CALLS_A_DAY) * u64::from(DAYS) * ANSWER_BYTES as u64;
     println!("{written} bytes of answers were written");
     // Nobody reads a bound that would hold if nothing were ever removed.
