@@ -107,6 +107,29 @@ impl Client {
         }
     }
 
+    /// [`in_sessions`](Self::in_sessions) with something between the layers and the channel: for
+    /// simulations, which number attempts there.
+    #[cfg(feature = "cli")]
+    pub(crate) fn in_sessions_through<T>(
+        channel: &Channel,
+        stack: ClientStack<ClientAdapter>,
+        through: impl FnOnce(Channel) -> T,
+    ) -> Self
+    where
+        T: Service<Request, Response = Reply, Error = TransportError>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        T::Future: Send + 'static,
+    {
+        let channel = channel.in_sessions();
+        Self {
+            stack: stack.around(through(channel.clone())),
+            channel: Some(channel),
+        }
+    }
+
     /// Calls `method` under a new key.
     ///
     /// # Errors

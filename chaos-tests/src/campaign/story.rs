@@ -82,7 +82,7 @@ impl Story {
                 event.what,
                 Happened::Lifecycle { .. } | Happened::FaultsEnded
             );
-            own(event) || (of_all && (first..=last).contains(&at))
+            own(event) || (of_all && event.call == 0 && (first..=last).contains(&at))
         };
         let mut events = record
             .events

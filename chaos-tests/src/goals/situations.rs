@@ -1,4 +1,9 @@
 //! Situations that a history shows by itself, so that no executor has to count them.
+//!
+//! What goes wrong is to be the work of faults, or of who goes down as part of the workload. So neither
+//! a kill nor a power cut counts after the faults have ended (a harness may do that of its own), nor an
+//! attempt of who asks again for an answer that it has, nor a retry or a doubt of a key at which the
+//! service has failed of itself, where the history says that: see [`SERVICE`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,7 +36,11 @@ pub const CAME_BACK: &str = "a client came back with an open call";
 /// An attempt came to the server after the record of its key was swept.
 pub const LATE_DUPLICATE: &str = "a duplicate came after its record was swept";
 
-/// All of the above.
+/// Who fails in a [`Happened::Lifecycle`] of a call which the service has failed of itself: it was slow,
+/// refused, broke off or does not know, and no fault made it do so.
+pub const SERVICE: &str = "service";
+
+/// All situations.
 pub const SITUATIONS: [&str; 12] = [
     REQUEST_LOST,
     REPLY_LOST,
@@ -54,8 +63,11 @@ pub fn seen_in(record: &RunRecord) -> Goals {
     let mut calls: BTreeMap<u64, Seen<'_>> = BTreeMap::new();
     let mut effects: BTreeMap<&str, u64> = BTreeMap::new();
     let mut swept: BTreeSet<&str> = BTreeSet::new();
+    let mut faults_ended = false;
     for event in &record.events {
+        faults_ended |= event.what == Happened::FaultsEnded;
         match &event.what {
+            Happened::Lifecycle { .. } if faults_ended => {}
             Happened::Lifecycle { event, .. } if event == "killed" => goals.add(KILLED, 1),
             Happened::Lifecycle { event, .. } if event == "power cut" => goals.add(POWER_CUT, 1),
             _ => {}
@@ -76,7 +88,10 @@ pub fn seen_in(record: &RunRecord) -> Goals {
                 call.came_back |= call.asked.is_some();
                 call.asked = Some((key, payload));
             }
+            // Who has an answer and asks for it again does not retry.
+            Happened::Sent if call.ended(|ending| matches!(ending, Ending::Answered(_))) => {}
             Happened::Sent => call.attempts = call.attempts.max(event.attempt),
+            Happened::Lifecycle { who, .. } => call.service_failed |= who == SERVICE,
             Happened::Received => {
                 let key = call.asked.map(|(key, _)| key.as_str());
                 call.came_late |= key.is_some_and(|key| swept.contains(key));
@@ -91,9 +106,11 @@ pub fn seen_in(record: &RunRecord) -> Goals {
     let lost = lost_after_effect(record);
     let mut answered = BTreeSet::new();
     let mut payloads: BTreeMap<&str, BTreeSet<&[u8]>> = BTreeMap::new();
+    let mut failed: BTreeSet<&str> = BTreeSet::new();
     for call in calls.values() {
         if let Some((key, payload)) = call.asked {
             payloads.entry(key).or_default().insert(payload);
+            failed.extend(call.service_failed.then_some(key.as_str()));
         }
     }
     for (ordinal, call) in &calls {
@@ -106,12 +123,14 @@ pub fn seen_in(record: &RunRecord) -> Goals {
         sometimes(call.request_lost, REQUEST_LOST);
         sometimes(lost.contains(ordinal), REPLY_LOST);
         sometimes(call.came_late, LATE_DUPLICATE);
-        sometimes(call.attempts > 1, RETRIED);
-        sometimes(
-            call.attempts > 1 && is_answered && effects == 1,
-            RETRY_ANSWERED,
-        );
-        sometimes(call.ended(|ending| *ending == Ending::InDoubt), IN_DOUBT);
+        let by_itself = call
+            .asked
+            .is_some_and(|(key, _)| failed.contains(key.as_str()));
+        let retried = call.attempts > 1 && !by_itself;
+        sometimes(retried, RETRIED);
+        sometimes(retried && is_answered && effects == 1, RETRY_ANSWERED);
+        let in_doubt = call.ended(|ending| *ending == Ending::InDoubt);
+        sometimes(in_doubt && !by_itself, IN_DOUBT);
         sometimes(
             call.ended(|ending| matches!(ending, Ending::Declined(_))),
             DECLINED,
@@ -138,6 +157,7 @@ struct Seen<'a> {
     request_lost: bool,
     came_late: bool,
     came_back: bool,
+    service_failed: bool,
     endings: Vec<&'a Ending>,
 }
 
@@ -248,12 +268,21 @@ mod tests {
             Self(RunRecord::new(RunHeader::new("by hand", "test", 1)))
         }
 
-        fn event(mut self, call: u64, what: Happened) -> Self {
+        fn event(self, call: u64, what: Happened) -> Self {
+            self.attempt(call, 1, what)
+        }
+
+        /// Of the second attempt.
+        fn second(self, call: u64, what: Happened) -> Self {
+            self.attempt(call, 2, what)
+        }
+
+        fn attempt(mut self, call: u64, attempt: u32, what: Happened) -> Self {
             let at_us = self.0.events.len() as u64;
             self.0.events.push(Event {
                 at_us,
                 call,
-                attempt: 1,
+                attempt,
                 what,
             });
             self
@@ -358,6 +387,56 @@ mod tests {
         assert_eq!(other.times(REPLY_LOST), 0);
         // Nothing was sent any more: no other attempt can have done it.
         assert_eq!(lost().effect(1, 1, At::AtTheEnd).times(REPLY_LOST), 1);
+    }
+
+    #[test]
+    fn what_happens_when_the_faults_have_ended_is_none_of_their_doing() {
+        let went = |event: &str| Happened::Lifecycle {
+            who: "server".into(),
+            event: event.into(),
+        };
+        for (event, name) in [("killed", KILLED), ("power cut", POWER_CUT)] {
+            let before = Run::new()
+                .event(0, went(event))
+                .event(0, Happened::FaultsEnded);
+            assert_eq!(before.times(name), 1);
+            let after = Run::new()
+                .event(0, Happened::FaultsEnded)
+                .event(0, went(event));
+            assert_eq!(after.times(name), 0);
+        }
+    }
+
+    #[test]
+    fn a_service_that_fails_of_itself_makes_no_retry_and_no_doubt_that_counts() {
+        let fails = |run: Run, call| {
+            let (who, event) = (SERVICE.to_owned(), "does not know".to_owned());
+            run.event(call, Happened::Lifecycle { who, event })
+        };
+        let in_doubt = |run: Run| {
+            let ending = Ending::InDoubt;
+            run.event(1, Happened::Ended { ending })
+        };
+        let names = [RETRIED, RETRY_ANSWERED, IN_DOUBT];
+        let counts = |run: Run| names.map(|name| run.times(name));
+        let again = |run: Run| in_doubt(run).second(1, Happened::Sent).answered(1);
+        let run = || Run::new().invoked(1).effect(1, 1, At::AtCommit);
+        assert_eq!(counts(again(run())), [1, 1, 1]);
+        assert_eq!(counts(again(fails(run(), 1))), [0, 0, 0]);
+        // It is the key that counts; that of another call is another one.
+        assert_eq!(counts(again(fails(run().invoked(2), 2))), [1, 1, 1]);
+    }
+
+    #[test]
+    fn who_has_an_answer_and_asks_for_it_again_does_not_retry() {
+        let answered = Run::new()
+            .invoked(1)
+            .effect(1, 1, At::AtCommit)
+            .answered(1)
+            .second(1, Happened::Sent)
+            .answered(1);
+        assert_eq!(answered.times(RETRIED), 0);
+        assert_eq!(answered.times(RETRY_ANSWERED), 0);
     }
 
     #[test]

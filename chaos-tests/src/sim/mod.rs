@@ -13,10 +13,13 @@
 //!
 //! One run is one thread, and nothing of it is shared with another: many run side by side.
 
+mod connection;
+mod protocol;
 mod run;
 mod wire;
 mod world;
 
+pub use protocol::{About, Cut, Pipe, Pipes, Protocol, Way};
 pub use run::{Order, Run, Strike};
-pub use wire::{About, Cut, Dialler, Pipe, Pipes, Protocol, Way};
+pub use wire::Dialler;
 pub use world::World;

@@ -1,72 +1,22 @@
-//! The wire: it carries messages between hosts, and lets faults strike them.
+//! The wire: it connects hosts, and knows what passes between them and what does not.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::run::{GIVEN_UP_AFTER, Order, Run, Strike, lost_for};
-use crate::fault::{Phase, Place, What};
-use crate::history::Happened;
+use super::connection::{Connection, Lane};
+use super::protocol::{Pipe, Pipes, Protocol, Way};
+use super::run::{Run, Strike};
 use crate::seed::Draw;
-
-/// One end of a connection, as a host has it.
-pub type Pipe = DuplexStream;
-
-/// The connections that come to a host.
-pub type Pipes = mpsc::UnboundedReceiver<Pipe>;
-
-/// In which direction a message goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// From client to server.
-    Up,
-    /// From server to client.
-    Down,
-}
-
-/// What is at the beginning of some bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// A message that is not all there.
-    More,
-    /// A message.
-    Message {
-        /// How long it is, in bytes.
-        bytes: usize,
-        /// How many of its first bytes say what it is: whoever reads others there notices it.
-        head: usize,
-        /// Whose it is; `None` of one that is about no call.
-        about: Option<About>,
-        /// Whether it says that what is still on the way on this connection is not taken. What comes
-        /// by another path then would make that a lie, and TCP has no other path.
-        disowns: bool,
-    },
-}
-
-/// Which call and attempt a message is about, each from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct About {
-    /// The call's ordinal within the run.
-    pub call: u64,
-    /// The attempt's within the call.
-    pub attempt: u32,
-}
-
-/// Cuts the bytes of one connection into messages.
-pub trait Protocol: Send {
-    /// What these bytes, the first of which begins a message, begin with. Each message is asked for
-    /// until it is all there, and then not again.
-    fn cut(&mut self, way: Way, bytes: &[u8]) -> Cut;
-}
 
 /// Connects one client host to the server.
 #[derive(Clone)]
@@ -100,29 +50,6 @@ pub(super) struct Arrival {
     pipe: Pipe,
     protocol: Box<dyn Protocol>,
     connected: oneshot::Sender<io::Result<()>>,
-}
-
-/// One connection.
-struct Connection {
-    wire: Arc<Wire>,
-    ordinal: u64,
-    client: Arc<str>,
-    /// Of the server's process.
-    epoch: u64,
-    protocol: Mutex<Box<dyn Protocol>>,
-    /// What the client said first: a message that comes again on another path begins with it.
-    hello: Mutex<Bytes>,
-    lanes: [Lane; 2],
-    silent: AtomicBool,
-    disowned: AtomicBool,
-    dead: AtomicBool,
-    died: Notify,
-    /// An end of it may be gone.
-    look: Notify,
-}
-
-struct Lane {
-    to: tokio::sync::Mutex<Option<WriteHalf<DuplexStream>>>,
 }
 
 // === impl Dialler ===
@@ -210,10 +137,25 @@ impl Wire {
     pub(super) fn wake_all_of(&self, host: &str) {
         let carried = self.carried.lock().clone();
         for connection in carried.values().filter_map(Weak::upgrade) {
-            if host == SERVER || *connection.client == *host {
-                connection.look.notify_one();
+            if host == SERVER || connection.is_of(host) {
+                connection.look_again();
             }
         }
+    }
+
+    /// The run that it belongs to.
+    pub(super) const fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// How many processes the server has had.
+    pub(super) fn born(&self) -> u64 {
+        self.born.load(Ordering::Relaxed)
+    }
+
+    /// Whether this process of the server has lost its power.
+    pub(super) fn is_silenced(&self, process: u64) -> bool {
+        self.silenced.load(Ordering::Relaxed) >= process
     }
 
     /// Requests that went by, each with what opened its connection.
@@ -225,19 +167,22 @@ impl Wire {
         self.replayed.load(Ordering::Relaxed)
     }
 
-    fn keep(&self, hello: Bytes, request: Bytes, draw: Draw) {
+    /// Keeps one request in eight, as long as there are few.
+    pub(super) fn keep(&self, hello: Bytes, request: Bytes, draw: Draw) {
         let mut kept = self.kept.lock();
         if kept.len() < KEPT_MAX && draw.within(0..=7) == 0 {
             kept.push((hello, request));
         }
     }
 
-    fn is_parted(&self, way: Way) -> bool {
+    /// Whether nothing passes in this direction now.
+    pub(super) fn is_parted(&self, way: Way) -> bool {
         let until = self.parted_until[way as usize].load(Ordering::Relaxed);
         until > self.run.now_us() && !self.run.faults_ended()
     }
 
-    fn part(&self, way: Way, strike: &Strike) {
+    /// Lets nothing pass in this direction for as long as the strike says.
+    pub(super) fn part(&self, way: Way, strike: &Strike) {
         let now = self.run.now_us();
         let until = match strike.until_ms {
             Some(until_ms) => until_ms.saturating_mul(1_000),
@@ -304,300 +249,20 @@ async fn connect(wire: Arc<Wire>, arrival: Arrival) {
     if connected.send(Ok(())).is_err() {
         return;
     }
-    let epoch = wire.born.load(Ordering::Relaxed);
     let (from_client, to_client) = split(pipe);
     let (from_server, to_server) = split(ours);
-    let connection = Arc::new(Connection {
-        wire,
-        ordinal,
-        client,
-        epoch,
-        protocol: Mutex::new(protocol),
-        hello: Mutex::new(Bytes::new()),
-        lanes: [Lane::new(to_server), Lane::new(to_client)],
-        silent: AtomicBool::new(false),
-        disowned: AtomicBool::new(false),
-        dead: AtomicBool::new(false),
-        died: Notify::new(),
-        look: Notify::new(),
-    });
-    let number = connection.ordinal;
+    let lanes = [Lane::new(to_server), Lane::new(to_client)];
+    let connection = Connection::new(Arc::clone(&wire), (ordinal, client), protocol, lanes);
     let known = Arc::downgrade(&connection);
-    connection.wire.carried.lock().insert(number, known);
-    let looking = async {
-        loop {
-            connection.look.notified().await;
-        }
-    };
-    tokio::select! {
-        biased;
-        () = connection.died.notified() => {}
-        () = looking => {}
-        _ = futures_join(
-            carry(Arc::clone(&connection), Way::Up, from_client),
-            carry(Arc::clone(&connection), Way::Down, from_server),
-        ) => {}
-    }
-    connection.wire.carried.lock().remove(&number);
-    connection.dead.store(true, Ordering::Relaxed);
-    for lane in &connection.lanes {
-        lane.to.lock().await.take();
-    }
+    wire.carried.lock().insert(ordinal, known);
+    connection
+        .carry_until_it_ends(from_client, from_server)
+        .await;
+    wire.carried.lock().remove(&ordinal);
+    connection.cut_off().await;
 }
 
-async fn futures_join(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
-    tokio::join!(biased; one, other);
-}
-
-async fn carry(connection: Arc<Connection>, way: Way, mut from: ReadHalf<DuplexStream>) {
-    let mut buffer = BytesMut::new();
-    let mut number = 0;
-    loop {
-        let cut = match buffer.is_empty() {
-            true => Cut::More,
-            false => connection.protocol.lock().cut(way, &buffer),
-        };
-        match cut {
-            Cut::Message {
-                bytes,
-                head,
-                about,
-                disowns,
-            } if bytes <= buffer.len() => {
-                let message = buffer.split_to(bytes).freeze();
-                number += 1;
-                if disowns {
-                    connection.disowned.store(true, Ordering::Relaxed);
-                }
-                connection.pass(way, number, message, head, about).await;
-            }
-            Cut::Message { .. } | Cut::More => match from.read_buf(&mut buffer).await {
-                Ok(count) if count > 0 => {}
-                Ok(_) | Err(_) => break,
-            },
-        }
-    }
-    // What is cut off in the middle goes on as it is.
-    if !buffer.is_empty() {
-        connection.deliver(way, &buffer).await;
-    }
-    if connection.is_silenced() || connection.silent.load(Ordering::Relaxed) {
-        // The other end is not told.
-        std::future::pending::<()>().await;
-    }
-    connection.close(way).await;
-}
-
-// === impl Connection ===
-
-impl Connection {
-    fn is_silenced(&self) -> bool {
-        self.wire.silenced.load(Ordering::Relaxed) >= self.epoch
-    }
-
-    /// Carries one message, or does to it what strikes it.
-    async fn pass(
-        self: &Arc<Self>,
-        way: Way,
-        number: u64,
-        message: Bytes,
-        head: usize,
-        about: Option<About>,
-    ) {
-        let run = &self.wire.run;
-        if way == Way::Up && number == 1 {
-            *self.hello.lock() = message.clone();
-        }
-        // What opens a connection is a call's no more than another's.
-        let subject = about.map_or((0, ordinal_of(self.ordinal)), |about| {
-            (about.call, about.attempt)
-        });
-        let (sent, received) = match way {
-            Way::Up => (Phase::RequestSent, Phase::RequestReceived),
-            Way::Down => (Phase::ReplySent, Phase::ReplyReceived),
-        };
-        if about.is_some() {
-            let what = if way == Way::Up {
-                Happened::Sent
-            } else {
-                Happened::Replied
-            };
-            run.note(subject.0, subject.1, what);
-        }
-        let draw = run.seed().draw(&[PASSES, self.ordinal, way as u64, number]);
-        sleep(latency(draw)).await;
-        if self.silent.load(Ordering::Relaxed) || self.wire.is_parted(way) {
-            return;
-        }
-        let mut again = Vec::new();
-        for phase in [sent, received] {
-            let possible = |place, what| can_strike(place, what, phase, about.is_some());
-            for strike in run.strikes(phase, subject, possible) {
-                if let What::Duplicate { later_ms } = strike.what {
-                    again.push((Duration::from_millis(later_ms), strike.draw));
-                }
-                if self.strike(way, &message, head, &strike).await {
-                    return;
-                }
-            }
-        }
-        // Only what arrives can arrive again.
-        for (later, draw) in again {
-            let (connection, message) = (Arc::clone(self), message.clone());
-            tokio::spawn(async move {
-                sleep(later).await;
-                match way {
-                    Way::Up => connection.by_another_path(message, draw).await,
-                    Way::Down => connection.deliver(way, &message).await,
-                }
-            });
-        }
-        if about.is_some() && way == Way::Up {
-            run.note(subject.0, subject.1, Happened::Received);
-            let hello = self.hello.lock().clone();
-            self.wire
-                .keep(hello, message.clone(), run.seed().draw(&[KEEPS, subject.0]));
-        }
-        self.deliver(way, &message).await;
-    }
-
-    /// Does what strikes a message; says whether it is gone.
-    async fn strike(
-        self: &Arc<Self>,
-        way: Way,
-        message: &Bytes,
-        head: usize,
-        strike: &Strike,
-    ) -> bool {
-        let draw = strike.draw;
-        match strike.what {
-            What::Drop => {}
-            What::Duplicate { .. } => return false,
-            What::Delay { .. } => {
-                // What comes behind it on this connection waits, as TCP keeps an order; what comes on
-                // another one overtakes it.
-                sleep(strike.what.delay(draw).unwrap_or_default()).await;
-                return false;
-            }
-            What::PacketLoss => match lost_for(draw, strike.share) {
-                // What comes behind it on this connection waits for it.
-                Some(late) => {
-                    sleep(late).await;
-                    return false;
-                }
-                None => {
-                    sleep(GIVEN_UP_AFTER).await;
-                    self.end();
-                }
-            },
-            What::Corrupt => {
-                // Half of the damage is in what the receiver itself can tell, and half is found by
-                // the sum that TLS and TCP have over everything, which ends the connection.
-                if draw.bits() & 1 == 0 && head > 0 {
-                    let mut damaged = message.to_vec();
-                    let at = (draw.bits() >> 1) as usize % head.min(damaged.len());
-                    damaged[at] ^= ((draw.bits() >> 32) as u8).max(1);
-                    self.deliver(way, &damaged).await;
-                } else {
-                    self.end();
-                }
-            }
-            What::Truncate => {
-                let length = draw.within(0..=message.len() as u64 - 1) as usize;
-                self.deliver(way, &message[..length]).await;
-                self.end();
-            }
-            What::Reset => self.end(),
-            What::Close => self.close(way).await,
-            What::Blackhole => self.silent.store(true, Ordering::Relaxed),
-            What::Partition => self.wire.part(way, strike),
-            What::Crash { back_after_ms } => {
-                let host = match strike.place {
-                    Place::Client => self.client.to_string(),
-                    _ => SERVER.to_owned(),
-                };
-                let back_after = Duration::from_millis(back_after_ms);
-                self.wire.run.order(Order::Crash { host, back_after });
-            }
-            What::PowerCut => self.wire.run.order(Order::CutPower { draw: draw.bits() }),
-            What::ClockJump { by_ms } => {
-                self.wire.run.jump_clock(by_ms);
-                return false;
-            }
-            _ => return false,
-        }
-        true
-    }
-
-    async fn deliver(&self, way: Way, bytes: &[u8]) {
-        if self.dead.load(Ordering::Relaxed) || way == Way::Down && self.is_silenced() {
-            return;
-        }
-        let lane = &self.lanes[way as usize];
-        if let Some(to) = &mut *lane.to.lock().await {
-            // OK because a receiver that is gone gets nothing.
-            let _ = to.write_all(bytes).await;
-        }
-    }
-
-    /// A message that comes again, on a connection of its own.
-    async fn by_another_path(&self, message: Bytes, draw: Draw) {
-        if self.disowned.load(Ordering::Relaxed) {
-            return;
-        }
-        let hello = self.hello.lock().clone();
-        let stays = Duration::from_millis(draw.within(0..=500));
-        Arc::clone(&self.wire)
-            .replay(vec![hello, message], stays)
-            .await;
-    }
-
-    /// Ends one direction.
-    async fn close(&self, way: Way) {
-        if let Some(mut to) = self.lanes[way as usize].to.lock().await.take() {
-            let _ = to.shutdown().await;
-        }
-    }
-
-    /// Ends both.
-    fn end(&self) {
-        self.dead.store(true, Ordering::Relaxed);
-        self.died.notify_one();
-    }
-}
-
-/// Which faults the wire can let strike at this moment of a message.
-fn can_strike(place: Place, what: What, phase: Phase, of_a_call: bool) -> bool {
-    match place {
-        Place::Wire => {
-            what.fits(Place::Wire) && matches!(phase, Phase::RequestSent | Phase::ReplySent)
-        }
-        Place::Server => of_a_call && matches!(what, What::Crash { .. }),
-        Place::Client => {
-            of_a_call
-                && matches!(what, What::Crash { .. })
-                && matches!(phase, Phase::RequestSent | Phase::ReplyReceived)
-        }
-        Place::Disk => of_a_call && what == What::PowerCut,
-        Place::Clock => of_a_call && phase == Phase::RequestReceived,
-    }
-}
-
-// === impl Lane ===
-
-impl Lane {
-    fn new(to: WriteHalf<DuplexStream>) -> Self {
-        Self {
-            to: tokio::sync::Mutex::new(Some(to)),
-        }
-    }
-}
-
-fn ordinal_of(connection: u64) -> u32 {
-    u32::try_from(connection).unwrap_or(u32::MAX)
-}
-
-fn latency(draw: Draw) -> Duration {
+pub(super) fn latency(draw: Draw) -> Duration {
     Duration::from_micros(draw.within(300..=3_000))
 }
 
@@ -613,5 +278,3 @@ const PARTED_US: (u64, u64) = (50_000, 1_200_000);
 
 // Which decision is drawn.
 const CONNECTS: u64 = 11;
-const PASSES: u64 = 12;
-const KEEPS: u64 = 13;

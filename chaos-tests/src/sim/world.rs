@@ -10,8 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::protocol::{Pipes, Protocol};
 use super::run::{Order, Run};
-use super::wire::{Dialler, Pipes, Protocol, SERVER, Wire, network};
+use super::wire::{Dialler, SERVER, Wire, network};
 
 /// A server, its clients, and the wire between them.
 pub struct World<'a> {

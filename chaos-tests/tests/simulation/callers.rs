@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use onlyonce::chaos::sim::{campaign, plans};
+use onlyonce::chaos::sim::{campaign, exhaust, plans};
 use onlyonce_chaos::fault::{Fault, Phase, Place, What, When};
-use onlyonce_chaos::history::{Event, Happened, RunRecord};
+use onlyonce_chaos::history::{Ending, Event, Happened, RunRecord};
 use onlyonce_chaos::ledger::Verdict;
 use onlyonce_chaos::scenario::Mode;
 
@@ -61,4 +61,71 @@ fn two_clients_ask_for_one_thing_at_the_same_time_and_it_happens_once() {
         twins += begun(record).len() - keys.len() - misused(record).len();
     }
     assert!(twins > 0, "no two clients asked for one thing");
+}
+
+/// A client that asked again began with attempt 1, and what had been lost was lost again.
+#[test]
+fn who_asks_again_goes_on_with_the_numbers_and_gets_an_answer_while_faults_strike() {
+    let mut scenario = exhaust::schedule(Mode::Claimed, 10, Vec::new());
+    // More than the layers make of one call.
+    let first = When {
+        first_attempts: Some(6),
+        ..When::phase(Phase::RequestSent).call(1)
+    };
+    scenario.faults = vec![Fault::new("lost", Place::Wire, What::Drop).when(first)];
+    let judged = campaign::judged(&scenario, 1).unwrap();
+    assert_eq!(judged.verdict(), Verdict::Valid, "{judged}");
+    let events = &judged.run.record.events;
+    let of_call = |what: fn(&Happened) -> bool| {
+        let events = events.iter().enumerate();
+        events.filter(move |(_, event)| event.call == 1 && what(&event.what))
+    };
+    let sent = of_call(|what| *what == Happened::Sent);
+    let sent: Vec<u32> = sent.map(|(_, event)| event.attempt).collect();
+    let numbers: Vec<u32> = (1..).take(sent.len()).collect();
+    assert_eq!(sent, numbers);
+    let answered = |what: &Happened| {
+        let ended = |ending: &Ending| matches!(ending, Ending::Answered(_) | Ending::Declined(_));
+        matches!(what, Happened::Ended { ending } if ended(ending))
+    };
+    let (answered, _) = of_call(answered).next().unwrap();
+    let peace = events
+        .iter()
+        .position(|event| event.what == Happened::FaultsEnded);
+    assert!(answered < peace.unwrap(), "{sent:?}");
+}
+
+#[test]
+fn a_client_that_crashes_goes_on_with_the_numbers_of_its_attempts() {
+    let mut came_back = 0;
+    for seed in 1..=4 {
+        let mut scenario = plans::crashing_clients(Mode::Claimed, 40);
+        let crash = What::Crash { back_after_ms: 90 };
+        scenario.faults = vec![
+            Fault::new("clients crash", Place::Client, crash)
+                .when(When::phase(Phase::RequestSent).share(0.2)),
+        ];
+        let record = campaign::judged(&scenario, seed).unwrap().run.record;
+        let mut sent: BTreeMap<u64, u32> = BTreeMap::new();
+        for Event {
+            call,
+            attempt,
+            what,
+            ..
+        } in &record.events
+        {
+            if *what == Happened::Sent {
+                let before = sent.insert(*call, *attempt).unwrap_or(0);
+                assert!(
+                    *attempt > before,
+                    "seed {seed}: call {call}, {before}, {attempt}"
+                );
+            }
+        }
+        came_back += begun(&record)
+            .values()
+            .filter(|(_, times)| *times > 1)
+            .count();
+    }
+    assert!(came_back > 0, "nobody came back");
 }

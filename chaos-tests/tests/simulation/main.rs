@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod callers;
+mod controls;
 mod disk;
 mod everything;
 mod faults;
+mod goals;
 mod repeats;
 mod schedules;
 mod workloads;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use onlyonce_chaos::Seed;
 use onlyonce_chaos::fault::{Phase, Place, What};
+use onlyonce_chaos::goals::situations;
 use onlyonce_chaos::history::{Happened, Seen};
 use onlyonce_chaos::scenario::{Mode, Scenario, Workload};
 use onlyonce_chaos::sim::{Order, Run};
@@ -39,9 +40,10 @@ pub(super) const TRANSFER: Method<Transfer, String, String> = Method::new("trans
 pub(super) struct Bank {
     pub(super) run: Run,
     pub(super) workload: Workload,
-    /// Whether it takes longer for some calls than an attempt waits. Not for the control: what is
-    /// duplicated there is to be the work of faults.
-    dawdles: bool,
+    /// Whether it fails of itself now and then: is slower than an attempt waits, refuses, breaks off,
+    /// or does not know what it has done. Not for the control: what is duplicated there is to be the
+    /// work of faults, and who hears "I do not know" asks again.
+    has_failings: bool,
     pub(super) disk: SimDisk,
     books: Arc<Mutex<Books>>,
     /// That of the server's life now.
@@ -171,7 +173,7 @@ impl Bank {
         Self {
             run,
             workload: scenario.workload,
-            dawdles: scenario.mode != Mode::Naive,
+            has_failings: scenario.mode != Mode::Naive,
             disk,
             books: Arc::default(),
             store: Arc::default(),
@@ -195,6 +197,13 @@ impl Bank {
     /// Tokens of one store say nothing in another.
     pub(super) fn forget_tokens(&self) {
         self.books.lock().tokens.clear();
+    }
+
+    /// Says that it fails this call of itself: what comes of that is no fault's doing.
+    fn fails(&self, call: u64, attempt: u32, how: &str) {
+        let (who, event) = (situations::SERVICE.to_owned(), how.to_owned());
+        let failing = Happened::Lifecycle { who, event };
+        self.run.note(call, attempt, failing);
     }
 
     fn leave_open(&self, key: &str) {
@@ -255,28 +264,34 @@ impl Bank {
         let run = self.begin(call);
         let draw = |what| self.run.seed().draw(&[HANDLES, call, run, what]);
         self.speak_late(caller, &key, draw(4).within(0..=11));
-        let percent = if self.dawdles {
-            draw(1).within(0..=99)
-        } else {
-            99
+        let percent = match self.has_failings {
+            true => draw(1).within(0..=99),
+            false => 99,
         };
+        let attempt = caller.attempt.get();
+        if percent <= SLOW_MAX {
+            self.fails(call, attempt, "is slow");
+        }
         sleep(work(percent, draw(2).within(0..=20))).await;
         if transfer.amount == 0 {
             return Err(Failure::Fault("nothing to transfer".to_owned()));
         }
         // Chance ends with the faults, so that every call can come to its end.
-        let chance = if self.run.faults_ended() {
-            99
-        } else {
-            draw(3).within(0..=99)
+        let chance = match self.has_failings && !self.run.faults_ended() {
+            true => draw(3).within(0..=99),
+            false => 99,
         };
         match chance {
             0..=2 => {
+                self.fails(call, attempt, "refuses");
                 return Err(Failure::NotExecuted(
                     "the bank is not in the mood".to_owned(),
                 ));
             }
-            3..=6 => self.leave_open(&key),
+            3..=6 => {
+                self.fails(call, attempt, "does not know");
+                self.leave_open(&key);
+            }
             _ => {}
         }
         if chance == 3 {
@@ -421,7 +436,11 @@ impl Bank {
         let (key, call) = (named(caller), transfer.call);
         let run = self.begin(call);
         let draw = |what| self.run.seed().draw(&[HANDLES, call, run, what]);
-        sleep(work(draw(1).within(0..=99), draw(2).within(0..=8))).await;
+        let (percent, attempt) = (draw(1).within(0..=99), caller.attempt.get());
+        if percent <= SLOW_MAX {
+            self.fails(call, attempt, "is slow");
+        }
+        sleep(work(percent, draw(2).within(0..=8))).await;
         if transfer.amount == 0 {
             return Err(Undone::Fault("nothing to transfer".to_owned()));
         }
@@ -432,11 +451,15 @@ impl Bank {
         };
         match chance {
             0..=2 => {
+                self.fails(call, attempt, "refuses");
                 return Err(Undone::NotExecuted(
                     "the bank is not in the mood".to_owned(),
                 ));
             }
-            3 => std::panic::resume_unwind(Box::new("before the commit")),
+            3 => {
+                self.fails(call, attempt, "breaks off");
+                std::panic::resume_unwind(Box::new("before the commit"));
+            }
             _ => {}
         }
         let charge = transfer.gives_back.unwrap_or(call).to_be_bytes();
@@ -491,7 +514,7 @@ fn named(caller: &Caller) -> String {
 fn work(percent: u64, ms: u64) -> Duration {
     match percent {
         0 => Duration::from_millis(700),
-        1..=4 => Duration::from_millis(150),
+        1..=SLOW_MAX => Duration::from_millis(150),
         _ => Duration::from_millis(ms),
     }
 }
@@ -500,6 +523,9 @@ pub(super) fn number(bytes: Option<bytes::Bytes>) -> i64 {
     let bytes = bytes.and_then(|bytes| <[u8; 8]>::try_from(&bytes[..]).ok());
     bytes.map_or(0, i64::from_be_bytes)
 }
+
+/// Up to this percentile work takes longer than it should.
+const SLOW_MAX: u64 = 4;
 
 // Which decision is drawn.
 const TRANSFERS: u64 = 21;

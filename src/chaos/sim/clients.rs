@@ -13,13 +13,15 @@ use onlyonce_chaos::sim::{Dialler, Run};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
+use tower::ServiceExt;
 
+use super::attempts::Attempts;
 use super::bank::{TRANSFER, Transfer};
-use super::native::{client_of, key_of};
+use super::native::{Naming, client_of, key_of};
 use crate::middleware::client::{AttemptTimeoutLayer, EnforceDeadlineLayer, Ticket};
 use crate::middleware::stack;
 use crate::rpc::simulated::channel;
-use crate::rpc::{CallFailure, Client, ClientAdapter, Status};
+use crate::rpc::{CallFailure, Channel, Client, ClientAdapter, Status};
 use crate::storage::IdempotencyKey;
 
 /// A client, and what it has written down: the calls that are over outlive its process.
@@ -45,6 +47,8 @@ pub(super) struct Caller {
     /// The keys that a client was told to be in doubt.
     pub(super) told_in_doubt: Arc<Mutex<BTreeSet<String>>>,
     pub(super) dialler: Dialler,
+    pub(super) naming: Naming,
+    pub(super) attempts: Attempts,
     pub(super) in_sessions: bool,
     pub(super) deadline: Duration,
     pub(super) attempt: Duration,
@@ -84,9 +88,12 @@ impl Caller {
             .with_deadline(EnforceDeadlineLayer::new().with_timeout(self.deadline))
             .with_attempt_timeout(AttemptTimeoutLayer::new().with_timeout(self.attempt))
             .with_retry(|retry| retry.with_attempts_max(ATTEMPTS_MAX));
+        let (naming, attempts) = (self.naming.clone(), self.attempts.clone());
+        let number = move |request| attempts.number(&naming, request);
+        let through = |channel: Channel| channel.map_request(number);
         let client = match self.in_sessions {
-            true => Client::in_sessions(&channel, stack),
-            false => Client::with_stack(channel, stack),
+            true => Client::in_sessions_through(&channel, stack, through),
+            false => Client::with_stack(through(channel), stack),
         };
         let at_once = if self.only.is_some() { 1 } else { AT_ONCE };
         let places = Arc::new(Semaphore::new(at_once));

@@ -4,6 +4,7 @@
 //! dedupe layer, the decisions and the bytes of the store. What is simulated is the wire, the disk,
 //! the clock and the lives of the processes.
 
+mod attempts;
 mod bank;
 pub mod campaign;
 mod clients;

@@ -10,28 +10,56 @@ use super::bank::Transfer;
 use crate::rpc::simulated::{Said, first};
 use crate::rpc::value;
 
-/// One connection of the native protocol.
-#[derive(Debug)]
-pub(super) struct Native {
-    /// Whose connection it is, and of how many.
+/// Tells of what a client asks for which of its calls it is.
+#[derive(Clone, Debug)]
+pub(super) struct Naming {
+    /// Whose calls they are, and how many clients there are.
     client: u32,
     clients: u32,
     /// Where all calls are for one thing: the one that the client makes now.
     only: Option<Arc<AtomicU64>>,
+}
+
+/// One connection of the native protocol.
+#[derive(Debug)]
+pub(super) struct Native {
+    naming: Naming,
     hellos: [bool; 2],
     /// By the connection's own numbers.
     calls: BTreeMap<u64, About>,
 }
 
-// === impl Native ===
+// === impl Naming ===
 
-impl Native {
-    /// A connection of this client, of so many.
-    pub(super) fn of(client: u32, clients: u32, only: Option<Arc<AtomicU64>>) -> Self {
+impl Naming {
+    /// Of this client, one of so many.
+    pub(super) const fn of(client: u32, clients: u32, only: Option<Arc<AtomicU64>>) -> Self {
         Self {
             client,
             clients,
             only,
+        }
+    }
+
+    /// The call that these are the arguments of.
+    pub(super) fn call(&self, arguments: &[u8]) -> Option<u64> {
+        let Transfer { call, .. } = value::decode(arguments).ok()?;
+        // What another client asks for as well, its twin asks for with the next call.
+        let twin = client_of(call, self.clients) != self.client;
+        Some(match &self.only {
+            Some(only) => only.load(Ordering::Relaxed),
+            None => call + u64::from(twin),
+        })
+    }
+}
+
+// === impl Native ===
+
+impl Native {
+    /// A connection of the client of this naming.
+    pub(super) const fn of(naming: Naming) -> Self {
+        Self {
+            naming,
             hellos: [false; 2],
             calls: BTreeMap::new(),
         }
@@ -53,16 +81,8 @@ impl Protocol for Native {
                 attempt,
                 arguments,
             } => {
-                let transfer = value::decode::<Transfer>(&arguments).ok();
-                let about = transfer.map(|Transfer { call, .. }| {
-                    // What another client asks for as well, its twin asks for with the next call.
-                    let twin = client_of(call, self.clients) != self.client;
-                    let call = match &self.only {
-                        Some(only) => only.load(Ordering::Relaxed),
-                        None => call + u64::from(twin),
-                    };
-                    About { call, attempt }
-                });
+                let call = self.naming.call(&arguments);
+                let about = call.map(|call| About { call, attempt });
                 self.calls.extend(about.map(|about| (id, about)));
                 about
             }

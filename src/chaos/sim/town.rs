@@ -8,18 +8,19 @@ use std::time::Duration;
 use onlyonce_chaos::Seed;
 use onlyonce_chaos::executor::HarnessError;
 use onlyonce_chaos::fault::{Fault, Phase, Place, What};
-use onlyonce_chaos::goals::{Goals, situations};
+use onlyonce_chaos::goals::Goals;
 use onlyonce_chaos::history::{Event, Happened, RunHeader, RunRecord};
 use onlyonce_chaos::scenario::{Mode, Scenario, Workload};
 use onlyonce_chaos::sim::{Order, Run, World};
 use onlyonce_chaos::workload::{Plan, PlannedOutage};
 use parking_lot::Mutex;
 
+use super::attempts::Attempts;
 use super::bank::{ACCOUNTS_MAX, Bank, account};
 use super::clients::{Caller, Twins, Written, crashes, is_hot};
 use super::defects::Defect;
 use super::executor::SimRun;
-use super::native::{Native, client_of, key_of};
+use super::native::{Naming, Native, client_of, key_of};
 use super::server::{Audit, Lives};
 use crate::middleware::jitter;
 use crate::storage::simulated::{SimDisk, SyncFate};
@@ -142,16 +143,18 @@ impl Town<'_> {
     fn settle(&mut self, scenario: &Scenario) {
         let lives = self.lives.clone();
         self.world.server(move |pipes| lives.clone().live(pipes));
+        let attempts = Attempts::default();
         let sessions = !crashes(scenario) && !is_hot(scenario) && scenario.mode != Mode::Naive;
         for number in 1..=scenario.clients {
             let name = format!("client-{number}");
             let calls =
                 (1..=scenario.calls).filter(|call| client_of(*call, scenario.clients) == number);
             let only = is_hot(scenario).then(Arc::<AtomicU64>::default);
+            let naming = Naming::of(number, scenario.clients, only.clone());
             let caller = Caller {
                 run: self.run.clone(),
                 workload: scenario.workload,
-                only: only.clone(),
+                only,
                 ended: Arc::clone(&self.ended),
                 number,
                 calls: calls.collect(),
@@ -166,9 +169,11 @@ impl Town<'_> {
                 told_in_doubt: Arc::clone(&self.told_in_doubt),
                 clients: scenario.clients,
                 dialler: self.world.dialler(&name, {
-                    let clients = scenario.clients;
-                    move || Box::new(Native::of(number, clients, only.clone()))
+                    let naming = naming.clone();
+                    move || Box::new(Native::of(naming.clone()))
                 }),
+                naming,
+                attempts: attempts.clone(),
                 // Half of the clients, where nobody crashes and comes back.
                 in_sessions: sessions && number % 2 == 0,
                 deadline: Duration::from_millis(scenario.deadline_ms),
@@ -239,9 +244,18 @@ impl Town<'_> {
 
     /// Whether the books were read to their end.
     fn live(&mut self, scenario: &Scenario) -> Result<bool, String> {
-        // Faults strike while calls are made for the first time; then everything is to end.
+        // Faults strike while calls are made for the first time; then everything is to end. They go on
+        // while somebody is still to go down as part of the workload: slow calls make that late.
         let patience = patience_ms(scenario);
-        while self.clients_live() && self.run.now_us() / 1_000 < patience {
+        let latest = patience + 20 * scenario.deadline_ms;
+        loop {
+            let until = match self.outages.is_empty() {
+                true => patience,
+                false => latest,
+            };
+            if !self.clients_live() || self.run.now_us() / 1_000 >= until {
+                break;
+            }
             self.begin_outage();
             self.step()?;
         }
@@ -298,11 +312,10 @@ impl Town<'_> {
         for _ in 0..120 {
             self.step()?;
         }
-        // What the server did not answer has not come to it.
-        self.goals.add(
-            situations::LATE_DUPLICATE,
-            self.world.replayed().saturating_sub(before),
-        );
+        // What the server did not answer has not come to it. No fault sends these, so that they are
+        // none of the situations that a scenario can ask for.
+        self.goals
+            .add(LATE_BY_ITSELF, self.world.replayed().saturating_sub(before));
         Ok(())
     }
 
@@ -426,6 +439,9 @@ pub(super) fn can(fault: &Fault) -> Result<(), &'static str> {
 const fn is_of_messages(phase: Phase) -> bool {
     matches!(phase, Phase::RequestSent | Phase::ReplySent)
 }
+
+/// What is counted of the late duplicates that each run ends with.
+const LATE_BY_ITSELF: &str = "a duplicate came when the run was over and its record swept";
 
 /// While faults strike, a call gets this long on average.
 const FAULTS_PER_CALL_MS: u64 = 200;

@@ -138,7 +138,6 @@ impl Caller {
             run: self.run.clone(),
             server: self.server.clone(),
             call,
-            attempt: 1,
         };
         let ending = if self.scenario.mode == Mode::Naive {
             self.naive(link, planned).await
@@ -175,15 +174,14 @@ impl Caller {
     }
 
     /// Each attempt is a request of its own, as long as nobody answers.
-    async fn naive(&self, mut link: Link, planned: &PlannedCall) -> Ending {
+    async fn naive(&self, link: Link, planned: &PlannedCall) -> Ending {
         let Ok(arguments) = value::encode(&planned.payload) else {
             return Ending::Unknown;
         };
         let until = Instant::now() + self.deadline();
-        for attempt in 1..=ATTEMPTS_MAX.get() {
-            link.attempt = attempt;
+        for _ in 1..=ATTEMPTS_MAX.get() {
             let request = Request::new(ORDER.name(), arguments.clone());
-            let answer = timeout(self.attempt(), (&mut link).oneshot(request)).await;
+            let answer = timeout(self.attempt(), link.clone().oneshot(request)).await;
             if let Ok(Ok(reply)) = answer
                 && reply.status.carries_answer()
             {

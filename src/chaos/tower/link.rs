@@ -22,8 +22,6 @@ pub(super) struct Link {
     pub(super) run: Run,
     pub(super) server: Server,
     pub(super) call: u64,
-    /// Which attempt it is where requests do not say so.
-    pub(super) attempt: u32,
 }
 
 /// One attempt, on its way there and back.
@@ -44,13 +42,9 @@ impl Service<Request> for Link {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let number = request
-            .stamp
-            .as_ref()
-            .map_or(self.attempt, |stamp| stamp.attempt.get());
         let attempt = Attempt {
             link: self.clone(),
-            number,
+            number: self.run.next_attempt(self.call),
         };
         Box::pin(attempt.carry(request))
     }

@@ -49,6 +49,8 @@ struct Shared {
 struct Written {
     events: Vec<Event>,
     struck: BTreeMap<String, (u64, BTreeSet<u64>)>,
+    /// How many attempts each call has made.
+    attempts: BTreeMap<u64, u32>,
     quiet: bool,
 }
 
@@ -168,6 +170,15 @@ impl Run {
         self.shared.seed
     }
 
+    /// The number of a call's next attempt, from 1. A client that comes back with a call goes on with
+    /// the numbers, so that it does not meet once more what it has met.
+    fn next_attempt(&self, call: u64) -> u32 {
+        let mut written = self.shared.written.lock();
+        let made = written.attempts.entry(call).or_insert(0);
+        *made += 1;
+        *made
+    }
+
     fn note(&self, call: u64, attempt: u32, what: Happened) {
         let at_us = u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.shared.written.lock().events.push(Event {
@@ -274,5 +285,29 @@ mod tests {
                 assert!(record.goals.count(situations::CAME_BACK) > 0);
             }
         }
+    }
+
+    #[test]
+    fn a_client_that_comes_back_goes_on_with_the_numbers_of_its_attempts() {
+        let mut scenario = scenario("");
+        scenario.workload = Workload::Outbox;
+        let (mut again, mut came_back) = (0, 0);
+        for seed in (1..=5).map(Seed::new) {
+            let record = TowerExecutor.run(&scenario, seed).unwrap();
+            let mut sent: BTreeMap<u64, u32> = BTreeMap::new();
+            let of_calls = record.events.iter();
+            for event in of_calls.filter(|event| event.what == Happened::Sent) {
+                let before = sent.insert(event.call, event.attempt).unwrap_or(0);
+                assert_eq!(
+                    event.attempt,
+                    before + 1,
+                    "seed {seed}: call {}",
+                    event.call
+                );
+                again += u32::from(before > 0);
+            }
+            came_back += record.goals.count(situations::CAME_BACK);
+        }
+        assert!(again > 0 && came_back > 0, "{again}, {came_back}");
     }
 }
