@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use super::bank::{TRANSFER, Transfer};
 use super::native::{client_of, key_of};
+use super::unrecorded::Unrecorded;
 use crate::middleware::client::{AttemptTimeoutLayer, EnforceDeadlineLayer, Ticket};
 use crate::middleware::stack;
 use crate::rpc::simulated::channel;
@@ -84,9 +85,11 @@ impl Caller {
             .with_deadline(EnforceDeadlineLayer::new().with_timeout(self.deadline))
             .with_attempt_timeout(AttemptTimeoutLayer::new().with_timeout(self.attempt))
             .with_retry(|retry| retry.with_attempts_max(ATTEMPTS_MAX));
+        // Of a call in a session nobody asks again when it is answered, and nobody else has its key.
+        let unrecorded = Unrecorded::default();
         let client = match self.in_sessions {
             true => Client::in_sessions(&channel, stack),
-            false => Client::with_stack(channel, stack),
+            false => Client::with_stack(unrecorded.listen_to(channel), stack),
         };
         let at_once = if self.only.is_some() { 1 } else { AT_ONCE };
         let places = Arc::new(Semaphore::new(at_once));
@@ -102,8 +105,9 @@ impl Caller {
             let pause = self.run.seed().draw(&[PAUSES, call]).within(0..=15);
             sleep(Duration::from_millis(pause)).await;
             let (caller, client) = (self.clone(), client.clone());
+            let unrecorded = unrecorded.clone();
             tasks.spawn(async move {
-                caller.make(&client, call).await;
+                caller.make(&client, &unrecorded, call).await;
                 caller.written.lock().over.insert(call);
                 caller.ended.fetch_add(1, Ordering::Relaxed);
                 drop(place);
@@ -126,7 +130,7 @@ impl Caller {
         (possible && number != self.number && draw == 0).then_some(twin)
     }
 
-    async fn make(&self, client: &Client, call: u64) {
+    async fn make(&self, client: &Client, unrecorded: &Unrecorded, call: u64) {
         let draw = |what| self.run.seed().draw(&[CALLS, call, what]);
         // Now and then a key that is in use already comes with another request. Two stores cannot
         // know of one another's keys: what another store has forgotten is promised to the retries of
@@ -188,6 +192,11 @@ impl Caller {
                 .attempt(client, ticket, (call, &transfer), asked == 0 && !again)
                 .await;
             asked += 1;
+            if matches!(ending, Ending::Answered(_) | Ending::Declined(_))
+                && unrecorded.take(&key_of(named))
+            {
+                self.run.note(call, 0, Happened::Unrecorded);
+            }
             self.run.note(
                 call,
                 0,
@@ -263,12 +272,12 @@ impl Caller {
                 (Ending::Unknown, Some(failed.ticket))
             }
             Err(CallFailure::NotExecuted(_)) => (Ending::Refused, None),
-            // The store that knows of it is gone for good here, and the client is told so: there is
-            // nobody left to ask.
+            // The store that knew of it is gone for good, and the client is told so: there is nobody
+            // left to ask. The history says when the store was replaced.
             Err(CallFailure::OutcomeUnknown(failed))
                 if failed.status == Some(Status::Misdirected) =>
             {
-                (Ending::InDoubt, Some(failed.ticket))
+                (Ending::Unknown, None)
             }
             Err(CallFailure::OutcomeUnknown(failed)) => (Ending::Unknown, Some(failed.ticket)),
             Err(CallFailure::Refused { ticket, .. }) => match ticket.maybe_executed {
