@@ -86,6 +86,7 @@ mutants! {
     ReleaseByNonOwner = "a key is freed by whoever asks",
     ReplayRunsHandler = "a duplicate of a completed call runs the handler",
     RowsForgottenOnOpen = "an opening forgets what transactions have written",
+    SettledDoubtedOnOpen = "an opening takes the calls that have an answer for calls in doubt",
     SettledForgottenOnOpen = "an opening forgets the calls that were settled",
     SettledOverwritten = "a second answer takes the place of the first",
     StaleNotRefused = "a call that is older than what is remembered runs",

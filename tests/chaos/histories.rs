@@ -80,6 +80,19 @@ fn a_simulated_run_goes_the_same_way_again_and_another_is_told_apart() {
         stdout(&output)
     );
 
+    // The same events, and another account at the end.
+    let history = fs::read_to_string(&path).unwrap();
+    let (events, end) = history.trim_end().rsplit_once('\n').unwrap();
+    let mut end: serde_json::Value = serde_json::from_str(end).unwrap();
+    end["end"]["accounts"]["account-3"] = 123_456_789.into();
+    fs::write(&path, format!("{events}\n{end}\n")).unwrap();
+    let output = chaos(&["replay", text(&path)]);
+    ends_with(&output, 3);
+    let told = stdout(&output);
+    let then = "\n  then the end, accounts, account-3: 123456789\n";
+    assert!(told.contains(then), "{told}");
+    fs::write(&path, &history).unwrap();
+
     // Another seed than the one that it was made from.
     let history = fs::read_to_string(&path)
         .unwrap()

@@ -111,7 +111,7 @@ pub struct Failure {
 pub struct Differing {
     /// The seed.
     pub seed: u64,
-    /// The first event that differs, from 1.
+    /// The first event that differs, from 1; behind the last one stands what was read at the end.
     pub event: u64,
     /// That event in the one.
     pub one: String,

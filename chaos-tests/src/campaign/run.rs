@@ -1,9 +1,10 @@
 //! Runs a campaign on some threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use super::part::{Campaign, Control, Differing, Failure, Finding, Part};
 use super::story::{Story, Timeline};
@@ -49,7 +50,7 @@ pub fn run(
 }
 
 /// Runs one seed again and holds it against what is in a record: `None` where both went the same
-/// way.
+/// way, and the same was read of them at the end.
 ///
 /// # Errors
 ///
@@ -196,7 +197,7 @@ fn control(scenario: &Scenario, executor: &dyn Executor, options: &Options) -> C
     }
 }
 
-/// The first event in which two runs differ.
+/// The first event in which two runs differ, or what was read of them at the end.
 fn differing(one: &RunRecord, other: &RunRecord) -> Option<Differing> {
     let same = one
         .events
@@ -205,7 +206,7 @@ fn differing(one: &RunRecord, other: &RunRecord) -> Option<Differing> {
         .take_while(|(one, other)| one == other);
     let at = same.count();
     if one.events.len() == at && other.events.len() == at {
-        return None;
+        return differing_end(one, other);
     }
     let line = |record: &RunRecord| match record.events.get(at) {
         Some(event) => serde_json::to_string(event).unwrap_or_else(|error| error.to_string()),
@@ -217,6 +218,35 @@ fn differing(one: &RunRecord, other: &RunRecord) -> Option<Differing> {
         one: line(one),
         other: line(other),
     })
+}
+
+/// Where two runs of the same events differ in what was read at the end. That is the line behind the
+/// last event.
+fn differing_end(one: &RunRecord, other: &RunRecord) -> Option<Differing> {
+    let end = |record: &RunRecord| serde_json::to_value(record.end()).unwrap_or_default();
+    let (place, one_has, other_has) = first_unlike("the end", &end(one), &end(other))?;
+    Some(Differing {
+        seed: one.header.seed,
+        event: one.events.len() as u64 + 1,
+        one: format!("{place}: {one_has}"),
+        other: format!("{place}: {other_has}"),
+    })
+}
+
+/// The first place in which two values differ, with what each has there.
+fn first_unlike(place: &str, one: &Value, other: &Value) -> Option<(String, String, String)> {
+    if one == other {
+        return None;
+    }
+    if let (Value::Object(one), Value::Object(other)) = (one, other) {
+        let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+        let value = |of: &serde_json::Map<String, Value>, name| of.get(name).cloned();
+        return names.into_iter().find_map(|name| {
+            let of = |of| value(of, name).unwrap_or_default();
+            first_unlike(&format!("{place}, {name}"), &of(one), &of(other))
+        });
+    }
+    Some((place.to_owned(), one.to_string(), other.to_string()))
 }
 
 // === impl Part ===

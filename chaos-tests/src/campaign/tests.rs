@@ -5,6 +5,7 @@ use crate::campaign::toy::Toy;
 use crate::executor::Executor;
 use crate::fault::Phase;
 use crate::goals::situations;
+use crate::history::RunRecord;
 use crate::ledger::Verdict;
 use crate::scenario::{Scenario, Workload};
 use crate::seed::Seed;
@@ -227,6 +228,39 @@ fn a_run_that_does_not_repeat_is_told_with_the_event_in_which_it_differs() {
     let steady = Toy::default();
     let record = steady.run(&scenario(""), Seed::new(1)).unwrap();
     assert_eq!(replay(&scenario(""), &steady, &record).unwrap(), None);
+}
+
+#[test]
+fn a_run_of_the_same_events_that_ends_otherwise_is_told_with_what_differs() {
+    let toy = Toy::default();
+    let record = toy.run(&scenario(""), Seed::new(1)).unwrap();
+    let ends_otherwise = |change: &dyn Fn(&mut RunRecord)| {
+        let mut changed = record.clone();
+        change(&mut changed);
+        replay(&scenario(""), &toy, &changed).unwrap().unwrap()
+    };
+    let (account, held) = record.accounts.as_ref().unwrap().iter().next().unwrap();
+    let richer = ends_otherwise(&|record| {
+        *record.accounts.as_mut().unwrap().get_mut(account).unwrap() += 1;
+    });
+    assert_eq!(richer.event, record.events.len() as u64 + 1);
+    assert_eq!(
+        richer.one,
+        format!("the end, accounts, {account}: {}", held + 1)
+    );
+    assert_eq!(
+        richer.other,
+        format!("the end, accounts, {account}: {held}")
+    );
+    let fault = record.fired.keys().next().unwrap();
+    let never = ends_otherwise(&|record| {
+        record.fired.remove(fault);
+    });
+    assert_eq!(never.one, format!("the end, fired, {fault}: null"));
+    let goal = ends_otherwise(&|record| record.goals.add("another", 1));
+    assert!(goal.one.starts_with("the end, goals"), "{goal:?}");
+    let unread = ends_otherwise(&|record| record.complete = false);
+    assert_eq!(unread.one, "the end, complete: false");
 }
 
 #[test]

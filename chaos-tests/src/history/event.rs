@@ -71,6 +71,9 @@ pub enum Happened {
     },
     /// The server has handed an answer to the wire.
     Replied,
+    /// The answer that the client is about to be told was not recorded, and says so: it is delivered
+    /// this once, and whoever asks for it later may be told that the call is in doubt.
+    Unrecorded,
     /// What the client was told in the end. A call can end more than once: it is resumed, or its
     /// answer is asked for again.
     Ended {
@@ -78,7 +81,7 @@ pub enum Happened {
         ending: Ending,
     },
     /// A process, a disk or a clock changed its state: `server-1` was `killed`, `started`,
-    /// `paused`, `resumed`, had its `power cut`.
+    /// `paused`, `resumed`, had its `power cut`, or [came back with another store](OTHER_STORE).
     Lifecycle {
         /// Which one.
         who: String,
@@ -139,6 +142,7 @@ impl Happened {
             Self::Received => "received",
             Self::Effect { .. } => "effect",
             Self::Replied => "replied",
+            Self::Unrecorded => "unrecorded",
             Self::Ended { .. } => "ended",
             Self::Lifecycle { .. } => "lifecycle",
             Self::Swept { .. } => "swept",
@@ -163,6 +167,13 @@ impl Ending {
         }
     }
 }
+
+/// What became of a server whose store is gone for good, with all that it knew, in a
+/// [`Happened::Lifecycle`].
+///
+/// Of a call that was begun before, nobody can be asked any more: a client that was told so ends
+/// [`Ending::Unknown`], and is not stuck.
+pub const OTHER_STORE: &str = "came back with another store";
 
 fn is_zero(call: &u64) -> bool {
     *call == 0

@@ -45,6 +45,17 @@ pub struct Fired {
     pub affected: u64,
 }
 
+/// Something that a service must never do, which the executor has seen and no event shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+// Exhaustive: executors build it.
+pub struct Defect {
+    /// Its name, such as `damaged-store`: none of an invariant's.
+    pub name: String,
+    /// What was seen, in words.
+    pub text: String,
+}
+
 /// What was read at the end.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,6 +73,9 @@ pub struct RunEnd {
     /// Which situations arose, how often.
     #[serde(default)]
     pub goals: Goals,
+    /// What is wrong and in no event: each is a violation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub defects: Vec<Defect>,
     /// What the events come to: equal for two runs that went the same way.
     #[serde(with = "sixteen_digits")]
     pub trace_hash: u64,
@@ -83,6 +97,8 @@ pub struct RunRecord {
     pub fired: BTreeMap<String, Fired>,
     /// Which situations arose, how often.
     pub goals: Goals,
+    /// What is wrong and in no event.
+    pub defects: Vec<Defect>,
     /// What the events come to. [`RunRecord::seal`] sets it.
     pub trace_hash: u64,
 }
@@ -144,6 +160,7 @@ impl RunRecord {
             complete: self.complete,
             fired: self.fired.clone(),
             goals: self.goals.clone(),
+            defects: self.defects.clone(),
             trace_hash: self.trace_hash,
         }
     }
@@ -192,6 +209,7 @@ impl RunRecord {
                     record.complete = end.complete;
                     record.fired = end.fired;
                     record.goals = end.goals;
+                    record.defects = end.defects;
                     record.trace_hash = end.trace_hash;
                 }
             }

@@ -40,6 +40,7 @@ fn one_of_each() -> RunRecord {
             seen: Seen::AtTheEnd,
         },
         Happened::Replied,
+        Happened::Unrecorded,
         Happened::Ended {
             ending: Ending::Answered(bytes.clone()),
         },
@@ -75,6 +76,10 @@ fn one_of_each() -> RunRecord {
     )]
     .into();
     record.goals.add("a goal", 3);
+    record.defects.push(Defect {
+        name: "damaged-store".into(),
+        text: "a sum that \"differs\"".into(),
+    });
     record.seal()
 }
 

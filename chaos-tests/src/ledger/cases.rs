@@ -1,6 +1,6 @@
 //! Everything about one key, held against the invariants.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::history::OperationKey;
 use super::report::Violation;
@@ -68,8 +68,11 @@ pub(super) fn out_of_order(rows: &Rows, groups: &Groups) -> OutOfOrder {
         if !odd.later_effects.is_empty() && odd.later_effects.contains(&at) {
             continue;
         }
-        let call = &rows.calls[row as usize];
-        let own = (row, call.invoked_us, call.answered_us);
+        let own = (
+            row,
+            rows.calls[row as usize].invoked_us,
+            rows.answered_us(row),
+        );
         let (first, invoked_us, answered_us) = match odd.twins.is_empty() {
             true => own,
             false => odd.twins.get(&row).copied().unwrap_or(own),
@@ -108,7 +111,8 @@ impl OddKeys {
             if let [first, _, ..] = members {
                 let calls = || members.iter().map(|&member| &rows.calls[member as usize]);
                 let invoked_us = calls().map(|call| call.invoked_us).min().unwrap_or(NEVER);
-                let answered_us = calls().map(|call| call.answered_us).min().unwrap_or(NEVER);
+                let answered = members.iter().map(|&member| rows.answered_us(member));
+                let answered_us = answered.min().unwrap_or(NEVER);
                 let times = (*first, invoked_us, answered_us);
                 odd.twins
                     .extend(members.iter().map(|&member| (member, times)));
@@ -137,7 +141,7 @@ impl<'a> Case<'a> {
             && call.definitive == effect.answer
             && call.payload == effect.payload
             && self.rows.forgotten_us(row) >= effect.at_us().unwrap_or(0)
-            && in_time(call, limit)
+            && in_time(self.rows, row, limit)
     }
 
     pub(super) fn effects(&self) -> impl Iterator<Item = &'a Effect> {
@@ -173,7 +177,7 @@ impl<'a> Case<'a> {
         if absence_proves && self.lost() {
             violations.push(Violation::LostAcked { key: key() });
         }
-        if self.replies_diverge() {
+        if self.replies_diverge() || self.answer_taken_back() {
             violations.push(Violation::ReplyDivergence { key: key() });
         }
         if self.denied_in_vain() {
@@ -198,7 +202,7 @@ impl<'a> Case<'a> {
             violations.push(Violation::Zombie { key: key() });
         }
         let rows = self.rows;
-        let is_stuck = |row: &&u32| !in_time(&rows.calls[**row as usize], limit);
+        let is_stuck = |row: &&u32| !in_time(rows, **row, limit);
         let mut stuck = self.members.iter().filter(is_stuck);
         if let Some(&first) = stuck.next() {
             violations.push(Violation::Stuck {
@@ -248,10 +252,34 @@ impl<'a> Case<'a> {
             && self.effects().all(|effect| effect.answer != answer)
     }
 
+    /// Whether somebody who asked when an answer was recorded and given was told that nobody knows, or
+    /// that nothing was executed.
+    ///
+    /// Who had asked before may be told so: its attempt may have come first. So may who asks when the
+    /// key was swept or acknowledged, and who meets another store.
+    fn answer_taken_back(&self) -> bool {
+        let rows = self.rows;
+        let payload = |member: u32| rows.calls[member as usize].payload;
+        let denied = |member: u32| rows.denials_of(member).map(move |denial| (member, denial));
+        self.members
+            .iter()
+            .flat_map(|&member| denied(member))
+            .any(|(member, denial)| {
+                let of_payload = self.members.iter().copied();
+                let of_payload = of_payload.filter(|&other| payload(other) == payload(member));
+                let recorded_us = of_payload.map(|other| rows.recorded_us(other));
+                let recorded_us = recorded_us.min().unwrap_or(NEVER);
+                (denial.answered || denial.asked_us > recorded_us)
+                    && denial.ended_us < self.forgotten_us()
+                    && !rows.is_replaced_within(recorded_us, denial.ended_us)
+            })
+    }
+
     /// Whether a call was told that it has no effect, and it has.
     ///
-    /// A twin that may have been executed explains the effect as well: then a refusal still speaks
-    /// the truth about its own attempts. Not so an answer of the key as a whole.
+    /// A twin that may have been executed explains the effect as well, if it had been asked for by
+    /// then: a refusal still speaks the truth about its own attempts. Not so an answer of the key as
+    /// a whole.
     fn denied_in_vain(&self) -> bool {
         if self
             .calls()
@@ -260,18 +288,27 @@ impl<'a> Case<'a> {
             return false;
         }
         let applied: BTreeSet<u64> = self.effects().map(|effect| effect.payload).collect();
-        let explained: BTreeSet<u64> = self
-            .calls()
-            .filter(|call| call.attempts > 0 && !call.has(Call::REFUSED))
-            .map(|call| call.payload)
+        // By payload: when the first call that may have been executed began.
+        let mut executed: BTreeMap<u64, u64> = BTreeMap::new();
+        for call in self.calls() {
+            if call.attempts > 0 && !call.has(Call::REFUSED) {
+                let first_us = executed.entry(call.payload).or_insert(NEVER);
+                *first_us = call.invoked_us.min(*first_us);
+            }
+        }
+        let unexplained: BTreeSet<u64> = self
+            .effects()
+            .filter(|effect| match executed.get(&effect.payload) {
+                Some(&first_us) => effect.at_us().is_some_and(|at_us| at_us < first_us),
+                None => true,
+            })
+            .map(|effect| effect.payload)
             .collect();
         self.calls().any(|call| {
-            let has_effect = applied.contains(&call.payload);
-            if has_effect && call.has(Call::DECLINED) {
-                return true;
-            }
-            call.has(Call::REFUSED)
-                && (call.has(Call::ANSWERED) || (has_effect && !explained.contains(&call.payload)))
+            let declined_in_vain = call.has(Call::DECLINED) && applied.contains(&call.payload);
+            let refused_in_vain =
+                || call.has(Call::ANSWERED) || unexplained.contains(&call.payload);
+            declined_in_vain || (call.has(Call::REFUSED) && refused_in_vain())
         })
     }
 
@@ -301,29 +338,33 @@ impl<'a> Case<'a> {
 
     /// Whether an effect happened after the server was allowed to forget the key.
     fn zombie(&self) -> bool {
-        let forgotten = self
-            .members
-            .iter()
-            .map(|&member| self.rows.forgotten_us(member));
-        let forgotten_us = forgotten.min().unwrap_or(NEVER);
+        let forgotten_us = self.forgotten_us();
         self.effects()
             .any(|effect| effect.at_us().is_some_and(|at_us| at_us > forgotten_us))
+    }
+
+    /// When the server was first allowed to forget the key.
+    fn forgotten_us(&self) -> u64 {
+        let forgotten = self.members.iter();
+        let forgotten = forgotten.map(|&member| self.rows.forgotten_us(member));
+        forgotten.min().unwrap_or(NEVER)
     }
 }
 
 /// Whether a call that was open when the faults ended, or began later, was resolved in time.
-fn in_time(call: &Call, limit: Option<Limit>) -> bool {
+fn in_time(rows: &Rows, row: u32, limit: Option<Limit>) -> bool {
     let Some(limit) = limit else {
         return true;
     };
+    let (call, resolved_us) = (&rows.calls[row as usize], rows.resolved_us(row));
     let until_us = limit
         .ended_us
         .max(call.invoked_us)
         .saturating_add(limit.within_us);
     // Of a client that gave up before, and of which nothing was heard since, the history does not
-    // show that it wants to know.
-    let resolved = call.resolved_us != NEVER;
+    // show that it wants to know. Nor can it know where the store is gone that knew.
+    let resolved = resolved_us != NEVER;
     call.has(Call::GAVE_UP)
-        || resolved && call.resolved_us <= until_us
+        || resolved && resolved_us <= until_us
         || !resolved && limit.watched_us <= until_us
 }

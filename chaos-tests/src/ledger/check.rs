@@ -31,7 +31,7 @@ pub fn check(history: &History, effects: &Effects) -> Report {
         };
         call.attempts = operation.attempts;
         for ending in &operation.endings {
-            call.end(0, Told::of_operation(ending), true);
+            rows.end(ordinal, 0, Told::of_operation(ending), true);
         }
     }
     for (index, effect) in (1..).zip(&effects.effects) {

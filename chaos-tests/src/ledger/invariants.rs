@@ -1,7 +1,7 @@
 //! Each invariant: a run that breaks it and only it, and one that nearly does.
 
 use super::{Verdict, judge};
-use crate::history::{Ending, Event, Happened, RunHeader, RunRecord, Seen};
+use crate::history::{Defect, Ending, Event, Happened, OTHER_STORE, RunHeader, RunRecord, Seen};
 
 /// A run of one's own making; times are in microseconds.
 struct Run(RunRecord);
@@ -85,9 +85,34 @@ impl Run {
         self
     }
 
+    /// Beside what it is about, a whole run has a call that is answered, and says when the faults
+    /// ended.
+    fn made_whole(&self) -> RunRecord {
+        let mut whole = Self(self.0.clone());
+        let has = |run: &Self, wanted: fn(&Happened) -> bool| {
+            run.0.events.iter().any(|event| wanted(&event.what))
+        };
+        let last_us = self.0.events.last().map_or(0, |event| event.at_us);
+        let is_answer = |what: &Happened| {
+            matches!(
+                what,
+                Happened::Ended {
+                    ending: Ending::Answered(_) | Ending::Declined(_)
+                }
+            )
+        };
+        if !has(&whole, is_answer) {
+            whole = whole.whole(last_us + 1, 1 << 50, "beside", 1 << 50);
+        }
+        if !has(&whole, |what| *what == Happened::FaultsEnded) {
+            whole = whole.event(last_us + 100, 0, Happened::FaultsEnded);
+        }
+        whole.0
+    }
+
     #[track_caller]
     fn is_valid(&self) {
-        let report = judge(&self.0);
+        let report = judge(&self.made_whole());
         assert_eq!(report.verdict(), Verdict::Valid, "{report}");
     }
 
@@ -190,6 +215,114 @@ fn i3_all_answers_of_a_key_are_equal_and_those_of_the_effect() {
     twins(other()).breaks_only("I3", "reply-divergence");
 }
 
+/// An answer that was given is the answer of whoever asks from then on.
+#[test]
+fn i3_an_answer_that_was_given_is_not_taken_back() {
+    let answered = || Run::new().whole(0, 1, "k", 1);
+    for ending in [Ending::InDoubt, Ending::Refused] {
+        // The same client asks again.
+        let again = answered().ended(40, 1, ending.clone());
+        let found = judge(&again.made_whole());
+        assert_eq!(found.violations()[0].name(), "reply-divergence", "{found}");
+        // Another one asks for the same when the answer was given, or before.
+        let twin = |asked_us, ended_us| {
+            answered()
+                .invoked(asked_us, 2, "k")
+                .ended(ended_us, 2, ending.clone())
+        };
+        twin(21, 40).breaks_only("I3", "reply-divergence");
+        twin(20, 40).is_valid();
+        // Its question is what it asked last: it goes on, or comes back.
+        let goes_on = |unknown_us| {
+            Run::new()
+                .invoked(0, 1, "k")
+                .invoked(1, 2, "k")
+                .effect(10, 1, "k", 1)
+                .answered(20, 1)
+                .ended(unknown_us, 2, Ending::Unknown)
+                .ended(60, 2, ending.clone())
+        };
+        goes_on(21).breaks_only("I3", "reply-divergence");
+        goes_on(20).is_valid();
+        let comes_back = |back_us| {
+            Run::new()
+                .invoked(0, 1, "k")
+                .invoked(1, 2, "k")
+                .effect(10, 1, "k", 1)
+                .answered(20, 1)
+                .invoked(back_us, 2, "k")
+                .ended(60, 2, ending.clone())
+        };
+        comes_back(21).breaks_only("I3", "reply-divergence");
+        comes_back(20).is_valid();
+        // What was forgotten is refused, and rightly so.
+        let swept = |at_us| {
+            answered()
+                .event(at_us, 0, Happened::Swept { key: "k".into() })
+                .invoked(50, 2, "k")
+                .ended(60, 2, ending.clone())
+        };
+        swept(30).is_valid();
+        answered()
+            .event(20, 1, Happened::Acknowledged)
+            .invoked(30, 2, "k")
+            .ended(40, 2, ending.clone())
+            .is_valid();
+        // Another request under the key never had that answer.
+        answered()
+            .invoked_with(30, 2, "k", "pay more")
+            .ended(40, 2, ending.clone())
+            .is_valid();
+        // The store that knew is gone. That one was gone before it says nothing.
+        let replaced = |at_us| {
+            let server = Happened::Lifecycle {
+                who: "server".into(),
+                event: OTHER_STORE.into(),
+            };
+            let mut run = answered()
+                .event(at_us, 0, server)
+                .invoked(40, 2, "k")
+                .ended(50, 2, ending.clone());
+            run.0.events.sort_by_key(|event| event.at_us);
+            run
+        };
+        replaced(30).is_valid();
+        replaced(15).breaks_only("I3", "reply-divergence");
+        // It had been said to be delivered this once, until it was recorded after all.
+        let unrecorded = || {
+            Run::new()
+                .invoked(0, 1, "k")
+                .effect(10, 1, "k", 1)
+                .event(20, 1, Happened::Unrecorded)
+                .answered(20, 1)
+                .invoked(30, 2, "k")
+        };
+        unrecorded().ended(40, 2, ending.clone()).is_valid();
+        unrecorded()
+            .answered(40, 2)
+            .invoked(50, 3, "k")
+            .ended(60, 3, ending.clone())
+            .breaks_only("I3", "reply-divergence");
+    }
+    // A refusal for good is an answer as well.
+    let declined = |ending| {
+        Run::new()
+            .invoked(0, 1, "k")
+            .ended(20, 1, Ending::Declined(b"no".to_vec()))
+            .ended(40, 1, ending)
+    };
+    declined(Ending::Refused).breaks_only("I3", "reply-divergence");
+    declined(Ending::InDoubt).breaks_only("I3", "reply-divergence");
+    declined(Ending::Unknown).is_valid();
+    // Somebody has found out.
+    Run::new()
+        .invoked(0, 1, "k")
+        .effect(10, 1, "k", 1)
+        .ended(20, 1, Ending::InDoubt)
+        .answered(40, 1)
+        .is_valid();
+}
+
 #[test]
 fn i4_what_was_said_not_to_be_applied_never_is() {
     let told = |ending| {
@@ -206,6 +339,30 @@ fn i4_what_was_said_not_to_be_applied_never_is() {
         .invoked(0, 1, "k")
         .ended(20, 1, Ending::Refused)
         .is_valid();
+    // A twin explains the effect, unless it was asked for only when that was there.
+    let twin = |asked_us| {
+        Run::new()
+            .invoked(0, 1, "k")
+            .effect(10, 1, "k", 1)
+            .ended(20, 1, Ending::Refused)
+            .event(
+                asked_us,
+                2,
+                Happened::Invoked {
+                    client: 2,
+                    key: "k".into(),
+                    payload: "pay".into(),
+                },
+            )
+            .event(asked_us, 2, Happened::Sent)
+            .ended(40, 2, Ending::Unknown)
+    };
+    let sorted = |mut run: Run| {
+        run.0.events.sort_by_key(|event| event.at_us);
+        run
+    };
+    sorted(twin(10)).is_valid();
+    sorted(twin(11)).breaks_only("I4", "false-negative");
 }
 
 #[test]
@@ -387,6 +544,23 @@ fn i10_after_the_faults_every_call_comes_to_an_end() {
     // That a message of before comes late is no sign of the client.
     gave_up().event(200, 1, Happened::Sent).is_valid();
     gave_up().event(200, 1, Happened::Received).is_valid();
+    // Where the store is gone that knew of the call, there is nobody to ask.
+    let gone = |invoked_us, gone_us| {
+        let server = Happened::Lifecycle {
+            who: "server".into(),
+            event: OTHER_STORE.into(),
+        };
+        let mut run = Run::new()
+            .invoked(invoked_us, 1, "k")
+            .event(gone_us, 0, server)
+            .event(100, 0, Happened::FaultsEnded)
+            .ended(200, 1, Ending::Unknown);
+        run.0.events.sort_by_key(|event| event.at_us);
+        run
+    };
+    gone(0, 50).is_valid();
+    gone(50, 0).breaks_only("I10", "stuck");
+    again(gone(0, 50), 300).breaks_only("I10", "stuck");
     gave_up().invoked(200, 1, "k").breaks_only("I10", "stuck");
     gave_up()
         .invoked(200, 1, "k")
@@ -425,6 +599,51 @@ fn a_history_that_stops_early_shows_what_is_stuck_until_then() {
     };
     cut(1_101).breaks_only("I10", "stuck");
     cut(1_100).is_unknown_because("1 calls have no end");
+}
+
+#[test]
+fn what_the_executor_has_seen_is_a_violation_of_its_own_name() {
+    let mut run = Run::new().whole(0, 1, "k", 1);
+    run.0.defects.push(Defect {
+        name: "damaged-store".into(),
+        text: "a sum differs".into(),
+    });
+    run.breaks_only("defect", "damaged-store");
+    let report = judge(&run.made_whole());
+    assert!(
+        report.to_string().ends_with("damaged-store: a sum differs"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_run_in_which_nobody_was_answered_shows_nothing_about_answers() {
+    let nobody = || {
+        Run::new()
+            .invoked(0, 1, "k")
+            .ended(20, 1, Ending::Refused)
+            .invoked(0, 2, "l")
+            .ended(20, 2, Ending::InDoubt)
+            .event(30, 0, Happened::FaultsEnded)
+    };
+    nobody().is_unknown_because("no call was answered");
+    assert!(judge(&nobody().0).is_only_unanswered());
+    nobody()
+        .ended(40, 1, Ending::Declined(b"no".to_vec()))
+        .is_valid();
+    let mut cut = nobody();
+    cut.0.complete = false;
+    assert!(!judge(&cut.0).is_only_unanswered());
+}
+
+#[test]
+fn a_run_with_a_limit_that_never_says_when_the_faults_ended_is_not_valid() {
+    let silent = || Run::new().whole(0, 1, "k", 1);
+    silent().is_unknown_because("it is not said when the faults ended");
+    silent().event(30, 0, Happened::FaultsEnded).is_valid();
+    let mut boundless = silent();
+    boundless.0.header.resolve_within_ms = None;
+    assert_eq!(judge(&boundless.0).verdict(), Verdict::Valid);
 }
 
 #[test]

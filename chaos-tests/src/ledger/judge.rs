@@ -8,7 +8,7 @@ use super::money::Money;
 use super::report::{Figures, Report, Verdict};
 use super::rows::{Call, Effect, NEVER, Rows};
 use super::sum::sum;
-use crate::history::{Ending, Event, Happened, RunEnd, RunHeader, RunRecord, Seen};
+use crate::history::{Ending, Event, Happened, OTHER_STORE, RunEnd, RunHeader, RunRecord, Seen};
 
 /// Judges a run while it goes on, or a history while it is read.
 ///
@@ -87,7 +87,14 @@ impl Judge {
                 let effect = Effect::new(payload, answer, *index, at_us);
                 self.rows.effect(event.call, key.as_bytes(), effect);
             }
-            Happened::Ended { ending } => self.ended(event, ending),
+            Happened::Unrecorded => self.call(event, |call| call.flags |= Call::UNRECORDED),
+            Happened::Ended { ending } => {
+                let faults_ended = self.faults_ended_us.is_some();
+                let told = Told::of(ending);
+                if !self.rows.end(event.call, event.at_us, told, faults_ended) {
+                    self.too_early(event);
+                }
+            }
             Happened::Swept { key } => self.rows.swept(key.as_bytes(), event.at_us),
             Happened::Acknowledged => {
                 if !self.rows.forget(event.call, event.at_us) {
@@ -96,6 +103,9 @@ impl Judge {
             }
             Happened::FaultsEnded => {
                 self.faults_ended_us.get_or_insert(event.at_us);
+            }
+            Happened::Lifecycle { event: became, .. } if became == OTHER_STORE => {
+                self.rows.replaced(event.at_us);
             }
             Happened::Fault { .. } | Happened::Replied | Happened::Lifecycle { .. } => {}
         }
@@ -110,6 +120,10 @@ impl Judge {
         if self.rows.calls.is_empty() {
             // A run that did nothing proves nothing.
             self.doubts.push("no call was made".into());
+        }
+        if self.header.resolve_within_ms.is_some() && self.faults_ended_us.is_none() {
+            self.doubts
+                .push("it is not said when the faults ended, so that no call can be stuck".into());
         }
         let groups = self.rows.join();
         let mut figures = Figures {
@@ -158,6 +172,12 @@ impl Judge {
             self.doubts
                 .push(format!("{} calls have no end", figures.open));
         }
+        let is_unanswered = figures.calls > 0 && figures.answered + figures.declined == 0;
+        let nothing_else = violations.is_empty() && self.doubts.texts.is_empty();
+        if is_unanswered {
+            // Whoever answers nobody tells nobody two things.
+            self.doubts.push(NOTHING_ANSWERED.into());
+        }
         let doubts = self.doubts.told();
         let verdict = if !violations.is_empty() {
             Verdict::Violated
@@ -172,7 +192,9 @@ impl Judge {
             figures,
             money: None,
             doubts,
+            is_only_unanswered: is_unanswered && nothing_else,
         };
+        let report = report.with_defects(&end.defects);
         match &end.accounts {
             Some(closing) if end.complete => {
                 let sums: BTreeMap<&str, i128> = self
@@ -190,7 +212,7 @@ impl Judge {
         let payload = sum(payload);
         if let Some(call) = self.rows.call_mut(event.call) {
             // A client that comes back goes on with what it had.
-            call.came_back();
+            call.came_back(event.at_us);
             let same = call.payload == payload;
             if !same || self.rows.key_of(event.call) != Some(key.as_bytes()) {
                 self.doubts.push(format!(
@@ -202,14 +224,6 @@ impl Judge {
         }
         self.rows
             .invoke(event.call, key.as_bytes(), payload, event.at_us);
-    }
-
-    fn ended(&mut self, event: &Event, ending: &Ending) {
-        let faults_ended = self.faults_ended_us.is_some();
-        let at_us = event.at_us;
-        self.call(event, |call| {
-            call.end(at_us, Told::of(ending), faults_ended);
-        });
     }
 
     fn call(&mut self, event: &Event, change: impl FnOnce(&mut Call)) {
@@ -300,6 +314,9 @@ impl Hasher for Spread {
 
     fn write_u8(&mut self, _end_of_text: u8) {}
 }
+
+/// Told of a run in which no client got an answer.
+const NOTHING_ANSWERED: &str = "no call was answered, so that nothing is shown about answers";
 
 /// How many reasons are told one by one.
 const DOUBTS_MAX: usize = 8;

@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | I1 | `double-apply` | a key has more than one effect |
 //! | I2 | `lost-acked` | a client got an answer that promises an effect, and there is none |
-//! | I3 | `reply-divergence` | two answers of a key differ, or none of its effects has that answer |
+//! | I3 | `reply-divergence` | two answers of a key differ, none of its effects has that answer, or who asked when it had been given was told otherwise |
 //! | I4 | `false-negative` | a client was told "not applied", and the effect is there |
 //! | I5 | `phantom` | an effect that nobody asked for |
 //! | I6 | `payload-swap` | the effect or an answer of a key belongs to another payload |
@@ -21,13 +21,14 @@
 //!
 //! `stuck` is of a call, and needs a history that says when the faults ended and how long a call may
 //! be open from then on. One call is never held to be stuck: one whose client gave up (its last ending
-//! is unknown) before the faults ended, and of which no new attempt, no ending and no coming back is
-//! seen since. Of a history that stops early, only those are whose time was over before it stopped.
+//! is unknown) before the faults ended, or when the store that knew was gone, and of which no new
+//! attempt, no ending and no coming back is seen since. Of a history that stops early, only those are whose time was over before it stopped.
 //!
 //! What a client does not know is not a violation: an operation that ended in doubt or unknown may
 //! have happened or not, but at most one time. It is counted. The checker has a third verdict,
 //! [`Verdict::Unknown`], for runs that it cannot judge: nothing was done, an operation has no end
-//! yet, the effects could not be read to the end, or the history contradicts itself.
+//! yet, not one was answered, the effects could not be read to the end, or the history contradicts
+//! itself or does not say when the faults ended.
 //!
 //! Everything here is pure and takes time linear in the input.
 //!

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::judge;
-use crate::history::{Ending, Event, Happened, RunHeader, RunRecord, Seen};
+use crate::history::{Ending, Event, Happened, OTHER_STORE, RunHeader, RunRecord, Seen};
 use crate::seed::Seed;
 
-type Found = BTreeSet<(&'static str, String)>;
+type Found = BTreeSet<(String, String)>;
 
 #[test]
 fn the_judge_finds_what_a_slow_and_obvious_one_finds() {
@@ -21,7 +21,7 @@ fn the_judge_finds_what_a_slow_and_obvious_one_finds() {
             .iter()
             .map(|one| {
                 (
-                    one.name(),
+                    one.name().to_owned(),
                     one.key().map_or_else(String::new, ToString::to_string),
                 )
             })
@@ -33,7 +33,7 @@ fn the_judge_finds_what_a_slow_and_obvious_one_finds() {
             "seed {seed}: told twice"
         );
         valid += u64::from(found.is_empty());
-        broken.extend(found.iter().map(|(name, _)| *name));
+        broken.extend(found.into_iter().map(|(name, _)| name));
     }
     // Otherwise the two agree about nothing.
     assert_eq!(broken.len(), 10, "{broken:?}");
@@ -141,7 +141,18 @@ fn run(seed: Seed) -> RunRecord {
         if wild && draw(8).happens(0.2) {
             push(begin + 5, Happened::Swept { key: key.clone() });
         }
-        for ending in 0..draw(9).within(u64::from(!wild)..=2) {
+        if wild && draw(12).happens(0.2) {
+            let client_is_back = Happened::Invoked {
+                client: 1,
+                key: key.clone(),
+                payload: payload.clone(),
+            };
+            push(begin + draw(13).within(1..=14), client_is_back);
+        }
+        if wild && draw(14).happens(0.2) {
+            push(begin + draw(15).within(1..=14), Happened::Unrecorded);
+        }
+        for ending in 0..draw(9).within(u64::from(!wild)..=3) {
             let ending_at = begin + 4 + draw(70 + ending).within(0..=9);
             let ending = match draw(80 + ending).within(0..=if wild { 4 } else { 1 }) {
                 0 if effects > 0 || wild => Ending::Answered(answer.clone()),
@@ -152,6 +163,17 @@ fn run(seed: Seed) -> RunRecord {
             };
             push(ending_at, Happened::Ended { ending });
         }
+    }
+    if seed.draw(&[7]).happens(0.2) {
+        record.events.push(Event {
+            at_us: seed.draw(&[8]).within(0..=30),
+            call: 0,
+            attempt: 0,
+            what: Happened::Lifecycle {
+                who: "server".into(),
+                event: OTHER_STORE.into(),
+            },
+        });
     }
     // In the order of time, as runs are; what comes at one time stays in its order.
     record.events.sort_by_key(|event| event.at_us);
@@ -202,7 +224,7 @@ fn slowly(record: &RunRecord) -> Found {
             .as_ref()
             .is_some_and(|accounts| accounts["a"] == 0);
     if record.complete && !none && record.accounts != Some(expected) {
-        found.insert(("fold-mismatch", String::new()));
+        found.insert(("fold-mismatch".to_owned(), String::new()));
     }
     found
 }
@@ -219,7 +241,19 @@ struct CallTold<'a> {
     payload: &'a [u8],
     sent: bool,
     invoked_us: u64,
-    endings: Vec<(usize, u64, &'a Ending)>,
+    endings: Vec<EndingTold<'a>>,
+}
+
+#[derive(Clone, Copy)]
+struct EndingTold<'a> {
+    /// Its place among the events.
+    at: usize,
+    at_us: u64,
+    ending: &'a Ending,
+    /// When the client last began, came back or had an ending before this one.
+    asked_us: u64,
+    /// Whether no answer of the call was said not to be recorded since the last one.
+    recorded: bool,
 }
 
 struct EffectTold<'a> {
@@ -248,7 +282,7 @@ impl<'a> Told<'a> {
             match &event.what {
                 Happened::Invoked {
                     key: own, payload, ..
-                } if own == key => {
+                } if own == key && told.calls.iter().all(|call| call.ordinal != event.call) => {
                     told.calls.push(CallTold {
                         ordinal: event.call,
                         payload,
@@ -256,7 +290,9 @@ impl<'a> Told<'a> {
                         invoked_us: event.at_us,
                         endings: of_call()
                             .filter_map(|(at, other)| match &other.what {
-                                Happened::Ended { ending } => Some((at, other.at_us, ending)),
+                                Happened::Ended { ending } => {
+                                    Some(EndingTold::new(record, event.call, at, ending))
+                                }
                                 _ => None,
                             })
                             .collect(),
@@ -289,7 +325,7 @@ impl<'a> Told<'a> {
     }
 
     fn endings(&self) -> impl Iterator<Item = (&CallTold<'a>, u64, &'a Ending)> {
-        let of = |call| move |&(_, at_us, ending): &(usize, u64, &'a Ending)| (call, at_us, ending);
+        let of = |call| move |told: &EndingTold<'a>| (call, told.at_us, told.ending);
         self.calls
             .iter()
             .flat_map(move |call| call.endings.iter().map(of(call)))
@@ -303,9 +339,9 @@ impl<'a> Told<'a> {
     }
 
     fn judge(&self, record: &RunRecord, all: &[Self], found: &mut Found) {
-        let mut is = |name: &'static str, broken: bool| {
+        let mut is = |name: &str, broken: bool| {
             if broken {
-                found.insert((name, self.key.to_owned()));
+                found.insert((name.to_owned(), self.key.to_owned()));
             }
         };
         let answered = self.answered_us().is_some();
@@ -314,7 +350,10 @@ impl<'a> Told<'a> {
             "lost-acked",
             record.complete && answered && self.effects.is_empty(),
         );
-        is("reply-divergence", self.diverges());
+        is(
+            "reply-divergence",
+            self.diverges() || self.answer_taken_back(record),
+        );
         is(
             "false-negative",
             self.calls.iter().any(|call| self.denied(call)),
@@ -358,22 +397,54 @@ impl<'a> Told<'a> {
         differ || foreign
     }
 
+    fn answer_taken_back(&self, record: &RunRecord) -> bool {
+        let gone = |from_us: u64, until_us: u64| {
+            record.events.iter().any(|event| {
+                is_another_store(event) && from_us <= event.at_us && event.at_us <= until_us
+            })
+        };
+        self.calls.iter().any(|call| {
+            let denials = call.endings.iter().filter(|told| told.denies());
+            denials.into_iter().any(|denial| {
+                let mut answers: Vec<(bool, u64)> = Vec::new();
+                for other in self.calls.iter().filter(|one| one.payload == call.payload) {
+                    for answer in other.endings.iter().filter(|told| told.answers()) {
+                        let own = other.ordinal == call.ordinal && answer.at < denial.at;
+                        answers.push((own, answer.at_us));
+                    }
+                }
+                let asked_after = answers
+                    .iter()
+                    .any(|&(own, at_us)| own || at_us < denial.asked_us);
+                let first_us = answers.iter().map(|&(_, at_us)| at_us).min().unwrap_or(0);
+                let forgotten = self.forgotten_us.iter().any(|&us| us <= denial.at_us);
+                asked_after && !forgotten && !gone(first_us, denial.at_us)
+            })
+        })
+    }
+
     fn denied(&self, call: &CallTold<'_>) -> bool {
         let told = |call: &CallTold<'_>, wanted: fn(&Ending) -> bool| {
-            call.endings.iter().any(|(_, _, ending)| wanted(ending))
+            call.endings.iter().any(|told| wanted(told.ending))
         };
         let refused = |call: &CallTold<'_>| told(call, |ending| *ending == Ending::Refused);
         let applied = self
             .effects
             .iter()
             .any(|effect| effect.payload == call.payload);
-        let explained = self
-            .calls
-            .iter()
-            .any(|other| other.sent && !refused(other) && other.payload == call.payload);
+        let explained = |effect: &EffectTold<'_>| {
+            self.calls.iter().any(|other| {
+                other.sent
+                    && !refused(other)
+                    && other.payload == call.payload
+                    && effect.at_us.is_none_or(|at_us| other.invoked_us <= at_us)
+            })
+        };
+        let mut own = self.effects.iter();
+        let unexplained = own.any(|effect| effect.payload == call.payload && !explained(effect));
         let answered = told(call, |ending| matches!(ending, Ending::Answered(_)));
         let declined = told(call, |ending| matches!(ending, Ending::Declined(_)));
-        (declined && applied) || (refused(call) && (answered || (applied && !explained)))
+        (declined && applied) || (refused(call) && (answered || unexplained))
     }
 
     fn swapped(&self) -> bool {
@@ -431,14 +502,17 @@ fn stuck(record: &RunRecord, call: &CallTold<'_>) -> bool {
     let resolved = |until_us: u64| {
         call.endings
             .iter()
-            .any(|(_, at_us, ending)| **ending != Ending::Unknown && *at_us <= until_us)
+            .any(|told| *told.ending != Ending::Unknown && told.at_us <= until_us)
     };
     let last = call.endings.last();
-    let gave_up = last.is_some_and(|(at, _, ending)| {
-        let quiet = record.events[at + 1..]
+    let gave_up = last.is_some_and(|last| {
+        let quiet = record.events[last.at + 1..]
             .iter()
-            .all(|event| event.call != call.ordinal || !is_a_second_attempt(event));
-        **ending == Ending::Unknown && *at < ended && quiet
+            .all(|event| event.call != call.ordinal || !is_of_who_goes_on(event));
+        let nobody_knows = record.events[..last.at]
+            .iter()
+            .any(|event| is_another_store(event) && event.at_us >= call.invoked_us);
+        *last.ending == Ending::Unknown && (last.at < ended || nobody_knows) && quiet
     });
     let watched_us = record.events.iter().map(|event| event.at_us).max();
     let seen_to_the_limit = record.complete || watched_us.is_some_and(|at_us| at_us > limit_us);
@@ -446,6 +520,55 @@ fn stuck(record: &RunRecord, call: &CallTold<'_>) -> bool {
     !gave_up && !resolved(limit_us) && (ever || seen_to_the_limit)
 }
 
-fn is_a_second_attempt(event: &Event) -> bool {
-    event.what == Happened::Sent && event.attempt == 2
+fn is_of_who_goes_on(event: &Event) -> bool {
+    let second = event.what == Happened::Sent && event.attempt == 2;
+    second || matches!(event.what, Happened::Invoked { .. })
+}
+
+fn is_another_store(event: &Event) -> bool {
+    matches!(&event.what, Happened::Lifecycle { event, .. } if event == OTHER_STORE)
+}
+
+// === impl EndingTold ===
+
+impl<'a> EndingTold<'a> {
+    fn new(record: &'a RunRecord, call: u64, at: usize, ending: &'a Ending) -> Self {
+        let before = || {
+            record.events[..at]
+                .iter()
+                .filter(|event| event.call == call)
+        };
+        let asked = before().rfind(|event| {
+            matches!(
+                event.what,
+                Happened::Invoked { .. } | Happened::Ended { .. }
+            )
+        });
+        let mut recorded = true;
+        for event in before() {
+            match &event.what {
+                Happened::Unrecorded => recorded = false,
+                Happened::Ended {
+                    ending: Ending::Answered(_) | Ending::Declined(_),
+                } => recorded = true,
+                _ => {}
+            }
+        }
+        Self {
+            at,
+            at_us: record.events[at].at_us,
+            ending,
+            asked_us: asked.map_or(0, |event| event.at_us),
+            recorded,
+        }
+    }
+
+    fn denies(&self) -> bool {
+        matches!(self.ending, Ending::InDoubt | Ending::Refused)
+    }
+
+    /// Whether it is an answer that was recorded.
+    fn answers(&self) -> bool {
+        self.recorded && matches!(self.ending, Ending::Answered(_) | Ending::Declined(_))
+    }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::history::OperationKey;
 use super::money::{AccountDifference, Money};
+use crate::history::Defect;
 
 /// Whether a run kept the promise.
 ///
@@ -35,6 +36,8 @@ pub enum Violation {
         /// Whose effect.
         key: OperationKey,
     },
+    /// The executor has seen what a service must never do, and what no event shows.
+    Defect(Defect),
     /// An account is not what the effects make of it.
     FoldMismatch(AccountDifference),
     /// A client has an answer that promises an effect, and there is none.
@@ -58,7 +61,8 @@ pub enum Violation {
         /// Whose effect.
         key: OperationKey,
     },
-    /// Answers of a key differ among themselves or from what is stored with the effect.
+    /// Answers of a key differ among themselves or from what is stored with the effect, or one was
+    /// given, and whoever asked after that was told that nobody knows, or that nothing was executed.
     ReplyDivergence {
         /// Whose answers.
         key: OperationKey,
@@ -119,6 +123,7 @@ pub struct Report {
     pub(super) figures: Figures,
     pub(super) money: Option<Money>,
     pub(super) doubts: Vec<String>,
+    pub(super) is_only_unanswered: bool,
 }
 
 // === impl Verdict ===
@@ -146,8 +151,9 @@ impl fmt::Display for Verdict {
 impl Violation {
     /// The name of the kind, such as `double-apply`.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub const fn name(&self) -> &str {
         match self {
+            Self::Defect(defect) => defect.name.as_str(),
             Self::DoubleApply { .. } => "double-apply",
             Self::FalseNegative { .. } => "false-negative",
             Self::FoldMismatch(_) => "fold-mismatch",
@@ -161,7 +167,7 @@ impl Violation {
         }
     }
 
-    /// Which of the ten invariants is broken, such as `I1`.
+    /// Which of the ten invariants is broken, such as `I1`; `defect` for what is none of them.
     #[must_use]
     pub const fn invariant(&self) -> &'static str {
         match self {
@@ -175,10 +181,11 @@ impl Violation {
             Self::Order { .. } => "I8",
             Self::Zombie { .. } => "I9",
             Self::Stuck { .. } => "I10",
+            Self::Defect(_) => "defect",
         }
     }
 
-    /// The key that it is about; an account's mismatch is about none.
+    /// The key that it is about; an account's mismatch and a defect are about none.
     #[must_use]
     pub const fn key(&self) -> Option<&OperationKey> {
         match self {
@@ -191,7 +198,7 @@ impl Violation {
             | Self::ReplyDivergence { key }
             | Self::Stuck { key, .. }
             | Self::Zombie { key } => Some(key),
-            Self::FoldMismatch(_) => None,
+            Self::Defect(_) | Self::FoldMismatch(_) => None,
         }
     }
 }
@@ -201,6 +208,7 @@ impl fmt::Display for Violation {
         let name = self.name();
         match self {
             Self::DoubleApply { key, effects } => write!(f, "{name}: {key} ({effects} effects)"),
+            Self::Defect(defect) => write!(f, "{name}: {}", defect.text),
             Self::FoldMismatch(difference) => write!(f, "{name}: {difference}"),
             Self::FalseNegative { key }
             | Self::LostAcked { key }
@@ -259,7 +267,7 @@ impl Report {
         self.verdict
     }
 
-    /// What was broken: by key in the order in which keys first appear, then by account.
+    /// What was broken: by key in the order in which keys first appear, then defects, then by account.
     #[must_use]
     pub fn violations(&self) -> &[Violation] {
         &self.violations
@@ -275,6 +283,13 @@ impl Report {
     #[must_use]
     pub fn doubts(&self) -> &[String] {
         &self.doubts
+    }
+
+    /// Whether nothing keeps the run from being valid but that no call of it was answered. Of a run of
+    /// one call or two that may be right: whether it is too often shows a sum over many of them.
+    #[must_use]
+    pub const fn is_only_unanswered(&self) -> bool {
+        self.is_only_unanswered
     }
 
     /// The money of the run, if it was checked.
@@ -294,6 +309,18 @@ impl Report {
                 .map(Violation::FoldMismatch),
         );
         self.money = Some(money);
+        self.is_only_unanswered &= self.verdict != Verdict::Violated;
+        self
+    }
+
+    /// Adds what the executor has seen to the violations and to the verdict.
+    pub(super) fn with_defects(mut self, defects: &[Defect]) -> Self {
+        if !defects.is_empty() {
+            self.verdict = Verdict::Violated;
+            self.is_only_unanswered = false;
+        }
+        self.violations
+            .extend(defects.iter().cloned().map(Violation::Defect));
         self
     }
 }

@@ -29,6 +29,15 @@ pub(super) struct Rows {
     swept: Vec<(Text, u64)>,
     /// When the server was first allowed to forget a call, by its row.
     forgotten: HashMap<u32, u64>,
+    /// Endings that say of a call that nobody knows, or that it was not executed.
+    denials: Vec<Denial>,
+    /// When a call that was declined first was answered after all, by its row.
+    answered_late: HashMap<u32, u64>,
+    /// When a call was first given an answer that was recorded, by its row, where the first answer of
+    /// all was not.
+    recorded: HashMap<u32, u64>,
+    /// When the server came back with another store.
+    replaced: Vec<u64>,
     /// Whether a key has several effects.
     several: bool,
 }
@@ -43,16 +52,31 @@ pub(super) struct Text(u64);
 pub(super) struct Call {
     pub(super) payload: u64,
     pub(super) invoked_us: u64,
-    /// When the client first had an answer that promises the effect.
-    pub(super) answered_us: u64,
-    /// When the client first knew what there is to know.
-    pub(super) resolved_us: u64,
+    /// When the client first had a definitive answer.
+    settled_us: u64,
+    /// When the client has asked for the last time, as far as it shows: when it began, came back, or
+    /// went on after an ending.
+    asked_us: u64,
     /// The first definitive answer.
     pub(super) definitive: u64,
     /// The last one of its effects; they are a chain.
     pub(super) effect: u32,
     pub(super) attempts: u32,
+    /// The last one of its denials; they are a chain.
+    denial: u32,
     pub(super) flags: u16,
+}
+
+/// An ending that says of a call that nobody knows, or that it was not executed.
+#[derive(Debug)]
+pub(super) struct Denial {
+    /// Since when what it answers can have been asked at the earliest.
+    pub(super) asked_us: u64,
+    pub(super) ended_us: u64,
+    /// Whether the same call had been given a recorded answer before.
+    pub(super) answered: bool,
+    /// The denial of the same call before it.
+    next: u32,
 }
 
 #[derive(Debug)]
@@ -123,6 +147,119 @@ impl Rows {
             self.stray.push((at, key));
         }
         self.effects.push(effect);
+    }
+
+    /// A client was told how its call ended.
+    pub(super) fn end(&mut self, ordinal: u64, at_us: u64, told: Told, faults_ended: bool) -> bool {
+        let Some(row) = self.row(ordinal) else {
+            return false;
+        };
+        let call = &mut self.calls[row as usize];
+        let asked_us = std::mem::replace(&mut call.asked_us, at_us);
+        call.flags &= !Call::GAVE_UP;
+        match told {
+            Told::Answered(answer) => self.settle(row, at_us, (true, answer)),
+            Told::Declined(answer) => self.settle(row, at_us, (false, answer)),
+            Told::Refused => self.deny(row, asked_us, at_us, Call::REFUSED),
+            Told::InDoubt => self.deny(row, asked_us, at_us, Call::IN_DOUBT),
+            Told::Unknown => {
+                let nobody_knows = (self.replaced.last()).is_some_and(|&us| us >= call.invoked_us);
+                call.flags |= match faults_ended && !nobody_knows {
+                    true => Call::UNKNOWN,
+                    false => Call::UNKNOWN | Call::GAVE_UP,
+                };
+            }
+        }
+        true
+    }
+
+    fn settle(&mut self, row: u32, at_us: u64, (promises, answer): (bool, u64)) {
+        let call = &mut self.calls[row as usize];
+        let unrecorded = call.has(Call::UNRECORDED);
+        call.flags &= !Call::UNRECORDED;
+        match call.definitive() {
+            None => {
+                call.definitive = answer;
+                call.settled_us = at_us;
+                call.flags |= match promises {
+                    true => 0,
+                    false => Call::DECLINED_FIRST,
+                };
+                if unrecorded {
+                    call.flags |= Call::UNRECORDED_FIRST;
+                }
+            }
+            Some(first) if first != (promises, answer) => call.flags |= Call::DIVERGED,
+            Some(_) => {}
+        }
+        call.flags |= match promises {
+            true => Call::ANSWERED,
+            false => Call::DECLINED,
+        };
+        if promises && call.has(Call::DECLINED_FIRST) {
+            self.answered_late.entry(row).or_insert(at_us);
+        }
+        if !unrecorded && call.has(Call::UNRECORDED_FIRST) {
+            self.recorded.entry(row).or_insert(at_us);
+        }
+    }
+
+    fn deny(&mut self, row: u32, asked_us: u64, ended_us: u64, how: u16) {
+        // OK for the same reason as above.
+        let at = u32::try_from(self.denials.len()).expect("fewer denials than 2^32");
+        let answered = self.recorded_us(row) != NEVER;
+        let call = &mut self.calls[row as usize];
+        call.flags |= how;
+        self.denials.push(Denial {
+            asked_us,
+            ended_us,
+            answered,
+            next: call.denial,
+        });
+        call.denial = at;
+    }
+
+    /// The denials of a call, the last one first.
+    pub(super) fn denials_of(&self, call: u32) -> impl Iterator<Item = &Denial> {
+        let at = |place: u32| self.denials.get(place as usize);
+        let first = at(self.calls[call as usize].denial);
+        std::iter::successors(first, move |denial| at(denial.next))
+    }
+
+    /// When the client of a call first had an answer that promises the effect.
+    pub(super) fn answered_us(&self, row: u32) -> u64 {
+        let call = &self.calls[row as usize];
+        if !call.has(Call::DECLINED_FIRST) {
+            return call.settled_us;
+        }
+        self.answered_late.get(&row).copied().unwrap_or(NEVER)
+    }
+
+    /// When the client of a call first had an answer that was recorded.
+    pub(super) fn recorded_us(&self, row: u32) -> u64 {
+        let call = &self.calls[row as usize];
+        if !call.has(Call::UNRECORDED_FIRST) {
+            return call.settled_us;
+        }
+        self.recorded.get(&row).copied().unwrap_or(NEVER)
+    }
+
+    /// When the client of a call first knew what there is to know.
+    pub(super) fn resolved_us(&self, row: u32) -> u64 {
+        let denied_us = self.denials_of(row).map(|denial| denial.ended_us);
+        let settled_us = self.calls[row as usize].settled_us;
+        denied_us.fold(settled_us, u64::min)
+    }
+
+    /// From now on the server has another store.
+    pub(super) fn replaced(&mut self, at_us: u64) {
+        self.replaced.push(at_us);
+    }
+
+    /// Whether the server came by another store in this time.
+    pub(super) fn is_replaced_within(&self, from_us: u64, until_us: u64) -> bool {
+        let mut within = self.replaced.iter();
+        within.any(|&at_us| (from_us..=until_us).contains(&at_us))
     }
 
     pub(super) fn swept(&mut self, key: &[u8], at_us: u64) {
@@ -353,22 +490,28 @@ impl Call {
     pub(super) const DIVERGED: u16 = 1 << 5;
     /// The first definitive answer is a refusal for good.
     pub(super) const DECLINED_FIRST: u16 = 1 << 6;
-    /// The client gave up while faults were still striking, and nothing was heard of it since.
+    /// The client gave up while faults were still striking, or because the store that knew of it is gone,
+    /// and nothing was heard of it since.
     pub(super) const GAVE_UP: u16 = 1 << 7;
     /// Other calls have its key.
     pub(super) const TWIN: u16 = 1 << 8;
     /// It is the first one of them.
     pub(super) const FIRST: u16 = 1 << 9;
+    /// The answer that its client is about to be told was not recorded.
+    pub(super) const UNRECORDED: u16 = 1 << 10;
+    /// Its first definitive answer was not recorded.
+    const UNRECORDED_FIRST: u16 = 1 << 11;
 
     const fn new(payload: u64, invoked_us: u64) -> Self {
         Self {
             payload,
             invoked_us,
-            answered_us: NEVER,
-            resolved_us: NEVER,
+            settled_us: NEVER,
+            asked_us: invoked_us,
             definitive: 0,
             effect: NONE,
             attempts: 0,
+            denial: NONE,
             flags: 0,
         }
     }
@@ -387,52 +530,15 @@ impl Call {
     pub(super) fn sent(&mut self, attempt: u32) {
         if attempt > self.attempts {
             self.attempts = attempt;
-            self.came_back();
+            // Something was heard of the client: if it had given up, it has not.
+            self.flags &= !Self::GAVE_UP;
         }
     }
 
-    /// Something was heard of the client: if it had given up, it has not.
-    pub(super) const fn came_back(&mut self) {
+    /// The client asks again, and waits for nothing that it had asked before.
+    pub(super) const fn came_back(&mut self, at_us: u64) {
         self.flags &= !Self::GAVE_UP;
-    }
-
-    pub(super) fn end(&mut self, at_us: u64, told: Told, faults_ended: bool) {
-        self.came_back();
-        if told == Told::Unknown {
-            self.flags |= Self::UNKNOWN;
-            if !faults_ended {
-                self.flags |= Self::GAVE_UP;
-            }
-            return;
-        }
-        self.resolved_us = self.resolved_us.min(at_us);
-        match told {
-            Told::Answered(answer) => {
-                self.answered_us = self.answered_us.min(at_us);
-                self.settle(true, answer);
-                self.flags |= Self::ANSWERED;
-            }
-            Told::Declined(answer) => {
-                self.settle(false, answer);
-                self.flags |= Self::DECLINED;
-            }
-            Told::Refused => self.flags |= Self::REFUSED,
-            Told::InDoubt => self.flags |= Self::IN_DOUBT,
-            Told::Unknown => {}
-        }
-    }
-
-    fn settle(&mut self, promises: bool, answer: u64) {
-        match self.definitive() {
-            None => {
-                self.definitive = answer;
-                if !promises {
-                    self.flags |= Self::DECLINED_FIRST;
-                }
-            }
-            Some(first) if first != (promises, answer) => self.flags |= Self::DIVERGED,
-            Some(_) => {}
-        }
+        self.asked_us = at_us;
     }
 
     /// Counts a call once, by the most that its client got to know.

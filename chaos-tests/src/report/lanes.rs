@@ -139,6 +139,10 @@ fn mark(page: &mut String, event: &Event, y: f64, effects: &mut u64) {
             across(page, y);
             ("lifetext", "the key is swept".to_owned())
         }
+        Happened::Unrecorded => {
+            dot(page, CLIENT, y, "hollow");
+            ("soft", attempt("the answer was not recorded"))
+        }
         Happened::Acknowledged => {
             dot(page, CLIENT, y, "hollow");
             ("soft", attempt("the answer is acknowledged"))

@@ -11,7 +11,7 @@ use onlyonce_chaos::ledger::{Report, Verdict, Violation, judge};
 use onlyonce_chaos::scenario::Scenario;
 use parking_lot::Mutex;
 
-use super::{Defect, SimExecutor, SimRun};
+use super::{SimExecutor, SimRun};
 
 /// What many runs came to.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +20,8 @@ pub struct Tally {
     pub seeds: u64,
     /// How many calls they were told to make.
     pub calls: u64,
-    /// Of how many the verdict is `valid`, `violated`, `unknown`.
+    /// Of how many the verdict is `valid`, `violated`, `unknown`; of the last, those are `unanswered`
+    /// whose calls all ended without an answer, and that nothing else is wrong with.
     pub verdicts: BTreeMap<&'static str, u64>,
     /// How often each fault struck.
     pub struck: BTreeMap<String, u64>,
@@ -58,31 +59,22 @@ pub fn judged(scenario: &Scenario, seed: u64) -> Result<Judged, HarnessError> {
 }
 
 impl Judged {
-    /// What is to be said of the run as a whole: a defect that no history shows is a violation.
+    /// What the checker says of the run.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        match self.run.defects.is_empty() {
-            true => self.report.verdict(),
-            false => Verdict::Violated,
-        }
+        self.report.verdict()
     }
 
     /// The name of the first thing that is wrong.
     #[must_use]
-    pub fn first_wrong(&self) -> Option<&'static str> {
-        let violation = self.report.violations().first();
-        let violation = violation.map(Violation::name);
-        violation.or_else(|| self.run.defects.first().map(Defect::name))
+    pub fn first_wrong(&self) -> Option<&str> {
+        self.report.violations().first().map(Violation::name)
     }
 }
 
 impl std::fmt::Display for Judged {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.report)?;
-        for defect in &self.run.defects {
-            write!(f, "\n{defect}")?;
-        }
-        Ok(())
+        write!(f, "{}", self.report)
     }
 }
 
@@ -167,7 +159,12 @@ fn one(
         tally.unlike.push(number);
     }
     let verdict = judgement.verdict();
-    *tally.verdicts.entry(name_of(verdict)).or_default() += 1;
+    let is_unanswered = report.is_only_unanswered();
+    let name = match is_unanswered {
+        true => UNANSWERED,
+        false => name_of(verdict),
+    };
+    *tally.verdicts.entry(name).or_default() += 1;
     tally.duplicated += report.figures().duplicated;
     for (name, fired) in &run.record.fired {
         *tally.struck.entry(name.clone()).or_default() += fired.struck;
@@ -177,11 +174,14 @@ fn one(
             *tally.endings.entry(ending.name()).or_default() += 1;
         }
     }
-    if verdict != Verdict::Valid && tally.bad.len() < BAD_MAX {
+    if verdict != Verdict::Valid && !is_unanswered && tally.bad.len() < BAD_MAX {
         tally.bad.push((number, judgement.to_string()));
     }
     Ok(())
 }
+
+/// The word for a run that is unknown because no call of it was answered, and for nothing else.
+pub const UNANSWERED: &str = "unanswered";
 
 /// The word for a verdict.
 #[must_use]

@@ -18,10 +18,11 @@ use tower::ServiceExt;
 use super::attempts::Attempts;
 use super::bank::{TRANSFER, Transfer};
 use super::native::{Naming, client_of, key_of};
+use super::unrecorded::Unrecorded;
 use crate::middleware::client::{AttemptTimeoutLayer, EnforceDeadlineLayer, Ticket};
 use crate::middleware::stack;
 use crate::rpc::simulated::channel;
-use crate::rpc::{CallFailure, Channel, Client, ClientAdapter, Status};
+use crate::rpc::{CallFailure, Client, ClientAdapter, Status};
 use crate::storage::IdempotencyKey;
 
 /// A client, and what it has written down: the calls that are over outlive its process.
@@ -90,10 +91,16 @@ impl Caller {
             .with_retry(|retry| retry.with_attempts_max(ATTEMPTS_MAX));
         let (naming, attempts) = (self.naming.clone(), self.attempts.clone());
         let number = move |request| attempts.number(&naming, request);
-        let through = |channel: Channel| channel.map_request(number);
+        // Of a call in a session nobody asks again when it is answered, and nobody else has its key.
+        let unrecorded = Unrecorded::default();
         let client = match self.in_sessions {
-            true => Client::in_sessions_through(&channel, stack, through),
-            false => Client::with_stack(through(channel), stack),
+            true => {
+                Client::in_sessions_through(&channel, stack, |channel| channel.map_request(number))
+            }
+            false => {
+                let heard = unrecorded.listen_to(channel);
+                Client::with_stack(heard.map_request(number), stack)
+            }
         };
         let at_once = if self.only.is_some() { 1 } else { AT_ONCE };
         let places = Arc::new(Semaphore::new(at_once));
@@ -109,8 +116,9 @@ impl Caller {
             let pause = self.run.seed().draw(&[PAUSES, call]).within(0..=15);
             sleep(Duration::from_millis(pause)).await;
             let (caller, client) = (self.clone(), client.clone());
+            let unrecorded = unrecorded.clone();
             tasks.spawn(async move {
-                caller.make(&client, call).await;
+                caller.make(&client, &unrecorded, call).await;
                 caller.written.lock().over.insert(call);
                 caller.ended.fetch_add(1, Ordering::Relaxed);
                 drop(place);
@@ -133,7 +141,7 @@ impl Caller {
         (possible && number != self.number && draw == 0).then_some(twin)
     }
 
-    async fn make(&self, client: &Client, call: u64) {
+    async fn make(&self, client: &Client, unrecorded: &Unrecorded, call: u64) {
         let draw = |what| self.run.seed().draw(&[CALLS, call, what]);
         // Now and then a key that is in use already comes with another request. Two stores cannot
         // know of one another's keys: what another store has forgotten is promised to the retries of
@@ -195,6 +203,11 @@ impl Caller {
                 .attempt(client, ticket, (call, &transfer), asked == 0 && !again)
                 .await;
             asked += 1;
+            if matches!(ending, Ending::Answered(_) | Ending::Declined(_))
+                && unrecorded.take(&key_of(named))
+            {
+                self.run.note(call, 0, Happened::Unrecorded);
+            }
             self.run.note(
                 call,
                 0,
@@ -270,12 +283,12 @@ impl Caller {
                 (Ending::Unknown, Some(failed.ticket))
             }
             Err(CallFailure::NotExecuted(_)) => (Ending::Refused, None),
-            // The store that knows of it is gone for good here, and the client is told so: there is
-            // nobody left to ask.
+            // The store that knew of it is gone for good, and the client is told so: there is nobody
+            // left to ask. The history says when the store was replaced.
             Err(CallFailure::OutcomeUnknown(failed))
                 if failed.status == Some(Status::Misdirected) =>
             {
-                (Ending::InDoubt, Some(failed.ticket))
+                (Ending::Unknown, None)
             }
             Err(CallFailure::OutcomeUnknown(failed)) => (Ending::Unknown, Some(failed.ticket)),
             Err(CallFailure::Refused { ticket, .. }) => match ticket.maybe_executed {

@@ -6,7 +6,7 @@ use onlyonce_chaos::fault::Fault;
 use onlyonce_chaos::history::RunRecord;
 use onlyonce_chaos::scenario::Scenario;
 
-use super::{Defect, strikes, town};
+use super::{strikes, town};
 
 /// Runs scenarios in simulated time: two runs from one seed are the same to the bit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,8 +19,6 @@ pub struct SimRun {
     pub record: RunRecord,
     /// Everything that the faults did, each as a fault that does this and nothing else.
     pub explicit: Vec<Fault>,
-    /// What is wrong with the run beyond what its record can show.
-    pub defects: Vec<Defect>,
 }
 
 // === impl SimExecutor ===

@@ -19,6 +19,6 @@ mod server;
 pub mod shrink;
 mod strikes;
 mod town;
+mod unrecorded;
 
-pub use defects::Defect;
 pub use executor::{SimExecutor, SimRun};

@@ -9,7 +9,7 @@ use onlyonce_chaos::Seed;
 use onlyonce_chaos::executor::HarnessError;
 use onlyonce_chaos::fault::{Fault, Phase, Place, What};
 use onlyonce_chaos::goals::Goals;
-use onlyonce_chaos::history::{Event, Happened, RunHeader, RunRecord};
+use onlyonce_chaos::history::{Defect, Event, Happened, OTHER_STORE, RunHeader, RunRecord};
 use onlyonce_chaos::scenario::{Mode, Scenario, Workload};
 use onlyonce_chaos::sim::{Order, Run, World};
 use onlyonce_chaos::workload::{Plan, PlannedOutage};
@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use super::attempts::Attempts;
 use super::bank::{ACCOUNTS_MAX, Bank, account};
 use super::clients::{Caller, Twins, Written, crashes, is_hot};
-use super::defects::Defect;
+use super::defects::{damaged_store, needless_doubt};
 use super::executor::SimRun;
 use super::native::{Naming, Native, client_of, key_of};
 use super::server::{Audit, Lives};
@@ -209,7 +209,7 @@ impl Town<'_> {
                     // Another machine has a clock of its own.
                     let behind = run.seed().draw(&[OTHER_CLOCK, number]).within(0..=3_000);
                     run.jump_clock(-(behind as i64));
-                    run.lifecycle("server", "came back with another store");
+                    run.lifecycle("server", OTHER_STORE);
                 }
             }
             Order::Crash { .. } => {}
@@ -344,14 +344,14 @@ impl Town<'_> {
         Ok(self.lives.asked.lock().audited.is_some())
     }
 
-    /// What the record cannot show.
+    /// What no event shows.
     fn defects(&self, scenario: &Scenario) -> Vec<Defect> {
         let damaged = std::mem::take(&mut self.lives.asked.lock().damaged);
-        let mut defects: Vec<Defect> = damaged.into_iter().map(Defect::damaged_store).collect();
+        let mut defects: Vec<Defect> = damaged.into_iter().map(damaged_store).collect();
         if scenario.mode != Mode::Naive && is_of_the_wire(scenario) {
             let (told, left_open) = (self.told_in_doubt.lock(), self.lives.bank.left_open());
             let needless = told.difference(&left_open);
-            defects.extend(needless.map(|key| Defect::needless_doubt(key)));
+            defects.extend(needless.map(|key| needless_doubt(key)));
         }
         defects
     }
@@ -385,7 +385,7 @@ impl Town<'_> {
         for number in 0..ACCOUNTS_MAX {
             balances.entry(account(number)).or_insert(0);
         }
-        let defects = self.defects(scenario);
+        record.defects = self.defects(scenario);
         let explicit = self.run.explicit();
         record.events = self.run.take_events();
         record.events.extend(found);
@@ -398,7 +398,6 @@ impl Town<'_> {
         SimRun {
             record: record.seal(),
             explicit,
-            defects,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::rows::Kept;
 use super::shell::{Message, Shared, Shell, Waiting, sync};
 use crate::commit::{Commit, CommitRefusal, GroupCore, Operation, Reply, Sight};
 use crate::planted;
-use crate::record::Record;
+use crate::record::{Record, State};
 use crate::transaction::{
     CommitError, CommitFuture, RANGE_ROWS_MAX, ReadRows, Row, RowRange, Table, Transaction,
     TransactionalStore, Work,
@@ -121,6 +121,9 @@ impl SimStore {
         }
         if planted!(RowsForgottenOnOpen) {
             kept.tables.clear();
+        }
+        if planted!(SettledDoubtedOnOpen) {
+            kept.records.values_mut().for_each(doubt_settled);
         }
         if planted!(SettledForgottenOnOpen) {
             kept.records.retain(|_, record| !record.is_settled());
@@ -352,6 +355,19 @@ impl TransactionalStore for SimStore {
             let reply = self.ask_shell(Operation::Read { range, sight }).await?;
             reply.into_rows()
         })
+    }
+}
+
+/// Forgets what a call was answered, and not that it was made. Planted.
+fn doubt_settled(record: &mut Record) {
+    if let Record::Call(call) = record
+        && let State::Completed { at, .. } = call.state
+    {
+        call.state = State::InDoubt {
+            since: at,
+            reason: DoubtReason::OwnerGone,
+            answer: None,
+        };
     }
 }
 

@@ -78,6 +78,11 @@ pub(super) fn run(arguments: &ExhaustArguments) -> ExitCode {
         if tally.verdicts.contains_key("unknown") {
             worse(exit::UNKNOWN);
         }
+        // One call may end in doubt or refused; most of them are answered all the same.
+        if tally.verdicts.get("valid") <= tally.verdicts.get(campaign::UNANSWERED) {
+            text.push_str("unknown because too few calls were answered\n");
+            worse(exit::UNKNOWN);
+        }
         struck.extend(tally.struck.into_keys());
     }
     // What strikes a second attempt strikes only behind what leads to one, so that it needs a pair.

@@ -79,6 +79,7 @@ pub(super) fn run(arguments: &GateArguments) -> ExitCode {
     let code = if count("violated") > 0 {
         exit::BROKEN
     } else if count("unknown") > 0
+        || count(campaign::UNANSWERED) > 0
         || !tally.unlike.is_empty()
         || control.duplicated == 0
         || !never.is_empty()

@@ -49,7 +49,10 @@ pub(super) fn run(arguments: &ReplayArguments) -> ExitCode {
     };
     match campaign::replay(&wanted, executor.as_ref(), &record) {
         Ok(None) => {
-            let text = format!("the same trace: {:016x}\n", record.trace_hash);
+            let text = format!(
+                "the same trace: {:016x}, and the same was read at the end\n",
+                record.trace_hash
+            );
             ended(0, &text)
         }
         Ok(Some(differing)) => {
