@@ -107,6 +107,29 @@ impl Client {
         }
     }
 
+    /// [`in_sessions`](Self::in_sessions) over what `wrap` makes of the channel: for who must see what
+    /// passes.
+    #[cfg(feature = "cli")]
+    pub(crate) fn in_sessions_through<T>(
+        channel: &Channel,
+        stack: ClientStack<ClientAdapter>,
+        wrap: impl FnOnce(Channel) -> T,
+    ) -> Self
+    where
+        T: Service<Request, Response = Reply, Error = TransportError>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        T::Future: Send + 'static,
+    {
+        let channel = channel.in_sessions();
+        Self {
+            stack: stack.around(wrap(channel.clone())),
+            channel: Some(channel),
+        }
+    }
+
     /// Calls `method` under a new key.
     ///
     /// # Errors
