@@ -36,6 +36,27 @@ pub trait Executor: Send + Sync {
     /// reported as not run.
     fn can_fault(&self, scenario: &Scenario, fault: &Fault) -> Result<(), NotRun>;
 
+    /// Whether this situation can arise in a run of the scenario by this executor, which has been left
+    /// with the faults that it can do. Of one that can, every campaign is asked for it.
+    ///
+    /// What follows from faults and workload alone, that nothing is killed without a crash for example,
+    /// [`situations::can_arise`](crate::goals::situations::can_arise) says for all executors; here is
+    /// only what an executor lacks by its nature.
+    ///
+    /// # Errors
+    ///
+    /// With the reason, if not. It is reported, and the goal is asked of others.
+    fn can_reach(&self, _: &Scenario, _: &str) -> Result<(), NotRun> {
+        Ok(())
+    }
+
+    /// Whether the service that does nothing about duplicates answers before what it did is durable,
+    /// in this scenario: then a power cut must take answers with it, and a control in which none is
+    /// lost has shown nothing.
+    fn control_loses(&self, _: &Scenario) -> bool {
+        false
+    }
+
     /// Runs it once, and comes back when everything that it started is over.
     ///
     /// It blocks and makes a runtime of its own: call it from a thread without one. Everything that

@@ -75,6 +75,14 @@ impl Executor for CrashExecutor {
         }
     }
 
+    fn can_reach(&self, scenario: &Scenario, goal: &str) -> Result<(), NotRun> {
+        real::can_reach(scenario, goal)
+    }
+
+    fn control_loses(&self, scenario: &Scenario) -> bool {
+        real::loses(scenario.mode, &scenario.faults)
+    }
+
     fn run(&self, scenario: &Scenario, seed: Seed) -> Result<RunRecord, HarnessError> {
         Run {
             executor: self.name(),

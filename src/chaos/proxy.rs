@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use onlyonce_chaos::Seed;
 use onlyonce_chaos::executor::{Executor, HarnessError, NotRun};
-use onlyonce_chaos::fault::{Fault, Place, What};
+use onlyonce_chaos::fault::{Fault, Phase, Place, What};
+use onlyonce_chaos::goals::situations;
 use onlyonce_chaos::history::{Fired, Happened, RunRecord};
 use onlyonce_chaos::proxy::{FrameProxy, Framing, Naming};
 use onlyonce_chaos::scenario::Scenario;
+use tokio::time::timeout;
 
 use super::real::{self, Run, Wire, Work};
 use crate::rpc::overheard;
@@ -58,6 +61,17 @@ impl Executor for ProxyExecutor {
         FrameProxy::can(fault)
     }
 
+    fn can_reach(&self, scenario: &Scenario, goal: &str) -> Result<(), NotRun> {
+        let copies = |fault: &Fault| {
+            let early = matches!(fault.when.phase, None | Some(Phase::RequestSent));
+            early && matches!(fault.what, What::Duplicate { .. })
+        };
+        if goal == situations::ACKNOWLEDGED && !scenario.faults.iter().any(copies) {
+            return Err(NotRun::because("only of copies it is known when they come"));
+        }
+        real::can_reach(scenario, goal)
+    }
+
     fn run(&self, scenario: &Scenario, seed: Seed) -> Result<RunRecord, HarnessError> {
         Run {
             executor: self.name(),
@@ -95,6 +109,8 @@ impl Wire for Proxied {
             .await
             .map_err(|error| HarnessError::io("the proxy cannot listen", error))?;
         let healed = async {
+            // OK because a copy that takes longer never comes, and is not counted.
+            let _ = timeout(COPIES, proxy.twins_came()).await;
             proxy.calm();
             calm.await
         };
@@ -126,3 +142,6 @@ pub fn native_naming() -> Naming {
         overheard::replied_to,
     )
 }
+
+/// Longer than scenarios let a copy be late.
+const COPIES: Duration = Duration::from_secs(30);

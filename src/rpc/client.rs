@@ -107,13 +107,13 @@ impl Client {
         }
     }
 
-    /// [`in_sessions`](Self::in_sessions) with something between the layers and the channel: for
-    /// simulations, which number attempts there.
+    /// [`in_sessions`](Self::in_sessions) over what `wrap` makes of the channel: for who must see what
+    /// passes.
     #[cfg(feature = "cli")]
     pub(crate) fn in_sessions_through<T>(
         channel: &Channel,
         stack: ClientStack<ClientAdapter>,
-        through: impl FnOnce(Channel) -> T,
+        wrap: impl FnOnce(Channel) -> T,
     ) -> Self
     where
         T: Service<Request, Response = Reply, Error = TransportError>
@@ -125,7 +125,7 @@ impl Client {
     {
         let channel = channel.in_sessions();
         Self {
-            stack: stack.around(through(channel.clone())),
+            stack: stack.around(wrap(channel.clone())),
             channel: Some(channel),
         }
     }

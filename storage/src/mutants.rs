@@ -2,7 +2,8 @@
 //! part of the public API.
 //!
 //! Without the feature `mutants` every plant is the constant `false`. With it, a plant is true where
-//! its bug is planted on this thread: one run of a simulation is one thread.
+//! its bug is planted on this thread, as one run of a simulation is one thread; or in this process, as
+//! a real server has many.
 
 /// Whether a bug is planted here and now. Written `if onlyonce_storage::planted!(NoDedupe) { .. }`.
 #[cfg(feature = "mutants")]
@@ -100,17 +101,30 @@ mutants! {
 #[cfg(feature = "mutants")]
 mod switch {
     use std::cell::Cell;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::Mutant;
+
+    /// The bug of the whole process, from 1; 0 is none.
+    static OF_THE_PROCESS: AtomicUsize = AtomicUsize::new(0);
 
     thread_local! {
         static PLANTED: Cell<Option<Mutant>> = const { Cell::new(None) };
     }
 
-    /// Whether this bug is planted on this thread.
+    /// Whether this bug is planted on this thread, or in this process.
     #[must_use]
     pub fn is_planted(bug: Mutant) -> bool {
-        PLANTED.get() == Some(bug)
+        PLANTED.get() == Some(bug) || OF_THE_PROCESS.load(Ordering::Relaxed) == ordinal(bug)
+    }
+
+    /// Plants a bug on all threads of this process, for good: for a server that is started to have it.
+    pub fn plant_in_this_process(bug: Mutant) {
+        OF_THE_PROCESS.store(ordinal(bug), Ordering::Relaxed);
+    }
+
+    fn ordinal(bug: Mutant) -> usize {
+        bug as usize + 1
     }
 
     /// A bug on this thread, until it is dropped.
@@ -131,4 +145,4 @@ mod switch {
 }
 
 #[cfg(feature = "mutants")]
-pub use self::switch::{Planted, is_planted, plant};
+pub use self::switch::{Planted, is_planted, plant, plant_in_this_process};

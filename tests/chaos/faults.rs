@@ -86,9 +86,10 @@ fn every_fault_strikes_changes_the_run_and_is_survived() {
             for seed in (1..=4).map(Seed::new) {
                 let record = executor.run(&scenario, seed).unwrap();
                 let report = judge(&record);
-                assert_ne!(
+                // What cannot be judged is not survived.
+                assert_eq!(
                     report.verdict(),
-                    Verdict::Violated,
+                    Verdict::Valid,
                     "{who}, seed {seed}: {report}"
                 );
                 struck += record.fired.get("it").map_or(0, |fired| fired.struck);

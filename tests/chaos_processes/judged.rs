@@ -1,6 +1,7 @@
 //! What a run came to, counted by hand.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use onlyonce::chaos::Executor;
@@ -11,6 +12,15 @@ use onlyonce_chaos::scenario::Scenario;
 /// The program whose processes the executors start.
 pub fn program() -> PathBuf {
     env!("CARGO_BIN_EXE_onlyonce").into()
+}
+
+/// Says that a test was not run, past what captures the output of tests; and fails where `required`, a
+/// variable of the environment, is 1: a gate must not pass without what it was to look at.
+pub fn not_run(required: &str, what: &str, why: &impl std::fmt::Display) {
+    // OK because a test without a place to say so has nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{what}: {why}");
+    let required_here = std::env::var_os(required).is_some_and(|value| value == "1");
+    assert!(!required_here, "{required} says that it must be run: {why}");
 }
 
 /// What matters of a run.

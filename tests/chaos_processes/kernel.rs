@@ -1,11 +1,9 @@
 //! Packets are lost between a real server and real clients.
 
-use std::io::Write as _;
-
 use onlyonce::chaos::{Executor, KernelExecutor};
 use onlyonce_chaos::scenario::Scenario;
 
-use super::judged::{program, run};
+use super::judged::{not_run, program, run};
 use super::sizes::calls;
 
 fn scenario(calls: u64, faults: &str) -> Scenario {
@@ -22,7 +20,7 @@ fn executor(scenario: &Scenario) -> Option<KernelExecutor> {
     match executor.can(scenario) {
         Ok(()) => Some(executor),
         Err(reason) => {
-            let _ = writeln!(std::io::stderr(), "packets in the kernel: {reason}");
+            not_run("ONLYONCE_REQUIRE_KERNEL", "packets in the kernel", &reason);
             None
         }
     }

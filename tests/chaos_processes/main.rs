@@ -5,6 +5,7 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod acknowledged;
 mod crash;
 mod doctor;
 mod judged;

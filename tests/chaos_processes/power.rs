@@ -1,12 +1,10 @@
 //! The power of the disk under a real server is cut.
 
-use std::io::Write as _;
-
 use onlyonce::chaos::{CrashExecutor, Executor, KernelExecutor, ProxyExecutor, scenario};
 use onlyonce_chaos::history::Happened;
-use onlyonce_chaos::ledger::{Verdict, judge};
+use onlyonce_chaos::ledger::{Verdict, Violation, judge};
 
-use super::judged::{program, run};
+use super::judged::{not_run, program, run};
 
 #[test]
 fn what_a_client_was_told_outlives_power_cuts_that_take_what_was_not_synced() {
@@ -14,8 +12,7 @@ fn what_a_client_was_told_outlives_power_cuts_that_take_what_was_not_synced() {
     let executor = CrashExecutor::with_program(program());
     executor.can(&scenario).unwrap();
     if let Err(reason) = executor.can_fault(&scenario, &scenario.faults[0]) {
-        let _ = writeln!(std::io::stderr(), "power cuts: {reason}");
-        return;
+        return not_run("ONLYONCE_REQUIRE_POWER", "power cuts", &reason);
     }
     let (judged, record) = run(&executor, &scenario, 1);
     let cut =
@@ -26,13 +23,11 @@ fn what_a_client_was_told_outlives_power_cuts_that_take_what_was_not_synced() {
         .filter(|event| cut(&event.what))
         .count();
     assert!(cuts >= 2, "{:?}", record.fired);
-    // Something unsynced lay on the disk, and was gone: a cut that takes nothing affects nothing.
-    let took = record
-        .fired
-        .values()
-        .filter(|fired| fired.affected > 0)
-        .count();
-    assert!(took >= 1, "{:?}", record.fired);
+    // Something unsynced lay on the disk, and was gone: a cut that takes nothing has not struck.
+    let struck: u64 = record.fired.values().map(|fired| fired.struck).sum();
+    assert_eq!(struck, cuts as u64, "{:?}", record.fired);
+    let felt = record.fired.values().filter(|fired| fired.affected > 0);
+    assert!(felt.count() >= 1, "{:?}", record.fired);
     let report = judge(&record);
     assert_eq!(
         report.verdict(),
@@ -45,6 +40,22 @@ fn what_a_client_was_told_outlives_power_cuts_that_take_what_was_not_synced() {
         (scenario.calls, 0),
         "{judged:?}"
     );
+}
+
+#[test]
+fn a_service_that_answers_before_it_syncs_loses_answers_at_a_power_cut() {
+    let scenario = scenario("power-cuts").unwrap().naive();
+    let executor = CrashExecutor::with_program(program());
+    if let Err(reason) = executor.can_fault(&scenario, &scenario.faults[0]) {
+        return not_run("ONLYONCE_REQUIRE_POWER", "power cuts", &reason);
+    }
+    assert!(executor.control_loses(&scenario));
+    assert!(!executor.control_loses(&scenario.clone().quiet()));
+    let (_, record) = run(&executor, &scenario, 1);
+    let report = judge(&record);
+    assert!(report.figures().lost > 100, "{report}");
+    let lost = |violation: &Violation| violation.name() == "lost-acked";
+    assert!(report.violations().iter().any(lost), "{report}");
 }
 
 #[test]

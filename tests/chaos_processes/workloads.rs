@@ -1,13 +1,11 @@
 //! What clients ask for, over real sockets: each workload does its work, and shows what it is for.
 
-use std::io::Write as _;
-
 use onlyonce::chaos::{CrashExecutor, Executor, KernelExecutor, ProxyExecutor, scenario};
 use onlyonce_chaos::history::{Happened, RunRecord};
 use onlyonce_chaos::ledger::{Verdict, judge};
 use onlyonce_chaos::scenario::Scenario;
 
-use super::judged::{Judged, program, run};
+use super::judged::{Judged, not_run, program, run};
 
 fn of(workload: &str, mode: &str, faults: &str) -> Scenario {
     Scenario::parse(&format!(
@@ -131,8 +129,7 @@ fn clients_with_an_outbox_come_back_where_packets_get_lost() {
     let scenario = of("outbox", "transactional", LOST_ANSWERS);
     let executor = KernelExecutor::with_program(program());
     if let Err(reason) = executor.can(&scenario) {
-        let _ = writeln!(std::io::stderr(), "packets in the kernel: {reason}");
-        return;
+        return not_run("ONLYONCE_REQUIRE_KERNEL", "packets in the kernel", &reason);
     }
     let (judged, record) = run(&executor, &scenario, 1);
     comes_back(&judged, &record, 120);

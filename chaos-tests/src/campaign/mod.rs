@@ -1,9 +1,10 @@
 //! A scenario, many seeds, several executors: all runs of it, judged and added up.
 //!
 //! A campaign is judged as one: it is violated when one run is, it is valid when every run is, the
-//! wanted situations arose, every fault struck, what promises to repeat did repeat, and the naive
-//! control showed the duplicates that the faults are there to make. Otherwise it is unknown. What was not run is said
-//! with its reason, and nothing of it counts.
+//! wanted situations arose and every fault struck by each executor that can do them, what promises to
+//! repeat did repeat, and the naive control showed the duplicates, or the losses, that the faults are
+//! there to make. Otherwise it is unknown. What was not run is said with its reason, and nothing of it
+//! counts.
 
 mod latency;
 mod part;
@@ -16,6 +17,6 @@ mod tests;
 pub(crate) mod toy;
 
 pub use latency::Latencies;
-pub use part::{Campaign, Control, Differing, Failure, Finding, Part};
+pub use part::{Campaign, Control, Differing, Failure, Finding, Missed, NeverStruck, Part};
 pub use run::{Options, possible, replay, run};
 pub use story::{Band, Dot, Story, Timeline};

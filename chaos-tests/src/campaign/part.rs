@@ -45,6 +45,10 @@ pub struct Part {
     pub figures: Figures,
     /// How often each fault struck.
     pub fired: BTreeMap<String, Fired>,
+    /// How often each fault was let strike and did nothing; that is no strike.
+    pub in_vain: BTreeMap<String, u64>,
+    /// Wanted situations that cannot arise here, with the reason.
+    pub goals_not_asked: BTreeMap<String, NotRun>,
     /// In how many runs each fault was felt and nothing was violated.
     pub survived: BTreeMap<String, u64>,
     /// In how many runs each fault was felt.
@@ -119,6 +123,28 @@ pub struct Differing {
     pub other: String,
 }
 
+/// A wanted situation that never arose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Missed<'a> {
+    /// By which executor; `None` where none of those that ran could have brought it about.
+    pub executor: Option<&'a str>,
+    /// Which one.
+    pub goal: &'a str,
+}
+
+/// A fault that struck in no run of an executor that was to let it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NeverStruck<'a> {
+    /// Which executor.
+    pub executor: &'a str,
+    /// The fault's name.
+    pub fault: &'a str,
+    /// How often it was let strike in vain.
+    pub in_vain: u64,
+}
+
 /// The naive control: the same faults against a service that does nothing about duplicates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -128,7 +154,7 @@ pub enum Control {
     NotAsked,
     /// It cannot be run.
     NotRun(NotRun),
-    /// In so many runs so many keys had their effect more than once.
+    /// In so many runs so many keys had their effect more than once, or not at all.
     Ran {
         /// How many runs.
         runs: u64,
@@ -136,6 +162,10 @@ pub enum Control {
         operations: u64,
         /// How many of them had their effect more than once.
         duplicated: u64,
+        /// How many of them were answered, and have no effect in the end.
+        lost: u64,
+        /// What it had to show, and did not: `duplicates`, `lost answers`.
+        missing: Vec<&'static str>,
     },
 }
 
@@ -159,20 +189,25 @@ impl Campaign {
         }
     }
 
-    /// The faults that some executor was to let strike, and that struck in no run of any: they
-    /// prove nothing. One that no executor can do is not among them: it is told as not run.
+    /// The faults that an executor was to let strike, and that struck in none of its runs: they prove
+    /// nothing there. One that it cannot do is not among them: it is told as not run.
     #[must_use]
-    pub fn never_struck(&self) -> Vec<&str> {
-        let tried = |name: &str| {
-            let mut ran = self.parts.iter().filter(|part| part.not_run.is_none());
-            ran.any(|part| part.runs > 0 && !part.faults_not_run.contains_key(name))
-        };
-        let struck = |name: &str| {
-            let mut fired = self.parts.iter().filter_map(|part| part.fired.get(name));
-            fired.any(|fired| fired.struck > 0)
-        };
-        let names = self.scenario.faults.iter().map(|fault| fault.name.as_str());
-        names.filter(|&name| tried(name) && !struck(name)).collect()
+    pub fn never_struck(&self) -> Vec<NeverStruck<'_>> {
+        let mut never = Vec::new();
+        for part in self.parts_with_runs() {
+            for fault in &self.scenario.faults {
+                let name = fault.name.as_str();
+                let struck = part.fired.get(name).is_some_and(|fired| fired.struck > 0);
+                if !struck && !part.faults_not_run.contains_key(name) {
+                    never.push(NeverStruck {
+                        executor: &part.executor,
+                        fault: name,
+                        in_vain: part.in_vain.get(name).copied().unwrap_or_default(),
+                    });
+                }
+            }
+        }
+        never
     }
 
     /// The number that a process ends with: 0 valid, 1 violated, 3 unknown.
@@ -195,16 +230,34 @@ impl Campaign {
         goals
     }
 
-    /// The wanted situations that never arose.
+    /// The wanted situations that never arose, of each executor that could have brought them about.
+    /// What none of those that ran could is missed by the campaign.
     #[must_use]
-    pub fn goals_missed(&self) -> Vec<String> {
-        let goals = self.goals();
-        let wanted = self.scenario.goals.iter().map(String::as_str);
-        goals
-            .missed(wanted)
-            .into_iter()
-            .map(str::to_owned)
-            .collect()
+    pub fn goals_missed(&self) -> Vec<Missed<'_>> {
+        let mut missed = Vec::new();
+        for goal in self.scenario.goals.iter().map(String::as_str) {
+            let mut asked = false;
+            for part in self.parts_with_runs() {
+                if part.goals_not_asked.contains_key(goal) {
+                    continue;
+                }
+                asked = true;
+                if part.goals.count(goal) == 0 {
+                    let executor = Some(part.executor.as_str());
+                    missed.push(Missed { executor, goal });
+                }
+            }
+            if !asked {
+                let executor = None;
+                missed.push(Missed { executor, goal });
+            }
+        }
+        missed
+    }
+
+    fn parts_with_runs(&self) -> impl Iterator<Item = &Part> {
+        let parts = self.parts.iter();
+        parts.filter(|part| part.not_run.is_none() && part.runs > 0)
     }
 
     /// How many runs were judged.
@@ -236,13 +289,26 @@ impl Campaign {
         if self.parts.iter().all(|part| part.not_run.is_some()) {
             reasons.push("no executor could run it".to_owned());
         }
-        for goal in self.goals_missed() {
-            reasons.push(format!("it never arose that {goal}"));
+        for Missed { executor, goal } in self.goals_missed() {
+            reasons.push(match executor {
+                Some(executor) => format!("{executor}: it never arose that {goal}"),
+                None => format!("it never arose that {goal}: nobody who ran could bring it about"),
+            });
         }
-        for fault in self.never_struck() {
-            reasons.push(format!(
-                "the fault `{fault}` never struck: more seeds, or a larger share"
-            ));
+        for never in self.never_struck() {
+            let NeverStruck {
+                executor,
+                fault,
+                in_vain,
+            } = never;
+            reasons.push(match in_vain {
+                0 => format!(
+                    "{executor}: the fault `{fault}` never struck: more seeds, or a larger share"
+                ),
+                _ => format!(
+                    "{executor}: the fault `{fault}` did nothing in {in_vain} tries: more seeds"
+                ),
+            });
         }
         for part in &self.parts {
             let name = &part.executor;
@@ -264,8 +330,10 @@ impl Campaign {
                     part.differing.len()
                 ));
             }
-            if part.control.is_silent() {
-                reasons.push(format!("{name}: the naive control shows no duplicates"));
+            if let Control::Ran { missing, .. } = &part.control {
+                for what in missing {
+                    reasons.push(format!("{name}: the naive control shows no {what}"));
+                }
             }
             if let (Control::NotRun(reason), true) = (&part.control, part.could_double) {
                 reasons.push(format!("{name}: the naive control: {reason}"));
@@ -315,10 +383,10 @@ impl Part {
 // === impl Control ===
 
 impl Control {
-    /// Whether it was run and showed nothing: then the faults prove nothing either.
+    /// Whether it was run and did not show what it had to: then the faults prove nothing either.
     #[must_use]
     pub const fn is_silent(&self) -> bool {
-        matches!(self, Self::Ran { duplicated: 0, .. })
+        matches!(self, Self::Ran { missing, .. } if !missing.is_empty())
     }
 }
 

@@ -11,7 +11,7 @@ use super::story::{Story, Timeline};
 use crate::executor::{Executor, HarnessError, NotRun};
 use crate::fault::{Phase, What};
 use crate::goals::situations;
-use crate::history::{Happened, RunRecord};
+use crate::history::{Happened, RunRecord, was_in_vain};
 use crate::ledger::{Report, Verdict, judge};
 use crate::scenario::{Scenario, Workload};
 use crate::seed::Seed;
@@ -113,6 +113,12 @@ fn run_part(
         }
     };
     part.could_double = could_double(&scenario);
+    for goal in &scenario.goals {
+        let can = situations::can_arise(&scenario, goal);
+        if let Err(reason) = can.and_then(|()| executor.can_reach(&scenario, goal)) {
+            part.goals_not_asked.insert(goal.clone(), reason);
+        }
+    }
     if options.control && scenario.control {
         part.control = control(&scenario, executor, options);
     }
@@ -173,7 +179,13 @@ fn control(scenario: &Scenario, executor: &dyn Executor, options: &Options) -> C
     if let Err(reason) = executor.can(&naive) {
         return Control::NotRun(reason);
     }
-    let (mut runs, mut operations, mut duplicated) = (0, 0, 0);
+    let loses = executor.control_loses(&naive);
+    let doubles = !loses || {
+        let mut others = scenario.clone();
+        others.faults.retain(|fault| fault.what != What::PowerCut);
+        could_double(&others)
+    };
+    let (mut runs, mut operations, mut duplicated, mut lost) = (0, 0, 0, 0);
     let seeds = options.seeds_from..=options.seeds_to.max(options.seeds_from + CONTROL_RUNS_MAX);
     for seed in seeds.take(CONTROL_RUNS_MAX as usize) {
         match executor.run(&naive, Seed::new(seed)) {
@@ -182,18 +194,28 @@ fn control(scenario: &Scenario, executor: &dyn Executor, options: &Options) -> C
                 runs += 1;
                 operations += report.figures().operations;
                 duplicated += report.figures().duplicated;
+                lost += report.figures().lost;
             }
             Err(error) => return Control::NotRun(NotRun::because(error.to_string())),
         }
         // Enough to be no accident.
-        if duplicated >= DUPLICATES_ENOUGH {
+        if (!doubles || duplicated >= ENOUGH) && (!loses || lost >= ENOUGH) {
             break;
         }
+    }
+    let mut missing = Vec::new();
+    if doubles && duplicated == 0 {
+        missing.push("duplicates");
+    }
+    if loses && lost == 0 {
+        missing.push("lost answers");
     }
     Control::Ran {
         runs,
         operations,
         duplicated,
+        lost,
+        missing,
     }
 }
 
@@ -282,6 +304,13 @@ impl Part {
                 let is = |verdict| u64::from(report.verdict() == verdict);
                 *self.survived.entry(name.clone()).or_default() += is(Verdict::Valid);
                 *self.unjudged.entry(name.clone()).or_default() += is(Verdict::Unknown);
+            }
+        }
+        for event in &record.events {
+            if let Happened::Fault { name, what, .. } = &event.what
+                && was_in_vain(what)
+            {
+                *self.in_vain.entry(name.clone()).or_default() += 1;
             }
         }
         // What the history shows by itself is counted here, whether the executor did or not.
@@ -385,4 +414,4 @@ const STORIES_MAX: usize = 2;
 
 /// The control is over when it has shown enough, at the latest after so many runs.
 const CONTROL_RUNS_MAX: u64 = 10;
-const DUPLICATES_ENOUGH: u64 = 5;
+const ENOUGH: u64 = 5;

@@ -149,7 +149,7 @@ impl Timeline {
                     band.struck += 1;
                 }
                 Happened::Lifecycle { who, event: became } => match became.as_str() {
-                    "killed" | "paused" | "power cut" => {
+                    "killed" | "paused" | "power cut" | "power cut in vain" => {
                         down.entry(who).or_insert(event.at_us);
                     }
                     "started" | "resumed" => {

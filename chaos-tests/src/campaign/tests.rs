@@ -113,7 +113,10 @@ fn a_goal_that_is_missed_and_a_control_that_is_silent_make_it_unknown() {
     let campaign_of = |scenario: &Scenario| campaign(scenario, &Toy::default());
     let campaign = campaign_of(&missed);
     assert_eq!(campaign.exit_code(), 3);
-    assert_eq!(campaign.reasons(), ["it never arose that a clock jumped"]);
+    assert_eq!(
+        campaign.reasons(),
+        ["toy: it never arose that a clock jumped"]
+    );
 
     let harmless = Scenario::parse("name = \"t\"\nworkload = \"transfers\"\ncalls = 5").unwrap();
     let campaign = campaign_of(&harmless);
@@ -158,15 +161,52 @@ fn a_fault_that_never_struck_proves_nothing_and_is_named() {
     let toy = Toy::default();
     let found = campaign(&never, &toy);
     assert_eq!(found.exit_code(), 3);
-    assert_eq!(found.never_struck(), ["idle"]);
+    assert_eq!(found.never_struck()[0].fault, "idle");
     assert_eq!(
         found.reasons(),
-        ["the fault `idle` never struck: more seeds, or a larger share"]
+        ["toy: the fault `idle` never struck: more seeds, or a larger share"]
     );
     // One that strikes in one run of many has struck.
     never.faults[1].when.call = Some(7);
     never.faults[1].when.share = Some(0.2);
     assert_eq!(campaign(&never, &toy).exit_code(), 0);
+}
+
+#[test]
+fn each_executor_has_to_reach_the_goals_and_let_the_faults_strike_that_it_can() {
+    let lost = scenario("goals = [\"a reply was lost after its effect\", \"power was cut\"]");
+    let (good, numb) = (
+        Toy::default(),
+        Toy {
+            numb: true,
+            name: Some("numb"),
+            ..Toy::default()
+        },
+    );
+    let options = Options {
+        control: false,
+        ..options(30)
+    };
+    let both: [&dyn Executor; 2] = [&good, &numb];
+    let found = run(&lost, &both, &options, &|_, _| true);
+    // What the one has reached does not stand for the other.
+    assert_eq!(found.exit_code(), 3);
+    assert_eq!(
+        found.reasons(),
+        [
+            "numb: it never arose that a reply was lost after its effect",
+            "it never arose that power was cut: nobody who ran could bring it about",
+            "numb: the fault `lost` never struck: more seeds, or a larger share",
+        ]
+    );
+    let told = &found.parts[0].goals_not_asked["power was cut"];
+    assert_eq!(told.reason(), "it needs a power cut");
+    let mut only = lost;
+    only.goals.pop();
+    assert_eq!(
+        run(&only, &both[..1], &options, &|_, _| true).exit_code(),
+        0
+    );
 }
 
 #[test]

@@ -21,13 +21,17 @@ pub(crate) struct Toy {
     pub(crate) fails: bool,
     /// It cannot run without dedupe.
     pub(crate) never_naive: bool,
+    /// Its wire loses nothing.
+    pub(crate) numb: bool,
+    /// What it is called, where there are several.
+    pub(crate) name: Option<&'static str>,
     /// Its books cannot be read after odd seeds.
     pub(crate) unread: bool,
 }
 
 impl Executor for Toy {
     fn name(&self) -> &'static str {
-        "toy"
+        self.name.unwrap_or("toy")
     }
 
     fn can(&self, scenario: &Scenario) -> Result<(), NotRun> {
@@ -97,6 +101,7 @@ impl Executor for Toy {
                     scenario
                         .faults
                         .iter()
+                        .filter(|_| !self.numb)
                         .find(|fault| fault.strikes(seed, subject).is_some())
                 };
                 note(&mut record, &mut now_us, attempt, Happened::Sent);

@@ -8,8 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Goals;
-use crate::fault::Phase;
+use crate::executor::NotRun;
+use crate::fault::{Fault, Phase, Place, What};
 use crate::history::{Ending, Happened, RunRecord, Seen as At};
+use crate::scenario::{Scenario, Workload};
 
 /// A request was lost on its way, so that nothing happened.
 pub const REQUEST_LOST: &str = "a request was lost before it arrived";
@@ -35,13 +37,15 @@ pub const POWER_CUT: &str = "power was cut";
 pub const CAME_BACK: &str = "a client came back with an open call";
 /// An attempt came to the server after the record of its key was swept.
 pub const LATE_DUPLICATE: &str = "a duplicate came after its record was swept";
+/// An attempt came to the server after its client had acknowledged the answer.
+pub const ACKNOWLEDGED: &str = "a duplicate came after its call was acknowledged";
 
 /// Who fails in a [`Happened::Lifecycle`] of a call which the service has failed of itself: it was slow,
 /// refused, broke off or does not know, and no fault made it do so.
 pub const SERVICE: &str = "service";
 
 /// All situations.
-pub const SITUATIONS: [&str; 12] = [
+pub const SITUATIONS: [&str; 13] = [
     REQUEST_LOST,
     REPLY_LOST,
     RETRIED,
@@ -54,7 +58,47 @@ pub const SITUATIONS: [&str; 12] = [
     POWER_CUT,
     CAME_BACK,
     LATE_DUPLICATE,
+    ACKNOWLEDGED,
 ];
+
+/// Whether a situation can arise in a run with these faults and this workload, whoever runs it. Of one
+/// that is not [known here](SITUATIONS) it is believed.
+///
+/// # Errors
+///
+/// With what would be needed, if not.
+pub fn can_arise(scenario: &Scenario, name: &str) -> Result<(), NotRun> {
+    let by = |what: &dyn Fn(&Fault) -> bool| scenario.faults.iter().any(what);
+    let workload = scenario.workload;
+    let goes_down = matches!(workload, Workload::Outbox | Workload::RollingRestarts);
+    let (can, needed) = match name {
+        REQUEST_LOST => (
+            by(&|fault| {
+                let early = matches!(fault.when.phase, None | Some(Phase::RequestSent));
+                fault.place == Place::Wire && early && loses(fault.what.name())
+            }),
+            "a fault that takes requests away",
+        ),
+        KILLED => (
+            goes_down || by(&|fault| !matches!(fault.place, Place::Wire | Place::Clock)),
+            "a fault that ends a process, or a workload in which one goes down",
+        ),
+        POWER_CUT => (by(&|fault| fault.what == What::PowerCut), "a power cut"),
+        CAME_BACK => (
+            workload == Workload::Outbox || by(&|fault| fault.place == Place::Client),
+            "clients that crash",
+        ),
+        ACKNOWLEDGED => (
+            by(&|fault| matches!(fault.what, What::Duplicate { .. } | What::Delay { .. })),
+            "messages that come twice or late",
+        ),
+        _ => (true, ""),
+    };
+    match can {
+        true => Ok(()),
+        false => Err(NotRun::because(format!("it needs {needed}"))),
+    }
+}
 
 /// Counts them, each call at most once for each.
 #[must_use]
@@ -95,6 +139,14 @@ pub fn seen_in(record: &RunRecord) -> Goals {
             Happened::Received => {
                 let key = call.asked.map(|(key, _)| key.as_str());
                 call.came_late |= key.is_some_and(|key| swept.contains(key));
+                call.came_unwanted |= call.acknowledged;
+            }
+            Happened::Acknowledged => call.acknowledged = true,
+            // Who tells of a copy when it comes has no other word for that.
+            Happened::Fault { what, phase, .. }
+                if what == "duplicate" && *phase == Phase::RequestSent =>
+            {
+                call.came_unwanted |= call.acknowledged;
             }
             Happened::Fault { what, phase, .. } if loses(what) && *phase == Phase::RequestSent => {
                 call.request_lost = true;
@@ -123,6 +175,7 @@ pub fn seen_in(record: &RunRecord) -> Goals {
         sometimes(call.request_lost, REQUEST_LOST);
         sometimes(lost.contains(ordinal), REPLY_LOST);
         sometimes(call.came_late, LATE_DUPLICATE);
+        sometimes(call.came_unwanted, ACKNOWLEDGED);
         let by_itself = call
             .asked
             .is_some_and(|(key, _)| failed.contains(key.as_str()));
@@ -156,6 +209,8 @@ struct Seen<'a> {
     attempts: u32,
     request_lost: bool,
     came_late: bool,
+    acknowledged: bool,
+    came_unwanted: bool,
     came_back: bool,
     service_failed: bool,
     endings: Vec<&'a Ending>,
@@ -437,6 +492,45 @@ mod tests {
             .answered(1);
         assert_eq!(answered.times(RETRIED), 0);
         assert_eq!(answered.times(RETRY_ANSWERED), 0);
+    }
+
+    #[test]
+    fn a_duplicate_is_unwanted_where_it_comes_after_its_call_was_acknowledged() {
+        let acknowledged = || Run::new().invoked(1).answered(1);
+        let twice = |run: Run| run.struck(1, "duplicate", Phase::RequestSent);
+        let before = twice(acknowledged()).event(1, Happened::Acknowledged);
+        assert_eq!(before.times(ACKNOWLEDGED), 0);
+        let after = acknowledged().event(1, Happened::Acknowledged);
+        assert_eq!(after.times(ACKNOWLEDGED), 0);
+        assert_eq!(twice(after).times(ACKNOWLEDGED), 1);
+        let arrived = acknowledged()
+            .event(1, Happened::Acknowledged)
+            .event(1, Happened::Received);
+        assert_eq!(arrived.times(ACKNOWLEDGED), 1);
+    }
+
+    #[test]
+    fn what_faults_and_workload_cannot_bring_about_is_not_asked_of_anybody() {
+        let with = |workload: &str, place: &str, what: &str, when: &str| {
+            let text = format!(
+                "name = \"t\"\nworkload = \"{workload}\"\n[[fault]]\nname = \"it\"\n\
+                 where = \"{place}\"\nwhat = {what}\nwhen = {{ {when} }}\n"
+            );
+            Scenario::parse(&text).unwrap()
+        };
+        let crash = "{ crash = { back_after_ms = 5 } }";
+        let lost = with("transfers", "wire", "\"drop\"", "");
+        let late = with("transfers", "wire", "\"drop\"", "phase = \"reply-sent\"");
+        assert!(can_arise(&lost, REQUEST_LOST).is_ok());
+        let reason = can_arise(&late, REQUEST_LOST).unwrap_err();
+        assert!(reason.reason().contains("takes requests away"), "{reason}");
+        assert!(can_arise(&lost, KILLED).is_err() && can_arise(&lost, POWER_CUT).is_err());
+        assert!(can_arise(&with("transfers", "server", crash, ""), KILLED).is_ok());
+        assert!(can_arise(&with("outbox", "wire", "\"drop\"", ""), KILLED).is_ok());
+        assert!(can_arise(&with("transfers", "disk", "\"power-cut\"", ""), POWER_CUT).is_ok());
+        assert!(can_arise(&with("outbox", "wire", "\"drop\"", ""), CAME_BACK).is_ok());
+        assert!(can_arise(&lost, CAME_BACK).is_err() && can_arise(&lost, ACKNOWLEDGED).is_err());
+        assert!(can_arise(&lost, "somebody's own").is_ok());
     }
 
     #[test]

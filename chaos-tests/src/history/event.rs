@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::fault::Phase;
+use crate::fault::{Phase, What};
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,7 +122,8 @@ pub enum Ending {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Seen {
-    /// It was seen when it was committed: the event's time is the commit's.
+    /// It was seen when it was committed: the event's time is the commit's, or just before it, and never
+    /// later than that of its answer.
     #[default]
     AtCommit,
     /// It was read from the books afterwards: only the order of commits is known.
@@ -174,6 +175,21 @@ impl Ending {
 /// Of a call that was begun before, nobody can be asked any more: a client that was told so ends
 /// [`Ending::Unknown`], and is not stuck.
 pub const OTHER_STORE: &str = "came back with another store";
+
+/// What [`Happened::Fault`] says of a fault that was let strike and did nothing, such as
+/// `power-cut in vain`: it has not struck.
+#[must_use]
+pub fn in_vain(what: What) -> String {
+    format!("{what}{IN_VAIN}")
+}
+
+/// Whether that is what it says.
+#[must_use]
+pub fn was_in_vain(what: &str) -> bool {
+    what.ends_with(IN_VAIN)
+}
+
+const IN_VAIN: &str = " in vain";
 
 fn is_zero(call: &u64) -> bool {
     *call == 0

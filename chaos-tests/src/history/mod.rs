@@ -29,6 +29,6 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Ending, Event, Happened, OTHER_STORE, Seen};
+pub use event::{Ending, Event, Happened, OTHER_STORE, Seen, in_vain, was_in_vain};
 pub use lines::{HistoryError, LINE_BYTES_MAX, Line, Lines};
 pub use record::{Defect, Fired, RunEnd, RunHeader, RunRecord, TraceHash};

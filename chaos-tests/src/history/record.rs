@@ -21,6 +21,10 @@ pub struct RunHeader {
     pub executor: String,
     /// From which seed.
     pub seed: u64,
+    /// The scenario itself, as the text of its file: whoever has the history can run it again. Empty
+    /// where that was not written down.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub toml: String,
     /// Which version of this crate wrote it.
     pub version: String,
     /// Whether the scenario ran as the naive control, in which duplicates are wanted.
@@ -39,9 +43,12 @@ pub struct RunHeader {
 #[serde(deny_unknown_fields)]
 // Exhaustive: executors build it.
 pub struct Fired {
-    /// How often it struck anything at all.
+    /// How often it struck and did something. What an executor knows to have done nothing, a power
+    /// cut that took nothing for example, is not counted: see [`in_vain`](super::in_vain).
     pub struck: u64,
-    /// How many calls it was felt by.
+    /// How many calls felt it, each once: those whose message it struck; of what strikes a server or
+    /// a disk, those that had an attempt under way which came to nothing, or late. Packets name no
+    /// call: of those it is the calls that were sent more than once, at most as many as packets.
     pub affected: u64,
 }
 

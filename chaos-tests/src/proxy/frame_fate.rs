@@ -14,10 +14,19 @@ pub(super) struct Fate {
     /// Until when nothing passes, since the proxy began; `None` within is for ever.
     pub(super) held: Option<Option<Duration>>,
     pub(super) corrupt: Option<Draw>,
-    pub(super) twin_after: Option<Duration>,
+    /// The copies that are to come: each has struck when it comes, and not before.
+    pub(super) twins: Vec<Twin>,
     pub(super) end: Option<End>,
-    /// The ordinals of the faults that struck.
+    /// The ordinals of the faults that struck, those of the copies aside.
     pub(super) struck: Vec<usize>,
+}
+
+/// The frame once more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Twin {
+    /// The ordinal of the fault that sends it.
+    pub(super) fault: usize,
+    pub(super) later: Duration,
 }
 
 /// How the frame, and perhaps its connection, ends.
@@ -95,13 +104,17 @@ impl Fate {
             let Some(draw) = fault.strikes(seed, subject) else {
                 continue;
             };
+            if let What::Duplicate { later_ms } = fault.what {
+                fate.twins.push(Twin {
+                    fault: index,
+                    later: Duration::from_millis(later_ms),
+                });
+                continue;
+            }
             fate.struck.push(index);
             match fault.what {
                 What::Corrupt => fate.corrupt = Some(draw),
                 What::Delay { .. } => fate.delay += fault.what.delay(draw).unwrap_or_default(),
-                What::Duplicate { later_ms } => {
-                    fate.twin_after = Some(Duration::from_millis(later_ms));
-                }
                 What::Partition => fate.held = Some(fault.when.until_ms.map(Duration::from_millis)),
                 what => {
                     let after_bytes = fault.when.after_bytes;

@@ -124,16 +124,16 @@ impl FramePipe {
             return self.end(end, &frame, to).await;
         }
         write(to, &frame).await?;
-        if let Some(later) = fate.twin_after {
-            match phase {
-                Phase::RequestSent => {
-                    let opening = self.talk.lock().opening.clone();
-                    self.shared.send_twin(opening, frame, later);
-                }
-                _ => {
-                    sleep(later).await;
-                    write(to, &frame).await?;
-                }
+        for twin in fate.twins {
+            // OK because only a frame that is some call's has a fate.
+            let Some(named) = named else { continue };
+            if phase == Phase::RequestSent {
+                let opening = self.talk.lock().opening.clone();
+                self.shared.send_twin(opening, frame.clone(), twin, named);
+            } else {
+                sleep(twin.later).await;
+                write(to, &frame).await?;
+                self.shared.strike(twin.fault, named, phase);
             }
         }
         Ok(true)
@@ -217,3 +217,6 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// A twin's connection lasts no longer.
 pub(super) const TWIN: Duration = Duration::from_secs(5);
+
+/// A server that has said nothing for so long has answered a twin, or does not.
+pub(super) const TWIN_QUIET: Duration = Duration::from_secs(1);

@@ -17,8 +17,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::reset;
-use super::frame_fate::{Fate, can};
-use super::frame_pipe::{FramePipe, Halt, TWIN};
+use super::frame_fate::{Fate, Twin, can};
+use super::frame_pipe::{FramePipe, Halt, TWIN, TWIN_QUIET};
 use super::framing::{Framing, From};
 use super::naming::{Named, Naming};
 use crate::executor::NotRun;
@@ -84,7 +84,8 @@ pub struct FrameStats {
     /// Replies that came by, struck ones and those of no call included.
     pub replies: u64,
     /// How often each fault struck, and how many calls felt it (counted up to a million). One that
-    /// never did is there with zeros.
+    /// never did is there with zeros. A message that is to come twice is struck when it has: a copy
+    /// that never comes, because the server is down or the proxy ends before, is none.
     pub fired: BTreeMap<String, Fired>,
 }
 
@@ -155,6 +156,20 @@ impl FrameProxy {
         self.shared.calm.send_replace(true);
     }
 
+    /// Waits until every request that is to come twice has come, and the server has said what it has
+    /// to say to it. A copy that comes later than somebody wants to wait for does not count.
+    ///
+    /// Dropping the future ends the copies that are still on their way: they never come.
+    pub async fn twins_came(&self) {
+        loop {
+            let mut twins = std::mem::take(&mut *self.shared.twins.lock());
+            if twins.is_empty() {
+                return;
+            }
+            while twins.join_next().await.is_some() {}
+        }
+    }
+
     /// What the proxy has done so far.
     #[must_use]
     pub fn stats(&self) -> FrameStats {
@@ -204,7 +219,8 @@ impl FrameProxyBuilder {
         Ok(self)
     }
 
-    /// Is told of each strike as it happens, before it is felt. It must not block.
+    /// Is told of each strike as it happens, before it is felt; of a message that comes twice, when it
+    /// has. It must not block.
     pub fn on_strike(mut self, on_strike: impl Fn(&Strike<'_>) + Send + Sync + 'static) -> Self {
         self.on_strike = Some(Arc::new(on_strike));
         self
@@ -343,27 +359,26 @@ impl Shared {
             true => Fate::default(),
             false => Fate::of(&self.faults, self.seed, named, phase, at),
         };
-        let mut counted = self.stats.lock();
         for &index in &fate.struck {
-            counted.strike(index, &self.faults[index], named.call);
+            self.strike(index, named, phase);
         }
-        drop(counted);
+        fate
+    }
+
+    /// Counts a strike, and tells of it.
+    pub(super) fn strike(&self, index: usize, named: Named, phase: Phase) {
+        let Named { call, attempt } = named;
+        let fault = &self.faults[index];
+        self.stats.lock().strike(index, fault, call);
         if let Some(on_strike) = &self.on_strike {
-            let Named { call, attempt } = named;
             let subject = Subject {
                 call,
                 attempt,
                 phase,
-                at,
+                at: self.began.elapsed(),
             };
-            for &index in &fate.struck {
-                on_strike(&Strike {
-                    fault: &self.faults[index],
-                    subject,
-                });
-            }
+            on_strike(&Strike { fault, subject });
         }
-        fate
     }
 
     /// Counts a message that goes by.
@@ -396,7 +411,8 @@ impl Shared {
         self: &Arc<Self>,
         opening: Option<Bytes>,
         frame: Bytes,
-        later: Duration,
+        twin: Twin,
+        named: Named,
     ) {
         let mut twins = self.twins.lock();
         while twins.try_join_next().is_some() {}
@@ -405,17 +421,26 @@ impl Shared {
         }
         let shared = Arc::clone(self);
         twins.spawn(async move {
-            sleep(later).await;
-            let sending = async {
+            sleep(twin.later).await;
+            let coming = async {
                 let mut server = shared.dial().await?;
                 server.write_all(&opening.unwrap_or_default()).await.ok()?;
                 server.write_all(&frame).await.ok()?;
-                let mut nothing = vec![0; 4096];
-                while server.read(&mut nothing).await.ok()? > 0 {}
-                Some(())
+                Some(server)
+            };
+            let Ok(Some(mut server)) = timeout(TWIN, coming).await else {
+                return;
+            };
+            shared.strike(twin.fault, named, Phase::RequestSent);
+            let mut nothing = vec![0; 4096];
+            let answers = async {
+                while matches!(
+                    timeout(TWIN_QUIET, server.read(&mut nothing)).await,
+                    Ok(Ok(1..))
+                ) {}
             };
             // OK because nobody waits for what it comes to.
-            let _ = timeout(TWIN, sending).await;
+            let _ = timeout(TWIN, answers).await;
         });
     }
 

@@ -185,7 +185,8 @@ fn violations(page: &mut String, campaign: &Campaign, context: &Context) {
 fn executors(page: &mut String, campaign: &Campaign) {
     page.push_str(
         "<h2>Who ran it</h2>\n<p class=\"note\">The naive control meets the same faults with a service \
-         that does nothing about duplicates. Where it shows none, the faults prove nothing.</p>\n\
+         that does nothing about duplicates, and answers before it syncs where power is cut. Where it shows \
+         none, and loses nothing, the faults prove nothing.</p>\n\
          <div class=\"card wide\"><table>\n<tr><th>Executor</th><th>Verdict</th>\
          <th class=\"number\">Runs</th><th class=\"number\">Calls</th><th class=\"number\">p50</th>\
          <th class=\"number\">p99</th><th>Naive control</th><th>Repeats</th></tr>\n",
@@ -262,16 +263,19 @@ fn control(control: &Control) -> String {
             duplicated,
             operations,
             runs,
+            lost,
+            missing,
         } => {
-            let class = if *duplicated > 0 { "good" } else { "bad" };
+            let class = if missing.is_empty() { "good" } else { "bad" };
             let runs = if *runs == 1 {
                 "1 run".to_owned()
             } else {
                 format!("{} runs", count(*runs))
             };
             format!(
-                "<span class=\"tag {class}\">{} duplicated</span><span class=\"small\">of {} keys in {runs}</span>",
+                "<span class=\"tag {class}\">{} duplicated, {} lost</span><span class=\"small\">of {} keys in {runs}</span>",
                 count(*duplicated),
+                count(*lost),
                 count(*operations),
             )
         }
@@ -326,10 +330,14 @@ fn goals(page: &mut String, campaign: &Campaign) {
         .chain(others.map(|name| (name, false)));
     for (name, is_wanted) in rows.take(ROWS_MAX) {
         let times = goals.count(name);
-        let tag = match (is_wanted, times) {
-            (true, 0) => "<span class=\"tag bad\">wanted, never arose</span>",
-            (true, _) => "<span class=\"tag good\">wanted</span>",
-            (false, _) => "",
+        let mut missed = campaign.goals_missed().into_iter();
+        let tag = match missed.find(|missed| missed.goal == name) {
+            _ if !is_wanted => String::new(),
+            None => "<span class=\"tag good\">wanted</span>".to_owned(),
+            Some(missed) => format!(
+                "<span class=\"tag bad\">wanted, never arose</span><span class=\"small\">{}</span>",
+                escaped(missed.executor.unwrap_or_default())
+            ),
         };
         let _ = writeln!(
             page,
@@ -358,6 +366,9 @@ fn not_run(page: &mut String, campaign: &Campaign) {
         }
         for (fault, reason) in &part.faults_not_run {
             row(&part.executor, fault, reason.reason());
+        }
+        for (goal, reason) in &part.goals_not_asked {
+            row(&part.executor, goal, reason.reason());
         }
         if let Control::NotRun(reason) = &part.control {
             row(&part.executor, "the naive control", reason.reason());

@@ -12,6 +12,12 @@ use crate::campaign::{Campaign, Control, Part};
 /// Lines of JSON: one for the campaign, then one for each executor.
 #[must_use]
 pub fn json(campaign: &Campaign, context: &Context) -> String {
+    let missed = campaign.goals_missed().into_iter();
+    let missed = missed.map(|one| json!({ "executor": one.executor, "goal": one.goal }));
+    let missed: Vec<Value> = missed.collect();
+    let never = campaign.never_struck().into_iter();
+    let never = never.map(|one| json!({ "executor": one.executor, "fault": one.fault }));
+    let never: Vec<Value> = never.collect();
     let whole = json!({
         "scenario": campaign.scenario.name,
         "verdict": campaign.verdict().to_string(),
@@ -20,8 +26,8 @@ pub fn json(campaign: &Campaign, context: &Context) -> String {
         "bound": campaign.bound(),
         "reasons": campaign.reasons(),
         "goals": campaign.goals(),
-        "goals_missed": campaign.goals_missed(),
-        "never_struck": campaign.never_struck(),
+        "goals_missed": missed,
+        "never_struck": never,
         "seeds": [campaign.seeds_from, campaign.seeds_to],
     });
     let mut lines = format!("{whole}\n");
@@ -40,14 +46,26 @@ fn part_line(part: &Part, context: &Context) -> Value {
             runs,
             operations,
             duplicated,
+            lost,
+            missing,
         } => {
-            json!({ "runs": runs, "operations": operations, "duplicated": duplicated })
+            json!({
+                "runs": runs,
+                "operations": operations,
+                "duplicated": duplicated,
+                "lost": lost,
+                "missing": missing,
+            })
         }
     };
     let not_run = part
         .faults_not_run
         .iter()
         .map(|(name, reason)| (name.clone(), reason.reason()));
+    let not_asked = part
+        .goals_not_asked
+        .iter()
+        .map(|(goal, reason)| (goal.clone(), reason.reason()));
     let findings: Vec<Value> = part
         .findings
         .iter()
@@ -78,6 +96,8 @@ fn part_line(part: &Part, context: &Context) -> Value {
         "lost": figures.lost,
         "in_doubt": figures.in_doubt,
         "fired": part.fired,
+        "in_vain": part.in_vain,
+        "goals_not_asked": not_asked.collect::<std::collections::BTreeMap<_, _>>(),
         "survived": part.survived,
         "unjudged": part.unjudged,
         "goals": part.goals,
@@ -138,19 +158,26 @@ pub fn junit(campaign: &Campaign, context: &Context) -> String {
             "  <testcase classname=\"{suite}\" name=\"{}\">",
             escaped(goal)
         );
-        if campaign.goals().count(goal) == 0 {
+        let missed = campaign.goals_missed().into_iter();
+        let missed: Vec<&str> = missed
+            .filter(|missed| missed.goal == goal)
+            .map(|missed| missed.executor.unwrap_or("anybody"))
+            .collect();
+        if !missed.is_empty() {
             errors += 1;
-            cases.push_str("<error message=\"it never arose\"/>");
+            let by = escaped(&missed.join(", "));
+            let _ = write!(cases, "<error message=\"it never arose by {by}\"/>");
         }
         cases.push_str("</testcase>\n");
     }
-    for fault in campaign.never_struck() {
+    for never in campaign.never_struck() {
         tests += 1;
         errors += 1;
         let _ = writeln!(
             cases,
-            "  <testcase classname=\"{suite}\" name=\"{} strikes\"><error message=\"it never struck\"/></testcase>",
-            escaped(fault)
+            "  <testcase classname=\"{suite}\" name=\"{} strikes by {}\"><error message=\"it never struck\"/></testcase>",
+            escaped(never.fault),
+            escaped(never.executor)
         );
     }
     format!(

@@ -12,7 +12,8 @@ pub(super) fn section(page: &mut String, campaign: &Campaign) {
     }
     page.push_str(
         "<h2>What was survived</h2>\n<p class=\"note\">Each fault of the scenario by each executor: how \
-         often it struck, how many calls felt it, and in how many of the runs that felt it every promise \
+         often it struck and did something, how many calls felt it because it met a message or an attempt of \
+         theirs, and in how many of the runs that felt it every promise \
          was kept. A run that could not be judged in full is told apart: it counts as neither.</p>\n<div class=\"card wide\"><table>\n<tr><th>Fault</th>",
     );
     for part in &campaign.parts {
@@ -99,9 +100,13 @@ fn cell(part: &Part, fault: &Fault) -> String {
         0 => String::new(),
         runs => format!(", {} unknown", count(runs)),
     };
+    let in_vain = match part.in_vain.get(&fault.name) {
+        Some(times) => format!("; {} times in vain", count(*times)),
+        None => String::new(),
+    };
     format!(
         "<span class=\"tag {class}\">{word}</span><span class=\"small\">struck {} times, felt by {} \
-         calls; {} of {} runs{unknown}</span>",
+         calls; {} of {} runs{unknown}{in_vain}</span>",
         count(fired.struck),
         count(fired.affected),
         count(survived),

@@ -42,10 +42,12 @@ pub fn text(campaign: &Campaign, context: &Context) -> String {
                 runs,
                 operations,
                 duplicated,
+                lost,
+                ..
             } => {
                 let _ = writeln!(
                     out,
-                    "  naive control: {duplicated} of {operations} keys duplicated in {runs} runs"
+                    "  naive control: {duplicated} of {operations} keys duplicated, {lost} lost in {runs} runs"
                 );
             }
             Control::NotRun(reason) => {
@@ -79,6 +81,9 @@ pub fn text(campaign: &Campaign, context: &Context) -> String {
                     );
                     if unjudged > 0 {
                         let _ = write!(out, ", unknown in {unjudged}");
+                    }
+                    if let Some(times) = part.in_vain.get(&fault.name) {
+                        let _ = write!(out, "; {times} times in vain");
                     }
                     out.push('\n');
                 }
@@ -132,6 +137,16 @@ pub fn text(campaign: &Campaign, context: &Context) -> String {
         out.push_str("\nwanted:\n");
         for goal in &campaign.scenario.goals {
             let _ = writeln!(out, "  {}: {} times", plain(goal), goals.count(goal));
+            for part in &campaign.parts {
+                if let Some(reason) = part.goals_not_asked.get(goal) {
+                    let _ = writeln!(
+                        out,
+                        "    not asked of {}: {}",
+                        part.executor,
+                        plain(reason.reason())
+                    );
+                }
+            }
         }
     }
     out

@@ -116,11 +116,12 @@ fn runs_that_could_not_be_judged_are_told_apart_from_those_that_survived() {
 fn a_fault_that_never_struck_is_named_to_everybody() {
     let mut found = campaign(&Toy::default(), 3, "lost");
     found.parts[0].fired.clear();
-    assert!(html(&found, &context()).contains("the fault `lost` never struck"));
+    assert!(html(&found, &context()).contains("toy: the fault `lost` never struck"));
     let xml = junit(&found, &context());
-    assert!(xml.contains("name=\"lost strikes\"><error"), "{xml}");
+    assert!(xml.contains("name=\"lost strikes by toy\"><error"), "{xml}");
     let lines = json(&found, &context());
-    assert!(lines.contains("\"never_struck\":[\"lost\"]"), "{lines}");
+    let never = "\"never_struck\":[{\"executor\":\"toy\",\"fault\":\"lost\"}]";
+    assert!(lines.contains(never), "{lines}");
 }
 
 #[test]

@@ -22,6 +22,7 @@
 //! ```
 
 mod parse;
+mod write;
 
 #[cfg(test)]
 mod tests;

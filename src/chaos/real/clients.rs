@@ -20,6 +20,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
+use super::commits;
 use super::naive::Naive;
 use super::order::{Asked, Declined, ORDER, Receipt};
 use super::outbox;
@@ -34,6 +35,9 @@ pub struct ChaosClientsOptions {
     pub address: String,
     /// What the calls follow from.
     pub seed: u64,
+    /// When the run began, in microseconds of the clock that all processes of a machine share (that of
+    /// `CLOCK_MONOTONIC`).
+    pub began_us: u64,
     /// What they do.
     pub workload: Workload,
     /// How many calls.
@@ -72,10 +76,10 @@ pub(super) const GOAL: &str = "goal ";
 ///
 /// When a client fails in itself.
 pub async fn run(options: ChaosClientsOptions) -> Result<(), Box<dyn std::error::Error>> {
-    let began = tokio::time::Instant::now();
+    let began_us = options.began_us;
     let goals = Registry::default();
     let say = Arc::new(move |call: u64, attempt: u32, what: Happened| {
-        let at_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let at_us = commits::now_us().saturating_sub(began_us);
         let event = Event {
             at_us,
             call,
@@ -220,9 +224,14 @@ impl AnyClient {
 }
 
 /// One client of ours.
+///
+/// Those with odd numbers call in sessions: the server may forget a call once it is answered, and a
+/// copy of it that comes later is refused. Nobody else uses the key of such a call, so that there are
+/// none where all calls have one key.
 struct One {
     number: u32,
     client: Client,
+    in_sessions: bool,
     /// The call that is under way: a client has one.
     current: Arc<AtomicU64>,
     ears: Ears,
@@ -235,24 +244,32 @@ impl One {
         let current = Arc::new(AtomicU64::new(0));
         let (sending, told) = (Arc::clone(&current), ears.clone());
         let heard = ears.goals.clone();
-        let transport = channel(options).map_request(move |request: Request| {
-            let attempt = request
-                .stamp
-                .as_ref()
-                .map_or(1, |stamp| stamp.attempt.get());
-            let call = sending.load(Ordering::Relaxed);
-            (told.say)(call, attempt, Happened::Sent);
-            sometimes!(told.goals, attempt > 1, TRIED_AGAIN);
-            request
-        });
-        let transport = transport.map_response(move |reply: Reply| {
-            let known = matches!(reply.status, Status::Replayed | Status::Attached);
-            sometimes!(heard, known, REPLY_LOST);
-            reply
-        });
+        let overheard = move |channel: Channel| {
+            let requests = channel.map_request(move |request: Request| {
+                let attempt = request
+                    .stamp
+                    .as_ref()
+                    .map_or(1, |stamp| stamp.attempt.get());
+                let call = sending.load(Ordering::Relaxed);
+                (told.say)(call, attempt, Happened::Sent);
+                sometimes!(told.goals, attempt > 1, TRIED_AGAIN);
+                request
+            });
+            requests.map_response(move |reply: Reply| {
+                let known = matches!(reply.status, Status::Replayed | Status::Attached);
+                sometimes!(heard, known, REPLY_LOST);
+                reply
+            })
+        };
+        let in_sessions = number % 2 == 1 && options.workload != Workload::HotKey;
+        let (channel, layers) = (channel(options), layers(options));
         Self {
             number,
-            client: Client::with_stack(transport, layers(options)),
+            client: match in_sessions {
+                true => Client::in_sessions_through(&channel, layers, overheard),
+                false => Client::with_stack(overheard(channel), layers),
+            },
+            in_sessions,
             current,
             ears: ears.clone(),
         }
@@ -272,12 +289,33 @@ impl One {
             },
         );
         let key = IdempotencyKey::derived("chaos order", asked.key.as_bytes());
-        self.make(call, Ticket::new(key), asked).await
+        if !self.in_sessions {
+            return self.make(call, Ticket::new(key), asked).await;
+        }
+        self.current.store(call, Ordering::Relaxed);
+        let ticket = Ticket::never_sent(key);
+        let ended = self.client.call_once_as(ticket, &ORDER, &asked).await;
+        let is_answered = ended.is_ok();
+        let open = self.end(call, ended, asked);
+        if is_answered {
+            // What is answered the next call acknowledges, or a word of its own.
+            (self.ears.say)(call, 0, Happened::Acknowledged);
+        }
+        open
     }
 
     async fn make(&self, call: u64, ticket: Ticket, asked: Asked) -> Option<Open> {
         self.current.store(call, Ordering::Relaxed);
         let ended = self.client.resume(ticket, &ORDER, &asked).await;
+        self.end(call, ended, asked)
+    }
+
+    fn end(
+        &self,
+        call: u64,
+        ended: Result<Receipt, CallFailure<Declined>>,
+        asked: Asked,
+    ) -> Option<Open> {
         let (ending, ticket) = told(ended);
         (self.ears.say)(call, 0, Happened::Ended { ending });
         ticket.map(|ticket| Open {

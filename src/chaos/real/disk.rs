@@ -268,6 +268,11 @@ mod tests {
             Ok(disk) => disk,
             Err(reason) => {
                 let _ = writeln!(std::io::stderr(), "a power cut: {reason}");
+                let required = std::env::var_os("ONLYONCE_REQUIRE_POWER");
+                assert!(
+                    required.is_none_or(|value| value != "1"),
+                    "ONLYONCE_REQUIRE_POWER says that it must be run: {reason}"
+                );
                 return;
             }
         };

@@ -1,19 +1,19 @@
 //! What happened so far, in the order in which it was heard of.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use onlyonce_chaos::history::{Event, Happened};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-/// The events of a run. One clock stamps them all.
+use super::commits;
+
+/// The events of a run. One clock stamps them all, that of the machine.
 pub(super) struct Log {
-    began: Instant,
+    /// When it began, by the clock that the processes of the run have as well.
+    pub(super) began_us: u64,
     events: Mutex<Vec<Event>>,
-    under_way: AtomicU64,
     ended: watch::Sender<u64>,
 }
 
@@ -22,26 +22,14 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn new() -> Self {
         Self {
-            began: Instant::now(),
+            began_us: commits::now_us(),
             events: Mutex::default(),
-            under_way: AtomicU64::new(0),
             ended: watch::Sender::new(0),
         }
     }
 
     pub(super) fn say(&self, call: u64, attempt: u32, what: Happened) {
-        match what {
-            Happened::Invoked { .. } => self.under_way.fetch_add(1, Ordering::Relaxed),
-            // A call that is resumed ends again.
-            Happened::Ended { .. } => {
-                self.ended.send_modify(|ended| *ended += 1);
-                let less = |calls: u64| calls.checked_sub(1);
-                let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
-                self.under_way.fetch_update(set, get, less).unwrap_or(0)
-            }
-            _ => 0,
-        };
-        let mut events = self.events.lock();
+        let mut events = self.heard(&what);
         // Under the lock, so that the order is that of the times.
         let at_us = u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX);
         events.push(Event {
@@ -52,18 +40,28 @@ impl Log {
         });
     }
 
+    /// What another process has seen, by the clock that both have: it is heard of later, and perhaps
+    /// behind what came after it.
+    pub(super) fn retell(&self, event: Event) {
+        let mut events = self.heard(&event.what);
+        events.push(event);
+    }
+
+    fn heard(&self, what: &Happened) -> MutexGuard<'_, Vec<Event>> {
+        // A call that is resumed ends again.
+        if matches!(what, Happened::Ended { .. }) {
+            self.ended.send_modify(|ended| *ended += 1);
+        }
+        self.events.lock()
+    }
+
     pub(super) fn lifecycle(&self, who: &str, event: &str) {
         let (who, event) = (who.to_owned(), event.to_owned());
         self.say(0, 0, Happened::Lifecycle { who, event });
     }
 
     pub(super) fn elapsed(&self) -> Duration {
-        self.began.elapsed()
-    }
-
-    /// How many calls have begun and not ended.
-    pub(super) fn under_way(&self) -> u64 {
-        self.under_way.load(Ordering::Relaxed)
+        Duration::from_micros(commits::now_us().saturating_sub(self.began_us))
     }
 
     /// Waits until calls have ended so often.

@@ -13,11 +13,13 @@
 
 mod books;
 mod clients;
+mod commits;
 #[cfg(target_os = "linux")]
 mod disk;
 #[cfg(not(target_os = "linux"))]
 #[path = "no_disk.rs"]
 mod disk;
+mod felt;
 mod log;
 mod naive;
 mod order;
@@ -39,4 +41,5 @@ pub(super) use disk::Disk;
 pub(super) use order::call_and_attempt;
 pub(super) use process::program;
 pub(super) use remote::ClientsProcess;
-pub(super) use run::{Run, Wire, Work, can_server_fault};
+pub(super) use run::{Run, Wire, Work, can_reach, can_server_fault};
+pub(super) use server::loses;

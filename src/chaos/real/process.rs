@@ -70,7 +70,7 @@ impl ServerProcess {
             .args(["--listen", &options.listen.to_string()])
             .args(["--mode", options.mode.name()])
             .args(["--seed", &options.seed.to_string()])
-            .args(["--elapsed-ms", &options.elapsed_ms.to_string()])
+            .args(["--began-us", &options.began_us.to_string()])
             .args(["--faults", &faults_text(&options.faults)?])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

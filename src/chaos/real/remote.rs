@@ -109,7 +109,7 @@ impl ClientsProcess {
                 continue;
             }
             let event: Event = serde_json::from_str(&line).map_err(HarnessError::other)?;
-            work.log.say(event.call, event.attempt, event.what);
+            work.log.retell(event);
         }
         Ok(End::Silence)
     }
@@ -142,6 +142,7 @@ fn spawn(
         .arg("chaos-clients")
         .args(["--address", &options.address])
         .args(["--seed", &options.seed.to_string()])
+        .args(["--began-us", &options.began_us.to_string()])
         .args(["--workload", options.workload.name()])
         .args(["--calls", &options.calls.to_string()])
         .args(["--clients", &options.clients.to_string()])

@@ -17,13 +17,14 @@ use tokio::sync::oneshot;
 
 use super::clients::{self, ChaosClientsOptions, Ears};
 use super::disk::Disk;
+use super::felt::felt;
 use super::log::Log;
 use super::order::{Entry, opening};
 use super::process::folder;
 use super::remote::ClientsProcess;
 use super::server::ChaosServerOptions;
 use super::supervisor::{Enter, Restart, Supervisor};
-use super::{books, points, tables};
+use super::{books, commits, points, tables};
 
 /// A run of real processes.
 pub(in super::super) struct Run<'a, W> {
@@ -118,7 +119,7 @@ impl<W: Wire> Run<'_, W> {
             listen: wire.listen(),
             mode: scenario.mode,
             seed: seed.value(),
-            elapsed_ms: 0,
+            began_us: log.began_us,
             faults: scenario.faults.clone(),
         };
         let command = match &disk {
@@ -137,7 +138,10 @@ impl<W: Wire> Run<'_, W> {
         let work = Work {
             program: program.to_owned(),
             server: supervisor.address(),
-            options: clients_options(scenario, seed, folder.path(), supervisor.address()),
+            options: ChaosClientsOptions {
+                began_us: log.began_us,
+                ..clients_options(scenario, seed, folder.path(), supervisor.address())
+            },
             faults: scenario.faults.clone(),
             outages: outages(scenario, seed, "client"),
             log: Arc::clone(&log),
@@ -173,10 +177,22 @@ impl<W: Wire> Run<'_, W> {
                 .map_err(|error| HarnessError::io("the books cannot be read", error))?,
         };
         let at_us = u64::try_from(log.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let times = commits::read(folder.path())
+            .map_err(|error| HarnessError::io("the times of effects cannot be read", error))?;
         let invoked = invoked(&record.events);
+        let effects = entries.iter().map(|entry| {
+            let committed_us = times.get(&entry.receipt.entry).copied();
+            effect(entry, &invoked, committed_us, at_us)
+        });
+        record.events.extend(effects);
+        // What happened at one time keeps its order, but for effects: their answers come after them.
+        let is_no_effect = |event: &Event| !matches!(event.what, Happened::Effect { .. });
         record
             .events
-            .extend(entries.iter().map(|entry| effect(entry, &invoked, at_us)));
+            .sort_by_key(|event| (event.at_us, is_no_effect(event)));
+        for (name, calls) in felt(&record.events, &scenario.faults) {
+            record.fired.entry(name).or_default().affected = calls;
+        }
         record.accounts = Some(balances);
         record.complete = true;
         record.goals = goals_of(&record, &goals.goals());
@@ -226,6 +242,27 @@ pub(in super::super) fn can_server_fault(scenario: &Scenario, fault: &Fault) -> 
     }
 }
 
+/// Whether this situation can arise between real processes.
+pub(in super::super) fn can_reach(scenario: &Scenario, goal: &str) -> Result<(), NotRun> {
+    let because = |reason: &str| Err(NotRun::because(reason));
+    let in_sessions = scenario.mode != Mode::Naive
+        && !matches!(scenario.workload, Workload::HotKey | Workload::Outbox);
+    match goal {
+        situations::LATE_DUPLICATE => because("answers are kept for longer than a run lasts"),
+        situations::MISUSED => because("no client uses a key for something else"),
+        situations::TWINS if scenario.workload != Workload::HotKey => {
+            because("each call has a key of its own, but in the workload `hot-key`")
+        }
+        situations::IN_DOUBT if scenario.mode == Mode::Transactional => {
+            because("effect and answer commit together, so that none is in doubt")
+        }
+        situations::ACKNOWLEDGED if !in_sessions => {
+            because("its clients have no sessions in this workload")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn clients_options(
     scenario: &Scenario,
     seed: Seed,
@@ -236,6 +273,7 @@ fn clients_options(
     ChaosClientsOptions {
         address: server.to_string(),
         seed: seed.value(),
+        began_us: 0,
         workload: scenario.workload,
         calls: scenario.calls,
         clients: scenario.clients,
@@ -282,7 +320,12 @@ fn invoked(events: &[Event]) -> BTreeMap<String, u64> {
     calls
 }
 
-fn effect(entry: &Entry, invoked: &BTreeMap<String, u64>, at_us: u64) -> Event {
+fn effect(
+    entry: &Entry,
+    invoked: &BTreeMap<String, u64>,
+    committed_us: Option<u64>,
+    read_us: u64,
+) -> Event {
     let Entry {
         asked,
         receipt,
@@ -290,7 +333,7 @@ fn effect(entry: &Entry, invoked: &BTreeMap<String, u64>, at_us: u64) -> Event {
         ..
     } = entry;
     Event {
-        at_us,
+        at_us: committed_us.unwrap_or(read_us),
         call: invoked.get(&asked.key).copied().unwrap_or(0),
         attempt: 0,
         what: Happened::Effect {
@@ -299,7 +342,10 @@ fn effect(entry: &Entry, invoked: &BTreeMap<String, u64>, at_us: u64) -> Event {
             payload: asked.order.clone(),
             answer: receipt.answer(),
             legs: legs.clone(),
-            seen: Seen::AtTheEnd,
+            seen: match committed_us {
+                Some(_) => Seen::AtCommit,
+                None => Seen::AtTheEnd,
+            },
         },
     }
 }

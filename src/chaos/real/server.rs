@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use onlyonce_chaos::Seed;
-use onlyonce_chaos::fault::{Fault, Phase};
+use onlyonce_chaos::fault::{Fault, Phase, What};
 use onlyonce_chaos::scenario::Mode;
 use onlyonce_middleware::stack;
 use onlyonce_storage::{SledOptions, SledStore};
@@ -16,7 +16,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tower::{Layer, Service};
 
-use super::books::Books;
+use super::books::{Books, Durability};
+use super::commits::{self, Commits};
 use super::order::{Asked, Declined, ORDER, Receipt};
 use super::strikes::Strikes;
 use super::tables;
@@ -34,8 +35,9 @@ pub struct ChaosServerOptions {
     pub mode: Mode,
     /// What its faults are decided by.
     pub seed: u64,
-    /// How long the run has lasted, in milliseconds.
-    pub elapsed_ms: u64,
+    /// When the run began, in microseconds of the clock that all processes of a machine share (that of
+    /// `CLOCK_MONOTONIC`).
+    pub began_us: u64,
     /// All faults of the scenario; those of the server that are about a phase are its own to do.
     pub faults: Vec<Fault>,
 }
@@ -48,15 +50,26 @@ pub struct ChaosServerOptions {
 ///
 /// When books, store or port cannot be opened, in words.
 pub async fn run(options: ChaosServerOptions) -> Result<(), Box<dyn std::error::Error>> {
+    #[cfg(feature = "mutants")]
+    plant()?;
     let listener = TcpListener::bind(options.listen).await?;
     let strikes = Arc::new(Strikes::new(
         Seed::new(options.seed),
-        options.faults,
-        Duration::from_millis(options.elapsed_ms),
+        options.faults.clone(),
+        Duration::from_micros(commits::now_us().saturating_sub(options.began_us)),
     ));
+    let commits = Commits::open(&options.folder, options.began_us)?;
     let calm = Arc::clone(&strikes);
+    let durability = match loses(options.mode, &options.faults) {
+        true => Durability::Unsynced,
+        false => Durability::Synced,
+    };
     if options.mode == Mode::Naive {
-        let routes = routes(Books::open(&options.folder)?, &strikes);
+        let routes = routes(
+            Books::open(&options.folder, durability)?,
+            &strikes,
+            &commits,
+        );
         let server = Server::builder().global_scope().build()?;
         announce(listener.local_addr()?)?;
         let serving = server.serve(
@@ -71,10 +84,17 @@ pub async fn run(options: ChaosServerOptions) -> Result<(), Box<dyn std::error::
         return Ok(());
     }
     let routes = match options.mode {
-        Mode::Transactional => Router::new(())
-            .method_transactional(&ORDER, tables::order)
-            .into_routes(),
-        Mode::Claimed | Mode::Naive => routes(Books::open(&options.folder)?, &strikes),
+        Mode::Transactional => {
+            let handle =
+                move |caller, tables, asked| tables::order(caller, tables, asked, commits.clone());
+            Router::new(())
+                .method_transactional(&ORDER, handle)
+                .into_routes()
+        }
+        Mode::Claimed | Mode::Naive => {
+            let books = Books::open(&options.folder, durability)?;
+            routes(books, &strikes, &commits)
+        }
     };
     let store = SledStore::open_async(options.folder.join("store"), SledOptions::new()).await?;
     let store = Arc::new(store);
@@ -92,10 +112,34 @@ pub async fn run(options: ChaosServerOptions) -> Result<(), Box<dyn std::error::
     Ok(())
 }
 
-fn routes(books: Books, strikes: &Arc<Strikes>) -> Routes {
-    let strikes = Arc::clone(strikes);
+/// Plants the bug that the environment names, so that it is known what a run finds.
+#[cfg(feature = "mutants")]
+fn plant() -> Result<(), String> {
+    use onlyonce_storage::mutants::{Mutant, plant_in_this_process};
+    let Ok(name) = std::env::var(PLANT) else {
+        return Ok(());
+    };
+    let named = Mutant::ALL.iter().find(|mutant| mutant.name() == name);
+    let bug = named.ok_or_else(|| format!("{PLANT}: no bug `{name}`"))?;
+    plant_in_this_process(*bug);
+    Ok(())
+}
+
+/// The variable that names it.
+#[cfg(feature = "mutants")]
+const PLANT: &str = "ONLYONCE_PLANT";
+
+/// Whether a service that does nothing about duplicates answers before it syncs: where power is cut, so
+/// that something is seen to be lost where nobody takes care.
+pub(in super::super) fn loses(mode: Mode, faults: &[Fault]) -> bool {
+    let cut = |fault: &Fault| fault.what == What::PowerCut;
+    mode == Mode::Naive && faults.iter().any(cut)
+}
+
+fn routes(books: Books, strikes: &Arc<Strikes>, commits: &Commits) -> Routes {
+    let (strikes, commits) = (Arc::clone(strikes), commits.clone());
     let handle = move |caller: Caller, books: Books, asked: Asked| {
-        order_in(caller, books, asked, Arc::clone(&strikes))
+        order_in(caller, books, asked, Arc::clone(&strikes), commits.clone())
     };
     Router::new(books).method(&ORDER, handle).into_routes()
 }
@@ -105,10 +149,12 @@ async fn order_in(
     books: Books,
     asked: Asked,
     strikes: Arc<Strikes>,
+    commits: Commits,
 ) -> Result<Receipt, Failure<Declined>> {
     let (call, attempt) = (asked.call, asked.attempt_or(caller.attempt));
     match books.order(asked).await {
         Some(Ok(receipt)) => {
+            commits.note(receipt.entry);
             strikes.at(call, attempt, Phase::EffectDurable);
             Ok(receipt)
         }

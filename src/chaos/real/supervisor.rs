@@ -8,7 +8,7 @@ use std::time::Duration;
 use onlyonce_chaos::Seed;
 use onlyonce_chaos::executor::HarnessError;
 use onlyonce_chaos::fault::{Fault, Phase, Place, What};
-use onlyonce_chaos::history::{Fired, Happened};
+use onlyonce_chaos::history::{Fired, Happened, in_vain};
 use onlyonce_chaos::seed::digest;
 use rustix::process::Signal;
 use tokio::sync::oneshot;
@@ -37,6 +37,8 @@ pub(super) struct Supervisor {
     armed: Armed,
     /// What it works on, where the power can be cut.
     disk: Option<Arc<Disk>>,
+    /// How often each power cut took nothing, by the fault's ordinal.
+    in_vain: BTreeMap<usize, u32>,
 }
 
 /// The server goes down when so many calls have ended.
@@ -77,6 +79,7 @@ impl Supervisor {
             restarts,
             armed,
             disk,
+            in_vain: BTreeMap::new(),
         })
     }
 
@@ -120,8 +123,11 @@ impl Supervisor {
                     }
                 }
                 () = next => {
-                    if let Some((_, fault)) = timed.pop() {
-                        self.strike_from_outside(fault).await?;
+                    if let Some((_, fault)) = timed.pop()
+                        && !self.strike_from_outside(fault).await?
+                    {
+                        timed.push((self.log.elapsed() + ONCE_MORE, fault));
+                        timed.sort_unstable_by(|one, other| other.cmp(one));
                     }
                 }
             }
@@ -152,7 +158,7 @@ impl Supervisor {
         let Some(fault) = self.options.faults.get(struck.fault).cloned() else {
             return Ok(());
         };
-        self.note(&fault, struck.call, struck.attempt, struck.phase, 1);
+        self.note(&fault, struck.call, struck.attempt, struck.phase);
         match fault.what {
             What::Crash { back_after_ms } => {
                 self.server.ended().await?;
@@ -164,38 +170,39 @@ impl Supervisor {
         }
     }
 
-    async fn strike_from_outside(&mut self, fault: usize) -> Result<(), HarnessError> {
-        let fault = self.options.faults[fault].clone();
+    /// Whether it is over: what took nothing is tried once more.
+    async fn strike_from_outside(&mut self, ordinal: usize) -> Result<bool, HarnessError> {
+        let fault = self.options.faults[ordinal].clone();
         if matches!(fault.what, What::PowerCut) {
-            return self.cut_power(&fault).await;
+            return self.cut_power(ordinal, &fault).await;
         }
-        let under_way = self.log.under_way();
-        self.note(&fault, 0, 0, Phase::RequestReceived, under_way);
+        self.note(&fault, 0, 0, Phase::RequestReceived);
         match fault.what {
             What::Crash { back_after_ms } => {
                 self.server.kill().await?;
                 self.log.lifecycle(WHO, "killed");
-                self.start_again(back_after_ms).await
+                self.start_again(back_after_ms).await?;
             }
             What::Pause { for_ms } => {
                 self.server.signal(Signal::STOP)?;
-                self.go_on_after(for_ms).await
+                self.go_on_after(for_ms).await?;
             }
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(true)
     }
 
     /// What the server has written and not synced is gone, and so is its process.
     ///
-    /// A run in which the cut took nothing at all is refused: something that nobody has synced is
-    /// put there just before, while the server stands still.
-    async fn cut_power(&mut self, fault: &Fault) -> Result<(), HarnessError> {
+    /// Something that nobody has synced is put there just before, while the server stands still. A
+    /// cut after which it is still there took nothing: it is written down as in vain, and has not
+    /// struck. Whether that was the last try of it.
+    async fn cut_power(&mut self, ordinal: usize, fault: &Fault) -> Result<bool, HarnessError> {
         let Some(disk) = self.disk.clone() else {
             return Err(HarnessError::other(
                 "there is no disk whose power can be cut",
             ));
         };
-        let under_way = self.log.under_way();
         self.server.signal(Signal::STOP)?;
         let server = &self.server;
         tokio::task::block_in_place(|| {
@@ -207,16 +214,25 @@ impl Supervisor {
         tokio::task::block_in_place(|| disk.turn_on())?;
         // A sync that was under way when the server stopped may have taken it along.
         let took = !tokio::task::block_in_place(|| disk.has_kept())?;
-        let affected = if took { under_way.max(1) } else { 0 };
-        self.note(fault, 0, 0, Phase::EffectDurable, affected);
-        self.log.lifecycle(WHO, "power cut");
-        self.start_again(0).await
+        let phase = Phase::EffectDurable;
+        let mut is_over = true;
+        if took {
+            self.note(fault, 0, 0, phase);
+            self.log.lifecycle(WHO, "power cut");
+        } else {
+            let (name, what) = (fault.name.clone(), in_vain(fault.what));
+            self.log.say(0, 0, Happened::Fault { name, what, phase });
+            self.log.lifecycle(WHO, "power cut in vain");
+            let tries = self.in_vain.entry(ordinal).or_default();
+            *tries += 1;
+            is_over = *tries >= CUTS_MAX;
+        }
+        self.start_again(0).await?;
+        Ok(is_over)
     }
 
     async fn start_again(&mut self, back_after_ms: u64) -> Result<(), HarnessError> {
         sleep(Duration::from_millis(back_after_ms)).await;
-        let elapsed = self.log.elapsed().as_millis();
-        self.options.elapsed_ms = u64::try_from(elapsed).unwrap_or(u64::MAX);
         self.server = up(
             &self.enter,
             &self.options,
@@ -273,14 +289,8 @@ impl Supervisor {
         Ok(())
     }
 
-    fn note(&mut self, fault: &Fault, call: u64, attempt: u32, phase: Phase, affected: u64) {
-        note(
-            &mut self.fired,
-            &self.log,
-            fault,
-            (call, attempt, phase),
-            affected,
-        );
+    fn note(&mut self, fault: &Fault, call: u64, attempt: u32, phase: Phase) {
+        note(&mut self.fired, &self.log, fault, (call, attempt, phase));
     }
 
     /// Faults with a time of their own, the next one last: drawn from their windows.
@@ -340,13 +350,7 @@ fn at_a_point(
     fired: &mut BTreeMap<String, Fired>,
 ) -> u64 {
     armed.struck();
-    note(
-        fired,
-        log,
-        fault,
-        (0, 0, Phase::RequestReceived),
-        log.under_way(),
-    );
+    note(fired, log, fault, (0, 0, Phase::RequestReceived));
     log.lifecycle(WHO, "killed");
     match fault.what {
         What::Crash { back_after_ms } => back_after_ms,
@@ -359,13 +363,17 @@ fn note(
     log: &Log,
     fault: &Fault,
     (call, attempt, phase): (u64, u32, Phase),
-    affected: u64,
 ) {
-    let fired = fired.entry(fault.name.clone()).or_default();
-    fired.struck += 1;
-    fired.affected += affected;
+    // Which calls felt it is seen from what became of them.
+    fired.entry(fault.name.clone()).or_default().struck += 1;
     let (name, what) = (fault.name.clone(), fault.what.name().to_owned());
     log.say(call, attempt, Happened::Fault { name, what, phase });
 }
 
 const WHO: &str = "server-1";
+
+/// A cut that took nothing comes again after so long: a server that has come back writes by then.
+const ONCE_MORE: Duration = Duration::from_millis(150);
+
+/// So often at most. A sync that lasts as long as this all the time is no accident.
+const CUTS_MAX: u32 = 4;

@@ -10,6 +10,7 @@ use onlyonce_chaos::workload::{Demand, Order, SHOP};
 use onlyonce_storage::transaction::{RowRange, TransactionalStore};
 use onlyonce_storage::{SledOptions, SledStore};
 
+use super::commits::Commits;
 use super::order::{Asked, Declined, Entry, Receipt, opening};
 use crate::rpc::{Caller, Table, Transaction, TransactionError, Undone, value};
 
@@ -18,6 +19,7 @@ pub(super) async fn order(
     caller: Caller,
     tables: Transaction,
     asked: Asked,
+    commits: Commits,
 ) -> Result<Receipt, Undone<Declined>> {
     let Some(execution) = caller.execution else {
         return Err(Undone::NotExecuted("nothing dedupes here".to_owned()));
@@ -66,6 +68,7 @@ pub(super) async fn order(
     };
     let line = value::encode(&entry).map_err(not_executed)?;
     tables.put(&ENTRIES, &number, &line)?;
+    commits.note(receipt.entry);
     Ok(receipt)
 }
 

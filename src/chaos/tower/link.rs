@@ -76,9 +76,11 @@ impl Attempt {
     }
 
     async fn suffer(&self, phase: Phase, request: &Request) -> Result<(), TransportError> {
-        for (what, draw) in self.link.run.strikes(self.link.call, self.number, phase) {
-            match what {
-                What::Delay { .. } => sleep(what.delay(draw).unwrap_or_default()).await,
+        let run = &self.link.run;
+        for (fault, draw) in run.strikes(self.link.call, self.number, phase) {
+            run.struck(fault, self.link.call, self.number, phase);
+            match fault.what {
+                What::Delay { .. } => sleep(fault.what.delay(draw).unwrap_or_default()).await,
                 What::Duplicate { later_ms } => {
                     let (link, number, request) = (self.link.clone(), self.number, request.clone());
                     // No caller waits for it, and it may come when the call is long over.

@@ -102,6 +102,21 @@ impl Executor for TowerExecutor {
         }
     }
 
+    fn can_reach(&self, _: &Scenario, goal: &str) -> Result<(), NotRun> {
+        match goal {
+            situations::ACKNOWLEDGED => Err(NotRun::because(
+                "its clients have no sessions, and acknowledge nothing",
+            )),
+            situations::IN_DOUBT => Err(NotRun::because(
+                "its server never dies, so that no handler is left half-way",
+            )),
+            situations::LATE_DUPLICATE => Err(NotRun::because(
+                "its store is in memory, and nothing is swept",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn run(&self, scenario: &Scenario, seed: Seed) -> Result<RunRecord, HarnessError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -195,8 +210,9 @@ impl Run {
         self.shared.written.lock().quiet = true;
     }
 
-    /// What strikes at this moment, written down.
-    fn strikes(&self, call: u64, attempt: u32, phase: Phase) -> Vec<(What, Draw)> {
+    /// What is to strike at this moment. It has struck when it is [written down](Self::struck): what
+    /// an earlier one takes away, no later one strikes.
+    fn strikes(&self, call: u64, attempt: u32, phase: Phase) -> Vec<(&Fault, Draw)> {
         if self.shared.written.lock().quiet {
             return Vec::new();
         }
@@ -206,27 +222,24 @@ impl Run {
             phase,
             at: self.elapsed(),
         };
-        let mut strikes = Vec::new();
-        for fault in &self.shared.faults {
-            let late = matches!(phase, Phase::ReplySent | Phase::ReplyReceived);
-            if matches!(fault.what, What::Duplicate { .. }) && late {
-                continue;
-            }
-            let Some(draw) = fault.strikes(self.shared.seed, subject) else {
-                continue;
-            };
-            strikes.push((fault.what, draw));
-            let name = fault.name.clone();
-            let what = fault.what.name().to_owned();
-            {
-                let mut written = self.shared.written.lock();
-                let (struck, calls) = written.struck.entry(name.clone()).or_default();
-                *struck += 1;
-                calls.insert(call);
-            }
-            self.note(call, attempt, Happened::Fault { name, what, phase });
+        let late = matches!(phase, Phase::ReplySent | Phase::ReplyReceived);
+        let faults = self.shared.faults.iter();
+        let possible =
+            faults.filter(|fault| !(late && matches!(fault.what, What::Duplicate { .. })));
+        let strikes =
+            possible.filter_map(|fault| Some((fault, fault.strikes(self.shared.seed, subject)?)));
+        strikes.collect()
+    }
+
+    fn struck(&self, fault: &Fault, call: u64, attempt: u32, phase: Phase) {
+        let (name, what) = (fault.name.clone(), fault.what.name().to_owned());
+        {
+            let mut written = self.shared.written.lock();
+            let (struck, calls) = written.struck.entry(name.clone()).or_default();
+            *struck += 1;
+            calls.insert(call);
         }
-        strikes
+        self.note(call, attempt, Happened::Fault { name, what, phase });
     }
 
     fn elapsed(&self) -> Duration {

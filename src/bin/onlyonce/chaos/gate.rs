@@ -38,12 +38,13 @@ pub(super) fn run(arguments: &GateArguments) -> ExitCode {
             let why = "--history is of one seed: name it with --from SEED --seeds 1";
             return output::fail(exit::MISUSED, why);
         }
-        let judged = match campaign::judged(&plans::of_seed(arguments.from, calls), arguments.from)
-        {
+        let scenario = plans::of_seed(arguments.from, calls);
+        let judged = match campaign::judged(&scenario, arguments.from) {
             Ok(judged) => judged,
             Err(error) => return output::fail(exit::UNKNOWN, &error),
         };
-        if let Err(error) = super::write_history(&judged.run.record, path) {
+        let record = judged.run.record.clone();
+        if let Err(error) = super::write_history(record, &scenario, path) {
             return output::fail(exit::UNKNOWN, &error);
         }
         return ended(super::code_of(judged.verdict()), &format!("{judged}\n"));

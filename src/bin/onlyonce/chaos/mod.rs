@@ -7,18 +7,20 @@ mod gate;
 mod mutants;
 mod processes;
 mod proxy;
+mod recorded;
 mod replay;
 mod run;
 mod shrink;
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
+use std::io::{BufReader, BufWriter, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use onlyonce::chaos::{self, Executor};
 use onlyonce_chaos::history::{HistoryError, RunRecord};
+use onlyonce_chaos::scenario::Scenario;
 use tokio::runtime::Runtime;
 
 use super::{exit, output};
@@ -93,11 +95,17 @@ fn read(path: &Path) -> Result<RunRecord, HistoryError> {
     RunRecord::read(BufReader::new(File::open(path)?))
 }
 
-fn write_history(record: &RunRecord, path: &Path) -> Result<(), String> {
-    File::create(path)
+/// Writes a run down with the scenario that it was of, so that the file is all that `replay` needs.
+fn write_history(mut record: RunRecord, scenario: &Scenario, path: &Path) -> Result<(), String> {
+    record.header.toml = scenario.to_toml();
+    let written = File::create(path)
         .map_err(HistoryError::from)
-        .and_then(|file| record.write(&mut BufWriter::new(file)))
-        .map_err(|error| format!("{}: {error}", path.display()))
+        .and_then(|file| {
+            let mut file = BufWriter::new(file);
+            record.write(&mut file)?;
+            Ok(file.flush()?)
+        });
+    written.map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Writes a file, or says why not.

@@ -22,7 +22,7 @@ pub(crate) struct ServerArguments {
     #[arg(long)]
     seed: u64,
     #[arg(long)]
-    elapsed_ms: u64,
+    began_us: u64,
     /// All faults of the scenario, as JSON
     #[arg(long, value_parser = faults)]
     faults: Faults,
@@ -34,6 +34,8 @@ pub(crate) struct ClientsArguments {
     address: String,
     #[arg(long)]
     seed: u64,
+    #[arg(long)]
+    began_us: u64,
     #[arg(long, value_parser = workload)]
     workload: Workload,
     #[arg(long)]
@@ -57,7 +59,7 @@ pub(crate) async fn serve(arguments: ServerArguments) -> ExitCode {
         listen: arguments.listen,
         mode: arguments.mode,
         seed: arguments.seed,
-        elapsed_ms: arguments.elapsed_ms,
+        began_us: arguments.began_us,
         faults: arguments.faults.0,
     };
     end(run_server(options).await)
@@ -67,6 +69,7 @@ pub(crate) async fn call(arguments: ClientsArguments) -> ExitCode {
     let options = ChaosClientsOptions {
         address: arguments.address,
         seed: arguments.seed,
+        began_us: arguments.began_us,
         workload: arguments.workload,
         calls: arguments.calls,
         clients: arguments.clients,

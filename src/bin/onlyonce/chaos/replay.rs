@@ -4,17 +4,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use onlyonce::chaos::scenario;
+use onlyonce::chaos::{kill_points, scenario};
 use onlyonce_chaos::campaign;
+use onlyonce_chaos::scenario::Scenario;
 
 use super::super::{exit, output};
 use super::{ended, executors, read};
 
 #[derive(Args)]
 pub(crate) struct ReplayArguments {
-    /// A history that `chaos run --history` has written
+    /// A history that `chaos run --history` or `chaos gate --history` has written
     history: PathBuf,
-    /// The scenario, where it is not one that comes along: a TOML file
+    /// The scenario, instead of what is in the history: the name of one that comes along, or a TOML file
     #[arg(long)]
     scenario: Option<String>,
     /// How many calls the run made, where it was not what the scenario says
@@ -30,9 +31,15 @@ pub(super) fn run(arguments: &ReplayArguments) -> ExitCode {
     };
     let header = &record.header;
     let name = arguments.scenario.as_ref().unwrap_or(&header.scenario);
-    let mut wanted = match scenario(name) {
+    let written = !header.toml.is_empty() && arguments.scenario.is_none();
+    let named = match written {
+        true => Scenario::parse_with_points(&header.toml, kill_points())
+            .map_err(|error| format!("the scenario in the history, {error}")),
+        false => scenario(name).map_err(|error| format!("{error} (name its file with --scenario)")),
+    };
+    let mut wanted = match named {
         Ok(scenario) => scenario,
-        Err(error) => return misused(&format!("{error} (name its file with --scenario)")),
+        Err(error) => return misused(&error),
     };
     if header.naive {
         wanted = wanted.naive();

@@ -1,6 +1,6 @@
 //! `chaos run`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use clap::Args;
 use onlyonce::chaos::{Executor, scenario};
 use onlyonce::demo::Progress;
-use onlyonce_chaos::Seed;
 use onlyonce_chaos::campaign::{self, Campaign, Options};
 use onlyonce_chaos::report::{self, Context};
 use parking_lot::Mutex;
@@ -18,7 +17,8 @@ use tokio::runtime::Runtime;
 use super::super::progress::Bar;
 use super::super::stop::Stop;
 use super::super::{exit, output};
-use super::{ended, executors, write};
+use super::recorded::Recorded;
+use super::{ended, executors, write, write_history};
 
 #[derive(Args)]
 pub(crate) struct RunArguments {
@@ -48,8 +48,9 @@ pub(crate) struct RunArguments {
     /// Writes JUnit's XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// Writes what happened as lines of JSON: one seed and one executor only, with no control and no report
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["report", "junit"])]
+    /// Writes what happened as lines of JSON: of one seed and one executor. Control, goals and faults are
+    /// asked for as in any other run
+    #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
     /// Lines of JSON on standard output, words on standard error
     #[arg(long)]
@@ -79,14 +80,11 @@ pub(super) fn run(arguments: &RunArguments, runtime: &Runtime) -> ExitCode {
         Err(text) => return misused(&text),
     };
     let Seeds { from, to } = arguments.seeds;
-    if let Some(path) = &arguments.history {
-        let [executor] = executors.as_slice() else {
-            return misused("--history is of one executor: name it with --exec");
-        };
-        if from != to {
-            return misused("--history is of one seed: name it with --seeds");
-        }
-        return history(&wanted, executor.as_ref(), from, path);
+    if arguments.history.is_some() && executors.len() != 1 {
+        return misused("--history is of one executor: name it with --exec");
+    }
+    if arguments.history.is_some() && from != to {
+        return misused("--history is of one seed: name it with --seeds");
     }
     let stopped = watch_for_stop(runtime);
     let bar = Bar::default();
@@ -101,19 +99,30 @@ pub(super) fn run(arguments: &RunArguments, runtime: &Runtime) -> ExitCode {
         bar.at(done);
         stopped.load(Ordering::Relaxed) == 0
     };
-    let executors: Vec<&dyn Executor> = executors.iter().map(AsRef::as_ref).collect();
+    let executors: Vec<Recorded<'_>> = executors
+        .iter()
+        .map(|executor| Recorded::new(executor.as_ref(), wanted.mode))
+        .collect();
     let options = Options {
         seeds_from: from,
         seeds_to: to,
         jobs: arguments.jobs.into(),
         control: !arguments.no_control && !arguments.naive,
     };
-    let campaign = campaign::run(&wanted, &executors, &options, &progress);
+    let all: Vec<&dyn Executor> = executors.iter().map(|one| one as &dyn Executor).collect();
+    let campaign = campaign::run(&wanted, &all, &options, &progress);
     bar.clear();
     match stopped.load(Ordering::Relaxed) {
-        0 => tell(arguments, &campaign),
-        code => ExitCode::from(code),
+        0 => {}
+        code => return ExitCode::from(code),
     }
+    if let Some(path) = &arguments.history
+        && let Some(record) = executors.into_iter().next().and_then(Recorded::into_run)
+        && let Err(error) = write_history(record, &wanted, path)
+    {
+        return output::fail(exit::UNKNOWN, &error);
+    }
+    tell(arguments, &campaign)
 }
 
 fn tell(arguments: &RunArguments, campaign: &Campaign) -> ExitCode {
@@ -139,36 +148,8 @@ fn tell(arguments: &RunArguments, campaign: &Campaign) -> ExitCode {
     ended(campaign.exit_code(), &text)
 }
 
-/// One run, written down in full, and judged.
-fn history(
-    scenario: &onlyonce_chaos::scenario::Scenario,
-    executor: &dyn Executor,
-    seed: u64,
-    path: &Path,
-) -> ExitCode {
-    let possible = match campaign::possible(scenario, executor) {
-        Ok((possible, not_run)) => {
-            for (fault, reason) in not_run {
-                output::tell(&format!("{fault}: {reason}\n"));
-            }
-            possible
-        }
-        Err(reason) => return output::fail(exit::UNKNOWN, &reason),
-    };
-    let record = match executor.run(&possible, Seed::new(seed)) {
-        Ok(record) => record,
-        Err(error) => return output::fail(exit::UNKNOWN, &error),
-    };
-    if let Err(error) = super::write_history(&record, path) {
-        return output::fail(exit::UNKNOWN, &error);
-    }
-    let report = onlyonce_chaos::ledger::judge(&record);
-    let text = format!("{report}\ntrace {:016x}\n", record.trace_hash);
-    ended(super::code_of(report.verdict()), &text)
-}
-
 fn context(arguments: &RunArguments) -> Context {
-    let mut scenario = arguments.scenario.clone();
+    let mut scenario = in_a_shell(&arguments.scenario);
     if let Some(calls) = arguments.calls {
         scenario.push_str(&format!(" --calls {calls}"));
     }
@@ -186,6 +167,15 @@ fn context(arguments: &RunArguments) -> Context {
             ),
             ("with".to_owned(), format!("{cores} cores")),
         ],
+    }
+}
+
+/// As a shell takes it for one word.
+fn in_a_shell(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+    match !word.is_empty() && word.bytes().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 

@@ -21,6 +21,9 @@ pub(crate) struct ShrinkArguments {
     /// not said
     #[arg(long)]
     scenario: Option<String>,
+    /// Runs the service without dedupe, as `chaos run --naive` does
+    #[arg(long)]
+    naive: bool,
     /// How many calls the run makes
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     calls: Option<u64>,
@@ -57,7 +60,10 @@ pub(super) fn run(arguments: &ShrinkArguments) -> ExitCode {
             Some(named) => named.clone(),
         };
         wanted.calls = calls.unwrap_or(wanted.calls);
-        wanted
+        match arguments.naive {
+            true => wanted.naive(),
+            false => wanted,
+        }
     };
     #[cfg(feature = "mutants")]
     let _planted = match planted(arguments.plant.as_deref()) {
