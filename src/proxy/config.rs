@@ -113,7 +113,8 @@ pub enum CloseDelimited {
 /// What the upstream's own `Idempotency-Status` is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamStatus {
-    /// It is taken away: the upstream may mean anything by it, and a word of it would free a key.
+    /// It is taken away: the upstream may mean anything by it, and a word of it would free a key. Only
+    /// `in-doubt` and `in-progress` count, which end nothing and free nothing: their call is in doubt.
     Ignored,
     /// The upstream dedupes in these words, by the same keys, and what it says of a call counts.
     Trusted,
@@ -349,13 +350,13 @@ impl Default for ProxyLimits {
 ///
 /// # Errors
 ///
-/// When it is none, or one that cannot name a principal.
+/// When it is none, or one that has a meaning of its own.
 pub fn header_name(field: &'static str, text: &str) -> Result<HeaderName, ConfigError> {
     let name = HeaderName::from_str(text);
     let name = name.map_err(|_| ConfigError::new(field, "that is no name of a header"))?;
     let ours = name.as_str().starts_with("idempotency-");
     if ours || name == http::header::CONNECTION || name == http::header::HOST {
-        let problem = "this header has a meaning of its own and cannot name a principal";
+        let problem = "this header has a meaning of its own; say another one";
         return Err(ConfigError::new(field, problem));
     }
     Ok(name)
@@ -372,6 +373,10 @@ pub fn read_file(field: &'static str, path: &PathBuf) -> Result<Vec<u8>, ConfigE
         ConfigError::new(field, format!("{path} cannot be read: {error}"))
     })
 }
+
+/// Time for what is written down, beyond the upstream's: the answer that comes at the last moment is
+/// recorded and delivered.
+pub(super) const WRITTEN_DOWN_WITHIN: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

@@ -12,10 +12,10 @@ use tokio::time::sleep;
 
 use super::figures;
 use super::outbox::{is_whole, remove};
-use crate::http::client::{Outbox, OutboxFailure, Pending, Unfinished};
-use crate::http::{Body, ServingStore};
-use crate::storage::IdempotencyKey;
+use crate::http::client::{Outbox, OutboxFailure, Pending};
+use crate::http::{Body, ServingStore, names};
 use crate::storage::outbox::{OutboxError, OutboxState};
+use crate::storage::{Clock, IdempotencyKey, RetentionOptions, SystemClock, Timestamp};
 
 /// What earlier runs have left.
 pub(super) struct EarlierRuns {
@@ -115,12 +115,13 @@ async fn drive(
     unsent_max: Duration,
 ) -> Option<Left> {
     let (call, age) = (pending.call, pending.age);
+    let known_age = (!is_of_the_future(call.written_at, SystemClock.now())).then_some(age);
     let whole = match outbox.request(&call.key).await {
         Ok(request) => is_whole(&request),
         // What cannot be read is said to be so when it is resumed, and not sent.
         Err(_) => true,
     };
-    let ended = match unmade(&call.state, age, whole, unsent_max) {
+    let ended = match unmade(&call.state, known_age, whole, unsent_max) {
         Some(ended) => Ok(ended),
         None => match outbox.resume(&call.key).await {
             Ok(kept) => Ok(Ended::Answered(kept.response.status())),
@@ -128,7 +129,7 @@ async fn drive(
                 error: OutboxError::NotThere,
                 ..
             }) => return None,
-            Err(failure) => ended(&failure, &call.state).ok_or(failure),
+            Err(failure) => ended(&failure, &call.state, age).ok_or(failure),
         },
     };
     let number = call.number;
@@ -156,10 +157,18 @@ async fn drive(
     None
 }
 
-/// How a call ends that may not be made, or not be sent again.
-fn unmade(state: &OutboxState, age: Duration, whole: bool, unsent_max: Duration) -> Option<Ended> {
+/// How a call ends that may not be made, or not be sent again. Its `age` may not be known.
+fn unmade(
+    state: &OutboxState,
+    age: Option<Duration>,
+    whole: bool,
+    unsent_max: Duration,
+) -> Option<Ended> {
     match state {
-        OutboxState::Unsent if age > unsent_max => {
+        OutboxState::Unsent if age.is_none() => Some(Ended::Refused(
+            "it was never sent, and how old it is is not known: the clock was set back",
+        )),
+        OutboxState::Unsent if age.is_some_and(|age| age > unsent_max) => {
             Some(Ended::Refused("it was never sent, and is too old"))
         }
         OutboxState::Unsent if !whole => Some(Ended::Refused(
@@ -173,28 +182,23 @@ fn unmade(state: &OutboxState, age: Duration, whole: bool, unsent_max: Duration)
     }
 }
 
-/// What a run without an answer means for a call that nobody waits for; none where another may fare
-/// better.
-fn ended(failure: &OutboxFailure, state: &OutboxState) -> Option<Ended> {
+/// What a run without an answer means for a call of this age that nobody waits for; none where another
+/// may fare better.
+fn ended(failure: &OutboxFailure, state: &OutboxState, age: Duration) -> Option<Ended> {
     match failure {
         OutboxFailure::InDoubt(_) => Some(Ended::InDoubt),
         OutboxFailure::NotExecuted(unfinished) => {
-            refusal(unfinished).then_some(Ended::Refused("the other side refuses it"))
+            let refused = unfinished.response.as_deref().is_some_and(is_refusal);
+            refused.then_some(Ended::Refused("the other side refuses it"))
         }
         OutboxFailure::OutcomeUnknown(unfinished) => {
             if let Some(answer) = &unfinished.answer {
                 return Some(Ended::AnsweredAtLength(answer.status()));
             }
-            let response = unfinished.response.as_deref();
             if unfinished.cannot_tell.is_some() {
-                Some(Ended::Unknown("nobody remembers it any more"))
-            } else if response.is_some_and(|response| is_of_another_store(response, state)) {
-                Some(Ended::Unknown(
-                    "the other side has another store than the one that the call met",
-                ))
-            } else {
-                refusal(unfinished).then_some(Ended::Unknown("the other side refuses it now"))
+                return Some(Ended::Unknown("nobody remembers it any more"));
             }
+            unknown(unfinished.response.as_deref(), state, age)
         }
         OutboxFailure::AnswerNotKept {
             error: OutboxError::AnswerTooLarge { .. },
@@ -209,17 +213,36 @@ fn ended(failure: &OutboxFailure, state: &OutboxState) -> Option<Ended> {
     }
 }
 
-/// Whether asking again would be refused again.
-fn refusal(unfinished: &Unfinished) -> bool {
-    let response = unfinished.response.as_ref();
-    response.is_some_and(|response| is_for_good(response.status()))
+/// How a call ends that may have been executed, and whose last attempt this was the response to.
+fn unknown(response: Option<&Response<Body>>, state: &OutboxState, age: Duration) -> Option<Ended> {
+    let why = if response.is_some_and(|response| is_of_another_store(response, state)) {
+        "the other side has another store than the one that the call met"
+    } else if response.is_some_and(is_refusal) {
+        "the other side refuses it now"
+    } else if age > RetentionOptions::default().horizon {
+        "it is older than what the other side remembers"
+    } else {
+        return None;
+    };
+    Some(Ended::Unknown(why))
+}
+
+/// Whether asking again would be refused again. Somebody in between, who says nothing of the call, may be
+/// gone by then.
+fn is_refusal(response: &Response<Body>) -> bool {
+    response.headers().contains_key(names::STATUS) && is_for_good(response.status())
 }
 
 /// A store that the call has not met will never know it.
 fn is_of_another_store(response: &Response<Body>, state: &OutboxState) -> bool {
     let here = ServingStore::of(response.headers()).map(|store| store.id);
     let met = state.sent().and_then(|sent| sent.store);
-    response.status() == StatusCode::MISDIRECTED_REQUEST && here != met
+    response.status() == StatusCode::MISDIRECTED_REQUEST && here.is_some() && here != met
+}
+
+/// Whether it was written later than it is now by more than clocks differ from one start to the next.
+fn is_of_the_future(written_at: Timestamp, now: Timestamp) -> bool {
+    written_at.since(now) > CLOCK_SET_BACK_MAX
 }
 
 fn is_for_good(code: StatusCode) -> bool {
@@ -256,6 +279,9 @@ impl fmt::Display for Ended {
 /// So that a service that has just come back is not met by all at once.
 const AT_ONCE: usize = 16;
 
+/// As far as the clock of a server may be ahead of a call's date.
+const CLOCK_SET_BACK_MAX: Duration = Duration::from_secs(300);
+
 /// Pauses between the rounds in which all that is left is tried.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -263,8 +289,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::StoreId;
     use crate::storage::outbox::FirstSent;
-    use crate::storage::{StoreId, Timestamp};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -279,15 +305,29 @@ mod tests {
     #[test]
     fn a_call_that_was_never_sent_is_not_made_once_it_is_older_than_the_bound() {
         let ended = |age| unmade(&OutboxState::Unsent, age, true, HOUR);
-        assert_eq!(ended(HOUR), None);
-        assert!(matches!(ended(HOUR * 2), Some(Ended::Refused(_))));
+        assert_eq!(ended(Some(HOUR)), None);
+        assert!(matches!(ended(Some(HOUR * 2)), Some(Ended::Refused(_))));
         // What may have been sent is asked for, however old it is.
-        assert_eq!(unmade(&sent(1), HOUR * 24, true, HOUR), None);
+        assert_eq!(unmade(&sent(1), Some(HOUR * 24), true, HOUR), None);
+    }
+
+    // E5: a clock that was set back makes no call of last month a new one.
+    #[test]
+    fn a_call_that_was_never_sent_is_not_made_where_the_clock_does_not_tell_how_old_it_is() {
+        let at = |hours: u32| Timestamp::from_millis(1).plus(HOUR * hours);
+        assert!(is_of_the_future(at(2), at(1)));
+        assert!(!is_of_the_future(at(1), at(1)));
+        assert!(!is_of_the_future(at(1), at(2)));
+        // Clocks are set by a little at each start.
+        assert!(!is_of_the_future(at(1).plus(HOUR / 60), at(1)));
+        let ended = unmade(&OutboxState::Unsent, None, true, HOUR);
+        assert!(matches!(ended, Some(Ended::Refused(_))));
+        assert_eq!(unmade(&sent(1), None, true, HOUR), None);
     }
 
     #[test]
     fn a_call_whose_credentials_were_not_kept_is_never_sent_without_them() {
-        let ended = |state| unmade(state, Duration::ZERO, false, HOUR);
+        let ended = |state| unmade(state, Some(Duration::ZERO), false, HOUR);
         assert!(matches!(
             ended(&OutboxState::Unsent),
             Some(Ended::Refused(_))
@@ -310,5 +350,25 @@ mod tests {
         assert!(is_of_another_store(&misdirected(&there, 421), &sent(1)));
         assert!(!is_of_another_store(&misdirected(&there, 421), &sent(2)));
         assert!(!is_of_another_store(&misdirected(&there, 503), &sent(1)));
+        assert!(!is_of_another_store(&misdirected("none", 421), &sent(1)));
+    }
+
+    // H10: the other side has the answer, and somebody in between is in the way for now.
+    #[test]
+    fn a_call_is_driven_on_until_the_other_side_refuses_it_or_has_forgotten_it() {
+        let answered = |status: Option<&'static str>| {
+            let mut response = Response::new(Body::default());
+            *response.status_mut() = StatusCode::FORBIDDEN;
+            let value = status.map(http::HeaderValue::from_static);
+            value.map(|value| response.headers_mut().insert(names::STATUS, value));
+            unknown(Some(&response), &sent(1), HOUR)
+        };
+        assert_eq!(answered(None), None);
+        let refused = answered(Some("not-executed"));
+        assert!(matches!(refused, Some(Ended::Unknown(_))));
+        // Nobody is there.
+        assert_eq!(unknown(None, &sent(1), HOUR * 24 * 7), None);
+        let forgotten = unknown(None, &sent(1), HOUR * 24 * 8);
+        assert!(matches!(forgotten, Some(Ended::Unknown(_))));
     }
 }

@@ -4,9 +4,11 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, heade
 
 use super::config::{Egress, KeepAlive, ProxyConfig, Upstream};
 use super::forward::EGRESS;
+use super::outbox::Calling;
 use super::problem::{after, not_executed, problem};
-use super::{ConfigError, hop, outbox, upstream};
-use crate::http::client::{Client, Outbox, TransportError, stack};
+use super::stream::Timed;
+use super::{ConfigError, hop, upstream};
+use crate::http::client::{Client, TransportError, stack};
 use crate::http::{Body, Read, Status, names, read_key};
 use crate::middleware::client::{
     Backoff, BackoffOptions, CallError, Last, Outcome, RetryBudget, RetryBudgetOptions, Stopped,
@@ -20,11 +22,12 @@ pub(super) struct EgressProxy {
     client: Client,
     /// Asks whether the other side dedupes, once each time, and not out of the calls' budget.
     asking: Client,
-    outbox: Option<Outbox>,
+    outbox: Option<Calling>,
     upstream: Upstream,
     keep_alive: KeepAlive,
     body_bytes_max: usize,
     client_timeout: Duration,
+    timeout: Duration,
 }
 
 /// What is known of a call without an answer.
@@ -81,6 +84,7 @@ impl EgressProxy {
             keep_alive: egress.keep_alive,
             body_bytes_max: limits.body_bytes_max,
             client_timeout: limits.client_timeout,
+            timeout: limits.timeout,
         })
     }
 
@@ -90,7 +94,7 @@ impl EgressProxy {
     }
 
     /// Makes calls by `outbox` from now on.
-    pub(super) fn keep_calls_in(&mut self, outbox: Outbox) {
+    pub(super) fn keep_calls_in(&mut self, outbox: Calling) {
         self.outbox = Some(outbox);
     }
 
@@ -106,7 +110,7 @@ impl EgressProxy {
                 let brings_key = request.headers().contains_key(names::KEY);
                 let answered = match &self.outbox {
                     Some(outbox) if !request.method().is_safe() && !brings_key => {
-                        outbox::call(outbox.clone(), request).await
+                        outbox.call(request).await
                     }
                     _ => self.client.send(request).await.map_err(Untold::from),
                 };
@@ -115,11 +119,33 @@ impl EgressProxy {
             Err(refused) => refused,
         };
         hop::strip(response.headers_mut());
-        response
+        response.map(|body| {
+            // What is in memory came in time.
+            if body.contents().is_some() {
+                body
+            } else {
+                Body::stream(Timed::idle(body, self.timeout))
+            }
+        })
     }
 
-    /// Whether the other side says that it dedupes.
-    pub(super) async fn is_ready(&self) -> bool {
+    /// Whether calls would be made: the other side says that it dedupes, and the outbox keeps them. What
+    /// is missing, otherwise.
+    pub(super) async fn ready(&self) -> Result<(), &'static str> {
+        if let Some(outbox) = &self.outbox {
+            let able = tokio::time::timeout(READY_WITHIN, outbox.is_able()).await;
+            if !matches!(able, Ok(true)) {
+                return Err("the outbox does not keep calls: start this anew\n");
+            }
+        }
+        if self.other_side_dedupes().await {
+            Ok(())
+        } else {
+            Err("the other side does not say that it dedupes\n")
+        }
+    }
+
+    async fn other_side_dedupes(&self) -> bool {
         let mut question = Request::new(Body::default());
         *question.method_mut() = Method::OPTIONS;
         question
@@ -207,7 +233,15 @@ impl Untold {
         Self::refused(not_executed(code, "too-large", detail))
     }
 
-    /// The outbox is full. One that fails may have written it: that is unknown.
+    /// As many calls are being made as may be, some of them for clients that have gone.
+    pub(super) fn busy() -> Self {
+        let detail = "this proxy is making as many calls as it may";
+        let code = StatusCode::SERVICE_UNAVAILABLE;
+        let response = not_executed(code, "too-many-requests", detail);
+        Self::refused(after(response, PAUSE_MAX))
+    }
+
+    /// The outbox is full, or has failed before. One that fails may have written it: that is unknown.
     pub(super) fn not_kept(detail: &str) -> Self {
         let code = StatusCode::SERVICE_UNAVAILABLE;
         Self::refused(after(not_executed(code, "not-kept", detail), PAUSE_MAX))

@@ -20,7 +20,7 @@ use super::problem::{after, not_executed, problem};
 use super::stream::{Timed, Unended};
 use super::upstream::{Transport, connect_timeout, readdress};
 use crate::http::client::TransportError;
-use crate::http::{Body, NotExecuted};
+use crate::http::{Body, NotExecuted, Status, names};
 use crate::middleware::server::Execution;
 
 /// On requests that an egress proxy sends: an `OPTIONS` with it is a question about this proxy, and
@@ -129,6 +129,10 @@ impl Forward {
             }
             let sending = self.transport.call(next);
             let error = match timeout_at(until, sending).await {
+                // The request asked for no other protocol, so this is no answer to it.
+                Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    return Err(Unanswered::Lost);
+                }
                 Ok(Ok(response)) => return Ok(response),
                 Ok(Err(error)) => error,
                 Err(_elapsed) => return Err(Unanswered::Elapsed),
@@ -160,7 +164,13 @@ impl Forward {
             && ends_with_its_connection(&response);
         hop::strip(response.headers_mut());
         if self.upstream_status == UpstreamStatus::Ignored {
+            let open = says_that_it_is_open(&response).filter(|_| protected);
             hop::strip_answer_words(response.headers_mut());
+            if let Some(status) = open {
+                response
+                    .headers_mut()
+                    .insert(names::STATUS, status.header_value());
+            }
         }
         let endless = !protected || is_event_stream(response.headers());
         let idle = self.limits.timeout;
@@ -307,6 +317,13 @@ pub(super) fn ends_with_its_connection(response: &Response<Body>) -> bool {
     let last = codings.iter().next_back().map(HeaderValue::as_bytes);
     let last = last.and_then(|line| line.rsplit(|byte| *byte == b',').next());
     !last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// The two words that neither end a call nor free its key. A service that says one of them, whatever it
+/// calls so, says that this answer is not the last word, and so it is not recorded as that.
+fn says_that_it_is_open(response: &Response<Body>) -> Option<Status> {
+    let said = Status::of(response.headers());
+    said.filter(|said| matches!(said, Status::InDoubt | Status::InProgress))
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

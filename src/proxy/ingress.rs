@@ -6,14 +6,16 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use tower::{Layer, ServiceExt};
 
-use super::config::{CloseDelimited, InDoubt, Ingress, Keyless, ProxyConfig, ProxyLimits};
+use super::config::{
+    CloseDelimited, InDoubt, Ingress, Keyless, ProxyConfig, ProxyLimits, WRITTEN_DOWN_WITHIN,
+};
 use super::forward::Forward;
 use super::opened::Opened;
 use super::problem::{not_executed, problem};
 use super::reconcile::reconciliation;
 use super::{ConfigError, hop, upstream};
 use crate::http::{Body, Dedupe, DedupeLayer, names};
-use crate::middleware::server::{Executions, InDoubtPolicy};
+use crate::middleware::server::{DedupeOptions, Executions, InDoubtPolicy};
 use crate::storage::IdempotencyKey;
 
 /// Executes each key at most once, by the service behind it.
@@ -35,7 +37,11 @@ impl IngressProxy {
         let limits = config.limits;
         let transport = upstream::transport(&config.upstream, &limits)?;
         let in_doubt = policy(&ingress.in_doubt, ingress.close_delimited, config, &limits)?;
-        let mut layer = DedupeLayer::new(opened.store(), ingress.principal.clone())
+        let mut options = DedupeOptions::default();
+        // A call goes on when its client has gone, and is no open request any more.
+        options.flights_max = limits.requests_max;
+        let scope = ingress.principal.clone();
+        let mut layer = DedupeLayer::with_options(opened.store(), scope, options)
             .in_doubt(in_doubt)
             .fingerprint_host()
             .body_bytes_max(limits.body_bytes_max)
@@ -134,7 +140,3 @@ fn policy(
         }
     })
 }
-
-/// Time for the store, beyond the upstream's: the answer that comes at the last moment is recorded
-/// and delivered.
-const WRITTEN_DOWN_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);

@@ -6,31 +6,48 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Request, Response};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::ProxyError;
-use super::config::Egress;
+use super::config::{Egress, ProxyLimits, WRITTEN_DOWN_WITHIN};
 use super::earlier_runs::EarlierRuns;
 use super::egress::Untold;
 use super::forward::EGRESS;
 use crate::http::Body;
 use crate::http::client::{Client, Outbox, OutboxFailure, Unfinished};
-use crate::middleware::client::{Outcome, Stopped};
+use crate::middleware::client::{Outcome, Stopped, Ticket};
 use crate::storage::IdempotencyKey;
 use crate::storage::outbox::{OutboxError, OutboxState, OutboxStore};
 
 /// The outbox of an egress, open.
 pub(super) struct KeptCalls {
-    outbox: Outbox,
+    calling: Calling,
     left: EarlierRuns,
     closing: Closing,
+}
+
+/// Makes calls by an outbox.
+#[derive(Clone)]
+pub(super) struct Calling {
+    outbox: Outbox,
+    /// A call takes one until it is out of the outbox, also where its client has gone.
+    places: Arc<Semaphore>,
+    places_max: u32,
+    /// The outbox has failed, and takes nothing until it is opened anew.
+    failed: Arc<AtomicBool>,
+    /// So long a client waits for its call at most.
+    patience: Duration,
 }
 
 /// Frees the folder.
 #[derive(Clone)]
 pub(super) struct Closing {
-    outbox: Outbox,
+    calling: Calling,
     #[cfg(feature = "sled")]
     store: Arc<crate::storage::SledOutbox>,
 }
@@ -42,6 +59,7 @@ impl KeptCalls {
     pub(super) async fn open(
         path: &Path,
         egress: &Egress,
+        limits: &ProxyLimits,
         client: Client,
     ) -> Result<Self, ProxyError> {
         let kept = open(path).await?;
@@ -56,20 +74,21 @@ impl KeptCalls {
         }
         let left = outbox.pending().await;
         let left = left.map_err(|error| ProxyError::Store(error.to_string()))?;
+        let calling = Calling::new(outbox.clone(), limits);
         Ok(Self {
-            left: EarlierRuns::new(outbox.clone(), left, egress.outbox_unsent_max),
+            left: EarlierRuns::new(outbox, left, egress.outbox_unsent_max),
             closing: Closing {
-                outbox: outbox.clone(),
+                calling: calling.clone(),
                 #[cfg(feature = "sled")]
                 store: kept,
             },
-            outbox,
+            calling,
         })
     }
 
     /// Makes calls by it.
-    pub(super) fn outbox(&self) -> Outbox {
-        self.outbox.clone()
+    pub(super) fn calling(&self) -> Calling {
+        self.calling.clone()
     }
 
     /// Closes it.
@@ -86,9 +105,19 @@ impl KeptCalls {
 // === impl Closing ===
 
 impl Closing {
+    /// Ends when no call is being made.
+    pub(super) async fn idle(&self) {
+        // OK because nobody closes it.
+        let _ = self
+            .calling
+            .places
+            .acquire_many(self.calling.places_max)
+            .await;
+    }
+
     /// How many calls have not ended: they are driven on by the next run.
     pub(super) async fn unended(&self) -> Result<usize, ProxyError> {
-        let pending = self.outbox.pending().await;
+        let pending = self.calling.outbox.pending().await;
         let pending = pending.map_err(|error| ProxyError::Store(error.to_string()))?;
         let ended = |state: &OutboxState| matches!(state, OutboxState::Answered { .. });
         Ok(pending
@@ -107,84 +136,154 @@ impl Closing {
     }
 }
 
-/// Makes a call by the outbox. It goes on also where its client goes away, since this is a task of its
-/// own.
-pub(super) async fn call(outbox: Outbox, request: Request<Body>) -> Result<Response<Body>, Untold> {
-    let calling = tokio::spawn(call_once_written(outbox, request));
-    // OK because a task that panicked has sent what it has sent.
-    calling.await.unwrap_or_else(|_| Err(Untold::unknown(None)))
-}
+// === impl Calling ===
 
-async fn call_once_written(
-    outbox: Outbox,
-    mut request: Request<Body>,
-) -> Result<Response<Body>, Untold> {
-    request.headers_mut().remove(&WHOLE);
-    if !leaves_out_of(&outbox, &request) {
-        let said = HeaderValue::from_static("1");
-        request.headers_mut().insert(WHOLE, said);
-    }
-    match outbox.call(request).await {
-        Ok(kept) => {
-            // Its client need not wait for that: what is left is taken for answered.
-            tokio::spawn(async move { outbox.acknowledge(&kept.key).await });
-            Ok(kept.response)
+impl Calling {
+    fn new(outbox: Outbox, limits: &ProxyLimits) -> Self {
+        let places = limits.requests_max.min(Semaphore::MAX_PERMITS);
+        let places = u32::try_from(places).unwrap_or(u32::MAX);
+        Self {
+            outbox,
+            places: Arc::new(Semaphore::new(places as usize)),
+            places_max: places,
+            failed: Arc::default(),
+            patience: limits.timeout.saturating_add(WRITTEN_DOWN_WITHIN),
         }
-        // It is the call's answer all the same, and more than that nobody can be told.
-        Err(OutboxFailure::AnswerNotKept {
-            key,
+    }
+
+    /// Makes a call. It goes on also where its client goes away, since this is a task of its own.
+    pub(super) async fn call(&self, mut request: Request<Body>) -> Result<Response<Body>, Untold> {
+        if self.failed.load(Ordering::Acquire) {
+            let detail = "the outbox has failed, and takes nothing until this is started anew";
+            return Err(Untold::not_kept(detail));
+        }
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return Err(Untold::busy());
+        };
+        let key = IdempotencyKey::unique();
+        let ticket = Ticket::never_sent(key.clone());
+        request.extensions_mut().insert(ticket);
+        let calling = tokio::spawn(self.clone().call_once_written(request, place));
+        match timeout(self.patience, calling).await {
+            Ok(Ok(ended)) => ended,
+            // It goes on, or has panicked, and has sent what it has sent.
+            Ok(Err(_)) | Err(_) => Err(Untold::unknown(Some(&key))),
+        }
+    }
+
+    /// Whether it can keep calls. It is asked for one that nobody has made.
+    pub(super) async fn is_able(&self) -> bool {
+        let asked = self.outbox.request(&IdempotencyKey::unique()).await;
+        matches!(
+            asked,
+            Err(OutboxFailure::Outbox {
+                error: OutboxError::NotThere,
+                ..
+            })
+        )
+    }
+
+    async fn call_once_written(
+        self,
+        mut request: Request<Body>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Response<Body>, Untold> {
+        request.headers_mut().remove(&WHOLE);
+        if !leaves_out_of(&self.outbox, &request) {
+            let said = HeaderValue::from_static("1");
+            request.headers_mut().insert(WHOLE, said);
+        }
+        match self.outbox.call(request).await {
+            Ok(kept) => {
+                // Its client need not wait for that: what is left is taken for answered.
+                tokio::spawn(async move {
+                    let removed = self.outbox.acknowledge(&kept.key).await;
+                    self.look_at(removed.as_ref().err());
+                    drop(place);
+                });
+                Ok(kept.response)
+            }
+            // It is the call's answer all the same, and more than that nobody can be told.
+            Err(OutboxFailure::AnswerNotKept {
+                key,
+                error,
+                response: Some(response),
+            }) => {
+                tracing::warn!(target: "onlyonce", %error, "an answer was told and not kept");
+                self.look_at(Some(&error));
+                self.give_up(&key).await;
+                Ok(*response)
+            }
+            Err(OutboxFailure::OutcomeUnknown(Unfinished {
+                key,
+                answer: Some(answer),
+                ..
+            })) => {
+                self.give_up(&key).await;
+                Ok(*answer)
+            }
+            // Also where the call is not there any more: written anew it would be another one.
+            Err(failure) => Err(self.told(failure).await),
+        }
+    }
+
+    /// What a client is told, and what becomes of its call: who is told has it in hand from then on.
+    async fn told(&self, failure: OutboxFailure) -> Untold {
+        match failure {
+            OutboxFailure::InDoubt(unfinished) => {
+                self.give_up(&unfinished.key).await;
+                of(Outcome::InDoubt, unfinished)
+            }
+            OutboxFailure::NotExecuted(unfinished) => {
+                match self.outbox.cancel(&unfinished.key).await {
+                    Ok(()) => of(Outcome::NotExecuted, unfinished),
+                    // It would be made when this starts anew, so nobody may be told that it was not.
+                    Err(error) => {
+                        self.look_at(Some(&error));
+                        Untold::unknown(Some(&unfinished.key))
+                    }
+                }
+            }
+            OutboxFailure::OutcomeUnknown(unfinished) => {
+                self.give_up(&unfinished.key).await;
+                of(Outcome::Unknown, unfinished)
+            }
+            OutboxFailure::NotWritten(OutboxError::Mismatch) => Untold::mismatch(),
+            OutboxFailure::NotWritten(error @ OutboxError::RequestTooLarge { .. }) => {
+                Untold::too_large(&error.to_string())
+            }
+            OutboxFailure::NotWritten(error) => {
+                tracing::warn!(target: "onlyonce", %error, "a call was refused: it could not be kept");
+                Untold::not_kept(&error.to_string())
+            }
+            OutboxFailure::Unwritable(words) => Untold::unwritable(&words),
+            OutboxFailure::AnswerNotKept { key, error, .. }
+            | OutboxFailure::Outbox { key, error } => {
+                tracing::warn!(target: "onlyonce", %error, "the outcome of a call is unknown");
+                self.look_at(Some(&error));
+                Untold::unknown(Some(&key))
+            }
+            failure => Untold::unknown(failure.key()),
+        }
+    }
+
+    /// Takes away a call whose outcome is not known.
+    async fn give_up(&self, key: &IdempotencyKey) {
+        // OK because what stays is driven on, and may have been executed anyway.
+        let removed = remove(&self.outbox, key).await;
+        self.look_at(removed.as_ref().err());
+    }
+
+    /// Takes nothing more once the outbox has failed for good: no call is written or sent by it then, so
+    /// that of those that come now it is known that they were not executed.
+    fn look_at(&self, error: Option<&OutboxError>) {
+        let for_good = matches!(
             error,
-            response: Some(response),
-        }) => {
-            tracing::warn!(target: "onlyonce", %error, "an answer was told and not kept");
-            // OK because what stays is driven on, and the other side has its answer.
-            let _ = remove(&outbox, &key).await;
-            Ok(*response)
+            Some(OutboxError::Poisoned(_) | OutboxError::OwnedElsewhere)
+        );
+        if for_good && !self.failed.swap(true, Ordering::AcqRel) {
+            tracing::error!(target: "onlyonce", "the outbox has failed: calls are refused until this is started anew");
         }
-        Err(OutboxFailure::OutcomeUnknown(Unfinished {
-            key,
-            answer: Some(answer),
-            ..
-        })) => {
-            let _ = remove(&outbox, &key).await;
-            Ok(*answer)
-        }
-        // Also where the call is not there any more: written anew it would be another one.
-        Err(failure) => Err(told(&outbox, failure).await),
-    }
-}
-
-/// What a client is told, and what becomes of its call: who is told has it in hand from then on.
-async fn told(outbox: &Outbox, failure: OutboxFailure) -> Untold {
-    match failure {
-        OutboxFailure::InDoubt(unfinished) => {
-            let _ = remove(outbox, &unfinished.key).await;
-            of(Outcome::InDoubt, unfinished)
-        }
-        OutboxFailure::NotExecuted(unfinished) => match outbox.cancel(&unfinished.key).await {
-            Ok(()) => of(Outcome::NotExecuted, unfinished),
-            // It would be made when this starts anew, so nobody may be told that it was not.
-            Err(_) => Untold::unknown(Some(&unfinished.key)),
-        },
-        OutboxFailure::OutcomeUnknown(unfinished) => {
-            // OK because what stays is driven on, and may have been executed anyway.
-            let _ = remove(outbox, &unfinished.key).await;
-            of(Outcome::Unknown, unfinished)
-        }
-        OutboxFailure::NotWritten(OutboxError::Mismatch) => Untold::mismatch(),
-        OutboxFailure::NotWritten(error @ OutboxError::RequestTooLarge { .. }) => {
-            Untold::too_large(&error.to_string())
-        }
-        OutboxFailure::NotWritten(error) => {
-            tracing::warn!(target: "onlyonce", %error, "a call was refused: it could not be kept");
-            Untold::not_kept(&error.to_string())
-        }
-        OutboxFailure::Unwritable(words) => Untold::unwritable(&words),
-        OutboxFailure::AnswerNotKept { key, error, .. } | OutboxFailure::Outbox { key, error } => {
-            tracing::warn!(target: "onlyonce", %error, "the outcome of a call is unknown");
-            Untold::unknown(Some(&key))
-        }
-        failure => Untold::unknown(failure.key()),
     }
 }
 

@@ -86,8 +86,9 @@ impl Proxy {
             (Mode::Egress(egress), _) => match EgressProxy::new(&config, egress) {
                 Ok(mut proxy) => {
                     if let Some(path) = &egress.outbox {
-                        let opened = KeptCalls::open(path, egress, proxy.client()).await?;
-                        proxy.keep_calls_in(opened.outbox());
+                        let opened =
+                            KeptCalls::open(path, egress, &config.limits, proxy.client()).await?;
+                        proxy.keep_calls_in(opened.calling());
                         kept = Some(opened);
                     }
                     Ok(Half::Egress(proxy))
@@ -188,6 +189,10 @@ impl Proxy {
         if let Some(executions) = &self.executions {
             // OK because what is left is counted below.
             let _ = timeout_at(until, executions.idle()).await;
+        }
+        if let Some(outbox) = &self.outbox {
+            // OK because what is left is counted below.
+            let _ = timeout_at(until, outbox.idle()).await;
         }
         let mut left = LeftOver {
             requests: if drained { 0 } else { self.front.open() },

@@ -31,7 +31,7 @@ async fn figure(program: &Program, name: &str) -> BTreeMap<String, u64> {
 }
 
 /// Waits until nothing of earlier runs is left.
-async fn driven_on(program: &Program) -> BTreeMap<String, u64> {
+pub(crate) async fn driven_on(program: &Program) -> BTreeMap<String, u64> {
     for _ in 0..300 {
         let left = figure(program, "onlyonce_proxy_left_by_earlier_runs").await;
         if left.get("") == Some(&0) {
@@ -46,7 +46,7 @@ fn answered(count: u64) -> BTreeMap<String, u64> {
     BTreeMap::from([("{ended=\"answered\"}".to_owned(), count)])
 }
 
-fn outbox(place: &Place) -> String {
+pub(crate) fn outbox(place: &Place) -> String {
     format!("sled:{}", place.path("outbox").display())
 }
 

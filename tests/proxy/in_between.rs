@@ -136,3 +136,34 @@ async fn to_ask_an_egress_whether_it_is_ready_costs_its_calls_nothing() {
     assert_eq!(asked, 11, "each question is asked once");
     drop(egress);
 }
+
+// H10: what is larger than what is kept comes as it comes, and is not waited for without end.
+#[tokio::test]
+async fn a_link_that_goes_silent_in_a_long_answer_holds_no_client_of_an_egress_for_ever() {
+    let length = 3 << 20;
+    let begun = format!(
+        "HTTP/1.1 200 OK\r\n{STORE}Idempotency-Status: executed\r\nContent-Length: {length}\r\n\r\n{}",
+        "x".repeat(2 << 20)
+    );
+    let between = between(Reply::Say(begun)).await;
+    let place = super::programs::Place::new();
+    let outbox = format!("sled:{}", place.path("outbox").display());
+    for more in [&[][..], &["--store", &outbox]] {
+        let egress = egress(between.at, &[&["--timeout", "2s"][..], more].concat()).await;
+        let url = format!("http://{}/pay", egress.at);
+        let began = tokio::time::Instant::now();
+        let written = [
+            "-m",
+            "20",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code} %{size_download}",
+        ];
+        let said = curl(&[&written[..], &["-d", "x", &url]].concat()).await;
+        assert!(began.elapsed().as_secs() < 15, "{said}");
+        // Its head was there, and its end was not.
+        assert!(said.starts_with("200 "), "{said}");
+        assert!(!said.ends_with(&length.to_string()), "{said}");
+    }
+}

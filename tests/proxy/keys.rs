@@ -273,3 +273,38 @@ async fn a_key_of_the_clients_own_goes_through_the_pair() {
     assert_eq!(other, "422 mismatch");
     assert_eq!(place.effects().len(), 1);
 }
+
+// A1: the pair speaks HTTP/2 to each other, with and without an outbox.
+#[tokio::test]
+async fn a_pair_that_speaks_http_2_to_each_other_executes_each_call_once() {
+    let place = Place::new();
+    let (_bank, ingress) = bank_and(&place, &[]).await;
+    let outbox = format!("sled:{}", place.path("outbox").display());
+    for (number, more) in [&[][..], &["--store", &outbox]].into_iter().enumerate() {
+        let http2 = [&["--upstream-http2"][..], more].concat();
+        let egress = egress(ingress.at, &http2).await;
+        let said = asked(egress.at, &[]).await;
+        assert!(said.starts_with("200 "), "{said}");
+        let over_http2 = asked_of(egress.at, &[], CALL, &["--http2-prior-knowledge"]).await;
+        assert!(over_http2.starts_with("200 "), "{over_http2}");
+        let key = format!("Idempotency-Key: mine-{number}");
+        assert_eq!(asked(egress.at, &[&key]).await, "200 executed");
+        assert_eq!(asked(egress.at, &[&key]).await, "200 replayed");
+        assert_eq!(place.effects().len(), 3 * (number + 1));
+    }
+}
+
+// A service that speaks HTTP/2 alone: here another ingress, with a store of its own.
+#[tokio::test]
+async fn a_service_of_http_2_is_called_once_a_key() {
+    let place = Place::new();
+    let (_bank, inner) = bank_and(&place, &[]).await;
+    let upstream = format!("http://{}", inner.at);
+    let arguments = ["--listen", "127.0.0.1:0", "--upstream", &upstream];
+    let more = ["--store", "memory:", "--global-scope", "--upstream-http2"];
+    let outer = proxy(&[&arguments[..], &more[..]].concat()).await;
+    let key = "Idempotency-Key: order-1";
+    assert_eq!(asked(outer.at, &[key]).await, "200 executed");
+    assert_eq!(asked(outer.at, &[key]).await, "200 replayed");
+    assert_eq!(place.effects().len(), 1);
+}

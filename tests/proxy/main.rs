@@ -11,6 +11,7 @@ mod keys;
 mod kills;
 mod operation;
 mod other_clients;
+mod outbox_bounds;
 mod page;
 #[path = "../../storage/tests/postgres_rig/mod.rs"]
 mod postgres_rig;

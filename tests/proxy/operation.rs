@@ -100,8 +100,10 @@ async fn a_proxy_that_is_terminated_answers_what_is_under_way() {
     let ingress = place.ingress(bank.at, &["--admin", "127.0.0.1:0"]).await;
     let egress = egress(ingress.at, &["--admin", "127.0.0.1:0"]).await;
     for program in [&ingress, &egress] {
-        let url = format!("http://{}/readyz", program.admin.unwrap());
-        assert_eq!(curl(&[&url]).await, "ready\n");
+        let admin = program.admin.unwrap();
+        let asked = |path| async move { curl(&[&format!("http://{admin}{path}")]).await };
+        assert_eq!(asked("/healthz").await, "alive\n");
+        assert_eq!(asked("/readyz").await, "ready\n");
     }
     let url = format!("http://{}/RPC2", egress.at);
     let call = tokio::spawn(async move { withdrawn(&url, "a", &[]).await });

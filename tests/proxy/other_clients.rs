@@ -12,13 +12,18 @@ use onlyonce_chaos::proxy::{Direction, Fault, FaultKind, Plan, Proxy, Rule};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::programs::{Place, egress, not_run, printed, run_python};
+use super::programs::{Place, curl, egress, not_run, printed, run_python};
 
 /// A client, and what it needs.
 enum Client {
+    /// With this call in JSON.
+    Curl(&'static str),
     Node(&'static str),
     Python(&'static str),
 }
+
+const CURL: Client =
+    Client::Curl(r#"{"jsonrpc": "2.0", "id": 1, "method": "withdraw", "params": [10]}"#);
 
 const URLLIB: Client = Client::Python(
     "
@@ -118,14 +123,28 @@ async fn xmlrpc_client_whose_answers_are_lost_in_silence_withdraws_once_from_twi
     withdraws_once(&XMLRPC, "twisted_bank.py", "import twisted", SILENCE).await;
 }
 
+// H1
 #[tokio::test]
-async fn jayson_through_the_pair_withdraws_once_from_flask() {
-    withdraws_once(&JAYSON, "flask_bank.py", "import flask", FIN).await;
+async fn curl_whose_answers_are_lost_withdraws_once_from_flask() {
+    for fault in [FIN, RESET, SILENCE] {
+        withdraws_once(&CURL, "flask_bank.py", "import flask", fault).await;
+    }
 }
 
+// H1
 #[tokio::test]
-async fn the_xmlrpc_of_npm_through_the_pair_withdraws_once_from_twisted() {
-    withdraws_once(&NODE_XMLRPC, "twisted_bank.py", "import twisted", FIN).await;
+async fn jayson_whose_answers_are_lost_withdraws_once_from_flask() {
+    for fault in [FIN, RESET, SILENCE] {
+        withdraws_once(&JAYSON, "flask_bank.py", "import flask", fault).await;
+    }
+}
+
+// H1
+#[tokio::test]
+async fn the_xmlrpc_of_npm_whose_answers_are_lost_withdraws_once_from_twisted() {
+    for fault in [FIN, RESET, SILENCE] {
+        withdraws_once(&NODE_XMLRPC, "twisted_bank.py", "import twisted", fault).await;
+    }
 }
 
 async fn withdraws_once(
@@ -154,12 +173,20 @@ async fn withdraws_once(
     let egress = egress(link.addr(), &patience).await;
     let address = format!("http://{}/", egress.at);
     let total = match client {
+        Client::Curl(call) => withdrawn_by_curl(call, &address).await,
         Client::Python(program) => printed(program, &[&address]).await,
         Client::Node(program) => printed_by_node(program, &address, &modules.unwrap()).await,
     };
     assert_eq!(total, "10");
     assert_eq!(place.taken(), 10);
     assert!(link.stats().fired(kind) >= 4, "{:?}", link.stats());
+}
+
+async fn withdrawn_by_curl(call: &str, address: &str) -> String {
+    let kind = "Content-Type: application/json";
+    let answer = curl(&["--data-raw", call, "-H", kind, address]).await;
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    answer["result"].to_string()
 }
 
 async fn printed_by_node(program: &str, address: &str, modules: &str) -> String {

@@ -87,6 +87,39 @@ async fn a_service_that_speaks_of_keys_of_its_own_frees_none_here() {
     assert_eq!(service.heard().len(), 3);
 }
 
+// D1, H10: what a service that dedupes by itself says of a call that is still going on there is not the
+// call's answer.
+#[tokio::test]
+async fn a_service_that_says_that_a_call_is_open_leaves_it_in_doubt_and_does_not_end_it() {
+    for said in ["in-progress", "in-doubt"] {
+        let words = format!("Idempotency-Status: {said}\r\nRetry-After: 1\r\n");
+        let open = Reply::with("409 Conflict", &words, "later");
+        let service = Scripted::start(move |number, _| match number {
+            1 => open.clone(),
+            _ => Reply::ok("paid"),
+        })
+        .await;
+        let ingress = ingress(service.at, &["--in-doubt", "rerun"]).await;
+        assert_eq!(status(ingress.at, "a", &[]).await, "409 in-doubt", "{said}");
+        assert_eq!(status(ingress.at, "a", &[]).await, "200 executed", "{said}");
+        assert_eq!(status(ingress.at, "a", &[]).await, "200 replayed", "{said}");
+    }
+}
+
+// B2: nobody asked for another protocol.
+#[tokio::test]
+async fn a_service_that_changes_the_protocol_unasked_gives_no_answer() {
+    let change = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let service = Scripted::always(Reply::Say(change.to_owned())).await;
+    let ingress = ingress(service.at, &[]).await;
+    assert_eq!(status(ingress.at, "a", &[]).await, "409 in-doubt");
+    assert_eq!(status(ingress.at, "a", &[]).await, "409 in-doubt");
+    assert_eq!(service.heard().len(), 1);
+    let url = format!("http://{}/", ingress.at);
+    let code = curl(&["-o", "/dev/null", "-w", "%{http_code}", &url]).await;
+    assert_eq!(code, "502");
+}
+
 // C2
 #[tokio::test]
 async fn a_key_that_comes_to_another_host_never_gets_the_first_ones_answer() {

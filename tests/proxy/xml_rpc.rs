@@ -78,8 +78,18 @@ async fn through_the_pair_four_answers_lost_in_silence_take_ten() {
 
 #[tokio::test]
 async fn through_the_pair_a_multi_call_whose_answers_are_lost_runs_once() {
+    for (fault, kind) in [
+        (Fault::Close, FaultKind::Close),
+        (Fault::Reset, FaultKind::Reset),
+        (Fault::DropRest, FaultKind::DropRest),
+    ] {
+        a_multi_call_runs_once(fault, kind).await;
+    }
+}
+
+async fn a_multi_call_runs_once(fault: Fault, kind: FaultKind) {
     let place = Place::new();
-    let (_bank, _ingress, link, egress) = pair(&place, Fault::Close).await;
+    let (_bank, _ingress, link, egress) = pair(&place, fault).await;
     let program = "
 import sys, xmlrpc.client
 calls = xmlrpc.client.MultiCall(xmlrpc.client.ServerProxy(sys.argv[1]))
@@ -91,7 +101,7 @@ print(list(calls()))
     let totals = printed(program, &[&format!("http://{}", egress.at)]).await;
     assert_eq!(totals, "[1, 3, 7]");
     assert_eq!(place.effects().len(), 3);
-    assert!(link.stats().fired(FaultKind::Close) >= 4);
+    assert!(link.stats().fired(kind) >= 4, "{:?}", link.stats());
 }
 
 #[tokio::test]

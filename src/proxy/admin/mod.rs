@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use super::config::Secret;
 use super::front::{Front, Half};
 use super::problem::problem;
+use super::stream::Attended;
 use crate::http::{Body, Read};
 use crate::storage::{IdempotencyKey, Inspect};
 
@@ -61,8 +62,9 @@ impl Admin {
                 });
                 let mut http = http1::Builder::new();
                 http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+                let io = TokioIo::new(Attended::new(stream, PATIENCE));
                 // OK because whoever asked is gone then.
-                let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                let _ = http.serve_connection(io, service).await;
             });
         }
     }
@@ -104,24 +106,23 @@ impl Admin {
         if self.draining.load(Ordering::Acquire) {
             return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
         }
-        let ready = match (self.front.half(), &self.inspect) {
-            (Half::Egress(egress), _) => egress.is_ready().await,
-            (Half::Ingress(_), Some(inspect)) => {
-                let stats = timeout(READY_WITHIN, inspect.stats()).await;
-                matches!(stats, Ok(Ok(stats)) if stats.poisoned.is_none())
-            }
-            (Half::Ingress(_), None) => false,
+        let ready = match self.front.half() {
+            Half::Egress(egress) => egress.ready().await,
+            Half::Ingress(_) => self.store_answers().await,
         };
-        match (ready, self.front.half()) {
-            (true, _) => text(StatusCode::OK, "ready\n"),
-            (false, Half::Egress(_)) => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the other side does not say that it dedupes\n",
-            ),
-            (false, Half::Ingress(_)) => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the store does not answer\n",
-            ),
+        match ready {
+            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Err(missing) => text(StatusCode::SERVICE_UNAVAILABLE, missing),
+        }
+    }
+
+    async fn store_answers(&self) -> Result<(), &'static str> {
+        let missing = "the store does not answer\n";
+        let inspect = self.inspect.as_ref().ok_or(missing)?;
+        let stats = timeout(READY_WITHIN, inspect.stats()).await;
+        match stats {
+            Ok(Ok(stats)) if stats.poisoned.is_none() => Ok(()),
+            _ => Err(missing),
         }
     }
 }

@@ -49,6 +49,8 @@ fn ingress(said: &ProxyArguments) -> Parsed<Ingress> {
         ("attempt-timeout", said.attempt_timeout.is_some()),
         ("retries-per-second", said.retries_per_second.is_some()),
         ("keep-alive", said.keep_alive.is_some()),
+        ("outbox-unsent-max", said.outbox_unsent_max.is_some()),
+        ("outbox-leave-out", said.outbox_leave_out.is_some()),
     ] {
         if is_said {
             return Err(wrong(

@@ -36,6 +36,14 @@ fn a_setting_that_cannot_be_used_is_named() {
         "head-bytes-max"
     );
     assert_eq!(field(|said| said.attempts_max = Some(3)), "attempts-max");
+    assert_eq!(
+        field(|said| said.outbox_unsent_max = text("1h")),
+        "outbox-unsent-max"
+    );
+    assert_eq!(
+        field(|said| said.outbox_leave_out = text("x-session")),
+        "outbox-leave-out"
+    );
     assert_eq!(field(|said| said.access_log = text("xml")), "access-log");
     assert_eq!(
         field(|said| said.tls_key = Some("/no/file".into())),
