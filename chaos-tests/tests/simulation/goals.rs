@@ -51,12 +51,10 @@ fn a_scenario_without_faults_reaches_none_of_the_goals_that_faults_are_for() {
             calm.faults.clear();
             let campaign = campaign(&calm);
             let name = workload.name();
-            assert_eq!(
-                campaign.goals_missed(),
-                OF_FAULTS,
-                "{name}, {}",
-                mode.name()
-            );
+            let goals = campaign.goals();
+            let arose = OF_FAULTS.map(|goal| (goal, goals.count(goal)));
+            let arose: Vec<_> = arose.iter().filter(|(_, count)| *count > 0).collect();
+            assert!(arose.is_empty(), "{name}, {}: {arose:?}", mode.name());
             assert_eq!(campaign.exit_code(), 3, "{name}");
         }
     }
