@@ -248,11 +248,12 @@ impl<'a> Case<'a> {
             && self.effects().all(|effect| effect.answer != answer)
     }
 
-    /// Whether somebody who asked when an answer was recorded and given was told that nobody knows, or
-    /// that nothing was executed.
+    /// Whether somebody who asked when an answer was recorded and given was told that nobody knows; or
+    /// whether a call that had that answer was told that it was not executed.
     ///
     /// Who had asked before may be told so: its attempt may have come first. So may who asks when the
-    /// key was swept or acknowledged, and who meets another store.
+    /// key was swept or acknowledged, and who meets another store. That nothing was executed is true
+    /// of the attempts of a twin which never came to the server.
     fn answer_taken_back(&self) -> bool {
         let rows = self.rows;
         let payload = |member: u32| rows.calls[member as usize].payload;

@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | I1 | `double-apply` | a key has more than one effect |
 //! | I2 | `lost-acked` | a client got an answer that promises an effect, and there is none |
-//! | I3 | `reply-divergence` | two answers of a key differ, none of its effects has that answer, or who asked when it had been given was told otherwise |
+//! | I3 | `reply-divergence` | two answers of a key differ, none of its effects has that answer, or who asked when it had been given was told that nobody knows |
 //! | I4 | `false-negative` | a client was told "not applied", and the effect is there |
 //! | I5 | `phantom` | an effect that nobody asked for |
 //! | I6 | `payload-swap` | the effect or an answer of a key belongs to another payload |

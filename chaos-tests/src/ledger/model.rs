@@ -413,9 +413,10 @@ impl<'a> Told<'a> {
                         answers.push((own, answer.at_us));
                     }
                 }
+                let of_the_key = *denial.ending == Ending::InDoubt;
                 let asked_after = answers
                     .iter()
-                    .any(|&(own, at_us)| own || at_us < denial.asked_us);
+                    .any(|&(own, at_us)| own || (of_the_key && at_us < denial.asked_us));
                 let first_us = answers.iter().map(|&(_, at_us)| at_us).min().unwrap_or(0);
                 let forgotten = self.forgotten_us.iter().any(|&us| us <= denial.at_us);
                 asked_after && !forgotten && !gone(first_us, denial.at_us)

@@ -70,7 +70,8 @@ pub(super) struct Call {
 /// An ending that says of a call that nobody knows, or that it was not executed.
 #[derive(Debug)]
 pub(super) struct Denial {
-    /// Since when what it answers can have been asked at the earliest.
+    /// Since when what it says of the key can have been asked at the earliest; [`ASKED_NOTHING`] where
+    /// it says nothing of the key.
     pub(super) asked_us: u64,
     pub(super) ended_us: u64,
     /// Whether the same call had been given a recorded answer before.
@@ -160,7 +161,8 @@ impl Rows {
         match told {
             Told::Answered(answer) => self.settle(row, at_us, (true, answer)),
             Told::Declined(answer) => self.settle(row, at_us, (false, answer)),
-            Told::Refused => self.deny(row, asked_us, at_us, Call::REFUSED),
+            // It speaks of the attempts of this call alone, also where another call was answered.
+            Told::Refused => self.deny(row, ASKED_NOTHING, at_us, Call::REFUSED),
             Told::InDoubt => self.deny(row, asked_us, at_us, Call::IN_DOUBT),
             Told::Unknown => {
                 let nobody_knows = (self.replaced.last()).is_some_and(|&us| us >= call.invoked_us);
@@ -589,6 +591,9 @@ impl Effect {
 
 /// As many keys as a part of the join has about: what a table of them takes fits into 64 KiB.
 const PART_KEYS: usize = 4_096;
+
+/// Before everything.
+const ASKED_NOTHING: u64 = 0;
 
 /// A key has less than 2^24 bytes, all keys of a run less than 2^40.
 const TEXT_BITS: u32 = 24;
