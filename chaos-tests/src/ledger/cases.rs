@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::history::OperationKey;
 use super::report::Violation;
-use super::rows::{Call, Effect, Groups, NEVER, Rows};
+use super::rows::Rows;
+use super::call::{Call, Effect, NEVER};
+use super::groups::Groups;
 
 /// All calls of one key; or, where no call has it, its effects.
 pub(super) struct Case<'a> {
@@ -97,7 +99,7 @@ struct OddKeys {
 impl OddKeys {
     fn of(rows: &Rows, groups: &Groups) -> Self {
         let mut odd = Self::default();
-        groups.each(rows, |members, _| {
+        groups.each(rows, |_, members, _| {
             let effects = || members.iter().flat_map(|&member| rows.effects_of(member));
             if effects().nth(1).is_some() {
                 let first = effects().min_by_key(|&effect| rows.effects[effect as usize].index);

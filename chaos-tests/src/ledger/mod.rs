@@ -54,15 +54,18 @@
 //! assert_eq!(report.figures().duplicated, 1);
 //! ```
 
+mod call;
 mod cases;
 mod check;
 mod effects;
+mod groups;
 mod history;
 mod judge;
 mod money;
 mod report;
 mod rows;
 mod sum;
+mod taking;
 
 #[cfg(test)]
 mod invariants;
