@@ -244,8 +244,14 @@ fn a_run_of_the_same_events_that_ends_otherwise_is_told_with_what_differs() {
         *record.accounts.as_mut().unwrap().get_mut(account).unwrap() += 1;
     });
     assert_eq!(richer.event, record.events.len() as u64 + 1);
-    assert_eq!(richer.one, format!("the end, accounts, {account}: {}", held + 1));
-    assert_eq!(richer.other, format!("the end, accounts, {account}: {held}"));
+    assert_eq!(
+        richer.one,
+        format!("the end, accounts, {account}: {}", held + 1)
+    );
+    assert_eq!(
+        richer.other,
+        format!("the end, accounts, {account}: {held}")
+    );
     let fault = record.fired.keys().next().unwrap();
     let never = ends_otherwise(&|record| {
         record.fired.remove(fault);

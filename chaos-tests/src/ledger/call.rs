@@ -64,8 +64,7 @@ impl Call {
     pub(super) const DIVERGED: u16 = 1 << 5;
     /// The first definitive answer is a refusal for good.
     pub(super) const DECLINED_FIRST: u16 = 1 << 6;
-    /// The client gave up while faults were still striking, or because the store that knew of it is gone,
-    /// and nothing was heard of it since.
+    /// The client gave up while faults were still striking, and nothing was heard of it since.
     pub(super) const GAVE_UP: u16 = 1 << 7;
     /// Other calls have its key.
     pub(super) const TWIN: u16 = 1 << 8;
@@ -75,6 +74,9 @@ impl Call {
     pub(super) const UNRECORDED: u16 = 1 << 10;
     /// Its first definitive answer was not recorded.
     pub(super) const UNRECORDED_FIRST: u16 = 1 << 11;
+    /// The client gave up when the store that knew of the call was gone, and did not come back. (A
+    /// request of before may still leave.)
+    pub(super) const NOBODY_LEFT: u16 = 1 << 12;
 
     pub(super) const fn new(payload: u64, invoked_us: u64) -> Self {
         Self {
@@ -111,7 +113,7 @@ impl Call {
 
     /// The client asks again, and waits for nothing that it had asked before.
     pub(super) const fn came_back(&mut self, at_us: u64) {
-        self.flags &= !Self::GAVE_UP;
+        self.flags &= !(Self::GAVE_UP | Self::NOBODY_LEFT);
         self.asked_us = at_us;
     }
 
@@ -160,4 +162,3 @@ impl Effect {
         (self.call != NONE).then_some(self.call)
     }
 }
-

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::call::{Call, Effect, NEVER};
+use super::groups::Groups;
 use super::history::OperationKey;
 use super::report::Violation;
 use super::rows::Rows;
-use super::call::{Call, Effect, NEVER};
-use super::groups::Groups;
 
 /// All calls of one key; or, where no call has it, its effects.
 pub(super) struct Case<'a> {
@@ -70,7 +70,11 @@ pub(super) fn out_of_order(rows: &Rows, groups: &Groups) -> OutOfOrder {
         if !odd.later_effects.is_empty() && odd.later_effects.contains(&at) {
             continue;
         }
-        let own = (row, rows.calls[row as usize].invoked_us, rows.answered_us(row));
+        let own = (
+            row,
+            rows.calls[row as usize].invoked_us,
+            rows.answered_us(row),
+        );
         let (first, invoked_us, answered_us) = match odd.twins.is_empty() {
             true => own,
             false => odd.twins.get(&row).copied().unwrap_or(own),
@@ -363,7 +367,7 @@ fn in_time(rows: &Rows, row: u32, limit: Option<Limit>) -> bool {
     // Of a client that gave up before, and of which nothing was heard since, the history does not
     // show that it wants to know. Nor can it know where the store is gone that knew.
     let resolved = resolved_us != NEVER;
-    call.has(Call::GAVE_UP)
+    call.has(Call::GAVE_UP | Call::NOBODY_LEFT)
         || resolved && resolved_us <= until_us
         || !resolved && limit.watched_us <= until_us
 }

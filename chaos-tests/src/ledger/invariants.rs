@@ -1,9 +1,7 @@
 //! Each invariant: a run that breaks it and only it, and one that nearly does.
 
 use super::{Verdict, judge};
-use crate::history::{
-    Defect, Ending, Event, Happened, OTHER_STORE, RunHeader, RunRecord, Seen,
-};
+use crate::history::{Defect, Ending, Event, Happened, OTHER_STORE, RunHeader, RunRecord, Seen};
 
 /// A run of one's own making; times are in microseconds.
 struct Run(RunRecord);
@@ -228,11 +226,7 @@ fn i3_an_answer_that_was_given_is_not_taken_back() {
     let refused = judge(&answered().ended(40, 1, Ending::Refused).0);
     assert_eq!(refused.violations()[0].name(), "reply-divergence");
     // Another one asks for the same when the answer was given, or before.
-    let twin = |asked_us, ending| {
-        answered()
-            .invoked(asked_us, 2, "k")
-            .ended(40, 2, ending)
-    };
+    let twin = |asked_us, ending| answered().invoked(asked_us, 2, "k").ended(40, 2, ending);
     twin(21, Ending::InDoubt).breaks_only("I3", "reply-divergence");
     twin(20, Ending::InDoubt).is_valid();
     // No attempt of its own was executed, and none of them may have come to the server.
@@ -557,7 +551,11 @@ fn i10_after_the_faults_every_call_comes_to_an_end() {
     };
     gone(0, 50).is_valid();
     gone(50, 0).breaks_only("I10", "stuck");
-    again(gone(0, 50), 300).breaks_only("I10", "stuck");
+    again(gone(0, 50), 300).is_valid();
+    gone(0, 50).invoked(300, 1, "k").breaks_only("I10", "stuck");
+    gone(0, 50)
+        .ended(1_101, 1, Ending::InDoubt)
+        .breaks_only("I10", "stuck");
     gave_up().invoked(200, 1, "k").breaks_only("I10", "stuck");
     gave_up()
         .invoked(200, 1, "k")
@@ -637,9 +635,7 @@ fn a_run_in_which_nobody_was_answered_shows_nothing_about_answers() {
 fn a_run_with_a_limit_that_never_says_when_the_faults_ended_is_not_valid() {
     let silent = || Run::new().whole(0, 1, "k", 1);
     silent().is_unknown_because("it is not said when the faults ended");
-    silent()
-        .event(30, 0, Happened::FaultsEnded)
-        .is_valid();
+    silent().event(30, 0, Happened::FaultsEnded).is_valid();
     let mut boundless = silent();
     boundless.0.header.resolve_within_ms = None;
     assert_eq!(judge(&boundless.0).verdict(), Verdict::Valid);

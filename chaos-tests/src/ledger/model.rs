@@ -442,8 +442,7 @@ impl<'a> Told<'a> {
             })
         };
         let mut own = self.effects.iter();
-        let unexplained =
-            own.any(|effect| effect.payload == call.payload && !explained(effect));
+        let unexplained = own.any(|effect| effect.payload == call.payload && !explained(effect));
         let answered = told(call, |ending| matches!(ending, Ending::Answered(_)));
         let declined = told(call, |ending| matches!(ending, Ending::Declined(_)));
         (declined && applied) || (refused(call) && (answered || unexplained))
@@ -508,13 +507,17 @@ fn stuck(record: &RunRecord, call: &CallTold<'_>) -> bool {
     };
     let last = call.endings.last();
     let gave_up = last.is_some_and(|last| {
-        let quiet = record.events[last.at + 1..]
-            .iter()
-            .all(|event| event.call != call.ordinal || !is_of_who_goes_on(event));
+        let later = || {
+            let later = record.events[last.at + 1..].iter();
+            later.filter(|event| event.call == call.ordinal)
+        };
+        let quiet = !later().any(|event| is_a_second_attempt(event) || is_invoked(event));
+        let never_came_back = !later().any(is_invoked);
         let nobody_knows = record.events[..last.at]
             .iter()
             .any(|event| is_another_store(event) && event.at_us >= call.invoked_us);
-        *last.ending == Ending::Unknown && (last.at < ended || nobody_knows) && quiet
+        let for_good = (last.at < ended && quiet) || (nobody_knows && never_came_back);
+        *last.ending == Ending::Unknown && for_good
     });
     let watched_us = record.events.iter().map(|event| event.at_us).max();
     let seen_to_the_limit = record.complete || watched_us.is_some_and(|at_us| at_us > limit_us);
@@ -522,9 +525,12 @@ fn stuck(record: &RunRecord, call: &CallTold<'_>) -> bool {
     !gave_up && !resolved(limit_us) && (ever || seen_to_the_limit)
 }
 
-fn is_of_who_goes_on(event: &Event) -> bool {
-    let second = event.what == Happened::Sent && event.attempt == 2;
-    second || matches!(event.what, Happened::Invoked { .. })
+fn is_a_second_attempt(event: &Event) -> bool {
+    event.what == Happened::Sent && event.attempt == 2
+}
+
+fn is_invoked(event: &Event) -> bool {
+    matches!(event.what, Happened::Invoked { .. })
 }
 
 fn is_another_store(event: &Event) -> bool {
@@ -535,7 +541,11 @@ fn is_another_store(event: &Event) -> bool {
 
 impl<'a> EndingTold<'a> {
     fn new(record: &'a RunRecord, call: u64, at: usize, ending: &'a Ending) -> Self {
-        let before = || record.events[..at].iter().filter(|event| event.call == call);
+        let before = || {
+            record.events[..at]
+                .iter()
+                .filter(|event| event.call == call)
+        };
         let asked = before().rfind(|event| {
             matches!(
                 event.what,

@@ -99,7 +99,7 @@ impl Rows {
         };
         let call = &mut self.calls[row as usize];
         let asked_us = std::mem::replace(&mut call.asked_us, at_us);
-        call.flags &= !Call::GAVE_UP;
+        call.flags &= !(Call::GAVE_UP | Call::NOBODY_LEFT);
         match told {
             Told::Answered(answer) => self.settle(row, at_us, (true, answer)),
             Told::Declined(answer) => self.settle(row, at_us, (false, answer)),
@@ -107,11 +107,13 @@ impl Rows {
             Told::Refused => self.deny(row, ASKED_NOTHING, at_us, Call::REFUSED),
             Told::InDoubt => self.deny(row, asked_us, at_us, Call::IN_DOUBT),
             Told::Unknown => {
-                let nobody_knows = (self.replaced.last()).is_some_and(|&us| us >= call.invoked_us);
-                call.flags |= match faults_ended && !nobody_knows {
-                    true => Call::UNKNOWN,
-                    false => Call::UNKNOWN | Call::GAVE_UP,
-                };
+                call.flags |= Call::UNKNOWN;
+                if !faults_ended {
+                    call.flags |= Call::GAVE_UP;
+                }
+                if (self.replaced.last()).is_some_and(|&us| us >= call.invoked_us) {
+                    call.flags |= Call::NOBODY_LEFT;
+                }
             }
         }
         true
