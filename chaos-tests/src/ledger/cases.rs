@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::call::{Call, Effect, NEVER};
+use super::groups::Groups;
 use super::history::OperationKey;
 use super::report::Violation;
-use super::rows::{Call, Effect, Groups, NEVER, Rows};
+use super::rows::Rows;
 
 /// All calls of one key; or, where no call has it, its effects.
 pub(super) struct Case<'a> {
@@ -101,7 +103,7 @@ struct OddKeys {
 impl OddKeys {
     fn of(rows: &Rows, groups: &Groups) -> Self {
         let mut odd = Self::default();
-        groups.each(rows, |members, _| {
+        groups.each(rows, |_, members, _| {
             let effects = || members.iter().flat_map(|&member| rows.effects_of(member));
             if effects().nth(1).is_some() {
                 let first = effects().min_by_key(|&effect| rows.effects[effect as usize].index);
@@ -252,11 +254,12 @@ impl<'a> Case<'a> {
             && self.effects().all(|effect| effect.answer != answer)
     }
 
-    /// Whether somebody who asked when an answer was recorded and given was told that nobody knows, or
-    /// that nothing was executed.
+    /// Whether somebody who asked when an answer was recorded and given was told that nobody knows; or
+    /// whether a call that had that answer was told that it was not executed.
     ///
     /// Who had asked before may be told so: its attempt may have come first. So may who asks when the
-    /// key was swept or acknowledged, and who meets another store.
+    /// key was swept or acknowledged, and who meets another store. That nothing was executed is true
+    /// of the attempts of a twin which never came to the server.
     fn answer_taken_back(&self) -> bool {
         let rows = self.rows;
         let payload = |member: u32| rows.calls[member as usize].payload;
@@ -364,7 +367,7 @@ fn in_time(rows: &Rows, row: u32, limit: Option<Limit>) -> bool {
     // Of a client that gave up before, and of which nothing was heard since, the history does not
     // show that it wants to know. Nor can it know where the store is gone that knew.
     let resolved = resolved_us != NEVER;
-    call.has(Call::GAVE_UP)
+    call.has(Call::GAVE_UP | Call::NOBODY_LEFT)
         || resolved && resolved_us <= until_us
         || !resolved && limit.watched_us <= until_us
 }

@@ -2,10 +2,10 @@
 
 use super::effects::Effects;
 use super::history::{Ending, History};
-use super::judge::{Judge, Told};
+use super::judge::Judge;
 use super::report::Report;
-use super::rows::Effect;
 use super::sum::sum;
+use super::taking::{Noted, Told, What};
 use crate::history::{RunEnd, RunHeader};
 
 /// Holds what clients were told against what is on disk.
@@ -18,25 +18,27 @@ use crate::history::{RunEnd, RunHeader};
 /// the order of the input.
 pub fn check(history: &History, effects: &Effects) -> Report {
     let mut judge = Judge::new(RunHeader::default());
-    let rows = judge.rows_mut();
     for (ordinal, operation) in (1..).zip(&history.operations) {
-        rows.invoke(
-            ordinal,
-            operation.key.as_bytes(),
-            sum(&operation.payload),
-            0,
-        );
-        let Some(call) = rows.call_mut(ordinal) else {
-            continue;
+        let mut take = |call, what, key: &[u8]| {
+            let at_us = 0;
+            judge.take(Noted { at_us, call, what }, key);
         };
-        call.attempts = operation.attempts;
+        let payload = sum(&operation.payload);
+        take(ordinal, What::Invoked { payload }, operation.key.as_bytes());
+        take(ordinal, What::Received(operation.attempts), &[]);
         for ending in &operation.endings {
-            rows.end(ordinal, 0, Told::of_operation(ending), true);
+            take(ordinal, What::Ended(Told::of_operation(ending)), &[]);
         }
     }
     for (index, effect) in (1..).zip(&effects.effects) {
-        let row = Effect::new(&effect.payload, &effect.answer, index, None);
-        rows.effect(0, effect.key.as_bytes(), row);
+        let what = What::Effect {
+            index,
+            payload: sum(&effect.payload),
+            answer: sum(&effect.answer),
+            at_commit: false,
+        };
+        let (at_us, call) = (0, 0);
+        judge.take(Noted { at_us, call, what }, effect.key.as_bytes());
     }
     judge.finish(&RunEnd {
         complete: !effects.incomplete,

@@ -3,34 +3,29 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
+use super::call::NEVER;
 use super::cases::{self, Case, Limit};
+use super::groups::{Groups, Key, beside};
 use super::money::Money;
 use super::report::{Figures, Report, Verdict};
-use super::rows::{Call, Effect, NEVER, Rows};
+use super::rows::Rows;
 use super::sum::sum;
-use crate::history::{Ending, Event, Happened, OTHER_STORE, RunEnd, RunHeader, RunRecord, Seen};
+use super::taking::{Noted, Taken, Taking, Told, What, processors};
+use crate::history::{Event, Happened, OTHER_STORE, RunEnd, RunHeader, RunRecord, Seen};
 
 /// Judges a run while it goes on, or a history while it is read.
 ///
 /// Events are not kept: a call with its effect takes about 110 bytes and the bytes of its key. Payloads and answers
-/// are compared by a digest of 64 bits, keys byte by byte. Time is linear in the events.
+/// are compared by a digest of 64 bits, keys byte by byte. Time is linear in the events. A long run takes a second
+/// thread, which ends with [`finish`](Self::finish), or when this is dropped.
 #[derive(Debug)]
 #[must_use = "a judge that is not asked is no check"]
 pub struct Judge {
     header: RunHeader,
-    rows: Rows,
+    taking: Taking,
     sums: HashMap<String, i128, BuildHasherDefault<Spread>>,
-    faults_ended_us: Option<u64>,
     /// When the last event was.
     watched_us: u64,
-    doubts: Doubts,
-}
-
-/// Why a run cannot be called valid although nothing is wrong in it.
-#[derive(Debug, Default)]
-struct Doubts {
-    texts: Vec<String>,
-    more: u64,
 }
 
 /// Judges a whole run.
@@ -54,24 +49,23 @@ impl Judge {
             .collect();
         Self {
             header,
-            rows: Rows::default(),
+            taking: Taking::default(),
             sums,
-            faults_ended_us: None,
             watched_us: 0,
-            doubts: Doubts::default(),
         }
     }
 
     /// Takes the next event.
     pub fn event(&mut self, event: &Event) {
         self.watched_us = self.watched_us.max(event.at_us);
-        match &event.what {
-            Happened::Invoked { key, payload, .. } => self.invoked(event, key, payload),
-            Happened::Sent => self.call(event, |call| call.sent(event.attempt.max(1))),
-            Happened::Received => {
-                let attempt = event.attempt.max(1);
-                self.call(event, |call| call.attempts = call.attempts.max(attempt));
+        let attempt = event.attempt.max(1);
+        let (what, key) = match &event.what {
+            Happened::Invoked { key, payload, .. } => {
+                let payload = sum(payload);
+                (What::Invoked { payload }, key.as_bytes())
             }
+            Happened::Sent => (What::Sent(attempt), NO_KEY),
+            Happened::Received => (What::Received(attempt), NO_KEY),
             Happened::Effect {
                 index,
                 key,
@@ -83,56 +77,52 @@ impl Judge {
                 for (account, amount) in legs {
                     self.add(account, i128::from(*amount));
                 }
-                let at_us = (*seen == Seen::AtCommit).then_some(event.at_us);
-                let effect = Effect::new(payload, answer, *index, at_us);
-                self.rows.effect(event.call, key.as_bytes(), effect);
+                let what = What::Effect {
+                    index: *index,
+                    payload: sum(payload),
+                    answer: sum(answer),
+                    at_commit: *seen == Seen::AtCommit,
+                };
+                (what, key.as_bytes())
             }
-            Happened::Unrecorded => self.call(event, |call| call.flags |= Call::UNRECORDED),
-            Happened::Ended { ending } => {
-                let faults_ended = self.faults_ended_us.is_some();
-                let told = Told::of(ending);
-                if !self.rows.end(event.call, event.at_us, told, faults_ended) {
-                    self.too_early(event);
-                }
-            }
-            Happened::Swept { key } => self.rows.swept(key.as_bytes(), event.at_us),
-            Happened::Acknowledged => {
-                if !self.rows.forget(event.call, event.at_us) {
-                    self.too_early(event);
-                }
-            }
-            Happened::FaultsEnded => {
-                self.faults_ended_us.get_or_insert(event.at_us);
-            }
+            Happened::Unrecorded => (What::Unrecorded, NO_KEY),
+            Happened::Ended { ending } => (What::Ended(Told::of(ending)), NO_KEY),
+            Happened::Swept { key } => (What::Swept, key.as_bytes()),
+            Happened::Acknowledged => (What::Acknowledged, NO_KEY),
+            Happened::FaultsEnded => (What::FaultsEnded, NO_KEY),
             Happened::Lifecycle { event: became, .. } if became == OTHER_STORE => {
-                self.rows.replaced(event.at_us);
+                (What::OtherStore, NO_KEY)
             }
-            Happened::Fault { .. } | Happened::Replied | Happened::Lifecycle { .. } => {}
-        }
+            Happened::Fault { .. } | Happened::Replied | Happened::Lifecycle { .. } => return,
+        };
+        let (at_us, call) = (event.at_us, event.call);
+        self.taking.take(Noted { at_us, call, what }, key);
     }
 
     /// Judges, now that everything is told.
-    pub fn finish(mut self, end: &RunEnd) -> Report {
+    pub fn finish(self, end: &RunEnd) -> Report {
+        let Taken {
+            mut rows,
+            faults_ended_us,
+            mut doubts,
+        } = self.taking.end();
         if !end.complete {
-            self.doubts
-                .push("the final read did not reach the end".into());
+            doubts.push("the final read did not reach the end".into());
         }
-        if self.rows.calls.is_empty() {
+        if rows.calls.is_empty() {
             // A run that did nothing proves nothing.
-            self.doubts.push("no call was made".into());
+            doubts.push("no call was made".into());
         }
-        if self.header.resolve_within_ms.is_some() && self.faults_ended_us.is_none() {
-            self.doubts
-                .push("it is not said when the faults ended, so that no call can be stuck".into());
+        if self.header.resolve_within_ms.is_some() && faults_ended_us.is_none() {
+            doubts.push(NEVER_ENDED.into());
         }
-        let groups = self.rows.join();
-        let mut figures = Figures {
-            calls: self.rows.calls.len() as u64,
-            effects: self.rows.effects.len() as u64,
-            ..Figures::default()
+        let threads = match rows.calls.len() {
+            ..MANY_CALLS => 1,
+            MANY_CALLS.. => processors().min(THREADS_MAX),
         };
+        let groups = Groups::join(&mut rows, threads);
         let limit =
-            self.faults_ended_us
+            faults_ended_us
                 .zip(self.header.resolve_within_ms)
                 .map(|(ended_us, within_ms)| Limit {
                     ended_us,
@@ -141,44 +131,46 @@ impl Judge {
                     // its end has nothing after it.
                     watched_us: if end.complete { NEVER } else { self.watched_us },
                 });
-        let out_of_order = cases::out_of_order(&self.rows, &groups);
+        let (out_of_order, sighting) = beside(
+            threads > 1,
+            || cases::out_of_order(&rows, &groups),
+            || Sighting::of(&rows, &groups, limit),
+        );
         if let Some(index) = out_of_order.twice {
-            self.doubts
-                .push(format!("two effects are said to be commit {index}"));
+            doubts.push(format!("two effects are said to be commit {index}"));
         }
+        let Sighting {
+            mut figures,
+            mut suspects,
+        } = sighting;
+        suspects.extend(out_of_order.keys.iter().map(|&row| Key::Asked(row)));
+        suspects.sort_unstable();
+        suspects.dedup();
         let mut violations = Vec::new();
         let absence_proves = end.complete;
-        groups.each(&self.rows, |members, effects| {
-            let case = Case {
-                rows: &self.rows,
-                members,
-                effects,
-            };
-            figures.operations += 1;
-            for &row in members {
-                self.rows.calls[row as usize].count(&mut figures);
-            }
-            let in_order = out_of_order.keys.is_empty()
-                || members.iter().all(|call| !out_of_order.keys.contains(call));
-            if in_order && case.is_plainly_fine(limit) {
-                return;
-            }
-            let effects = case.effects().count() as u64;
-            figures.duplicated += u64::from(effects > 1);
-            figures.lost += u64::from(absence_proves && case.lost());
-            case.judge(absence_proves, limit, &out_of_order.keys, &mut violations);
-        });
+        for key in suspects {
+            groups.with(&rows, key, |members, effects| {
+                let case = Case {
+                    rows: &rows,
+                    members,
+                    effects,
+                };
+                let effects = case.effects().count() as u64;
+                figures.duplicated += u64::from(effects > 1);
+                figures.lost += u64::from(absence_proves && case.lost());
+                case.judge(absence_proves, limit, &out_of_order.keys, &mut violations);
+            });
+        }
         if figures.open > 0 && (limit.is_none() || !end.complete) {
-            self.doubts
-                .push(format!("{} calls have no end", figures.open));
+            doubts.push(format!("{} calls have no end", figures.open));
         }
         let is_unanswered = figures.calls > 0 && figures.answered + figures.declined == 0;
-        let nothing_else = violations.is_empty() && self.doubts.texts.is_empty();
+        let nothing_else = violations.is_empty() && doubts.is_empty();
         if is_unanswered {
             // Whoever answers nobody tells nobody two things.
-            self.doubts.push(NOTHING_ANSWERED.into());
+            doubts.push(NOTHING_ANSWERED.into());
         }
-        let doubts = self.doubts.told();
+        let doubts = doubts.told();
         let verdict = if !violations.is_empty() {
             Verdict::Violated
         } else if doubts.is_empty() {
@@ -208,37 +200,6 @@ impl Judge {
         }
     }
 
-    fn invoked(&mut self, event: &Event, key: &str, payload: &[u8]) {
-        let payload = sum(payload);
-        if let Some(call) = self.rows.call_mut(event.call) {
-            // A client that comes back goes on with what it had.
-            call.came_back(event.at_us);
-            let same = call.payload == payload;
-            if !same || self.rows.key_of(event.call) != Some(key.as_bytes()) {
-                self.doubts.push(format!(
-                    "call {} was invoked again with another key or payload",
-                    event.call
-                ));
-            }
-            return;
-        }
-        self.rows
-            .invoke(event.call, key.as_bytes(), payload, event.at_us);
-    }
-
-    fn call(&mut self, event: &Event, change: impl FnOnce(&mut Call)) {
-        match self.rows.call_mut(event.call) {
-            Some(call) => change(call),
-            None => self.too_early(event),
-        }
-    }
-
-    fn too_early(&mut self, event: &Event) {
-        let (call, what) = (event.call, event.what.name());
-        self.doubts
-            .push(format!("call {call} was {what} before it was invoked"));
-    }
-
     fn add(&mut self, account: &str, amount: i128) {
         if let Some(sum) = self.sums.get_mut(account) {
             *sum = sum.saturating_add(amount);
@@ -248,52 +209,43 @@ impl Judge {
     }
 
     /// For [`check`](super::check()), whose operations have no times.
-    pub(super) fn rows_mut(&mut self) -> &mut Rows {
-        &mut self.rows
+    pub(super) fn take(&mut self, noted: Noted, key: &[u8]) {
+        self.taking.take(noted, key);
     }
 }
 
-/// An ending, with its answer as a digest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    Answered(u64),
-    Declined(u64),
-    Refused,
-    InDoubt,
-    Unknown,
+/// What a look at every key has shown.
+struct Sighting {
+    figures: Figures,
+    /// The keys that are not plainly fine.
+    suspects: Vec<Key>,
 }
 
-// === impl Told ===
+// === impl Sighting ===
 
-impl Told {
-    fn of(ending: &Ending) -> Self {
-        match ending {
-            Ending::Answered(answer) => Self::Answered(sum(answer)),
-            Ending::Declined(answer) => Self::Declined(sum(answer)),
-            Ending::Refused => Self::Refused,
-            Ending::InDoubt => Self::InDoubt,
-            Ending::Unknown => Self::Unknown,
-        }
-    }
-}
-
-// === impl Doubts ===
-
-impl Doubts {
-    fn push(&mut self, text: String) {
-        if self.texts.len() < DOUBTS_MAX {
-            self.texts.push(text);
-        } else {
-            self.more += 1;
-        }
-    }
-
-    fn told(&mut self) -> Vec<String> {
-        let mut texts = std::mem::take(&mut self.texts);
-        if self.more > 0 {
-            texts.push(format!("and {} more", self.more));
-        }
-        texts
+impl Sighting {
+    fn of(rows: &Rows, groups: &Groups, limit: Option<Limit>) -> Self {
+        let mut figures = Figures {
+            calls: rows.calls.len() as u64,
+            effects: rows.effects.len() as u64,
+            ..Figures::default()
+        };
+        let mut suspects = Vec::new();
+        groups.each(rows, |key, members, effects| {
+            let case = Case {
+                rows,
+                members,
+                effects,
+            };
+            figures.operations += 1;
+            for &row in members {
+                rows.calls[row as usize].count(&mut figures);
+            }
+            if !case.is_plainly_fine(limit) {
+                suspects.push(key);
+            }
+        });
+        Self { figures, suspects }
     }
 }
 
@@ -318,5 +270,14 @@ impl Hasher for Spread {
 /// Told of a run in which no client got an answer.
 const NOTHING_ANSWERED: &str = "no call was answered, so that nothing is shown about answers";
 
-/// How many reasons are told one by one.
-const DOUBTS_MAX: usize = 8;
+/// Told of a run that has a limit for what is stuck, and no time from which on it counts.
+const NEVER_ENDED: &str = "it is not said when the faults ended, so that no call can be stuck";
+
+/// Of an event that is about no key, or about the key of its call.
+const NO_KEY: &[u8] = &[];
+
+/// From so many calls on it is worth threads to look at them.
+const MANY_CALLS: usize = 100_000;
+
+/// More than these wait for memory, and not for a processor.
+const THREADS_MAX: usize = 4;

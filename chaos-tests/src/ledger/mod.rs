@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | I1 | `double-apply` | a key has more than one effect |
 //! | I2 | `lost-acked` | a client got an answer that promises an effect, and there is none |
-//! | I3 | `reply-divergence` | two answers of a key differ, none of its effects has that answer, or who asked when it had been given was told otherwise |
+//! | I3 | `reply-divergence` | two answers of a key differ, none of its effects has that answer, or who asked when it had been given was told that nobody knows |
 //! | I4 | `false-negative` | a client was told "not applied", and the effect is there |
 //! | I5 | `phantom` | an effect that nobody asked for |
 //! | I6 | `payload-swap` | the effect or an answer of a key belongs to another payload |
@@ -20,9 +20,10 @@
 //! they come; [`check`] asks those that need no time of operations and effects.
 //!
 //! `stuck` is of a call, and needs a history that says when the faults ended and how long a call may
-//! be open from then on. One call is never held to be stuck: one whose client gave up (its last ending
-//! is unknown) before the faults ended, or when the store that knew was gone, and of which no new
-//! attempt, no ending and no coming back is seen since. Of a history that stops early, only those are whose time was over before it stopped.
+//! be open from then on. Never held to be stuck is a call whose client gave up (its last ending is
+//! unknown) before the faults ended, and of which no new attempt, no ending and no coming back is seen
+//! since; nor one whose client gave up when the store that knew was gone, and did not come back. Of a
+//! history that stops early, only those are whose time was over before it stopped.
 //!
 //! What a client does not know is not a violation: an operation that ended in doubt or unknown may
 //! have happened or not, but at most one time. It is counted. The checker has a third verdict,
@@ -54,15 +55,18 @@
 //! assert_eq!(report.figures().duplicated, 1);
 //! ```
 
+mod call;
 mod cases;
 mod check;
 mod effects;
+mod groups;
 mod history;
 mod judge;
 mod money;
 mod report;
 mod rows;
 mod sum;
+mod taking;
 
 #[cfg(test)]
 mod invariants;

@@ -413,9 +413,10 @@ impl<'a> Told<'a> {
                         answers.push((own, answer.at_us));
                     }
                 }
+                let of_the_key = *denial.ending == Ending::InDoubt;
                 let asked_after = answers
                     .iter()
-                    .any(|&(own, at_us)| own || at_us < denial.asked_us);
+                    .any(|&(own, at_us)| own || (of_the_key && at_us < denial.asked_us));
                 let first_us = answers.iter().map(|&(_, at_us)| at_us).min().unwrap_or(0);
                 let forgotten = self.forgotten_us.iter().any(|&us| us <= denial.at_us);
                 asked_after && !forgotten && !gone(first_us, denial.at_us)
@@ -506,13 +507,17 @@ fn stuck(record: &RunRecord, call: &CallTold<'_>) -> bool {
     };
     let last = call.endings.last();
     let gave_up = last.is_some_and(|last| {
-        let quiet = record.events[last.at + 1..]
-            .iter()
-            .all(|event| event.call != call.ordinal || !is_of_who_goes_on(event));
+        let later = || {
+            let later = record.events[last.at + 1..].iter();
+            later.filter(|event| event.call == call.ordinal)
+        };
+        let quiet = !later().any(|event| is_a_second_attempt(event) || is_invoked(event));
+        let never_came_back = !later().any(is_invoked);
         let nobody_knows = record.events[..last.at]
             .iter()
             .any(|event| is_another_store(event) && event.at_us >= call.invoked_us);
-        *last.ending == Ending::Unknown && (last.at < ended || nobody_knows) && quiet
+        let for_good = (last.at < ended && quiet) || (nobody_knows && never_came_back);
+        *last.ending == Ending::Unknown && for_good
     });
     let watched_us = record.events.iter().map(|event| event.at_us).max();
     let seen_to_the_limit = record.complete || watched_us.is_some_and(|at_us| at_us > limit_us);
@@ -520,9 +525,12 @@ fn stuck(record: &RunRecord, call: &CallTold<'_>) -> bool {
     !gave_up && !resolved(limit_us) && (ever || seen_to_the_limit)
 }
 
-fn is_of_who_goes_on(event: &Event) -> bool {
-    let second = event.what == Happened::Sent && event.attempt == 2;
-    second || matches!(event.what, Happened::Invoked { .. })
+fn is_a_second_attempt(event: &Event) -> bool {
+    event.what == Happened::Sent && event.attempt == 2
+}
+
+fn is_invoked(event: &Event) -> bool {
+    matches!(event.what, Happened::Invoked { .. })
 }
 
 fn is_another_store(event: &Event) -> bool {

@@ -62,7 +62,7 @@ pub enum Violation {
         key: OperationKey,
     },
     /// Answers of a key differ among themselves or from what is stored with the effect, or one was
-    /// given, and whoever asked after that was told that nobody knows, or that nothing was executed.
+    /// given, and whoever asked after that was told that nobody knows.
     ReplyDivergence {
         /// Whose answers.
         key: OperationKey,

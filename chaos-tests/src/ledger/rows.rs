@@ -1,16 +1,11 @@
-//! What the checker remembers of a run: a row a call, a row an effect, and which share a key.
+//! What the checker remembers of a run: a row a call, a row an effect, and their keys.
 
 use std::collections::HashMap;
 
-use super::judge::Told;
-use super::report::Figures;
+use super::call::{Call, Denial, Effect, NEVER, NONE};
+use super::groups::Groups;
 use super::sum::sum;
-
-/// A row that is not there.
-pub(super) const NONE: u32 = u32::MAX;
-
-/// A time that never came.
-pub(super) const NEVER: u64 = u64::MAX;
+use super::taking::Told;
 
 #[derive(Debug, Default)]
 pub(super) struct Rows {
@@ -47,58 +42,6 @@ pub(super) struct Rows {
 /// share a key, nothing else is read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Text(u64);
-
-#[derive(Debug)]
-pub(super) struct Call {
-    pub(super) payload: u64,
-    pub(super) invoked_us: u64,
-    /// When the client first had a definitive answer.
-    settled_us: u64,
-    /// When the client has asked for the last time, as far as it shows: when it began, came back, or
-    /// went on after an ending.
-    asked_us: u64,
-    /// The first definitive answer.
-    pub(super) definitive: u64,
-    /// The last one of its effects; they are a chain.
-    pub(super) effect: u32,
-    pub(super) attempts: u32,
-    /// The last one of its denials; they are a chain.
-    denial: u32,
-    pub(super) flags: u16,
-}
-
-/// An ending that says of a call that nobody knows, or that it was not executed.
-#[derive(Debug)]
-pub(super) struct Denial {
-    /// Since when what it answers can have been asked at the earliest.
-    pub(super) asked_us: u64,
-    pub(super) ended_us: u64,
-    /// Whether the same call had been given a recorded answer before.
-    pub(super) answered: bool,
-    /// The denial of the same call before it.
-    next: u32,
-}
-
-#[derive(Debug)]
-pub(super) struct Effect {
-    pub(super) payload: u64,
-    pub(super) answer: u64,
-    pub(super) index: u64,
-    /// When it was committed; [`NEVER`] where that is not known.
-    committed_us: u64,
-    /// The effect of the same call before it.
-    next: u32,
-    call: u32,
-}
-
-/// Calls that share a key, and effects without a call.
-#[derive(Debug, Default)]
-pub(super) struct Groups {
-    /// By the first call of a key that has several: all of them.
-    twins: HashMap<u32, Vec<u32>>,
-    /// Effects of keys that no call has, in the order of the keys.
-    phantoms: Vec<Vec<u32>>,
-}
 
 // === impl Rows ===
 
@@ -156,18 +99,21 @@ impl Rows {
         };
         let call = &mut self.calls[row as usize];
         let asked_us = std::mem::replace(&mut call.asked_us, at_us);
-        call.flags &= !Call::GAVE_UP;
+        call.flags &= !(Call::GAVE_UP | Call::NOBODY_LEFT);
         match told {
             Told::Answered(answer) => self.settle(row, at_us, (true, answer)),
             Told::Declined(answer) => self.settle(row, at_us, (false, answer)),
-            Told::Refused => self.deny(row, asked_us, at_us, Call::REFUSED),
+            // It speaks of the attempts of this call alone, also where another call was answered.
+            Told::Refused => self.deny(row, ASKED_NOTHING, at_us, Call::REFUSED),
             Told::InDoubt => self.deny(row, asked_us, at_us, Call::IN_DOUBT),
             Told::Unknown => {
-                let nobody_knows = (self.replaced.last()).is_some_and(|&us| us >= call.invoked_us);
-                call.flags |= match faults_ended && !nobody_knows {
-                    true => Call::UNKNOWN,
-                    false => Call::UNKNOWN | Call::GAVE_UP,
-                };
+                call.flags |= Call::UNKNOWN;
+                if !faults_ended {
+                    call.flags |= Call::GAVE_UP;
+                }
+                if (self.replaced.last()).is_some_and(|&us| us >= call.invoked_us) {
+                    call.flags |= Call::NOBODY_LEFT;
+                }
             }
         }
         true
@@ -318,99 +264,8 @@ impl Rows {
         std::iter::successors(Some(first), next).take_while(|&effect| effect != NONE)
     }
 
-    /// Finds out which calls share a key, and gives stray effects and sweeps to the calls of their
-    /// keys.
-    ///
-    /// By parts of about as many keys as fit into a processor's own memory: one table of all of
-    /// them would be waited for at every key.
-    pub(super) fn join(&mut self) -> Groups {
-        let mut groups = Groups::default();
-        let calls = self.calls.len();
-        let mut digests = Vec::with_capacity(self.keys.len() + self.stray.len() + self.swept.len());
-        digests.extend(self.keys.iter().map(|&key| sum(self.bytes(key))));
-        digests.extend(self.stray.iter().map(|&(_, key)| sum(self.bytes(key))));
-        digests.extend(self.swept.iter().map(|&(key, _)| sum(self.bytes(key))));
-        let bits = (digests.len() / PART_KEYS)
-            .next_power_of_two()
-            .trailing_zeros();
-        let part_of = |digest: u64| (digest.checked_shr(64 - bits).unwrap_or(0)) as usize;
-        let mut starts = vec![0_u32; (1 << bits) + 1];
-        for &digest in &digests {
-            starts[part_of(digest) + 1] += 1;
-        }
-        for part in 1..starts.len() {
-            starts[part] += starts[part - 1];
-        }
-        let mut filled = starts.clone();
-        // Within a part, which the upper bits name, the lower half tells keys apart well enough.
-        let mut items = vec![(0_u32, 0_u32); digests.len()];
-        for (item, &digest) in digests.iter().enumerate() {
-            let at = &mut filled[part_of(digest)];
-            items[*at as usize] = (digest as u32, item as u32);
-            *at += 1;
-        }
-        let mut table = Vec::new();
-        let mut late = Vec::new();
-        let mut phantoms: Vec<(u32, Vec<u32>)> = Vec::new();
-        for part in starts.windows(2) {
-            let part = &items[part[0] as usize..part[1] as usize];
-            table.clear();
-            table.resize((part.len() * 2).next_power_of_two(), NONE);
-            let mask = table.len() - 1;
-            for (own, &(digest, item)) in part.iter().enumerate() {
-                let mut at = digest as usize & mask;
-                // Items are in their order within a part: the first one of a key is its first call.
-                let first = loop {
-                    let Some(&(other_digest, other)) = part.get(table[at] as usize) else {
-                        table[at] = own as u32;
-                        break None;
-                    };
-                    if other_digest == digest && self.item_key(other) == self.item_key(item) {
-                        break Some(other);
-                    }
-                    at = (at + 1) & mask;
-                };
-                let first_call = first.filter(|&first| (first as usize) < calls);
-                let stray = (item as usize).checked_sub(calls);
-                match (stray, first_call) {
-                    (None, None) => {}
-                    (None, Some(first)) => {
-                        groups
-                            .twins
-                            .entry(first)
-                            .or_insert_with(|| vec![first])
-                            .push(item);
-                    }
-                    (Some(stray), Some(first)) => late.push((stray, first)),
-                    (Some(stray), None) if stray < self.stray.len() => match first {
-                        None => phantoms.push((item, vec![self.stray[stray].0])),
-                        Some(first) => {
-                            if let Some((_, of)) = phantoms.iter_mut().find(|(at, _)| *at == first)
-                            {
-                                of.push(self.stray[stray].0);
-                            }
-                        }
-                    },
-                    // The sweep of a key that nobody ever used.
-                    (Some(_), None) => {}
-                }
-            }
-        }
-        phantoms.sort_unstable_by_key(|&(item, _)| item);
-        groups.phantoms = phantoms.into_iter().map(|(_, effects)| effects).collect();
-        for (stray, first) in late {
-            self.give(stray, first);
-        }
-        for (first, members) in &groups.twins {
-            for &member in members {
-                self.calls[member as usize].flags |= Call::TWIN;
-            }
-            self.calls[*first as usize].flags |= Call::FIRST;
-        }
-        groups
-    }
-
-    fn give(&mut self, stray: usize, first: u32) {
+    /// Gives an effect or a sweep whose call is not known to the first call of its key.
+    pub(super) fn give(&mut self, stray: usize, first: u32) {
         let call = &mut self.calls[first as usize];
         if let Some(&(effect, _)) = self.stray.get(stray) {
             let row = &mut self.effects[effect as usize];
@@ -424,7 +279,21 @@ impl Rows {
         }
     }
 
-    fn item_key(&self, item: u32) -> &[u8] {
+    /// How many items have keys: the calls, then the effects without a call, then the sweeps.
+    pub(super) fn items(&self) -> usize {
+        self.keys.len() + self.stray.len() + self.swept.len()
+    }
+
+    pub(super) fn digest_of(&self, item: u32) -> u64 {
+        sum(self.item_key(item))
+    }
+
+    /// The effect of an item behind the calls, if it is none of the sweeps.
+    pub(super) fn stray_effect(&self, stray: usize) -> Option<u32> {
+        self.stray.get(stray).map(|&(effect, _)| effect)
+    }
+
+    pub(super) fn item_key(&self, item: u32) -> &[u8] {
         let item = item as usize;
         let key = match item.checked_sub(self.calls.len()) {
             None => self.keys[item],
@@ -459,136 +328,8 @@ impl Rows {
     }
 }
 
-// === impl Groups ===
-
-impl Groups {
-    /// Goes through all keys: its calls, and the effects of a key without calls.
-    pub(super) fn each(&self, rows: &Rows, mut key: impl FnMut(&[u32], &[u32])) {
-        for (row, call) in rows.calls.iter().enumerate() {
-            let row = row as u32;
-            if call.flags & Call::TWIN == 0 {
-                key(&[row], &[]);
-            } else if call.flags & Call::FIRST != 0 {
-                key(&self.twins[&row], &[]);
-            }
-        }
-        for effects in &self.phantoms {
-            key(&[], effects);
-        }
-    }
-}
-
-// === impl Call ===
-
-impl Call {
-    pub(super) const ANSWERED: u16 = 1;
-    pub(super) const DECLINED: u16 = 1 << 1;
-    pub(super) const REFUSED: u16 = 1 << 2;
-    pub(super) const IN_DOUBT: u16 = 1 << 3;
-    pub(super) const UNKNOWN: u16 = 1 << 4;
-    /// Two of its definitive answers differ.
-    pub(super) const DIVERGED: u16 = 1 << 5;
-    /// The first definitive answer is a refusal for good.
-    pub(super) const DECLINED_FIRST: u16 = 1 << 6;
-    /// The client gave up while faults were still striking, or because the store that knew of it is gone,
-    /// and nothing was heard of it since.
-    pub(super) const GAVE_UP: u16 = 1 << 7;
-    /// Other calls have its key.
-    pub(super) const TWIN: u16 = 1 << 8;
-    /// It is the first one of them.
-    pub(super) const FIRST: u16 = 1 << 9;
-    /// The answer that its client is about to be told was not recorded.
-    pub(super) const UNRECORDED: u16 = 1 << 10;
-    /// Its first definitive answer was not recorded.
-    const UNRECORDED_FIRST: u16 = 1 << 11;
-
-    const fn new(payload: u64, invoked_us: u64) -> Self {
-        Self {
-            payload,
-            invoked_us,
-            settled_us: NEVER,
-            asked_us: invoked_us,
-            definitive: 0,
-            effect: NONE,
-            attempts: 0,
-            denial: NONE,
-            flags: 0,
-        }
-    }
-
-    pub(super) const fn has(&self, flags: u16) -> bool {
-        self.flags & flags != 0
-    }
-
-    /// The first definitive answer: whether it promises an effect, and its digest.
-    pub(super) fn definitive(&self) -> Option<(bool, u64)> {
-        self.has(Self::ANSWERED | Self::DECLINED)
-            .then(|| (!self.has(Self::DECLINED_FIRST), self.definitive))
-    }
-
-    /// The client has handed an attempt to the wire.
-    pub(super) fn sent(&mut self, attempt: u32) {
-        if attempt > self.attempts {
-            self.attempts = attempt;
-            // Something was heard of the client: if it had given up, it has not.
-            self.flags &= !Self::GAVE_UP;
-        }
-    }
-
-    /// The client asks again, and waits for nothing that it had asked before.
-    pub(super) const fn came_back(&mut self, at_us: u64) {
-        self.flags &= !Self::GAVE_UP;
-        self.asked_us = at_us;
-    }
-
-    /// Counts a call once, by the most that its client got to know.
-    pub(super) fn count(&self, figures: &mut Figures) {
-        figures.attempts += u64::from(self.attempts);
-        let counter = if self.has(Self::ANSWERED) {
-            &mut figures.answered
-        } else if self.has(Self::DECLINED) {
-            &mut figures.declined
-        } else if self.has(Self::REFUSED) {
-            &mut figures.refused
-        } else if self.has(Self::IN_DOUBT) {
-            &mut figures.in_doubt
-        } else if self.has(Self::UNKNOWN) {
-            &mut figures.unknown
-        } else {
-            &mut figures.open
-        };
-        *counter += 1;
-    }
-}
-
-// === impl Effect ===
-
-impl Effect {
-    /// An effect of nobody's, until [`Rows::effect`] knows better.
-    pub(super) fn new(payload: &[u8], answer: &[u8], index: u64, at_us: Option<u64>) -> Self {
-        Self {
-            payload: sum(payload),
-            answer: sum(answer),
-            index,
-            committed_us: at_us.unwrap_or(NEVER),
-            next: NONE,
-            call: NONE,
-        }
-    }
-
-    /// When it was committed, if that is known.
-    pub(super) fn at_us(&self) -> Option<u64> {
-        (self.committed_us != NEVER).then_some(self.committed_us)
-    }
-
-    /// The call that it belongs to.
-    pub(super) fn call(&self) -> Option<u32> {
-        (self.call != NONE).then_some(self.call)
-    }
-}
-
-/// As many keys as a part of the join has about: what a table of them takes fits into 64 KiB.
-const PART_KEYS: usize = 4_096;
+/// Before everything.
+const ASKED_NOTHING: u64 = 0;
 
 /// A key has less than 2^24 bytes, all keys of a run less than 2^40.
 const TEXT_BITS: u32 = 24;
