@@ -21,7 +21,7 @@ pub const REPLY_LOST: &str = "a reply was lost after its effect";
 pub const RETRIED: &str = "a call was tried again";
 /// A call was tried again and answered, and has one effect.
 pub const RETRY_ANSWERED: &str = "a retry was answered without a second effect";
-/// A call ended in doubt, and said so.
+/// A call ended in doubt, and said so. Not one of a key that somebody used for something else.
 pub const IN_DOUBT: &str = "a call ended in doubt";
 /// A call was refused for good by the service.
 pub const DECLINED: &str = "a call was declined";
@@ -182,21 +182,23 @@ pub fn seen_in(record: &RunRecord) -> Goals {
         let retried = call.attempts > 1 && !by_itself;
         sometimes(retried, RETRIED);
         sometimes(retried && is_answered && effects == 1, RETRY_ANSWERED);
+        let misused = call.asked.is_some_and(|(key, _)| {
+            let payloads = payloads.get(key.as_str());
+            payloads.is_some_and(|payloads| payloads.len() > 1)
+        });
+        // Who has a key from somebody else cannot know what that one has done with it.
         let in_doubt = call.ended(|ending| *ending == Ending::InDoubt);
-        sometimes(in_doubt && !by_itself, IN_DOUBT);
+        sometimes(in_doubt && !by_itself && !misused, IN_DOUBT);
         sometimes(
             call.ended(|ending| matches!(ending, Ending::Declined(_))),
             DECLINED,
         );
         sometimes(call.came_back, CAME_BACK);
-        if let Some((key, _)) = call.asked {
-            let several = payloads
-                .get(key.as_str())
-                .is_some_and(|payloads| payloads.len() > 1);
-            sometimes(
-                several && call.ended(|ending| *ending == Ending::Refused),
-                MISUSED,
-            );
+        sometimes(
+            misused && call.ended(|ending| *ending == Ending::Refused),
+            MISUSED,
+        );
+        if call.asked.is_some() {
             sometimes(is_answered && !answered.insert(call.asked), TWINS);
         }
     }

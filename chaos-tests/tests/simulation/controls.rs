@@ -34,7 +34,7 @@ fn without_any_fault_the_naive_program_doubles_nothing() {
                 ..times
             };
             calm.faults.clear();
-            assert_eq!(doubled(&calm, 1..=6), 0, "{}", workload.name());
+            assert_eq!(doubled(&calm, 1..=4), 0, "{}", workload.name());
         }
     }
 }

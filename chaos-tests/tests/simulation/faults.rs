@@ -5,7 +5,7 @@ use std::fmt::Display;
 use onlyonce::chaos::sim::{SimExecutor, campaign, exhaust, plans};
 use onlyonce_chaos::executor::Executor;
 use onlyonce_chaos::fault::{Fault, Phase, Place, What, When};
-use onlyonce_chaos::history::{Event, Happened, RunRecord};
+use onlyonce_chaos::history::{Ending, Event, Happened, RunRecord};
 use onlyonce_chaos::ledger::Verdict;
 use onlyonce_chaos::scenario::Mode;
 
@@ -36,8 +36,16 @@ fn count(record: &RunRecord, happened: impl Fn(&Event) -> bool) -> usize {
     record.events.iter().filter(|event| happened(event)).count()
 }
 
+/// How many attempts it took to get the first answer: who has it may ask for it again.
 fn sent(record: &RunRecord) -> usize {
-    count(record, |event| event.what == Happened::Sent)
+    let answered = |what: &Happened| {
+        let ended = |ending: &Ending| matches!(ending, Ending::Answered(_));
+        matches!(what, Happened::Ended { ending } if ended(ending))
+    };
+    let until = record.events.iter().position(|event| answered(&event.what));
+    let until = &record.events[..until.expect("it is answered")];
+    let sent = until.iter().filter(|event| event.what == Happened::Sent);
+    sent.count()
 }
 
 fn lifecycle(record: &RunRecord, wanted: &str) -> usize {

@@ -21,7 +21,7 @@ const OF_FAULTS: [&str; 9] = [
 fn campaign(scenario: &Scenario) -> Campaign {
     let options = Options {
         seeds_from: 1,
-        seeds_to: 12,
+        seeds_to: 8,
         jobs: 1,
         control: false,
     };

@@ -39,9 +39,9 @@ pub(super) struct Caller {
     /// Whether the server comes back with another store: then a key alone, without what its first
     /// attempt has met, protects nobody.
     pub(super) may_meet_another_store: bool,
-    /// Whether it asks now and then for an answer that it has. Not in the control, where that would be
-    /// a second effect without any fault.
-    pub(super) asks_again: bool,
+    /// Whether its keys mean something. In the control they do not: to ask for an answer that it has, or
+    /// to use the key of another call, would be a second effect without any fault there.
+    pub(super) has_keys: bool,
     pub(super) twins: Twins,
     /// How many clients there are.
     pub(super) clients: u32,
@@ -158,6 +158,7 @@ impl Caller {
         let over = self.written.lock().over.contains(&other);
         let usable = call > 3
             && over
+            && self.has_keys
             && !self.in_sessions
             && !self.may_meet_another_store
             && self.only.is_none();
@@ -225,9 +226,7 @@ impl Caller {
             };
             ticket = next;
             match ending {
-                Ending::Answered(_)
-                    if !self.asks_again || asked > 1 || draw(3).within(0..=5) > 0 =>
-                {
+                Ending::Answered(_) if !self.has_keys || asked > 1 || draw(3).within(0..=5) > 0 => {
                     return;
                 }
                 Ending::Answered(_) => {

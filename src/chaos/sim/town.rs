@@ -159,7 +159,7 @@ impl Town<'_> {
                 number,
                 calls: calls.collect(),
                 may_meet_another_store: self.wipes > 0,
-                asks_again: scenario.mode != Mode::Naive,
+                has_keys: scenario.mode != Mode::Naive,
                 twins: match (scenario.mode, self.wipes) {
                     (Mode::Naive, _) | (_, 1..) => Twins::None,
                     _ if is_hot(scenario) => Twins::None,
