@@ -111,8 +111,10 @@ struct Counted {
 enum Goes {
     Lost,
     On,
-    Twice(Duration),
 }
+
+/// A copy of a request that is to come: the ordinal of its fault, and when.
+type Twin = (usize, Duration);
 
 // === impl ChaosLayer ===
 
@@ -168,7 +170,7 @@ impl<F> ChaosLayer<F> {
     }
 
     /// How often each fault struck, and how many calls felt it (counted up to a million). One that
-    /// never did is there with zeros.
+    /// never did is there with zeros. A request that comes twice is struck when it has.
     #[must_use]
     pub fn fired(&self) -> BTreeMap<String, Fired> {
         self.shared.counted.lock().fired.clone()
@@ -237,15 +239,17 @@ where
     Request: Clone + Send + 'static,
 {
     for phase in [Phase::RequestSent, Phase::RequestReceived] {
-        match shared.strike(about, phase).await {
-            Goes::Lost => return Err(FaultError::RequestLost),
-            Goes::On => {}
-            Goes::Twice(later) => shared.call_again(inner.clone(), request.clone(), later),
+        let mut twins = Vec::new();
+        if shared.strike(about, phase, &mut twins).await == Goes::Lost {
+            return Err(FaultError::RequestLost);
+        }
+        for twin in twins {
+            call_again(&shared, inner.clone(), request.clone(), (twin, about.0));
         }
     }
     let answer = inner.call(request).await;
     for phase in [Phase::EffectDurable, Phase::ReplySent, Phase::ReplyReceived] {
-        if shared.strike(about, phase).await == Goes::Lost {
+        if shared.strike(about, phase, &mut Vec::new()).await == Goes::Lost {
             return Err(FaultError::AnswerLost);
         }
     }
@@ -291,8 +295,14 @@ fn can(fault: &Fault) -> Result<(), NotRun> {
 // === impl Shared ===
 
 impl Shared {
-    /// Lets everything strike that does at this moment, one after another.
-    async fn strike(&self, (call, attempt): (u64, u32), phase: Phase) -> Goes {
+    /// Lets everything strike that does at this moment, one after another. A copy has struck when it
+    /// comes.
+    async fn strike(
+        &self,
+        (call, attempt): (u64, u32),
+        phase: Phase,
+        twins: &mut Vec<Twin>,
+    ) -> Goes {
         let at = self.began.elapsed();
         let subject = Subject {
             call,
@@ -300,7 +310,6 @@ impl Shared {
             phase,
             at,
         };
-        let mut goes = Goes::On;
         for (index, fault) in self.faults.iter().enumerate() {
             if *self.calm.borrow() {
                 break;
@@ -313,17 +322,20 @@ impl Shared {
             else {
                 continue;
             };
+            if let What::Duplicate { later_ms } = fault.what {
+                twins.push((index, Duration::from_millis(later_ms)));
+                continue;
+            }
             self.count(index, fault, call);
             match fault.what {
                 What::Delay { .. } => sleep(fault.what.delay(draw).unwrap_or_default()).await,
-                What::Duplicate { later_ms } => goes = Goes::Twice(Duration::from_millis(later_ms)),
                 What::Partition => self.hold(fault.when.until_ms).await,
                 What::Close | What::Reset => return Goes::Lost,
                 // The rest is silence.
                 _ => pending().await,
             }
         }
-        goes
+        Goes::On
     }
 
     fn count(&self, index: usize, fault: &Fault, call: u64) {
@@ -348,28 +360,38 @@ impl Shared {
             _ = calm.wait_for(|calm| *calm) => {}
         }
     }
+}
 
-    fn call_again<S, Request>(&self, mut inner: S, request: Request, later: Duration)
-    where
-        S: Service<Request> + Send + 'static,
-        S::Future: Send,
-        S::Response: Send,
-        S::Error: Send,
-        Request: Send + 'static,
-    {
-        let mut twins = self.twins.lock();
-        while twins.try_join_next().is_some() {}
-        if twins.len() >= TWINS_MAX {
-            return;
-        }
-        twins.spawn(async move {
-            sleep(later).await;
-            if poll_fn(|cx| inner.poll_ready(cx)).await.is_ok() {
-                // OK because nobody waits for the second answer.
-                drop(inner.call(request).await);
-            }
-        });
+fn call_again<S, Request>(
+    shared: &Arc<Shared>,
+    mut inner: S,
+    request: Request,
+    ((index, later), call): (Twin, u64),
+) where
+    S: Service<Request> + Send + 'static,
+    S::Future: Send,
+    S::Response: Send,
+    S::Error: Send,
+    Request: Send + 'static,
+{
+    // It must not keep alive what keeps it.
+    let counting = Arc::downgrade(shared);
+    let mut twins = shared.twins.lock();
+    while twins.try_join_next().is_some() {}
+    if twins.len() >= TWINS_MAX {
+        return;
     }
+    twins.spawn(async move {
+        sleep(later).await;
+        if poll_fn(|cx| inner.poll_ready(cx)).await.is_ok() {
+            let answer = inner.call(request);
+            if let Some(shared) = counting.upgrade() {
+                shared.count(index, &shared.faults[index], call);
+            }
+            // OK because nobody waits for the second answer.
+            drop(answer.await);
+        }
+    });
 }
 
 /// Some dozen MiB.

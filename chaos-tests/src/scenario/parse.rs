@@ -320,7 +320,9 @@ fn judge_when(written: &Spanned<When>, place: Place, what: What, calls: u64) -> 
         None => true,
         Some(Phase::EffectDurable) => place != Place::Wire && place != Place::Client,
         Some(Phase::RequestReceived) => place != Place::Client,
-        Some(Phase::RequestSent | Phase::ReplySent | Phase::ReplyReceived) => place != Place::Disk,
+        // Power can fail when an answer has left; a disk that only fails to write knows of no answers.
+        Some(Phase::ReplySent) => place != Place::Disk || what == What::PowerCut,
+        Some(Phase::RequestSent | Phase::ReplyReceived) => place != Place::Disk,
     };
     match when.phase {
         Some(phase) if !phase_fits => wrong(
