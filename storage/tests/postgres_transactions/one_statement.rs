@@ -207,7 +207,7 @@ fn a_duplicate_that_would_be_refused_is_told_the_answer() {
                 assert_eq!(body_of(opened), "paid");
             }
         }
-        let another = crate::calls::key("opens again");
+        let another = crate::calls::key("opens-again");
         let refused = execute(&store, request(&another), &insert, &[&"carol", &7_i64]).await;
         let Ok(OneStatementOutcome::Refused(TransactionError::Statement(refused))) = refused else {
             panic!("{refused:?}");
@@ -326,12 +326,15 @@ fn a_statement_whose_answer_was_cut_off_has_happened_once() {
     };
     run(async {
         let bank = Bank::open(server).await;
+        // One message for each statement, so that the answer which is lost is the one to this.
         let (loses, port) = losing(server).await;
         let url = format!("postgres://owner@127.0.0.1:{port}/postgres");
         let options = PostgresOptions::new(url)
             .schema(&bank.schema)
             .connections_max(2);
-        let store = bank.store_with(options.without_listening()).await;
+        let store = bank
+            .store_with(options.without_listening().behind_pooler())
+            .await;
         for number in 0..5 {
             let (warm, key) = (
                 key(&format!("warm-{number}")),
