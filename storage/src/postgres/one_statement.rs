@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::claiming::{held_elsewhere, held_here, known, refused};
+use super::claiming::{self, held_here, known};
 use super::connection::Unanswered;
 use super::error::{Failure, unavailable};
 use super::holding;
@@ -92,39 +92,37 @@ pub(super) async fn execute(
     let lives = session(shared, &request).await?;
     if lives != 0 {
         let known = known(shared, &request).await?;
-        let outcome = known.map_or_else(|| refused(lives), Ok)?;
+        let outcome = known.map_or_else(|| claiming::refused(lives), Ok)?;
         return Ok(OneStatementOutcome::NotExecuted(outcome));
     }
     for _ in 0..ROUNDS_MAX {
-        let answered = ask(shared, &request, effect, answer).await?;
-        let (verdict, rows) = match answered {
+        let refused = match ask(shared, &request, effect, answer).await? {
             Answered::Conflict => continue,
+            Answered::Refused(refused) => refused,
             Answered::Rows(rows) => {
                 shared.hearing.tell(request.key.digest());
                 let row = rows.first().ok_or_else(|| corrupt("nothing was said"))?;
                 let rows = number(get(row, "rows")?)?;
                 return Ok(OneStatementOutcome::Executed { rows });
             }
-            Answered::Refused(refused) if refused.code() == NOT_TO_BE => why(&refused)?,
-            // The row that it would write may be there because the call was executed before.
-            Answered::Refused(refused) => {
-                return Ok(match known(shared, &request).await? {
-                    Some(outcome) => OneStatementOutcome::NotExecuted(outcome),
-                    None => OneStatementOutcome::Refused(TransactionError::Statement(refused)),
-                });
-            }
         };
-        let outcome = match verdict {
-            GIVEN => return Ok(OneStatementOutcome::OtherRows { rows }),
-            FOUND | TAKEN => held_elsewhere(shared, &request).await?,
-            MOVED => {
-                holding::arrive(&shared.pool).await?;
-                None
-            }
-            other => Some(refused(other)?),
-        };
-        if let Some(outcome) = outcome {
+        // Whatever kept it from being done: that may be because the call was executed before.
+        if let Some(outcome) = known(shared, &request).await? {
             return Ok(OneStatementOutcome::NotExecuted(outcome));
+        }
+        if refused.code() != NOT_TO_BE {
+            if refused.constraint() == Some(RECORDS_KEY) {
+                continue;
+            }
+            let refused = TransactionError::Statement(refused);
+            return Ok(OneStatementOutcome::Refused(refused));
+        }
+        match why(&refused)? {
+            (GIVEN, rows) => return Ok(OneStatementOutcome::OtherRows { rows }),
+            // That has changed meanwhile.
+            (FOUND | TAKEN, _) => {}
+            (MOVED, _) => holding::arrive(&shared.pool).await?,
+            (other, _) => return claiming::refused(other).map(OneStatementOutcome::NotExecuted),
         }
     }
     Err(too_contended(request.key.digest()))
@@ -233,6 +231,9 @@ impl fmt::Debug for OneStatement<'_> {
             .finish_non_exhaustive()
     }
 }
+
+/// By which a record is one for its key.
+const RECORDS_KEY: &str = "records_pkey";
 
 /// As what `is_not_to_be` fails.
 const NOT_TO_BE: &str = "ONL01";

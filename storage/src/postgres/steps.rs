@@ -41,12 +41,12 @@ pub(super) fn take(
     keeps: bool,
 ) -> Told {
     if keeps && takes == Takes::Too && is_plain(request, count) {
-        let look = look(&numbers(0, LOOK_VALUES));
+        let look = look(&numbers(0, LOOK_VALUES), Finds::Before);
         let taken = pool.told(&format!(
             "SELECT {look}, r.*,
                 set_config('idle_in_transaction_session_timeout', $6, true) AS stands_still,
                 set_config('onlyonce.call', $7, true) AS mark
-            {LOOKED_AT} $2"
+            FROM {{schema}}.store s LEFT JOIN {{schema}}.records r ON r.key = $2"
         ));
         return look_values(taken, pool, request)
             .text(Some(&stands_still_ms(request).to_string()))
@@ -85,7 +85,8 @@ pub(super) fn record(
 }
 
 /// Takes a call, makes its effect, of which text and number of values are told, and writes its record: after the
-/// values of the effect come ours, and then how many rows it must change, or none.
+/// values of the effect come ours, and then how many rows it must change, or none. Where the call is not to be
+/// executed it fails: by `is_not_to_be`, or because there is a record already.
 pub(super) fn all(
     pool: &Pool,
     request: &ClaimRequest,
@@ -109,15 +110,15 @@ pub(super) fn all(
         )"
     );
     let text = if is_plain {
-        let (look, insert) = (look(&took), insert(&values, "1"));
+        let look = look(&took, Finds::WhenWriting);
+        let insert = insert(&values, "1");
         format!(
-            "WITH taken AS MATERIALIZED (SELECT {look} {LOOKED_AT} {key}), {effect},
+            "WITH taken AS MATERIALIZED (SELECT {look} FROM {{schema}}.store s), {effect},
             written AS ({insert} FROM taken, made WHERE {is_to_be})
             SELECT taken.*, made.rows, {IS_DURABLE} AS is_durable,
                 CASE WHEN NOT ({is_to_be})
                     THEN {{schema}}.is_not_to_be(taken.verdict, made.rows) END AS is_done
-            FROM taken, made",
-            key = took[1],
+            FROM taken, made"
         )
     } else {
         let (took, values) = (took.join(", "), values.join(", "));
@@ -170,15 +171,29 @@ fn recorded(after: usize) -> Vec<String> {
     numbers
 }
 
+/// Whether a record that is there is looked for, or found by who writes his own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Finds {
+    Before,
+    WhenWriting,
+}
+
 /// What `hold` answers, as columns: now, key, when it was first sent, how far clocks may differ, and the lock.
-fn look(values: &[String]) -> String {
+fn look(values: &[String], finds: Finds) -> String {
     let [now, _, first_sent, difference, lock] = values else {
         return String::new();
     };
     let now = now_ms(now);
+    let (is_there, sequence) = match finds {
+        Finds::Before => (
+            "WHEN r.key IS NOT NULL THEN 0",
+            "CASE WHEN r.key IS NULL THEN nextval('{schema}.tokens') END",
+        ),
+        Finds::WhenWriting => ("", "nextval('{schema}.tokens')"),
+    };
     format!(
         "CASE
-            WHEN r.key IS NOT NULL THEN 0
+            {is_there}
             WHEN NOT pg_try_advisory_xact_lock({lock}) THEN 8
             WHEN NOT {{schema}}.is_here(s.place, s.started) THEN 9
             WHEN {first_sent} > greatest({now}, s.forgotten_until + 1) + {difference} THEN 2
@@ -188,7 +203,7 @@ fn look(values: &[String]) -> String {
         {now} AS now_ms, s.forgotten_until,
         NULL::bigint AS in_progress, NULL::bigint AS in_doubt,
         s.incarnation AS new_incarnation,
-        CASE WHEN r.key IS NULL THEN nextval('{{schema}}.tokens') END AS new_sequence"
+        {sequence} AS new_sequence"
     )
 }
 
@@ -354,8 +369,6 @@ pub(super) const MOVED: i32 = 9;
 const IS_DURABLE: &str = "CASE WHEN current_setting('synchronous_commit') = 'off'
         THEN set_config('synchronous_commit', 'on', true) END";
 
-const LOOKED_AT: &str = "FROM {schema}.store s LEFT JOIN {schema}.records r ON r.key =";
-
 const LOOK_VALUES: usize = 5;
 const HOLD_VALUES: usize = 14;
 const RECORD_VALUES: usize = 24;
@@ -386,6 +399,8 @@ mod tests {
         );
         assert_eq!(values[23], "$28");
         assert!(insert(&values, "1").contains("$18"));
-        assert!(look(&numbers(2, LOOK_VALUES)).contains("xact_lock($7)"));
+        for finds in [Finds::Before, Finds::WhenWriting] {
+            assert!(look(&numbers(2, LOOK_VALUES), finds).contains("xact_lock($7)"));
+        }
     }
 }

@@ -9,7 +9,7 @@ use onlyonce_storage::postgres::{
 use onlyonce_storage::transaction::{CommitError, TransactionError, TransactionalStore as _};
 use onlyonce_storage::{
     ClaimOutcome, ClaimRequest, ScopedKey, SessionCall, SessionRequest, SessionState, Store as _,
-    StoreError, StoreLimits,
+    StoreError, StoreLimits, Timestamp,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -93,8 +93,20 @@ fn an_effect_of_one_statement_happens_once_and_its_answer_is_replayed() {
             }
             assert_eq!(bank.cents("bob").await, before + 15);
         }
-        let sealed = key("sealed");
+        // Sent before anything that the store remembers.
+        let long_ago = |key| {
+            let mut asked = request(key);
+            asked.first_sent = Some(Timestamp::from_millis(1));
+            asked
+        };
         let store = bank.store().await;
+        let known = long_ago(&key("ReadCommitted-1"));
+        assert_eq!(body_of(add(&store, &bank, known, 5).await), "paid");
+        let late = add(&store, &bank, long_ago(&key("late")), 5).await;
+        let Ok(OneStatementOutcome::NotExecuted(ClaimOutcome::Stale)) = late else {
+            panic!("{late:?}");
+        };
+        let sealed = key("sealed");
         store.seal(sealed.clone()).await.unwrap();
         let late = add(&store, &bank, request(&sealed), 5).await;
         let Ok(OneStatementOutcome::NotExecuted(ClaimOutcome::Stale)) = late else {
@@ -185,6 +197,9 @@ fn a_statement_that_would_change_other_rows_leaves_nothing_and_frees_its_key() {
             (100, 100)
         );
         assert!(is_executed(&add(&store, &bank, request(&key), 5).await));
+        // Executed before, whatever it would change now.
+        let again = execute(&store, request(&key), &all, &[&30_i64]).await;
+        assert_eq!(body_of(again), "paid");
     });
 }
 
