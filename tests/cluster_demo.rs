@@ -5,11 +5,13 @@
 #[path = "temporary_postgres/mod.rs"]
 mod temporary_postgres;
 
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use onlyonce::demo::TemporaryPostgres;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -28,28 +30,13 @@ async fn servers_that_share_a_database_keep_their_promises_while_they_are_killed
     let small = [
         "--store", "postgres", "--calls", "200", "--kills", "1", "--json",
     ];
-    let output = ended(&mut demo(&folder, &small)).await;
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let ours = &document["onlyonce"];
-    for (figure, value) in [
-        ("dsevr", json!(0.0)),
-        ("lost", json!(0)),
-        ("unknown", json!(0)),
-        ("in_doubt", json!(0)),
-        ("money_conserved", json!(true)),
-        ("accounts_wrong", json!(0)),
-        ("server_restarts", json!(1)),
-    ] {
-        assert_eq!(ours[figure], value, "{figure} in {document}");
-    }
-    let cluster = &ours["cluster"];
+    let cluster = kept_its_promises(&folder, &small).await;
     for (figure, value) in [
         ("servers", 3),
         ("server_pauses", 1),
         ("database_restarts", 1),
     ] {
-        assert_eq!(cluster[figure], value, "{figure} in {document}");
+        assert_eq!(cluster[figure], value, "{figure} in {cluster}");
     }
     assert_eq!(entries(folder.path()), 0, "its database is left");
 }
@@ -73,22 +60,7 @@ async fn transactional_transfers_of_several_servers_are_never_in_doubt() {
         "1",
         "--json",
     ];
-    let output = ended(&mut demo(&folder, &small)).await;
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let ours = &document["onlyonce"];
-    for (figure, value) in [
-        ("dsevr", json!(0.0)),
-        ("lost", json!(0)),
-        ("unknown", json!(0)),
-        ("in_doubt", json!(0)),
-        ("money_conserved", json!(true)),
-        ("accounts_wrong", json!(0)),
-        ("server_restarts", json!(1)),
-    ] {
-        assert_eq!(ours[figure], value, "{figure} in {document}");
-    }
-    let cluster = &ours["cluster"];
+    let cluster = kept_its_promises(&folder, &small).await;
     for (figure, value) in [
         ("guarantee", json!("transactional")),
         ("server_pauses", json!(1)),
@@ -96,8 +68,39 @@ async fn transactional_transfers_of_several_servers_are_never_in_doubt() {
         ("doubts_asked", json!(0)),
         ("late_refused", json!(0)),
     ] {
-        assert_eq!(cluster[figure], value, "{figure} in {document}");
+        assert_eq!(cluster[figure], value, "{figure} in {cluster}");
     }
+}
+
+/// A connection of somebody else's may have been given the port while the server was down.
+#[tokio::test]
+async fn a_database_that_is_restarted_waits_for_its_port() {
+    if shared().await.is_none() {
+        return;
+    }
+    let mut server = TemporaryPostgres::start().await.unwrap();
+    let url = server.url();
+    let port: u16 = url.rsplit([':', '/']).nth(1).unwrap().parse().unwrap();
+    let (has_it, had) = std::sync::mpsc::channel();
+    let taker = std::thread::spawn(move || {
+        loop {
+            if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+                has_it.send(()).unwrap();
+                return listener;
+            }
+        }
+    });
+    let restarting = tokio::spawn(async move {
+        server.restart().await.unwrap();
+        server
+    });
+    let held = tokio::task::spawn_blocking(move || had.recv().is_ok()).await;
+    assert!(held.unwrap());
+    sleep(Duration::from_secs(1)).await;
+    assert!(!restarting.is_finished());
+    drop(taker.join().unwrap());
+    let _server = restarting.await.unwrap();
+    client(&url).await;
 }
 
 #[tokio::test]
@@ -196,6 +199,26 @@ async fn a_store_that_several_servers_cannot_use_is_refused_in_words_that_name_t
     // How many servers there are says nothing of one server that owns its store.
     let refused = ended(&mut demo(&folder, &["--servers", "3"])).await;
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+}
+
+/// Runs it with one kill of a server, and sees that every promise was kept; what it says of the cluster.
+async fn kept_its_promises(folder: &TempDir, arguments: &[&str]) -> Value {
+    let output = ended(&mut demo(folder, arguments)).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let ours = &document["onlyonce"];
+    for (figure, value) in [
+        ("dsevr", json!(0.0)),
+        ("lost", json!(0)),
+        ("unknown", json!(0)),
+        ("in_doubt", json!(0)),
+        ("money_conserved", json!(true)),
+        ("accounts_wrong", json!(0)),
+        ("server_restarts", json!(1)),
+    ] {
+        assert_eq!(ours[figure], value, "{figure} in {document}");
+    }
+    ours["cluster"].clone()
 }
 
 /// A demo in the midst of its calls, on a database of its own.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use onlyonce_storage::postgres::{PostgresOptions, PostgresStore};
+use onlyonce_storage::postgres::{
+    OneStatement, OneStatementOutcome, PostgresOptions, PostgresStore, SqlValue,
+};
 use onlyonce_storage::{
     Answer, AnswerFormat, ClaimOutcome, Inspect, RetentionOptions, Store, Swept,
 };
@@ -31,6 +33,8 @@ pub enum Kind {
     BareTransaction,
     /// Claim, the effect as a transaction of its own, completion: three commits.
     Claimed,
+    /// Claim, effect and answer in one statement, one commit.
+    OneStatement,
     /// The answer of a call that was recorded before, through the store.
     Replay,
     /// The same by the way of a transactional call, which begins a transaction to find it.
@@ -44,10 +48,11 @@ pub enum Kind {
 }
 
 /// In the order in which they are measured.
-pub const KINDS: [Kind; 8] = [
+pub const KINDS: [Kind; 9] = [
     Kind::Bare,
     Kind::BareTransaction,
     Kind::Transactional,
+    Kind::OneStatement,
     Kind::UniqueKey,
     Kind::Claimed,
     Kind::UniqueKeyAgain,
@@ -143,6 +148,7 @@ impl Bench {
             Kind::Replay => self.replay(number % RECORDED).await,
             Kind::ReplayTransactional => self.replay_transactional(number % RECORDED).await,
             Kind::Transactional => self.transactional(number).await,
+            Kind::OneStatement => self.one_statement(number).await,
             Kind::UniqueKey => self.unique(number).await,
             Kind::UniqueKeyAgain => self.again(number % RECORDED).await,
         }
@@ -203,6 +209,19 @@ impl Bench {
         let answer = Answer::new(AnswerFormat::new(1), bytes(300));
         let committed = tables.commit(claim, work, answer).await;
         committed.expect("effect and answer are recorded");
+    }
+
+    async fn one_statement(&self, number: u64) {
+        let request = self.shared.calls.request(number);
+        let number = i64::try_from(number).expect("a small number");
+        let answer = Answer::new(AnswerFormat::new(1), bytes(300));
+        let body = bytes(64);
+        let values: [&dyn SqlValue; 2] = [&number, &body];
+        let effect = OneStatement::new(EFFECT, &values).rows(1);
+        match self.shared.store.execute_once(request, effect, answer).await {
+            Ok(OneStatementOutcome::Executed { rows: 1 }) => {}
+            other => panic!("{other:?}"),
+        }
     }
 
     async fn bare_transaction(&self, number: u64) {
@@ -372,6 +391,7 @@ impl Kind {
             Self::Replay => "replay",
             Self::ReplayTransactional => "replay-transactional",
             Self::Transactional => "transactional",
+            Self::OneStatement => "one-statement",
             Self::UniqueKey => "unique-key",
             Self::UniqueKeyAgain => "unique-key-again",
         }

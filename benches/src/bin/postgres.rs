@@ -2,7 +2,7 @@
 //! what a sweep costs those who call meanwhile; and how much room a record takes.
 //!
 //! ```text
-//! cargo run --release -p onlyonce-bench --features postgres --bin postgres -- calls [ROUNDS] [SECONDS]
+//! cargo run --release -p onlyonce-bench --features postgres --bin postgres -- calls [ROUNDS] [SECONDS] [KIND,..]
 //! cargo run --release -p onlyonce-bench --features postgres --bin postgres -- sweep [RECORDS] [CALLERS]
 //! cargo run --release -p onlyonce-bench --features postgres --bin postgres -- room [RECORDS]
 //! ```
@@ -33,7 +33,13 @@ fn main() {
     let bench = runtime.block_on(Bench::open(&server.url()));
     eprintln!("{}", machine::name());
     match arguments.first().map(String::as_str) {
-        Some("calls") => calls(&runtime, &bench, number(1, 5.0) as usize, number(2, 0.5)),
+        Some("calls") => calls(
+            &runtime,
+            &bench,
+            number(1, 5.0) as usize,
+            number(2, 0.5),
+            arguments.get(3).map(String::as_str),
+        ),
         Some("sweep") => sweep(
             &runtime,
             &bench,
@@ -45,14 +51,16 @@ fn main() {
     }
 }
 
-/// Every kind of call with every number of callers, in turn.
-fn calls(runtime: &Runtime, bench: &Bench, rounds: usize, seconds: f64) {
+/// Every kind of call, or those that are named, with every number of callers, in turn.
+fn calls(runtime: &Runtime, bench: &Bench, rounds: usize, seconds: f64, named: Option<&str>) {
+    let is_wanted =
+        |kind: &Kind| named.is_none_or(|named| named.split(',').any(|name| name == kind.name()));
     let time = Duration::from_secs_f64(seconds);
     runtime.block_on(bench.record_some());
     println!("round,callers,kind,calls_per_s,p50_us,p99_us");
     for round in 1..=rounds {
         for callers in [1, 16, 64] {
-            for kind in KINDS {
+            for kind in KINDS.into_iter().filter(is_wanted) {
                 // Else one kind pays for what another has left to be vacuumed.
                 runtime.block_on(bench.vacuum());
                 let Measured { rate, p50, p99 } = measure(runtime, bench, kind, callers, time);

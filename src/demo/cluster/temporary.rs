@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::NoTls;
 
 /// A PostgreSQL server with an empty database. Dropping it ends it and removes its folder; that takes
@@ -67,6 +67,21 @@ pub enum TemporaryPostgresError {
     NotInstalled,
 }
 
+/// Which port a start may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    Any,
+    /// Others know it.
+    Same,
+}
+
+/// What came of a start.
+enum Started {
+    Answers,
+    /// It has ended, and said this.
+    PortTaken(String),
+}
+
 /// Whom the server runs as where we are root.
 #[derive(Clone, Copy, Debug)]
 struct Owner {
@@ -113,7 +128,7 @@ impl TemporaryPostgres {
             keeper,
         };
         server.make_database()?;
-        server.up().await?;
+        server.up(Port::Any).await?;
         Ok(server)
     }
 
@@ -130,7 +145,7 @@ impl TemporaryPostgres {
     /// When it does not come back.
     pub async fn restart(&mut self) -> Result<(), TemporaryPostgresError> {
         self.end();
-        self.up().await
+        self.up(Port::Same).await
     }
 
     fn make_database(&self) -> Result<(), TemporaryPostgresError> {
@@ -156,10 +171,34 @@ impl TemporaryPostgres {
         Ok(())
     }
 
-    /// Starts it, and waits until it answers.
-    async fn up(&mut self) -> Result<(), TemporaryPostgresError> {
-        let log = self.folder.join("log");
-        let log = File::options().create(true).append(true).open(log)?;
+    /// Starts it, and waits until it answers. Others may have been given its port since it was chosen or
+    /// since the server ended, for a connection of theirs: that passes, or `port` says to take another.
+    async fn up(&mut self, port: Port) -> Result<(), TemporaryPostgresError> {
+        let give_up_at = Instant::now() + START;
+        loop {
+            match self.start_once(give_up_at).await? {
+                Started::Answers => return Ok(()),
+                Started::PortTaken(words) if Instant::now() >= give_up_at => {
+                    return Err(TemporaryPostgresError::NotStarted(words));
+                }
+                Started::PortTaken(_) => {}
+            }
+            sleep(PAUSE).await;
+            if port == Port::Any {
+                self.port = free_port()?;
+            }
+        }
+    }
+
+    async fn start_once(&mut self, give_up_at: Instant) -> Result<Started, TemporaryPostgresError> {
+        let path = self.folder.join("log");
+        let log = File::options().create(true).append(true).open(&path)?;
+        let earlier = log.metadata()?.len();
+        let words = || {
+            let said = std::fs::read(&path).unwrap_or_default();
+            let said = said.get(usize::try_from(earlier).unwrap_or(0)..);
+            String::from_utf8_lossy(said.unwrap_or_default()).into_owned()
+        };
         let mut postgres = self.program("postgres");
         postgres
             .args(["-D", "data", "-p", &self.port.to_string()])
@@ -171,22 +210,34 @@ impl TemporaryPostgres {
             // What ends the group of this process must leave it to be ended in order.
             .process_group(0);
         let server = self.server.insert(postgres.spawn()?);
-        let give_up_at = Instant::now() + START;
+        let url = format!("postgres://owner@127.0.0.1:{}/postgres", self.port);
         loop {
             if let Some(ended) = server.try_wait()? {
-                let words = std::fs::read_to_string(self.folder.join("log"));
-                let words = words.unwrap_or_default();
-                let last = words.lines().last().unwrap_or_default();
-                let words = format!("it ended with {ended}. {last}");
-                return Err(TemporaryPostgresError::NotStarted(words));
+                let said = words();
+                let last = said.lines().last().unwrap_or_default();
+                let reason = format!("it ended with {ended}. {last}");
+                if said.contains(NO_SOCKET) {
+                    return Ok(Started::PortTaken(reason));
+                }
+                return Err(TemporaryPostgresError::NotStarted(reason));
             }
-            let url = format!("postgres://owner@127.0.0.1:{}/postgres", self.port);
             // A connection that is made is enough: before that it says that it is starting.
-            match tokio_postgres::connect(&url, NoTls).await {
-                Ok(_) => return Ok(()),
-                Err(_) if Instant::now() < give_up_at => sleep(PAUSE).await,
-                Err(error) => return Err(TemporaryPostgresError::NotStarted(error.to_string())),
+            let error = match timeout(CONNECT, tokio_postgres::connect(&url, NoTls)).await {
+                Ok(Ok(_)) => return Ok(Started::Answers),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("a connection was not answered within {CONNECT:?}"),
+            };
+            if Instant::now() >= give_up_at {
+                let said = words();
+                let last = said.lines().last().unwrap_or("it said nothing");
+                let reason = format!(
+                    "it runs and did not answer within {START:?} ({error}; in its log: {last}). The machine \
+                     is too busy, or its disk too slow: run this again when there is less to do, or name a \
+                     database with --store postgres://USER@HOST/DATABASE"
+                );
+                return Err(TemporaryPostgresError::NotStarted(reason));
             }
+            sleep(PAUSE).await;
         }
     }
 
@@ -311,7 +362,14 @@ fn programs() -> Option<PathBuf> {
         .max()
 }
 
-/// A new database answers within two seconds; a loaded machine takes more.
-const START: Duration = Duration::from_secs(60);
+/// A new database answers within two seconds; on a machine that does much else it takes minutes until its
+/// files are flushed, and after a crash until its log is applied.
+const START: Duration = Duration::from_secs(300);
+
+/// A server that has taken a connection and does not get to answer is asked anew.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// What the server says where it gets no port.
+const NO_SOCKET: &str = "could not create any TCP/IP sockets";
 
 const PAUSE: Duration = Duration::from_millis(50);

@@ -46,6 +46,17 @@ pub(super) async fn read(
     Ok(read_once(pool, key, answer).await?.0)
 }
 
+/// What is there, for who does not come back: that nothing is there is not said of a call that was just committed.
+pub(super) async fn look(pool: &Pool, key: KeyDigest) -> Result<Found, StoreError> {
+    let found = read(pool, key, AnswerColumn::Bytes).await?;
+    if found.stored.is_some() || found.is_held {
+        return Ok(found);
+    }
+    // A transaction may have been committed after the picture was taken and before its lock was
+    // tried. Whoever finds the lock free sees what it wrote in the next picture.
+    read(pool, key, AnswerColumn::Bytes).await
+}
+
 /// What is there, and whether that is still the database that was known.
 async fn read_once(
     pool: &Pool,
@@ -123,16 +134,7 @@ pub(super) async fn ask(
     let pool = &*shared.pool;
     let digest = key.digest();
     let found = match question {
-        Question::Peek => {
-            let found = read(pool, digest, AnswerColumn::Bytes).await?;
-            if found.stored.is_none() && !found.is_held {
-                // A transaction may have been committed after the picture was taken and before its lock was
-                // tried. Whoever finds the lock free sees what it wrote in the next picture.
-                read(pool, digest, AnswerColumn::Bytes).await?
-            } else {
-                found
-            }
-        }
+        Question::Peek => look(pool, digest).await?,
         Question::Seal => {
             let rows = pool.rows(|_| {
                 pool.told(

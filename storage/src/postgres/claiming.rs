@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::Row;
 
-use super::asking::{read, write, write_claim};
+use super::asking::{look, read, write, write_claim};
 use super::pool::Pool;
 use super::room::Count;
 use super::settling::{ROUNDS_MAX, too_contended};
@@ -133,6 +133,23 @@ pub(super) async fn held_elsewhere(
         Some(stored) => decided(shared, request, &stored, &found.at).await,
         None => Ok(Some(in_progress())),
     }
+}
+
+/// What is said of a call that is not to be executed now, whatever is known of it. `None`: nothing is.
+pub(super) async fn known(
+    shared: &Shared,
+    request: &ClaimRequest,
+) -> Result<Option<ClaimOutcome>, StoreError> {
+    for _ in 0..ROUNDS_MAX {
+        let found = look(&shared.pool, request.key.digest()).await?;
+        let Some(stored) = &found.stored else {
+            return Ok(found.is_held.then(in_progress));
+        };
+        if let Some(outcome) = decided(shared, request, stored, &found.at).await? {
+            return Ok(Some(outcome));
+        }
+    }
+    Err(too_contended(request.key.digest()))
 }
 
 /// A transaction has the call, here or in another process.

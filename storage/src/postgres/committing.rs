@@ -11,20 +11,12 @@ use tokio::time::timeout;
 use super::claiming::held_lock;
 use super::error::{Failure, unavailable};
 use super::held::{HeldCall, OneTransaction};
-use super::holding::{Hold, mark};
 use super::settling::fits;
-use super::statement::Told;
+use super::steps::{self, End};
 use super::store::Shared;
 use super::stored::{corrupt, get};
 use crate::transaction::{CommitError, TransactionError, Work};
 use crate::{Answer, Claim, DoubtReason, FencingToken, KeyDigest, SettleError, StoreError};
-
-/// What the record shall say.
-#[derive(Clone, Copy, Debug)]
-enum End<'a> {
-    Answered(&'a Answer),
-    InDoubt(DoubtReason, Option<&'a Answer>),
-}
 
 /// Commits what the newest run has done, with its answer.
 pub(super) async fn commit(
@@ -161,7 +153,8 @@ async fn write(
     let token = hold.token;
     let answers = async {
         let connection = hold.leased.connection()?;
-        let told = conclusion(shared, call, hold, as_what, connection.keeps_statements());
+        let keeps = connection.keeps_statements();
+        let told = steps::record(&shared.pool, &call.request, hold, as_what, keeps);
         // Before, so that the record is on its way before the commit is.
         let named = connection.ready(&told).await?;
         let (written, committed) = tokio::join!(
@@ -170,8 +163,12 @@ async fn write(
             connection.begin_or_end("COMMIT"),
         );
         // Where the record was not written, there was nothing to commit, whatever the second answer is.
-        written?;
-        committed
+        match written {
+            // Somebody has settled the call in the instant in which it was taken.
+            Err(Failure::InTheWay(reason)) => Err(Failure::Conflict(reason)),
+            Err(failure) => Err(failure),
+            Ok(_) => committed,
+        }
     };
     let failure = match timeout(within, answers).await {
         Ok(Ok(())) => return Ok(()),
@@ -225,88 +222,6 @@ async fn find_out(
         None => Err(Ended::Unknown(corrupt("an outcome was not answered"))),
     }
 }
-
-fn conclusion(
-    shared: &Shared,
-    call: &HeldCall,
-    hold: &Hold,
-    as_what: End<'_>,
-    is_kept: bool,
-) -> Told {
-    let pool = &shared.pool;
-    let options = pool.options();
-    let request = &call.request;
-    let scope = request.key.scope();
-    let print = request.fingerprints.current();
-    let session = request.session;
-    let text = |name: Option<&str>| name.map(|name| name.as_bytes().to_vec());
-    let (state, reason, answer) = match as_what {
-        End::Answered(answer) => (3, None, Some(answer)),
-        End::InDoubt(reason, answer) => {
-            let reason = i16::from(crate::codec::reason_number(reason));
-            (2, Some(reason), answer)
-        }
-    };
-    let written = if is_kept && session.is_none() {
-        format!("{CONCLUDE} RETURNING {IS_DURABLE}")
-    } else {
-        format!(
-            "SELECT {{schema}}.conclude(
-                $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-                $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24), {IS_DURABLE}"
-        )
-    };
-    pool.told(&written)
-        .time(options.told_now())
-        .text(Some(&mark(request)))
-        .bytes(Some(request.key.digest().as_bytes()))
-        .bytes(Some(scope.digest().as_bytes()))
-        .bytes(text(scope.principal_name()).as_deref())
-        .bytes(text(scope.operation_name()).as_deref())
-        .bytes(Some(request.key.key().as_str().as_bytes()))
-        .int(i32::from(print.algorithm().number()))
-        .bytes(Some(print.digest()))
-        .bytes(Some(request.attempt.as_bytes()))
-        .time(hold.claimed_at)
-        .time(request.first_sent)
-        .number(session.map(|call| call.session))
-        .number(session.map(|call| call.sequence))
-        .number(session.map(|call| call.first_unanswered))
-        .number(hold.token.incarnation())
-        .number(hold.token.sequence())
-        .span(request.retention)
-        .span(options.retention.answer)
-        .span(options.limits.session_idle)
-        .short(Some(state))
-        .short(reason)
-        .int(answer.map(|answer| i32::from(answer.format().number())))
-        .bytes(answer.map(|answer| &answer.body()[..]))
-}
-
-/// What the function `conclude` writes for a call in no session, as one statement: kept, it costs less. The
-/// mark is gone with the transaction that took the call; then nothing is written. The time is when the
-/// statement came in: one and the same in all of it.
-const CONCLUDE: &str = "INSERT INTO {schema}.records (
-        key, version, state, at, scope, principal, operation, name,
-        fingerprint_algorithm, fingerprint, incarnation, sequence, attempt, claimed_at, first_sent,
-        session, session_sequence, session_first, retention, reason, answer_format, answer,
-        answer_until, sweep_at
-    )
-    SELECT $3,
-        CASE WHEN current_setting('onlyonce.call', true) = $2
-            THEN 1 ELSE {schema}.call_is_over() END,
-        $21, COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint),
-        $4, $5, $6, $7, $8, $9, $16, $17, $10, $11, $12, $13, $14, $15, $18, $22, $23, $24,
-        CASE WHEN $21 = 3 THEN least($18, $19)
-            + COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint) END,
-        CASE WHEN $21 = 3 THEN least($18, $19)
-            + COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint) END
-    WHERE $20 IS NOT NULL";
-
-/// Whatever the handler has set: a commit that is acknowledged before it is written would be no
-/// acknowledgement.
-const IS_DURABLE: &str = "CASE WHEN current_setting('synchronous_commit') = 'off'
-        THEN set_config('synchronous_commit', 'on', true) END";
 
 const COMMITTED: i32 = 1;
 const NOT_COMMITTED: i32 = 0;

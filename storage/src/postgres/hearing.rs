@@ -150,9 +150,12 @@ async fn tell(
             _ = &mut ended => return Some(()),
         }
         let payload: String = keys.iter().map(hex).collect();
-        let told = Told::new("SELECT pg_notify($1, $2)")
-            .text(Some(channel))
-            .text(Some(&payload));
+        // Nobody waits for a hint to be durable; for this one transaction, since others may have the backend
+        // after it.
+        let told =
+            Told::new("SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)")
+                .text(Some(channel))
+                .text(Some(&payload));
         if !matches!(timeout(TELL_WITHIN, connection.ask(&told)).await, Ok(Ok(_))) {
             return Some(());
         }

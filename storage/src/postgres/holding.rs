@@ -2,7 +2,8 @@
 //!
 //! The rule: **who has the lock of the key looks after he has it.** The lock ends with the transaction,
 //! after what that has written can be seen; so whoever has it sees the record of everybody who had it
-//! before, and two that race never both find the key absent.
+//! before, and two that race never both find the key absent. Where both are one step (`steps.rs`), the second
+//! finds it at the latest where he would write his own.
 
 use std::sync::Arc;
 
@@ -17,11 +18,13 @@ use super::pool::{Leased, Pool};
 use super::room::Count;
 use super::settling::{ROUNDS_MAX, too_contended};
 use super::statement::Told;
+use super::steps::{self, FOUND, GIVEN, MOVED, TAKEN, Takes, mark, stands_still_ms};
 use super::store::Shared;
 use super::stored::{get, number, time};
-use crate::transition::CLOCK_DIFFERENCE_MAX;
+use crate::transition::Circumstances;
 use crate::{
-    Abandoned, Claim, ClaimOutcome, ClaimRequest, FencingToken, Lease, StoreError, Timestamp,
+    Abandoned, Claim, ClaimOutcome, ClaimRequest, FencingToken, Lease, SessionCall, StoreError,
+    Timestamp,
 };
 
 /// A transaction that has the call.
@@ -137,14 +140,7 @@ async fn understand(
         session,
         leased,
     } = seen;
-    let at = shared.circumstances(time(&row, "now_ms")?, time(&row, "forgotten_until")?);
-    let open = (get(&row, "in_progress")?, get(&row, "in_doubt")?);
-    if let (Some(in_progress), Some(in_doubt)) = open {
-        let open = (number(in_progress)?, number(in_doubt)?);
-        let scope = request.key.scope().digest();
-        let limits = &shared.pool.options().limits;
-        shared.room.note(scope, open, limits, shared.clock.now());
-    }
+    let at = note(shared, request, &row)?;
     let verdict: i32 = get(&row, "verdict")?;
     if verdict == GIVEN && session == 0 {
         let incarnation = number(get(&row, "new_incarnation")?)?;
@@ -165,17 +161,38 @@ async fn understand(
         GIVEN => Some(claiming::refused(session)?),
         FOUND => claiming::decide(shared, request, &row, &at).await?,
         MOVED => {
-            let pool = &*shared.pool;
-            let noted = pool.rows(|_| {
-                pool.told("SELECT {schema}.arrive($1)")
-                    .time(pool.options().told_now())
-            });
-            noted.await?;
+            arrive(&shared.pool).await?;
             None
         }
         other => Some(claiming::refused(other)?),
     };
     Ok(outcome.map(Holding::Not))
+}
+
+/// Takes in what `hold` says beside its verdict: the clock, and how much is open in the scope where that was counted.
+pub(super) fn note(
+    shared: &Shared,
+    request: &ClaimRequest,
+    row: &Row,
+) -> Result<Circumstances, StoreError> {
+    let at = shared.circumstances(time(row, "now_ms")?, time(row, "forgotten_until")?);
+    let open = (get(row, "in_progress")?, get(row, "in_doubt")?);
+    if let (Some(in_progress), Some(in_doubt)) = open {
+        let open = (number(in_progress)?, number(in_doubt)?);
+        let scope = request.key.scope().digest();
+        let limits = &shared.pool.options().limits;
+        shared.room.note(scope, open, limits, shared.clock.now());
+    }
+    Ok(at)
+}
+
+/// Notes that the database stands elsewhere than before.
+pub(super) async fn arrive(pool: &Pool) -> Result<(), StoreError> {
+    let noted = pool.rows(|_| {
+        pool.told("SELECT {schema}.arrive($1)")
+            .time(pool.options().told_now())
+    });
+    noted.await.map(drop)
 }
 
 /// `None`: somebody else has the call.
@@ -198,12 +215,20 @@ async fn begin_on(
     let connection = leased.connection()?;
     let isolation = pool.options().isolation;
     let sees_for_itself = isolation == Isolation::ReadCommitted;
-    let looking = looked(pool, connection, request, count);
-    let mut beginning = beginning(pool, request);
+    let takes = match turn {
+        Turn::First if sees_for_itself => Takes::Too,
+        _ => Takes::Before,
+    };
+    let keeps = connection.keeps_statements();
+    let looking = steps::take(pool, request, count, takes, keeps);
+    let mut beginning = match takes {
+        Takes::Too => isolation.begin().to_owned(),
+        Takes::Before => beginning(pool, request),
+    };
     let (keeping, used, named) = match turn {
         Turn::First => (
             None,
-            use_session(pool, request),
+            request.session.map(|call| use_session(pool, request, call)),
             connection.ready(&looking).await?,
         ),
         // Nothing is made ready: what is rolled back may be aborted. That its session is used was noted when
@@ -211,7 +236,7 @@ async fn begin_on(
         Turn::Again => {
             let lock = held_lock(pool.id(), request.key.digest());
             beginning.insert_str(0, "ROLLBACK; ");
-            let keeping = connection.keeps_statements().then(|| {
+            let keeping = keeps.then(|| {
                 beginning.push_str(&format!("; SELECT pg_advisory_unlock({lock})"));
                 format!("SELECT pg_try_advisory_lock({lock})")
             });
@@ -255,17 +280,22 @@ async fn begin_on(
         Some(row) => row.try_get("known").map_err(|error| unreadable(&error))?,
     };
     let mut seen = looked.into_iter().next();
-    let is_there = match &seen {
-        None => false,
-        Some(row) => FOUND == row.try_get("verdict").map_err(|error| unreadable(&error))?,
+    let verdict = match &seen {
+        None => None,
+        Some(row) => row.try_get("verdict").map_err(|error| unreadable(&error))?,
     };
-    // What is there is answered, whoever has the lock.
-    if has_it.as_deref() != Some(YES) && !is_there {
+    let has_it = match takes {
+        Takes::Too => verdict != Some(TAKEN),
+        // What is there is answered, whoever has the lock.
+        Takes::Before => has_it.as_deref() == Some(YES) || verdict == Some(FOUND),
+    };
+    if !has_it {
         if !take(pool, connection, request).await? {
             leased.undo().await;
             return Ok(None);
         }
         if sees_for_itself {
+            let looking = steps::take(pool, request, count, Takes::Before, keeps);
             seen = connection.ask(&looking).await?.into_iter().next();
         } else {
             // The lock is younger than the one before, and must outlast what is undone.
@@ -281,12 +311,6 @@ async fn begin_on(
         session,
         leased,
     }))
-}
-
-/// How long an owner may stand still before the database ends its transaction.
-fn stands_still_ms(request: &ClaimRequest) -> u64 {
-    let lease = u64::try_from(request.lease.as_millis()).unwrap_or(u64::MAX);
-    lease.clamp(1, STANDS_STILL_MS_MAX)
 }
 
 /// Begins the transaction, says by what it is known and how long its owner may stand still, and asks for the
@@ -331,53 +355,21 @@ fn unreadable(error: &tokio_postgres::Error) -> Failure {
     Failure::Refused(error.to_string())
 }
 
-fn use_session(pool: &Pool, request: &ClaimRequest) -> Option<Told> {
-    let call = request.session?;
+/// Notes that the call's session is used, and what it acknowledges.
+pub(super) fn use_session(pool: &Pool, request: &ClaimRequest, call: SessionCall) -> Told {
     let options = pool.options();
     let scope = request.key.scope().of_principal().digest();
     // Who sends a call has not had its answer: what says otherwise acknowledges nothing.
     let first = Some(call.first_unanswered).filter(|first| *first <= call.sequence);
-    Some(
-        pool.told(
-            "SELECT known FROM {schema}.use_session(
-                COALESCE($1, {schema}.now_ms()), $2, $3, $4, $5)",
-        )
-        .time(options.told_now())
-        .number(call.session)
-        .bytes(Some(scope.as_bytes()))
-        .number(first)
-        .span(options.limits.session_idle),
-    )
-}
-
-/// What a call comes to that has the lock of its key.
-fn looked(pool: &Pool, connection: &Connection, request: &ClaimRequest, count: Count) -> Told {
-    let options = pool.options();
-    let is_plain = request.session.is_none() && count != Count::Anew;
-    if is_plain && connection.keeps_statements() {
-        return pool
-            .told(LOOK)
-            .time(options.told_now())
-            .bytes(Some(request.key.digest().as_bytes()))
-            .time(request.first_sent)
-            .span(CLOCK_DIFFERENCE_MAX);
-    }
-    let session = request.session;
     pool.told(
-        "SELECT verdict, now_ms, forgotten_until, in_progress, in_doubt,
-            new_incarnation, new_sequence, (kept).*
-        FROM {schema}.look($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        "SELECT known FROM {schema}.use_session(
+            COALESCE($1, {schema}.now_ms()), $2, $3, $4, $5)",
     )
     .time(options.told_now())
-    .bytes(Some(request.key.digest().as_bytes()))
-    .bytes(Some(request.key.scope().digest().as_bytes()))
-    .time(request.first_sent)
-    .number(session.map(|call| call.session))
-    .number(session.map(|call| call.sequence))
-    .number(session.map(|call| call.first_unanswered))
-    .flag(count == Count::Anew)
-    .number(options.limits.in_progress_max as u64)
-    .number(options.limits.in_doubt_max as u64)
+    .number(call.session)
+    .bytes(Some(scope.as_bytes()))
+    .number(first)
+    .span(options.limits.session_idle)
 }
 
 fn taken(pool: &Pool, request: &ClaimRequest) -> Told {
@@ -385,14 +377,7 @@ fn taken(pool: &Pool, request: &ClaimRequest) -> Told {
         .long(held_lock(pool.id(), request.key.digest()))
         .long(request.session.map(|call| held_number(pool.id(), call)))
         .text(Some(&mark(request)))
-        .span(request.lease)
-}
-
-/// By what a transaction is known for the one that took the call.
-pub(super) fn mark(request: &ClaimRequest) -> String {
-    uuid::Uuid::from_bytes(*request.attempt.as_bytes())
-        .simple()
-        .to_string()
+        .number(stands_still_ms(request))
 }
 
 /// Where a run is set back to whose answer has no effect: the lock is older. Only where the transaction has
@@ -400,31 +385,5 @@ pub(super) fn mark(request: &ClaimRequest) -> String {
 pub(super) const BASE: &str = "SAVEPOINT onlyonce_base";
 pub(super) const BACK_TO_BASE: &str = "ROLLBACK TO SAVEPOINT onlyonce_base";
 
-const FOUND: i32 = 0;
-const GIVEN: i32 = 1;
-const MOVED: i32 = 9;
-
 /// A `boolean` as text.
 const YES: &str = "t";
-
-/// As long as the database can count.
-const STANDS_STILL_MS_MAX: u64 = i32::MAX as u64;
-
-/// What the function `look` answers to a call in no session while nothing is to be counted, as one statement.
-/// Planned for each call it would be dearer than the function; kept, it is a third of it.
-const LOOK: &str = "SELECT
-        CASE
-            WHEN r.key IS NOT NULL THEN 0
-            WHEN NOT {schema}.is_here(s.place, s.started) THEN 9
-            WHEN $3 > greatest(COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint),
-                s.forgotten_until + 1) + $4 THEN 2
-            WHEN $3 <= s.forgotten_until THEN 3
-            ELSE 1
-        END AS verdict,
-        COALESCE($1, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint) AS now_ms,
-        s.forgotten_until,
-        NULL::bigint AS in_progress, NULL::bigint AS in_doubt,
-        s.incarnation AS new_incarnation,
-        CASE WHEN r.key IS NULL THEN nextval('{schema}.tokens') END AS new_sequence,
-        r.*
-    FROM {schema}.store s LEFT JOIN {schema}.records r ON r.key = $2";

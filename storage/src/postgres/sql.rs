@@ -204,14 +204,14 @@ impl fmt::Debug for Sql {
     }
 }
 
-fn told<'a>(values: &[&'a dyn SqlValue]) -> Vec<(&'a (dyn ToSql + Sync), Type)> {
+pub(super) fn told<'a>(values: &[&'a dyn SqlValue]) -> Vec<(&'a (dyn ToSql + Sync), Type)> {
     let values = values.iter();
     values.map(|value| (value.value(), value.kind())).collect()
 }
 
 /// Refuses what would end the transaction, or be left in the connection. That a handler has got around
 /// this is noticed at the end.
-fn check(sql: &str) -> Result<(), TransactionError> {
+pub(super) fn check(sql: &str) -> Result<(), TransactionError> {
     let mut words = Words(sql);
     let first = words.next().unwrap_or_default().to_ascii_uppercase();
     let is_forbidden = match first.as_str() {

@@ -14,13 +14,14 @@ use super::error::{OpenError, unavailable};
 use super::hearing::Hearing;
 use super::held::HeldCalls;
 use super::migrations::{self, Migration, Schema};
+use super::one_statement::{OneStatement, OneStatementOutcome};
 use super::options::PostgresOptions;
 use super::pool::Pool;
 use super::room::Room;
 use super::run::{NO_ROWS, NothingHeld, Run, RunHandle};
 use super::stored::{corrupt, get, number, time};
 use super::time::SeenClock;
-use super::{asking, claiming, committing, holding, settling, sweeping};
+use super::{asking, claiming, committing, holding, one_statement, settling, sweeping};
 use crate::clock::ClockGuard;
 use crate::transaction::{
     CommitError, CommitFuture, Row, RowRange, Transaction, TransactionalStore, Work,
@@ -145,6 +146,53 @@ impl PostgresStore {
     /// [`OpenError::SchemaName`].
     pub fn migrations(schema: &str) -> Result<Vec<Migration>, OpenError> {
         Ok(migrations::all(&Schema::parse(schema)?))
+    }
+
+    /// Makes a call whose whole effect is one statement: claim, effect and answer are one round trip and one
+    /// commit. Take it where the answer is known before: it is kept and replayed as it is told here, and a
+    /// statement that changes other than the [expected](OneStatement::rows) rows has not happened. It
+    /// costs about half of a transaction that is begun for a handler.
+    ///
+    /// It runs at *read committed*, whatever [`isolation`](PostgresOptions::isolation) says, and takes no
+    /// longer than [`answer_within`](PostgresOptions::answer_within) each time that it is asked. What it
+    /// fires at the commit, a deferred constraint or trigger, is part of it.
+    ///
+    /// ```no_run
+    /// use onlyonce_storage::postgres::{OneStatement, OneStatementOutcome, PostgresStore};
+    /// use onlyonce_storage::{Answer, AnswerFormat, ClaimRequest, StoreError};
+    ///
+    /// # async fn example(store: &PostgresStore, request: ClaimRequest) -> Result<(), StoreError> {
+    /// let (cents, name) = (500_i64, "alice");
+    /// let effect = OneStatement::new(
+    ///     "UPDATE accounts SET cents = cents - $1 WHERE name = $2 AND cents >= $1",
+    ///     &[&cents, &name],
+    /// );
+    /// let answer = Answer::new(AnswerFormat::new(1), "paid");
+    /// match store.execute_once(request, effect.rows(1), answer).await? {
+    ///     OneStatementOutcome::Executed { .. } => println!("paid"),
+    ///     OneStatementOutcome::NotExecuted(known) => println!("asked before: {known:?}"),
+    ///     OneStatementOutcome::OtherRows { .. } => println!("not enough: nothing has happened"),
+    ///     OneStatementOutcome::Refused(why) => println!("nothing has happened: {why}"),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: nobody knows yet whether it was executed. Call again under the same key: it is
+    /// executed once, and who asks after it was is told the answer. [`StoreError::AnswerTooLarge`] is said
+    /// before anything is done.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves open what became of it, as an error does.
+    pub async fn execute_once(
+        &self,
+        request: ClaimRequest,
+        effect: OneStatement<'_>,
+        answer: Answer,
+    ) -> Result<OneStatementOutcome, StoreError> {
+        one_statement::execute(&self.shared, request, effect, &answer).await
     }
 
     /// Does the work in a task of its own: a question that nobody waits for any more is still asked,

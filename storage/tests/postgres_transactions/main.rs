@@ -8,6 +8,7 @@ mod endings;
 mod in_doubt;
 mod interrupted;
 mod keeping;
+mod one_statement;
 mod pooler;
 mod racers;
 mod settled;

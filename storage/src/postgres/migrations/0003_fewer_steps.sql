@@ -232,37 +232,63 @@ BEGIN
 END
 $$;
 
--- As before, but for how it notices that the database has moved.
-CREATE OR REPLACE FUNCTION {schema}.look(
+-- Read from its text with each record that is written, which costs more than to write it. Who reads a record
+-- refuses what these have kept out.
+ALTER TABLE {schema}.records DROP CONSTRAINT records_key_check, DROP CONSTRAINT records_state_check;
+
+-- Takes a call in the transaction that was just begun, and says what comes of it: 1 is its own token; 0: its
+-- record is there, and nothing was taken that matters; 8: somebody else has it; 9: the database stands
+-- elsewhere than before, which is to be noted first; others are why it is not executed, as `claim` says them.
+-- Writes nothing.
+--
+-- Who has the lock looks after he has it: each statement in here sees what was committed before it. That is
+-- so at read committed. At other levels the lock is taken before, in the transaction; `p_held` is empty, and
+-- this is asked over another connection.
+--
+-- `p_mark` is gone with the transaction, so that what is written at its end finds out whether the handler has
+-- ended it meanwhile. An owner that stands still for longer than `p_within` milliseconds is cut off by the
+-- database.
+CREATE FUNCTION {schema}.hold(
     p_now bigint, p_key bytea, p_scope bytea, p_first_sent bigint,
     p_session bigint, p_session_sequence bigint, p_session_first bigint,
-    p_count boolean, p_in_progress_max bigint, p_in_doubt_max bigint
-)
-RETURNS TABLE (
-    verdict integer, now_ms bigint, forgotten_until bigint, in_progress bigint, in_doubt bigint,
-    new_incarnation bigint, new_sequence bigint, kept {schema}.records
+    p_count boolean, p_in_progress_max bigint, p_in_doubt_max bigint,
+    p_held bigint, p_held_number bigint, p_mark text, p_within text,
+    OUT verdict integer, OUT now_ms bigint, OUT forgotten_until bigint,
+    OUT in_progress bigint, OUT in_doubt bigint,
+    OUT new_incarnation bigint, OUT new_sequence bigint
 )
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    r {schema}.records%ROWTYPE;
-    first_unanswered bigint;
+    has_it boolean := true;
+    is_there boolean;
     is_here boolean;
+    first_unanswered bigint;
     told bigint;
+    ignored text;
 BEGIN
-    look.now_ms := COALESCE(p_now, {schema}.now_ms());
-    look.verdict := 0;
-    SELECT * INTO r FROM {schema}.records WHERE key = p_key;
-    IF FOUND THEN
-        SELECT s.forgotten_until INTO look.forgotten_until FROM {schema}.store s;
-        look.kept := r;
-        RETURN NEXT;
+    hold.now_ms := COALESCE(p_now, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint);
+    IF p_held IS NOT NULL THEN
+        has_it := pg_try_advisory_xact_lock(p_held);
+        -- One number in a session, one key.
+        IF has_it AND p_held_number IS NOT NULL THEN
+            has_it := pg_try_advisory_xact_lock(p_held_number);
+        END IF;
+        ignored := set_config('idle_in_transaction_session_timeout', p_within, true);
+        ignored := set_config('onlyonce.call', p_mark, true);
+    END IF;
+    SELECT r.key IS NOT NULL, s.forgotten_until, s.incarnation, {schema}.is_here(s.place, s.started)
+        INTO is_there, hold.forgotten_until, hold.new_incarnation, is_here
+        FROM {schema}.store s LEFT JOIN {schema}.records r ON r.key = p_key;
+    hold.verdict := CASE WHEN is_there THEN 0 WHEN NOT has_it THEN 8 WHEN NOT is_here THEN 9 END;
+    IF hold.verdict IS NOT NULL THEN
         RETURN;
     END IF;
+    hold.verdict := 1;
     IF p_session IS NOT NULL THEN
         SELECT s.first_unanswered INTO first_unanswered
             FROM {schema}.sessions s WHERE s.id = p_session;
-        look.verdict := CASE
+        hold.verdict := CASE
             WHEN NOT FOUND THEN 5
             WHEN p_session_sequence < first_unanswered THEN 3
             WHEN p_session_sequence < p_session_first THEN 3
@@ -271,52 +297,50 @@ BEGIN
                 SELECT 1 FROM {schema}.records o
                 WHERE o.session = p_session AND o.session_sequence = p_session_sequence
             ) THEN 3
-            ELSE 0
+            ELSE 1
         END;
+        -- A sweep or an acknowledgement may have removed a record since: then that shows here.
+        SELECT s.forgotten_until INTO hold.forgotten_until FROM {schema}.store s;
     END IF;
-    SELECT s.forgotten_until, s.incarnation, {schema}.is_here(s.place, s.started)
-        INTO look.forgotten_until, look.new_incarnation, is_here FROM {schema}.store s;
-    IF NOT is_here THEN
-        look.verdict := 9;
-    END IF;
-    IF look.verdict = 0 AND p_first_sent IS NOT NULL THEN
-        told := greatest(look.now_ms, look.forgotten_until + 1);
-        look.verdict := CASE
+    IF hold.verdict = 1 AND p_first_sent IS NOT NULL THEN
+        told := greatest(hold.now_ms, hold.forgotten_until + 1);
+        hold.verdict := CASE
             WHEN p_first_sent > told + {clock_difference_max} THEN 2
-            WHEN p_first_sent <= look.forgotten_until THEN 3
-            ELSE 0
+            WHEN p_first_sent <= hold.forgotten_until THEN 3
+            ELSE 1
         END;
     END IF;
-    IF look.verdict = 0 AND p_count THEN
-        SELECT count(*) INTO look.in_progress FROM (
+    IF hold.verdict = 1 AND p_count THEN
+        SELECT count(*) INTO hold.in_progress FROM (
             SELECT 1 FROM {schema}.records o
-            WHERE o.scope = p_scope AND o.state = 1 AND o.at > look.now_ms
+            WHERE o.scope = p_scope AND o.state = 1 AND o.at > hold.now_ms
             LIMIT p_in_progress_max
         ) counted;
-        SELECT count(*) INTO look.in_doubt FROM (
+        SELECT count(*) INTO hold.in_doubt FROM (
             (SELECT 1 FROM {schema}.records o
             WHERE o.scope = p_scope AND o.state = 2 LIMIT p_in_doubt_max)
             UNION ALL
             (SELECT 1 FROM {schema}.records o
-            WHERE o.scope = p_scope AND o.state = 1 AND o.at <= look.now_ms
+            WHERE o.scope = p_scope AND o.state = 1 AND o.at <= hold.now_ms
             LIMIT p_in_doubt_max)
         ) counted;
-        IF look.in_progress >= p_in_progress_max OR look.in_doubt >= p_in_doubt_max THEN
-            look.verdict := 4;
+        IF hold.in_progress >= p_in_progress_max OR hold.in_doubt >= p_in_doubt_max THEN
+            hold.verdict := 4;
         END IF;
     END IF;
-    IF look.verdict = 0 THEN
-        look.new_sequence := nextval('{schema}.tokens');
-        look.verdict := 1;
+    IF hold.verdict = 1 THEN
+        hold.new_sequence := nextval('{schema}.tokens');
     END IF;
-    RETURN NEXT;
 END
 $$;
 
--- The lock of a call is asked for together with the beginning of its transaction, and `look` after it.
+-- `hold` stands for both.
 DROP FUNCTION {schema}.hold(
     bigint, bytea, bytea, bigint, bigint, bigint, bigint, boolean, bigint, bigint,
     bigint, bigint, text, bigint
+);
+DROP FUNCTION {schema}.look(
+    bigint, bytea, bytea, bigint, bigint, bigint, bigint, boolean, bigint, bigint
 );
 
 -- Instead of a value, in a statement that writes the record of a call whose transaction is over: what its
@@ -325,6 +349,15 @@ CREATE FUNCTION {schema}.call_is_over() RETURNS bigint
 LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'the transaction of the call is over' USING ERRCODE = 'invalid_transaction_state';
+END
+$$;
+
+-- Fails, with the verdict on a call and the rows that its one statement would have changed: so all of it is
+-- undone.
+CREATE FUNCTION {schema}.is_not_to_be(p_verdict integer, p_rows bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% %', p_verdict, p_rows USING ERRCODE = 'ONL01';
 END
 $$;
 
