@@ -36,12 +36,52 @@ impl Csv {
     /// When the file is empty.
     #[must_use]
     pub fn read(path: &Path) -> Option<Self> {
-        let text = fs::read_to_string(path).ok()?;
+        Some(Self::parse(&fs::read_to_string(path).ok()?))
+    }
+
+    /// What such a file says.
+    ///
+    /// # Panics
+    ///
+    /// When it is empty.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
         let fields = |line: &str| line.split(',').map(ToOwned::to_owned).collect();
         let mut lines = text.lines();
         let names = fields(lines.next().expect("a first line"));
         let rows = lines.map(fields).collect();
-        Some(Self { names, rows })
+        Self { names, rows }
+    }
+
+    /// The values of these columns that rows have, each once and in their order.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such column.
+    #[must_use]
+    pub fn labels(&self, columns: &[&str]) -> Vec<Vec<String>> {
+        let places: Vec<_> = columns.iter().map(|name| self.place(name)).collect();
+        let mut seen: Vec<Vec<String>> = Vec::new();
+        for row in &self.rows {
+            let labels: Vec<_> = places.iter().map(|place| row[*place].clone()).collect();
+            if !seen.contains(&labels) {
+                seen.push(labels);
+            }
+        }
+        seen
+    }
+
+    /// All figures of a column, in the order of the rows.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such column, or something else than figures in it.
+    #[must_use]
+    pub fn figures(&self, column: &str) -> Vec<f64> {
+        let place = self.place(column);
+        let rows = self.rows.iter();
+        rows.map(|row| row[place].parse().expect("a figure"))
+            .collect()
     }
 
     /// Only the rows whose column `name` is `value`.

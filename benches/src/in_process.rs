@@ -3,7 +3,7 @@
 //! recorded in memory.
 
 use std::convert::Infallible;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,7 +20,7 @@ use onlyonce_middleware::server::{
 use onlyonce_middleware::{client, stack};
 use onlyonce_storage::{
     Answer, AnswerFormat, Fingerprint, FingerprintAlgorithm, Fingerprints, IdempotencyKey,
-    KeyState, MemoryStore, Scope, ScopedKey,
+    KeyState, MemoryStore, Scope, ScopedKey, Store,
 };
 use tower_layer::Layer as _;
 use tower_service::Service;
@@ -130,6 +130,37 @@ impl Kind {
                 make(service, first, again, mark).await;
             }
         }
+    }
+}
+
+/// The server's stack over a store: for calls that are made at the same time.
+#[derive(Clone)]
+pub struct Server(ServerService);
+
+type ServerService = <stack::ServerStack<Plain> as tower_layer::Layer<Handler>>::Service;
+
+// === impl Server ===
+
+impl Server {
+    /// The stack with its defaults over `store`, around the same handler.
+    #[must_use]
+    pub fn over(store: Arc<dyn Store>) -> Self {
+        Self(stack::server(store, Plain).layer(Handler(Bytes::from(bytes(300)))))
+    }
+
+    /// Makes call `number`, for the first time or again.
+    ///
+    /// # Panics
+    ///
+    /// When it is not answered.
+    pub async fn call(&self, number: u64) {
+        call(&self.0, number).await;
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod calls;
 pub mod chart;
+pub mod flame;
 #[cfg(feature = "rivals")]
 pub mod http;
 pub mod in_process;
@@ -17,3 +18,4 @@ pub mod rounds;
 pub mod rows;
 #[cfg(feature = "rivals")]
 pub mod rpc;
+pub mod table;

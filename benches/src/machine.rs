@@ -35,6 +35,17 @@ pub fn resident_bytes() -> u64 {
     pages.unwrap_or(0) * 4_096
 }
 
+/// The most memory that this process has had resident so far, in bytes.
+#[must_use]
+pub fn resident_bytes_max() -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = text.lines().find_map(|line| {
+        let field = line.strip_prefix("VmHWM:")?;
+        field.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    kib.unwrap_or(0) * 1_024
+}
+
 /// How much the files in a folder take on the disk, in bytes.
 #[must_use]
 pub fn folder_bytes(path: &Path) -> u64 {

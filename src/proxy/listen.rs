@@ -146,7 +146,8 @@ impl Serving {
         let asked = deliveries.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let (front, asked) = (Arc::clone(&front), asked.clone());
-            async move { Ok::<_, Infallible>(front.answer(client, request, &asked).await) }
+            // In a box of its own: the connection keeps room for this future while it is idle.
+            async move { Ok::<_, Infallible>(Box::pin(front.answer(client, request, &asked)).await) }
         });
         let io = TokioIo::new(Attended::new(io, self.limits.client_timeout));
         let connection = self.http.serve_connection(io, service);

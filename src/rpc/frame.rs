@@ -9,9 +9,11 @@
 //!
 //! The length is checked as soon as it is there, before anything of the payload is buffered.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -26,7 +28,7 @@ use super::codec::FRAME_BYTES_CEILING;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
     /// The length, and the payload up to the tail.
-    pub(super) head: Bytes,
+    pub(super) head: Vec<u8>,
     /// The rest of the payload.
     pub(super) tail: Bytes,
 }
@@ -67,10 +69,7 @@ impl Frame {
         // is at most `FRAME_BYTES_CEILING`; one that saturates here fails that check.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         head[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
-        Self {
-            head: head.into(),
-            tail,
-        }
+        Self { head, tail }
     }
 
     /// How long the payload is, in bytes.
@@ -105,18 +104,16 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// The next payload; `None` when the peer has ended the connection between two frames.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
         loop {
+            if let Some(payload) = self.buffered()? {
+                return Ok(Some(payload));
+            }
             let missing = match self.length()? {
                 None => READ_BYTES,
-                Some(length) if self.buffer.len() >= LENGTH_BYTES + length => {
-                    self.buffer.advance(LENGTH_BYTES);
-                    self.received.fetch_add(1, Ordering::AcqRel);
-                    return Ok(Some(self.buffer.split_to(length).freeze()));
-                }
                 Some(length) => LENGTH_BYTES + length - self.buffer.len(),
             };
-            // In small steps, each as large as what is there: a peer that announces much and sends
-            // little gets little memory, and a large frame is not moved at each step.
-            let step = self.buffer.len().max(READ_BYTES);
+            // In steps, each a few times as large as what is there: a peer that announces much and
+            // sends little gets little memory, and a large frame is moved once or twice.
+            let step = (self.buffer.len() * GROWTH).max(READ_BYTES);
             self.buffer.reserve(missing.min(step));
             let count = self
                 .io
@@ -129,6 +126,18 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                     false => Err(ProtocolError::Truncated.into()),
                 };
             }
+        }
+    }
+
+    /// The next payload, if all of it is there already.
+    pub(super) fn buffered(&mut self) -> Result<Option<Bytes>, ProtocolError> {
+        match self.length()? {
+            Some(length) if self.buffer.len() >= LENGTH_BYTES + length => {
+                self.buffer.advance(LENGTH_BYTES);
+                self.received.fetch_add(1, Ordering::AcqRel);
+                Ok(Some(self.buffer.split_to(length).freeze()))
+            }
+            Some(_) | None => Ok(None),
         }
     }
 
@@ -227,6 +236,20 @@ pub(super) async fn drain(io: &mut (impl AsyncRead + Unpin)) {
     }
 }
 
+/// Lets all tasks run first that are ready to: what they have to say leaves with the same call of the
+/// system. It waits for nothing else.
+pub(super) async fn after_others() {
+    let mut is_first = true;
+    poll_fn(|cx| match std::mem::take(&mut is_first) {
+        true => {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+        false => Poll::Ready(()),
+    })
+    .await;
+}
+
 /// What an option for the largest frame comes to.
 pub(super) fn payload_bytes_max(option: usize) -> usize {
     option.clamp(FRAME_BYTES_FLOOR, FRAME_BYTES_CEILING)
@@ -240,6 +263,9 @@ const FRAME_BYTES_FLOOR: usize = 4 * 1024;
 
 /// One read: large enough for many small frames, small enough for a thousand connections.
 const READ_BYTES: usize = 16 * 1024;
+
+/// So many times what has come is made room for, of a frame that is larger than one read.
+const GROWTH: usize = 4;
 
 /// One write: enough frames to make its cost small, little enough to keep it short.
 const BATCH_BYTES: usize = 64 * 1024;

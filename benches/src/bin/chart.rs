@@ -1,10 +1,12 @@
-//! Draws what has been measured: each diagram whose CSV file is there.
+//! Draws what has been measured, and fills the tables of the page above: each whose CSV file is there.
 //!
 //! `cargo run --release -p onlyonce-bench --bin chart -- [FOLDER]`
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use onlyonce_bench::chart::{Csv, Diagram, Lines, write};
+use onlyonce_bench::table::fill;
 
 fn main() {
     let folder = std::env::args().nth(1);
@@ -16,6 +18,18 @@ fn main() {
     modes(&folder);
     outage(&folder);
     growth(&folder);
+    tables(&folder);
+}
+
+/// Those of `RESULTS.md`, which lies beside the folder.
+fn tables(folder: &Path) {
+    let path = folder.join("../RESULTS.md");
+    let Ok(page) = fs::read_to_string(&path) else {
+        return;
+    };
+    let filled = fill(&page, |file| Csv::read(&folder.join(file)));
+    let filled = filled.unwrap_or_else(|wrong| panic!("{}: {wrong}", path.display()));
+    fs::write(&path, filled).expect("the page can be written");
 }
 
 fn stores(folder: &Path) {
@@ -136,67 +150,72 @@ fn outage(folder: &Path) {
 /// Against stored records, and against concurrent calls.
 fn growth(folder: &Path) {
     let records = Csv::read(&folder.join("replay.csv"));
-    let callers = Csv::read(&folder.join("stores.csv"));
+    let callers = Csv::read(&folder.join("concurrent.csv"));
     let (Some(records), Some(callers)) = (records, callers) else {
         return;
     };
-    let sled = callers.only("store", "sled");
-    let diagram = |title, below, lines: [Lines; 2]| Diagram {
-        title,
-        below,
-        lines: lines.into_iter().flatten().collect(),
-    };
-    let stored = "records in the store";
-    let line = |name, column, scale| records.line(name, "records", column, scale);
+    let (stored, at_once) = ("records in the store", "calls at the same time");
+    let of_records = |name, column, scale| records.line(name, "records", column, scale);
+    let of_callers = |name, column, scale| callers.line(name, "callers", column, scale);
     let diagrams = [
-        diagram(
+        both(
             "a replay, microseconds",
             stored,
-            [
-                line("p50", "replay_p50_us", 1.0),
-                line("p99", "replay_p99_us", 1.0),
-            ],
+            of_records("p50", "replay_p50_us", 1.0),
+            of_records("p99", "replay_p99_us", 1.0),
         ),
-        diagram(
+        both(
+            "a replay, microseconds",
+            at_once,
+            of_callers("p50", "again_p50_us", 1.0),
+            of_callers("p99", "again_p99_us", 1.0),
+        ),
+        both(
             "a first call by one caller, ms",
             stored,
-            [
-                line("p50", "first_call_p50_us", 1e-3),
-                line("p99", "first_call_p99_us", 1e-3),
-            ],
+            of_records("p50", "first_call_p50_us", 1e-3),
+            of_records("p99", "first_call_p99_us", 1e-3),
         ),
-        diagram(
+        both(
+            "a first call, ms",
+            at_once,
+            of_callers("p50", "first_p50_us", 1e-3),
+            of_callers("p99", "first_p99_us", 1e-3),
+        ),
+        both(
             "MiB",
             stored,
-            [
-                line("disk", "disk_mib", 1.0),
-                line("memory", "resident_mib", 1.0),
-            ],
+            of_records("disk", "disk_mib", 1.0),
+            of_records("memory", "resident_mib", 1.0),
         ),
-        diagram(
+        both(
+            "MiB of memory",
+            at_once,
+            of_callers("before", "resident_before_mib", 1.0),
+            of_callers("at most", "resident_most_mib", 1.0),
+        ),
+        both(
             "opening, seconds",
             stored,
-            [
-                line("closed well", "open_s", 1.0),
-                line("after a crash", "open_after_crash_s", 1.0),
-            ],
+            of_records("closed well", "open_s", 1.0),
+            of_records("after a crash", "open_after_crash_s", 1.0),
         ),
-        diagram(
-            "thousand first calls a second",
-            "callers at once",
-            [
-                sled.line("sled", "callers", "calls_per_s", 1e-3),
-                Lines::new(),
-            ],
-        ),
-        diagram(
-            "a first call, ms",
-            "callers at once",
-            [
-                sled.line("p50", "callers", "p50_us", 1e-3),
-                sled.line("p99", "callers", "p99_us", 1e-3),
-            ],
+        both(
+            "thousand calls a second",
+            at_once,
+            of_callers("first", "first_per_s", 1e-3),
+            of_callers("again", "again_per_s", 1e-3),
         ),
     ];
     write(&folder.join("growth.svg"), &diagrams);
+}
+
+/// A diagram of two lines.
+fn both(title: &'static str, below: &'static str, one: Lines, other: Lines) -> Diagram {
+    let lines = one.into_iter().chain(other).collect();
+    Diagram {
+        title,
+        below,
+        lines,
+    }
 }

@@ -10,9 +10,12 @@
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -23,7 +26,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ChannelOptions;
-use crate::rpc::frame::{Batch, Frame, FrameError, FrameReader, payload_bytes_max};
+use crate::rpc::frame::{Batch, Frame, FrameError, FrameReader, after_others, payload_bytes_max};
 use crate::rpc::handshake::Welcome;
 use crate::rpc::wire::{self, FromServer};
 use crate::rpc::{NotSent, ProtocolError, Reply, Status, TransportError};
@@ -77,7 +80,9 @@ struct Waiting {
 /// The caller's end of a call. Dropping it before the reply forgets the call.
 #[derive(Debug)]
 pub(super) struct CallInFlight {
-    pub(super) reply: oneshot::Receiver<Result<Reply, TransportError>>,
+    reply: oneshot::Receiver<Result<Reply, TransportError>>,
+    /// Whether it has ended: then the connection has forgotten it already.
+    ended: bool,
     connection: Arc<Connection>,
     id: u64,
     _permit: OwnedSemaphorePermit,
@@ -174,6 +179,7 @@ impl Connection {
         self.wake.notify_one();
         Ok(CallInFlight {
             reply,
+            ended: false,
             connection: Arc::clone(self),
             id,
             _permit: permit,
@@ -203,7 +209,8 @@ impl Connection {
         self.look_around();
     }
 
-    /// Wakes the task to see whether anybody still waits.
+    /// Wakes the task to see whether anybody still waits. While the connection is open, nobody needs
+    /// to: the task goes on in any case.
     fn look_around(&self) {
         self.wake.notify_one();
         self.ended.notify_one();
@@ -219,14 +226,16 @@ impl Connection {
             // It is never written.
             state.queue.retain(|(queued, _)| *queued != id);
         }
+        let is_open = state.phase == Phase::Open;
         drop(state);
         // Silence since it was queued: perhaps the peer is gone and the network has not said so, or a
         // wrong length makes us wait for the rest of a frame that swallows all that comes behind it.
         // The next attempt must not go the same way.
         if self.received.load(Ordering::Acquire) == waiting.received_before {
             self.retire();
+        } else if !is_open {
+            self.look_around();
         }
-        self.look_around();
     }
 
     /// Moves queued frames to `batch`, as many as fit.
@@ -273,6 +282,8 @@ impl Connection {
                     // OK because a caller who is gone needs no answer.
                     let _ = waiting.reply.send(Err(TransportError::GoneAway { reason }));
                 }
+                drop(guard);
+                self.look_around();
             }
             FromServer::Reply { id, reply } => {
                 let mut state = self.state.lock();
@@ -289,6 +300,7 @@ impl Connection {
                 if let Some(waiting) = state.calls.remove(&id) {
                     let _ = waiting.reply.send(Ok(reply));
                 }
+                let is_open = state.phase == Phase::Open;
                 drop(state);
                 // The server's clock is not where the handshake said: it was set back. The next
                 // connection learns it anew; on this one every call would be refused.
@@ -297,10 +309,11 @@ impl Connection {
                     status
                 {
                     self.retire();
+                } else if !is_open {
+                    self.look_around();
                 }
             }
         }
-        self.look_around();
         Ok(())
     }
 
@@ -321,8 +334,17 @@ impl Connection {
                 return io.shutdown().await;
             } else {
                 self.wake.notified().await;
+                // Others are about to call too, woken by the replies that were read together.
+                if self.has_many() {
+                    after_others().await;
+                }
             }
         }
+    }
+
+    /// Whether more than one call is under way.
+    fn has_many(&self) -> bool {
+        self.state.lock().calls.len() > 1
     }
 
     /// Ends when nobody has waited for a while, and the farewell is still not written: the peer
@@ -405,9 +427,22 @@ impl Drop for EndOnDrop {
     }
 }
 
+impl Future for CallInFlight {
+    type Output = Result<Reply, TransportError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let ended = ready!(Pin::new(&mut self.reply).poll(cx));
+        self.ended = true;
+        // A connection answers everybody before it is dropped.
+        Poll::Ready(ended.unwrap_or_else(|_| Err(NotSent::ConnectionEnded.into())))
+    }
+}
+
 impl Drop for CallInFlight {
     fn drop(&mut self) {
-        self.connection.forget(self.id);
+        if !self.ended {
+            self.connection.forget(self.id);
+        }
     }
 }
 

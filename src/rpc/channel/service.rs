@@ -356,10 +356,9 @@ impl Future for ResponseFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Response::InFlight(call) = &mut self.0 {
-            let result = ready!(Pin::new(&mut call.reply).poll(cx));
+            let result = ready!(Pin::new(call).poll(cx));
             self.0 = Response::Done;
-            // A connection answers everybody before it is dropped.
-            return Poll::Ready(result.unwrap_or_else(|_| Err(NotSent::ConnectionEnded.into())));
+            return Poll::Ready(result);
         }
         match std::mem::replace(&mut self.0, Response::Done) {
             Response::Failed(error) => Poll::Ready(Err(error)),

@@ -26,7 +26,7 @@ use tower_service::Service;
 
 use super::handshake::{Client, LAST_WORD, turn_away, welcome};
 use super::serving::{Shared, semaphore, until_draining};
-use super::writer::{Outbound, Place, write_replies};
+use super::writer::{Outbound, Place, UnderWay, write_replies};
 use crate::rpc::frame::{Frame, FrameError, FrameReader, payload_bytes_max};
 use crate::rpc::wire::{self, Call, FromClient};
 use crate::rpc::{HandshakeError, Incoming, ProtocolError, RefusalCode, Reply, Status};
@@ -71,13 +71,20 @@ pub(super) async fn connection<S, R, W>(
     let frame_max = payload_bytes_max(server.options.frame_bytes_max);
     let (out, replies) = mpsc::channel(QUEUED_FRAMES_MAX);
     let mut writer = JoinSet::new();
-    writer.spawn(write_replies(write, replies, server.options.write_timeout));
+    let places = semaphore(server.options.in_flight_max);
+    let under_way = UnderWay::of(&places);
+    writer.spawn(write_replies(
+        write,
+        replies,
+        under_way,
+        server.options.write_timeout,
+    ));
     Session {
         reader: FrameReader::new(read, buffer, frame_max),
         client,
         shared,
         calls: JoinSet::new(),
-        places: semaphore(server.options.in_flight_max),
+        places,
         out,
         writer,
         last_id: 0,
@@ -156,10 +163,7 @@ where
                     onlyonce_storage::kill_point!("server: shutting down, client not told");
                     self.go_away(SHUTTING_DOWN).await
                 }
-                Event::Frame(Ok(Some(payload))) => {
-                    onlyonce_storage::kill_point!("server: frame read, not decoded");
-                    self.hear(&payload).await
-                }
+                Event::Frame(Ok(Some(payload))) => self.hear_all(&payload).await,
                 Event::Frame(Ok(None) | Err(FrameError::Io(_))) => Err(End::Gone),
                 Event::Frame(Err(FrameError::Protocol(error))) => Err(End::Protocol(error)),
             };
@@ -170,7 +174,21 @@ where
         End::Drained
     }
 
+    /// Hears a frame, and those that have come with it.
+    async fn hear_all(&mut self, first: &Bytes) -> Result<(), End> {
+        self.hear(first).await?;
+        for _ in 1..FRAMES_AT_ONCE {
+            match self.reader.buffered() {
+                Ok(Some(payload)) => self.hear(&payload).await?,
+                Ok(None) => break,
+                Err(error) => return Err(End::Protocol(error)),
+            }
+        }
+        Ok(())
+    }
+
     async fn hear(&mut self, payload: &Bytes) -> Result<(), End> {
+        onlyonce_storage::kill_point!("server: frame read, not decoded");
         match wire::from_client(payload) {
             Ok(FromClient::Call(call)) => {
                 onlyonce_storage::kill_point!("server: call decoded, not begun");
@@ -353,5 +371,10 @@ fn fitting(id: u64, reply: &Reply, answer_max: usize, frame_max: usize) -> Frame
 
 const SHUTTING_DOWN: &str = "server is shutting down";
 
-/// Replies that wait for the socket; a few, so that many small ones are written at once.
-const QUEUED_FRAMES_MAX: usize = 32;
+/// Frames that are heard before anything else is looked after; a few, so that a client that never pauses
+/// puts nothing off for long.
+const FRAMES_AT_ONCE: usize = 64;
+
+/// Replies that wait for the socket; enough, so that many small ones are written at once. Those that find
+/// no room wait in their tasks.
+const QUEUED_FRAMES_MAX: usize = 256;

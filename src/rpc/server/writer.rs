@@ -1,13 +1,14 @@
 //! Writing replies, each as soon as it is there.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::serving::OneInFlight;
-use crate::rpc::frame::{Batch, Frame};
+use crate::rpc::frame::{Batch, Frame, after_others};
 
 /// A frame to be written, and the call that is in flight until it is.
 #[derive(Debug)]
@@ -23,16 +24,46 @@ pub(super) struct Place {
     pub(super) _bytes: OwnedSemaphorePermit,
 }
 
+/// How many calls of a connection are under way.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    places: Arc<Semaphore>,
+    /// How many places there are.
+    all: usize,
+}
+
+// === impl UnderWay ===
+
+impl UnderWay {
+    /// Those that have taken one of these places, of which all are free.
+    pub(super) fn of(places: &Arc<Semaphore>) -> Self {
+        Self {
+            all: places.available_permits(),
+            places: Arc::clone(places),
+        }
+    }
+
+    /// Whether there are others than the one whose reply is about to be written.
+    fn are_many(&self) -> bool {
+        self.places.available_permits() + 1 < self.all
+    }
+}
+
 /// Writes until nobody sends any more, then ends this side of the connection. Fails when the peer
 /// takes nothing for as long as `patience`.
 pub(super) async fn write_replies(
     mut io: impl AsyncWrite + Unpin,
     mut replies: mpsc::Receiver<Outbound>,
+    under_way: UnderWay,
     patience: Duration,
 ) -> io::Result<()> {
     let mut batch = Batch::default();
     let mut calls = Vec::new();
     while let Some(mut outbound) = replies.recv().await {
+        // Others are being answered too.
+        if under_way.are_many() {
+            after_others().await;
+        }
         loop {
             batch.push(outbound.frame);
             // The place is free before the client can know, and send the next call for it.
