@@ -28,6 +28,8 @@ struct Table {
     /// The same, the one that was asked for longest ago first.
     order: BTreeMap<u64, KeyDigest>,
     next: u64,
+    /// Of keys that are not in here any more attempts may have been seen until then.
+    forgotten_until: Option<Timestamp>,
 }
 
 /// What was seen of one key.
@@ -110,8 +112,11 @@ impl Attempts {
         let latest = seen.map_or_else(Vec::new, |seen| {
             seen.latest.iter().map(Attempt::shown).collect()
         });
+        let since = table
+            .forgotten_until
+            .map_or(self.since, |until| until.max(self.since));
         json!({
-            "since_ms": self.since.as_millis(),
+            "since_ms": since.as_millis(),
             "count": seen.map_or(0, |seen| seen.count),
             "first_ms": seen.map(|seen| seen.first.as_millis()),
             "latest": latest,
@@ -134,7 +139,9 @@ impl Attempts {
             if table.keys.len() >= KEYS_MAX
                 && let Some((_, oldest)) = table.order.pop_first()
             {
-                table.keys.remove(&oldest);
+                let gone = table.keys.remove(&oldest);
+                let latest = gone.and_then(|gone| gone.latest.back().copied());
+                table.forgotten_until = table.forgotten_until.max(latest.map(|latest| latest.at));
             }
             let seen = Seen {
                 place,
@@ -212,14 +219,19 @@ mod tests {
     #[test]
     fn the_keys_that_were_asked_for_last_are_known_and_of_each_the_latest_attempts() {
         let attempts = Attempts::new();
+        let later = u64::MAX / 2;
         for number in 0..=KEYS_MAX {
-            attempts.note(key(number).digest(), attempt(1));
+            let at = if number == 1 { later } else { 1 };
+            attempts.note(key(number).digest(), attempt(at));
             // Stays, since it is asked for.
             attempts.note(key(0).digest(), attempt(2));
         }
         assert_eq!(attempts.table.lock().keys.len(), KEYS_MAX);
         assert_eq!(attempts.table.lock().order.len(), KEYS_MAX);
-        assert_eq!(attempts.of(&key(1))["count"], 0);
+        // What was forgotten is not said not to have been.
+        let forgotten = attempts.of(&key(1));
+        assert_eq!(forgotten["count"], 0);
+        assert!(forgotten["since_ms"].as_u64().unwrap() > SystemClock.now().as_millis());
         let seen = attempts.of(&key(0));
         assert_eq!(seen["count"], KEYS_MAX + 2);
         assert_eq!(seen["first_ms"], 1);
