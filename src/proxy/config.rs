@@ -171,7 +171,8 @@ pub struct ProxyLimits {
     /// on most systems. One more is told 503 and closed.
     pub connections_max: usize,
     /// Requests that are being answered at once. Default 4,096: with a body and an answer of a
-    /// megabyte each they take 8 GiB at worst. One more is refused with 503.
+    /// megabyte each they take 8 GiB at worst. One more is refused with 503. As many calls may be under
+    /// way beside them whose clients have gone.
     pub requests_max: usize,
     /// Bytes of a request's head. Default 64 KiB, at least 8 KiB. A longer one is refused with 431.
     pub head_bytes_max: usize,

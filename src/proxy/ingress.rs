@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use tower::{Layer, ServiceExt};
 
+use super::attempts::{Attempts, Noted};
 use super::config::{
     CloseDelimited, InDoubt, Ingress, Keyless, ProxyConfig, ProxyLimits, WRITTEN_DOWN_WITHIN,
 };
@@ -24,6 +25,8 @@ pub(super) struct IngressProxy {
     executions: Executions,
     keyless: Keyless,
     principal: Option<HeaderName>,
+    /// Where somebody may look at them.
+    attempts: Option<Arc<Attempts>>,
 }
 
 // === impl IngressProxy ===
@@ -40,7 +43,7 @@ impl IngressProxy {
         let mut options = DedupeOptions::default();
         // A call goes on when its client has gone, and is no open request any more.
         options.flights_max = limits.requests_max;
-        let scope = ingress.principal.clone();
+        let scope = Noted(ingress.principal.clone());
         let mut layer = DedupeLayer::with_options(opened.store(), scope, options)
             .in_doubt(in_doubt)
             .fingerprint_host()
@@ -60,11 +63,17 @@ impl IngressProxy {
             dedupe: layer.layer(forward),
             keyless: ingress.keyless,
             principal: ingress.principal.header().cloned(),
+            attempts: config.admin.map(|_| Attempts::new()),
         })
     }
 
     pub(super) fn executions(&self) -> Executions {
         self.executions.clone()
+    }
+
+    /// What was seen of keys, where somebody may look at it.
+    pub(super) fn attempts(&self) -> Option<Arc<Attempts>> {
+        self.attempts.clone()
     }
 
     pub(super) async fn answer(
@@ -78,6 +87,8 @@ impl IngressProxy {
         }
         say_who_asks(&mut request, client);
         let made = self.make_key(&mut request);
+        let attempts = self.attempts.as_ref();
+        let under_way = attempts.and_then(|attempts| attempts.begin(&mut request));
         let mut response = match self.dedupe.clone().oneshot(request).await {
             Ok(response) => response,
             // What is not protected is answered by `Forward`, and what is leaves a doubt.
@@ -87,6 +98,9 @@ impl IngressProxy {
                 &unanswered.to_string(),
             ),
         };
+        if let Some(under_way) = under_way {
+            under_way.told(&response);
+        }
         if let Some(key) = made {
             response.headers_mut().insert(names::KEY, key);
         }

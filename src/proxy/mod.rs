@@ -32,6 +32,7 @@
 
 mod access_log;
 mod admin;
+mod attempts;
 mod config;
 mod delivery;
 mod earlier_runs;

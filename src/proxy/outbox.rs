@@ -107,12 +107,7 @@ impl KeptCalls {
 impl Closing {
     /// Ends when no call is being made.
     pub(super) async fn idle(&self) {
-        // OK because nobody closes it.
-        let _ = self
-            .calling
-            .places
-            .acquire_many(self.calling.places_max)
-            .await;
+        self.calling.idle().await;
     }
 
     /// How many calls have not ended: they are driven on by the next run.
@@ -169,6 +164,12 @@ impl Calling {
             // It goes on, or has panicked, and has sent what it has sent.
             Ok(Err(_)) | Err(_) => Err(Untold::unknown(Some(&key))),
         }
+    }
+
+    /// Ends when no call is being made.
+    async fn idle(&self) {
+        // OK because nobody closes it.
+        let _ = self.places.acquire_many(self.places_max).await;
     }
 
     /// Whether it can keep calls. It is asked for one that nobody has made.
@@ -335,3 +336,62 @@ async fn open(_: &Path) -> Result<Arc<dyn OutboxStore>, ProxyError> {
 /// Kept with a call of which nothing was left out, and taken off before it is sent. What lacks it is
 /// never sent again without the credentials of its client.
 const WHOLE: HeaderName = HeaderName::from_static("onlyonce-kept-whole");
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::super::config::{Mode, ProxyConfig, Upstream};
+    use super::super::egress::EgressProxy;
+    use super::*;
+    use crate::storage::StoreFuture;
+    use crate::storage::outbox::{NewCall, OutboxCall, OutboxChange, OutboxEntry, Written};
+
+    /// On a disk that hangs.
+    #[derive(Debug)]
+    struct Hanging;
+
+    impl OutboxStore for Hanging {
+        fn write(&self, _: NewCall) -> StoreFuture<'_, Written, OutboxError> {
+            Box::pin(pending())
+        }
+
+        fn change(&self, _: &IdempotencyKey, _: OutboxChange) -> StoreFuture<'_, (), OutboxError> {
+            Box::pin(pending())
+        }
+
+        fn load(&self, _: &IdempotencyKey) -> StoreFuture<'_, OutboxCall, OutboxError> {
+            Box::pin(pending())
+        }
+
+        fn list(&self) -> StoreFuture<'_, Vec<OutboxEntry>, OutboxError> {
+            Box::pin(pending())
+        }
+    }
+
+    // G6, H10
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_holds_no_client_past_the_time_and_takes_no_more_than_the_bound() {
+        let upstream = Upstream::parse("http://127.0.0.1:1", Default::default(), false).unwrap();
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let egress = Egress::default();
+        let mut config = ProxyConfig::new(listen, upstream, Mode::Egress(egress.clone()));
+        config.limits.requests_max = 2;
+        let client = EgressProxy::new(&config, &egress).unwrap().client();
+        let outbox = Outbox::new(client, Arc::new(Hanging));
+        let calling = Calling::new(outbox, &config.limits);
+        for _ in 0..2 {
+            let request = Request::post("http://127.0.0.1:1/pay");
+            let request = request.body(Body::from("10")).unwrap();
+            let untold = calling.call(request).await.unwrap_err();
+            assert_eq!(untold.outcome, Outcome::Unknown);
+            assert!(untold.key.is_some(), "whoever asks on needs it");
+        }
+        // Those two may still be written: they keep their places.
+        let request = Request::post("http://127.0.0.1:1/pay");
+        let request = request.body(Body::from("10")).unwrap();
+        let untold = calling.call(request).await.unwrap_err();
+        assert_eq!(untold.outcome, Outcome::NotExecuted);
+        assert!(timeout(calling.patience, calling.idle()).await.is_err());
+    }
+}

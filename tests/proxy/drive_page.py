@@ -154,6 +154,11 @@ try:
     click("#search button")
     tools.until("document.getElementById('story').textContent.includes('now: completed')")
     seen["story"] = tools.value("document.getElementById('story').innerText")
+    tools.value("document.getElementById('story').scrollIntoView()")
+    for scheme in ("light", "dark"):
+        tools.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        shot = tools.ask("Page.captureScreenshot", format="png")["data"]
+        pathlib.Path(shots, f"story-{scheme}.png").write_bytes(base64.b64decode(shot))
     fill("key", "nobody-has-used-it")
     click("#search button")
     tools.until("document.getElementById('story').textContent.includes('now: absent')")

@@ -109,7 +109,12 @@ async fn an_operator_ends_a_doubt_by_clicks_in_light_and_in_dark() {
     assert_eq!(seen["doubts"][0], "lost-order");
     assert_ne!(seen["light"], seen["dark"]);
     let story = seen["story"].as_str().unwrap();
-    for part in ["claimed, under token", "resolved by ann", "an answer of"] {
+    for part in [
+        "claimed, under token",
+        "an attempt: told 409 in-doubt",
+        "resolved by ann",
+        "an answer of",
+    ] {
         assert!(story.contains(part), "{part} in {story}");
     }
     assert!(

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use self::records::Seen;
 use super::config::Secret;
 use super::front::{Front, Half};
 use super::problem::problem;
@@ -85,7 +86,12 @@ impl Admin {
                 match timeout(PATIENCE, reading).await {
                     Ok(Ok(Read::Whole(contents))) => {
                         let (inspect, token) = (self.inspect.as_ref(), self.token.as_ref());
-                        records::answer(inspect, token, &what, &head, contents.bytes).await
+                        let attempts = match self.front.half() {
+                            Half::Egress(_) => None,
+                            Half::Ingress(ingress) => ingress.attempts(),
+                        };
+                        let seen = Seen { inspect, attempts };
+                        records::answer(&seen, token, &what, &head, contents.bytes).await
                     }
                     _ => {
                         let code = StatusCode::BAD_REQUEST;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::time::{sleep, timeout};
 
+use super::super::attempts::Attempts;
 use super::super::config::Secret;
 use super::super::problem::problem;
 use crate::admin::{
@@ -18,6 +19,13 @@ use crate::admin::{
 };
 use crate::http::Body;
 use crate::storage::Inspect;
+
+/// What is known of keys.
+pub(super) struct Seen<'a> {
+    pub(super) inspect: Option<&'a Arc<dyn Inspect>>,
+    /// Who has asked for them, as far as this process has seen.
+    pub(super) attempts: Option<Arc<Attempts>>,
+}
 
 /// Which key, and what of it.
 #[derive(Deserialize)]
@@ -51,13 +59,13 @@ struct Refused(StatusCode, &'static str, String);
 
 /// Answers `POST /api/WHAT`.
 pub(super) async fn answer(
-    inspect: Option<&Arc<dyn Inspect>>,
+    seen: &Seen<'_>,
     token: Option<&Secret>,
     what: &str,
     head: &Parts,
     body: Bytes,
 ) -> Response<Body> {
-    match answered(inspect, token, what, head, body).await {
+    match answered(seen, token, what, head, body).await {
         Ok(document) => {
             let mut response = Response::new(Body::from(document.to_string()));
             let kind = HeaderValue::from_static("application/json");
@@ -69,7 +77,7 @@ pub(super) async fn answer(
 }
 
 async fn answered(
-    inspect: Option<&Arc<dyn Inspect>>,
+    seen: &Seen<'_>,
     token: Option<&Secret>,
     what: &str,
     head: &Parts,
@@ -90,7 +98,7 @@ async fn answered(
         let detail = "only the page of this proxy may ask";
         return Err(refused(StatusCode::FORBIDDEN, "another-site", detail));
     }
-    let Some(inspect) = inspect else {
+    let Some(inspect) = seen.inspect else {
         let detail = "an egress keeps no records; ask the ingress";
         return Err(refused(StatusCode::NOT_FOUND, "no-records", detail));
     };
@@ -104,10 +112,16 @@ async fn answered(
     if what == "list" {
         return list(inspect).await;
     }
+    let name = asked.name();
     let request = asked.request(what)?;
-    match ask(inspect, request).await? {
-        AdminReply::Key(view) => Ok(json!({ "key": view })),
-        AdminReply::Superseded(view) => Ok(json!({ "key": view, "superseded": true })),
+    let key = name.scoped().map_err(of_failure)?;
+    let reply = ask(inspect, request).await?;
+    let attempts = seen.attempts.as_ref().map(|attempts| attempts.of(&key));
+    match reply {
+        AdminReply::Key(view) => Ok(json!({ "key": view, "attempts": attempts })),
+        AdminReply::Superseded(view) => {
+            Ok(json!({ "key": view, "attempts": attempts, "superseded": true }))
+        }
         _ => Err(refused(
             StatusCode::INTERNAL_SERVER_ERROR,
             "store",
@@ -135,12 +149,7 @@ async fn list(inspect: &Arc<dyn Inspect>) -> Result<Value, Refused> {
 async fn ask(inspect: &Arc<dyn Inspect>, request: AdminRequest) -> Result<AdminReply, Refused> {
     match timeout(STORE_WITHIN, execute(&**inspect, request)).await {
         Ok(Ok(reply)) => Ok(reply),
-        Ok(Err(AdminFailure::Invalid(words))) => {
-            Err(Refused(StatusCode::BAD_REQUEST, "request-invalid", words))
-        }
-        Ok(Err(AdminFailure::Store(words))) => {
-            Err(Refused(StatusCode::SERVICE_UNAVAILABLE, "store", words))
-        }
+        Ok(Err(failure)) => Err(of_failure(failure)),
         Err(_elapsed) => {
             let words = "the store did not answer in time; look at what it holds now";
             let code = StatusCode::SERVICE_UNAVAILABLE;
@@ -149,15 +158,26 @@ async fn ask(inspect: &Arc<dyn Inspect>, request: AdminRequest) -> Result<AdminR
     }
 }
 
+fn of_failure(failure: AdminFailure) -> Refused {
+    match failure {
+        AdminFailure::Invalid(words) => Refused(StatusCode::BAD_REQUEST, "request-invalid", words),
+        AdminFailure::Store(words) => Refused(StatusCode::SERVICE_UNAVAILABLE, "store", words),
+    }
+}
+
 // === impl Asked ===
 
 impl Asked {
+    fn name(&self) -> KeyName {
+        KeyName {
+            principal: self.principal.clone(),
+            operation: self.operation.clone(),
+            key: self.key.clone(),
+        }
+    }
+
     fn request(self, what: &str) -> Result<AdminRequest, Refused> {
-        let key = KeyName {
-            principal: self.principal,
-            operation: self.operation,
-            key: self.key,
-        };
+        let key = self.name();
         match what {
             "seal" => Ok(AdminRequest::Seal { key }),
             "show" => Ok(AdminRequest::Show {
