@@ -18,7 +18,7 @@ fn a_scenario_that_comes_along_is_valid_and_its_naive_control_is_not() {
     assert_eq!(lines[0]["verdict"], "valid");
     assert_eq!(lines[1]["runs"], 5);
     assert!(lines[1]["control"]["duplicated"].as_u64().unwrap() > 0);
-    assert!(stderr(&output).contains("0 violations in 5 runs: fewer than 60.0 % of all seeds"));
+    assert!(stderr(&output).contains("0 violations in 5 seeds: fewer than 60.0 % of all seeds"));
     assert!(
         fs::read_to_string(junit)
             .unwrap()

@@ -343,17 +343,22 @@ impl Campaign {
     }
 
     /// What the runs say about one more, in words: with no violation in N, less than 3/N of all
-    /// seeds are violated, with a confidence of 95 %.
+    /// seeds are violated, with a confidence of 95 %. N is that of the executor that judged fewest in full.
     #[must_use]
     pub fn bound(&self) -> String {
-        let (runs, violated) = (self.runs(), self.violated());
+        let (mut runs, violated) = (0, self.violated());
+        // The same seeds by another executor are no other seeds.
+        for part in self.parts_with_runs() {
+            let judged = part.runs.saturating_sub(part.unknown);
+            runs = if runs == 0 { judged } else { judged.min(runs) };
+        }
         match (runs, violated) {
-            (0, _) => "No run was judged, so nothing is known.".to_owned(),
+            (_, 1..) => format!("{violated} of {} runs are violated.", self.runs()),
+            (0, _) => "No run was judged in full, so nothing is known.".to_owned(),
             (_, 0) => format!(
-                "0 violations in {runs} runs: fewer than {} of all seeds would show one (95 %).",
+                "0 violations in {runs} seeds: fewer than {} of all seeds would show one (95 %).",
                 share(3.0 / runs as f64)
             ),
-            _ => format!("{violated} of {runs} runs are violated."),
         }
     }
 }

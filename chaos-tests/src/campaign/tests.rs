@@ -57,7 +57,7 @@ fn a_service_that_dedupes_is_valid_and_its_control_shows_duplicates() {
     ));
     assert_eq!(
         campaign.bound(),
-        "0 violations in 30 runs: fewer than 10.0 % of all seeds would show one (95 %)."
+        "0 violations in 30 seeds: fewer than 10.0 % of all seeds would show one (95 %)."
     );
 }
 

@@ -129,7 +129,7 @@ pub fn seen_in(record: &RunRecord) -> Goals {
         let call = calls.entry(event.call).or_default();
         match &event.what {
             Happened::Invoked { key, payload, .. } => {
-                call.came_back |= call.asked.is_some();
+                call.came_back |= call.asked.is_some() && !faults_ended;
                 call.asked = Some((key, payload));
             }
             // Who has an answer and asks for it again does not retry.

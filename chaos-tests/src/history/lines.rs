@@ -43,12 +43,15 @@ pub enum HistoryError {
 
 /// Reads a history line by line, and holds one line at a time.
 ///
-/// It ends after the first error.
+/// A last line that stops in its middle, because who wrote it was killed or the disk was full, is none: the
+/// history ends before it. It ends after the first error.
 #[derive(Debug)]
 pub struct Lines<R> {
     from: R,
     buffer: Vec<u8>,
     line: u64,
+    /// Whether `end` was read.
+    ended: bool,
     over: bool,
 }
 
@@ -61,6 +64,7 @@ impl<R: BufRead> Lines<R> {
             from,
             buffer: Vec::new(),
             line: 0,
+            ended: false,
             over: false,
         }
     }
@@ -85,8 +89,14 @@ impl<R: BufRead> Lines<R> {
             let what = format!("longer than {LINE_BYTES_MAX} bytes");
             return Err(self.wrong(self.line, what));
         }
-        let line = serde_json::from_slice(&self.buffer)
-            .map_err(|error| self.wrong(self.line, error.to_string()))?;
+        let line = match serde_json::from_slice(&self.buffer) {
+            Ok(line) => line,
+            Err(_) if self.line > 1 && self.buffer.last() != Some(&b'\n') => return Ok(None),
+            Err(error) => return Err(self.wrong(self.line, error.to_string())),
+        };
+        if std::mem::replace(&mut self.ended, matches!(line, Line::End(_))) {
+            return Err(self.wrong(self.line, "something comes after `end`".into()));
+        }
         match (&line, self.line) {
             (Line::Run(_), 1) | (Line::Event(_) | Line::End(_), 2..) => Ok(Some(line)),
             (Line::Run(_), _) => Err(self.wrong(self.line, "a second `run`".into())),

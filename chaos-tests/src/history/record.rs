@@ -199,19 +199,11 @@ impl RunRecord {
     pub fn read(from: impl BufRead) -> Result<Self, HistoryError> {
         let mut lines = Lines::new(from);
         let mut record = Self::default();
-        let mut ended = false;
         while let Some(line) = lines.next().transpose()? {
-            if ended {
-                return Err(HistoryError::Line {
-                    line: lines.number(),
-                    what: "something comes after `end`".into(),
-                });
-            }
             match line {
                 Line::Run(header) => record.header = header,
                 Line::Event(event) => record.events.push(event),
                 Line::End(end) => {
-                    ended = true;
                     record.accounts = end.accounts;
                     record.complete = end.complete;
                     record.fired = end.fired;

@@ -147,6 +147,20 @@ fn a_history_that_stops_early_was_not_read_to_the_end() {
 }
 
 #[test]
+fn a_history_that_stops_at_any_byte_is_read_up_to_there() {
+    let text = written(&one_of_each());
+    let header = text.lines().next().unwrap().len();
+    for bytes in header..text.len() - 1 {
+        let cut = &text.as_bytes()[..bytes];
+        let record = RunRecord::read(cut).unwrap();
+        // The last byte of `end` is a line break, and it is whole without it.
+        assert_eq!(record.complete, false, "{bytes}");
+        let lines = cut.iter().filter(|&&byte| byte == b'\n').count();
+        assert!(record.events.len() + 1 >= lines, "{bytes}");
+    }
+}
+
+#[test]
 fn a_line_has_a_bound_and_is_not_read_beyond_it() {
     let text = written(&one_of_each());
     let header = text.lines().next().unwrap();

@@ -170,6 +170,16 @@ pub fn junit(campaign: &Campaign, context: &Context) -> String {
         }
         cases.push_str("</testcase>\n");
     }
+    if campaign.verdict() == crate::ledger::Verdict::Unknown && campaign.runs() == 0 {
+        tests += 1;
+        errors += 1;
+        let reasons = campaign.reasons().join("; ");
+        let _ = writeln!(
+            cases,
+            "  <testcase classname=\"{suite}\" name=\"anything was run\"><error message=\"{}\"/></testcase>",
+            escaped(&reasons)
+        );
+    }
     for never in campaign.never_struck() {
         tests += 1;
         errors += 1;

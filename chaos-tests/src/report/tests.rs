@@ -63,7 +63,7 @@ fn a_page_stays_within_two_mebibytes_however_much_is_wrong() {
 fn the_page_says_first_whether_the_promise_held_and_how_sure_that_is() {
     let page = html(&campaign(&Toy::default(), 40, "lost"), &context());
     let verdict = page.find("Not proven").unwrap();
-    let bound = page.find("0 violations in 40 runs").unwrap();
+    let bound = page.find("0 violations in 40 seeds").unwrap();
     let matrix = page.find("What was survived").unwrap();
     assert!(verdict < bound && bound < matrix);
     assert!(page.contains("wanted, never arose"));

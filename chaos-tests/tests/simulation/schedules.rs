@@ -11,24 +11,16 @@ fn one_call_survives_every_single_fault() {
             let name = fault.name.clone();
             let scenario = exhaust::schedule(mode, 1, vec![fault]);
             let report = campaign::judged(&scenario, 1).unwrap().report;
-            assert_eq!(
-                report.verdict(),
-                Verdict::Valid,
-                "{name}, {}: {report}",
-                mode.name()
-            );
+            let is_fine = report.verdict() == Verdict::Valid || report.is_only_unanswered();
+            assert!(is_fine, "{name}, {}: {report}", mode.name());
         }
     }
 }
 
 #[test]
 fn a_schedule_is_written_as_a_scenario_that_says_the_same() {
-    let faults = exhaust::atoms(1)
-        .into_iter()
-        .filter(|fault| fault.when.call == Some(1))
-        .take(9);
-    let scenario = exhaust::schedule(Mode::Transactional, 1, faults.collect());
-    let read = Scenario::parse(&shrink::toml_of(&scenario)).unwrap();
+    let scenario = exhaust::schedule(Mode::Transactional, 1, exhaust::atoms(1));
+    let read = Scenario::parse(&scenario.to_toml()).unwrap();
     assert_eq!(read.faults, scenario.faults);
     assert_eq!(
         (read.calls, read.clients, read.mode),
@@ -44,7 +36,8 @@ fn what_fails_is_made_small_and_fails_still() {
         .expect("it fails without dedupe");
     assert!(shrunk.scenario.faults.len() <= 3, "{}", shrunk.toml());
     assert!(shrunk.scenario.calls <= 5, "{}", shrunk.toml());
-    let again = campaign::judged(&shrunk.scenario, shrunk.seed).unwrap();
+    let copied = Scenario::parse(&shrunk.toml()).unwrap();
+    let again = campaign::judged(&copied, shrunk.seed).unwrap();
     assert_eq!(again.report.verdict(), Verdict::Violated);
     assert_eq!(again.run.record.trace_hash, shrunk.trace_hash);
 }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use onlyonce_chaos::goals::{Registry, situations};
@@ -244,6 +244,9 @@ impl One {
         let current = Arc::new(AtomicU64::new(0));
         let (sending, told) = (Arc::clone(&current), ears.clone());
         let heard = ears.goals.clone();
+        let numbered = Arc::new(AtomicU32::new(0));
+        let made = Arc::clone(&numbered);
+        let of_many = options.workload == Workload::HotKey;
         let overheard = move |channel: Channel| {
             let requests = channel.map_request(move |request: Request| {
                 let attempt = request
@@ -251,12 +254,15 @@ impl One {
                     .as_ref()
                     .map_or(1, |stamp| stamp.attempt.get());
                 let call = sending.load(Ordering::Relaxed);
+                numbered.store(attempt, Ordering::Relaxed);
                 (told.say)(call, attempt, Happened::Sent);
                 sometimes!(told.goals, attempt > 1, TRIED_AGAIN);
                 request
             });
             requests.map_response(move |reply: Reply| {
-                let known = matches!(reply.status, Status::Replayed | Status::Attached);
+                // Of a key that many have, another one's call may have been answered.
+                let again = made.load(Ordering::Relaxed) > 1 && !of_many;
+                let known = again && reply.status == Status::Replayed;
                 sometimes!(heard, known, REPLY_LOST);
                 reply
             })

@@ -246,7 +246,7 @@ impl Service<Request> for Heard {
         let answer = self.channel.call(request);
         Box::pin(async move {
             let reply = answer.await?;
-            let known = matches!(reply.status, Status::Replayed | Status::Attached);
+            let known = attempt > 1 && reply.status == Status::Replayed;
             sometimes!(ears.goals, known, REPLY_LOST);
             Ok(reply)
         })

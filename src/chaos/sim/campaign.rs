@@ -78,8 +78,8 @@ impl std::fmt::Display for Judged {
     }
 }
 
-/// Runs every seed of `seeds` in the scenario that `scenario` gives it, on `jobs` threads, and one in
-/// `twice_every` of them again. `tell` hears how many are done; what it answers says whether to go on.
+/// Runs every seed of `seeds` in the scenario that `scenario` gives it, on `jobs` threads, and the first
+/// and one in `twice_every` of them again. `tell` hears how many are done; what it answers says whether to go on.
 ///
 /// # Errors
 ///
@@ -107,7 +107,8 @@ pub fn run_from(
     twice_every: Option<u64>,
     tell: &(dyn Fn(u64) -> bool + Sync),
 ) -> Result<Tally, HarnessError> {
-    let (next, done) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
+    let first = seeds.start;
+    let (next, done) = (AtomicU64::new(first), AtomicU64::new(0));
     let stop = AtomicBool::new(false);
     let tally = Mutex::new(Tally::default());
     let failure = Mutex::new(None);
@@ -120,7 +121,7 @@ pub fn run_from(
                         return;
                     }
                     let scenario = scenario(seed);
-                    let again = twice_every.is_some_and(|every| seed % every == 0);
+                    let again = twice_every.is_some_and(|every| seed % every == 0 || seed == first);
                     if let Err(error) = one(&scenario, (seed, seed_of(seed)), again, &tally) {
                         failure.lock().get_or_insert(error);
                         stop.store(true, Ordering::Relaxed);
@@ -147,7 +148,10 @@ fn one(
     let judgement = judged(scenario, seed)?;
     let Judged { run, report } = &judgement;
     let unlike = match again {
-        true => judged(scenario, seed)?.run.record.trace_hash != run.record.trace_hash,
+        true => {
+            let again = judged(scenario, seed)?.run.record;
+            again.end() != run.record.end()
+        }
         false => false,
     };
     let mut tally = tally.lock();

@@ -11,6 +11,15 @@ pub(super) fn damaged_store(why: String) -> Defect {
     }
 }
 
+/// A client still waits for something, long after the last fault: a call that has an answer is asked for again
+/// and hangs, or calls behind it were never made.
+pub(super) fn client_hangs(name: &str) -> Defect {
+    Defect {
+        name: "client-hangs".into(),
+        text: format!("`{name}` was still at work when it had had time for all of its calls"),
+    }
+}
+
 /// A call was told to be in doubt, and nothing had happened that anybody could not know of.
 pub(super) fn needless_doubt(key: &str) -> Defect {
     Defect {

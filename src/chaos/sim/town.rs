@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use super::attempts::Attempts;
 use super::bank::{ACCOUNTS_MAX, Bank, account};
 use super::clients::{Caller, Twins, Written, crashes, is_hot};
-use super::defects::{damaged_store, needless_doubt};
+use super::defects::{client_hangs, damaged_store, needless_doubt};
 use super::executor::SimRun;
 use super::native::{Naming, Native, client_of, key_of};
 use super::server::{Audit, Lives};
@@ -51,6 +51,7 @@ pub(super) fn run(scenario: &Scenario, seed: Seed) -> Result<SimRun, HarnessErro
             false => 0,
         },
         told_in_doubt: Arc::default(),
+        hanging: Vec::new(),
         ended: Arc::default(),
         outages: match scenario.mode {
             Mode::Naive => VecDeque::new(),
@@ -78,6 +79,8 @@ struct Town<'a> {
     goals: Goals,
     /// How often a server that crashes comes back without its disk.
     wipes: u32,
+    /// Who was still at work when the time for that was over.
+    hanging: Vec<String>,
     /// The keys that a client was told to be in doubt.
     told_in_doubt: Arc<Mutex<BTreeSet<String>>>,
     /// How many calls are over.
@@ -267,6 +270,9 @@ impl Town<'_> {
         if scenario.mode == Mode::Naive {
             return Ok(!self.clients_live());
         }
+        let Self { world, clients, .. } = self;
+        let hanging = clients.iter().filter(|client| world.is_running(client));
+        self.hanging = hanging.cloned().collect();
         self.age(scenario)?;
         // What was acknowledged must be there also after this.
         self.cut_power()?;
@@ -348,6 +354,7 @@ impl Town<'_> {
     fn defects(&self, scenario: &Scenario) -> Vec<Defect> {
         let damaged = std::mem::take(&mut self.lives.asked.lock().damaged);
         let mut defects: Vec<Defect> = damaged.into_iter().map(damaged_store).collect();
+        defects.extend(self.hanging.iter().map(|client| client_hangs(client)));
         if scenario.mode != Mode::Naive && is_of_the_wire(scenario) {
             let (told, left_open) = (self.told_in_doubt.lock(), self.lives.bank.left_open());
             let needless = told.difference(&left_open);
