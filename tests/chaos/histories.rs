@@ -40,6 +40,17 @@ fn a_history_is_judged_again_and_a_wrong_line_is_refused_with_its_number() {
         stdout(&output)
     );
 
+    // What the executor has seen, and no event shows.
+    let (events, end) = history.trim_end().rsplit_once('\n').unwrap();
+    let mut end: serde_json::Value = serde_json::from_str(end).unwrap();
+    end["end"]["defects"] =
+        serde_json::json!([{ "name": "damaged-store", "text": "a sum differs" }]);
+    fs::write(&path, format!("{events}\n{end}\n")).unwrap();
+    let output = chaos(&["check", text(&path)]);
+    ends_with(&output, 1);
+    let told = stdout(&output);
+    assert!(told.contains("damaged-store: a sum differs"), "{told}");
+
     // It stops early.
     let half: Vec<&str> = history.lines().take(40).collect();
     fs::write(&path, half.join("\n")).unwrap();

@@ -71,6 +71,8 @@ mod taking;
 #[cfg(test)]
 mod invariants;
 #[cfg(test)]
+mod long;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod tests;
