@@ -65,6 +65,7 @@ fn with_bug(folder: &std::path::Path, bug: &str) -> std::path::PathBuf {
 #[cfg(feature = "mutants")]
 #[test]
 fn a_server_that_runs_an_acknowledged_call_again_is_found() {
+    use onlyonce_chaos::ledger::Violation;
     let folder = tempfile::tempdir().unwrap();
     let broken = with_bug(folder.path(), "AcknowledgedRunsAgain");
     for mode in ["claimed", "transactional"] {
@@ -72,7 +73,7 @@ fn a_server_that_runs_an_acknowledged_call_again_is_found() {
         let (judged, record) = run(&executor, &late_copies(mode), 1);
         assert!(came_late(&record) > 10, "{:?}", record.goals);
         let report = judge(&record);
-        let names: Vec<_> = report.violations().iter().map(|one| one.name()).collect();
+        let names: Vec<_> = report.violations().iter().map(Violation::name).collect();
         assert!(names.contains(&"zombie"), "{mode}: {names:?}");
         assert!(judged.duplicated > 0, "{mode}: {judged:?}");
     }

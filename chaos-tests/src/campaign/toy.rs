@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::executor::{Executor, HarnessError, NotRun};
 use crate::fault::{Fault, Phase, Place, Subject};
-use crate::history::{Ending, Event, Fired, Happened, RunHeader, RunRecord, Seen};
+use crate::history::{Ending, Event, Fired, Happened, RunHeader, RunRecord, Seen, in_vain};
 use crate::scenario::{Mode, Scenario};
 use crate::seed::Seed;
 use crate::workload::{Books, Order, Plan, Reply};
@@ -21,7 +21,7 @@ pub(crate) struct Toy {
     pub(crate) fails: bool,
     /// It cannot run without dedupe.
     pub(crate) never_naive: bool,
-    /// Its wire loses nothing.
+    /// Its wire loses nothing: what is let strike does so in vain.
     pub(crate) numb: bool,
     /// What it is called, where there are several.
     pub(crate) name: Option<&'static str>,
@@ -91,7 +91,7 @@ impl Executor for Toy {
             let mut ending = Ending::Unknown;
             for attempt in 1..=20 {
                 let at = Duration::from_micros(now_us);
-                let strikes = |phase| {
+                let would = |phase| {
                     let subject = Subject {
                         call,
                         attempt,
@@ -101,9 +101,9 @@ impl Executor for Toy {
                     scenario
                         .faults
                         .iter()
-                        .filter(|_| !self.numb)
                         .find(|fault| fault.strikes(seed, subject).is_some())
                 };
+                let strikes = |phase| would(phase).filter(|_| !self.numb);
                 note(&mut record, &mut now_us, attempt, Happened::Sent);
                 let mut lost = None;
                 let known = stored.get(key.as_str()).filter(|_| !naive && !self.broken);
@@ -140,6 +140,12 @@ impl Executor for Toy {
                     && let Some(fault) = strikes(Phase::ReplySent)
                 {
                     lost = Some((fault, Phase::ReplySent));
+                }
+                if let Some(fault) = would(Phase::ReplySent).filter(|_| self.numb) {
+                    let (name, what) = (fault.name.clone(), in_vain(fault.what));
+                    let phase = Phase::ReplySent;
+                    let tried = Happened::Fault { name, what, phase };
+                    note(&mut record, &mut now_us, attempt, tried);
                 }
                 if let Some((fault, phase)) = lost {
                     let (name, what) = (fault.name.clone(), fault.what.name().to_owned());

@@ -155,6 +155,39 @@ async fn a_duplicated_request_is_executed_twice_by_who_does_not_dedupe() {
 }
 
 #[tokio::test]
+async fn a_copy_has_struck_when_it_has_come_and_one_that_never_comes_has_not() {
+    let copies = |later_ms| async move {
+        let server = Server::start().await;
+        let twice = fault(What::Duplicate { later_ms }, second(Phase::RequestSent));
+        let proxy = FrameProxy::builder(server.addr, FRAMING)
+            .naming(Naming::by(|frame| Some((u64::from(frame[1]), 1))))
+            .faults([twice])
+            .unwrap()
+            .listen("127.0.0.1:0")
+            .await
+            .unwrap();
+        assert_eq!(ask(proxy.addr(), 1..=3).await, UNHARMED);
+        (server, proxy)
+    };
+    let struck = |proxy: &FrameProxy| proxy.stats().fired["it"].struck;
+    // It is waited for.
+    let (server, proxy) = copies(400).await;
+    assert_eq!((struck(&proxy), server.asked()), (0, vec![1, 2, 3]));
+    proxy.twins_came().await;
+    assert_eq!((struck(&proxy), server.asked()), (1, vec![1, 2, 3, 2]));
+    // Nobody waits for so long.
+    let (server, proxy) = copies(3_600_000).await;
+    let waiting = timeout(Duration::from_millis(50), proxy.twins_came()).await;
+    assert!(waiting.is_err());
+    assert_eq!((struck(&proxy), server.asked()), (0, vec![1, 2, 3]));
+    // There is no server any more when it comes.
+    let (_, proxy) = copies(20).await;
+    proxy.set_upstream(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
+    proxy.twins_came().await;
+    assert_eq!(struck(&proxy), 0);
+}
+
+#[tokio::test]
 async fn a_delayed_message_comes_late() {
     let began = Instant::now();
     let delay = What::Delay {

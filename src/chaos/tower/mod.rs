@@ -283,6 +283,27 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_behind_a_fault_that_takes_the_message_away_has_not_struck() {
+        let text = "name = \"t\"\nworkload = \"transfers\"\ncalls = 8\nattempt_ms = 200\n\
+             [[fault]]\nname = \"lost\"\nwhere = \"wire\"\nwhat = \"drop\"\n\
+             when = { phase = \"request-sent\", first_attempts = 1 }\n\
+             [[fault]]\nname = \"twice\"\nwhere = \"wire\"\nwhat = { duplicate = { later_ms = 7 } }\n\
+             when = { phase = \"request-sent\", first_attempts = 1 }\n";
+        let mut scenario = Scenario::parse(text).unwrap();
+        let struck = |scenario: &Scenario, name: &str| {
+            let record = TowerExecutor.run(scenario, Seed::new(1)).unwrap();
+            record.fired.get(name).map_or(0, |fired| fired.struck)
+        };
+        assert_eq!(struck(&scenario, "lost"), 8);
+        assert_eq!(struck(&scenario, "twice"), 0);
+        scenario.faults.swap(0, 1);
+        assert_eq!(
+            (struck(&scenario, "twice"), struck(&scenario, "lost")),
+            (8, 8)
+        );
+    }
+
+    #[test]
     fn every_workload_is_carried_out() {
         for workload in Workload::ALL {
             let mut scenario = scenario("");
