@@ -94,15 +94,15 @@ fn an_effect_of_one_statement_happens_once_and_its_answer_is_replayed() {
             assert_eq!(bank.cents("bob").await, before + 15);
         }
         // Sent before anything that the store remembers.
-        let long_ago = |key| {
-            let mut asked = request(key);
+        let long_ago = |name: &str| {
+            let mut asked = request(&key(name));
             asked.first_sent = Some(Timestamp::from_millis(1));
             asked
         };
         let store = bank.store().await;
-        let known = long_ago(&key("ReadCommitted-1"));
+        let known = long_ago("ReadCommitted-1");
         assert_eq!(body_of(add(&store, &bank, known, 5).await), "paid");
-        let late = add(&store, &bank, long_ago(&key("late")), 5).await;
+        let late = add(&store, &bank, long_ago("late"), 5).await;
         let Ok(OneStatementOutcome::NotExecuted(ClaimOutcome::Stale)) = late else {
             panic!("{late:?}");
         };
