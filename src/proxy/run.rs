@@ -174,7 +174,7 @@ impl Proxy {
     }
 
     /// Takes no more connections, lets what is under way be answered, waits for the calls that the
-    /// service is executing, and closes the store: within the time to drain. What is left over then
+    /// service is executing, or that are made by an outbox for clients that have gone, and closes the store: within the time to drain. What is left over then
     /// is cut off and said.
     ///
     /// # Errors

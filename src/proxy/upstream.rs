@@ -60,6 +60,11 @@ pub(super) fn transport(
     client
         .retry_canceled_requests(false)
         .http2_only(upstream.http2)
+        // Nothing else ends a connection of HTTP/2 that is dead in silence: each call that gives up
+        // ends its own stream, and the next takes the same connection.
+        .timer(TokioTimer::new())
+        .http2_keep_alive_interval(limits.timeout / 6)
+        .http2_keep_alive_timeout(limits.timeout / 3)
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(limits.upstream_idle)
         .http1_max_buf_size(ANSWER_HEAD_BYTES_MAX);

@@ -76,6 +76,23 @@ async fn through_the_pair_four_answers_lost_in_silence_take_ten() {
     four_lost_answers_in_a_row_take_ten(Fault::DropRest, FaultKind::DropRest).await;
 }
 
+// H1, P25: a connection of HTTP/2 is used by all calls, and one that is dead by each of them.
+#[tokio::test]
+async fn through_a_pair_of_http_2_an_answer_lost_in_silence_is_fetched_over_a_new_connection() {
+    let place = Place::new();
+    let bank = place.bank().await;
+    let ingress = place.ingress(bank.at, &[]).await;
+    let link = link(ingress.at, Fault::DropRest, 1, 220).await;
+    let patience = ["--attempt-timeout", "1s", "--timeout", "12s"];
+    // As where others call all the time, so that it is never idle.
+    let http2 = ["--upstream-http2", "--upstream-idle", "60s"];
+    let egress = egress(link.addr(), &[&http2[..], &patience].concat()).await;
+    assert_eq!(withdraw(egress.at).await, "10");
+    assert_eq!(withdraw(egress.at).await, "20");
+    assert_eq!(place.effects().len(), 2);
+    assert_eq!(link.stats().fired(FaultKind::DropRest), 1);
+}
+
 #[tokio::test]
 async fn through_the_pair_a_multi_call_whose_answers_are_lost_runs_once() {
     for (fault, kind) in [
