@@ -27,7 +27,9 @@ fn run(faults: Vec<Fault>, what: impl Display) -> RunRecord {
     let scenario = exhaust::schedule(Mode::Claimed, 1, faults);
     let judged = campaign::judged(&scenario, SEED).unwrap();
     let report = &judged.report;
-    assert_eq!(report.verdict(), Verdict::Valid, "{what}: {report}");
+    // A single call may end in doubt.
+    let is_valid = report.verdict() == Verdict::Valid;
+    assert!(is_valid || report.is_only_unanswered(), "{what}: {report}");
     judged.run.record
 }
 

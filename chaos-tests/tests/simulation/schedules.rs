@@ -7,13 +7,21 @@ use onlyonce_chaos::scenario::{Mode, Scenario};
 #[test]
 fn one_call_survives_every_single_fault() {
     for mode in [Mode::Claimed, Mode::Transactional] {
+        let (mut answered, mut unanswered) = (0, 0);
         for fault in exhaust::atoms(1) {
             let name = fault.name.clone();
             let scenario = exhaust::schedule(mode, 1, vec![fault]);
             let report = campaign::judged(&scenario, 1).unwrap().report;
-            let is_fine = report.verdict() == Verdict::Valid || report.is_only_unanswered();
-            assert!(is_fine, "{name}, {}: {report}", mode.name());
+            if report.is_only_unanswered() {
+                unanswered += 1;
+                continue;
+            }
+            answered += 1;
+            let mode = mode.name();
+            assert_eq!(report.verdict(), Verdict::Valid, "{name}, {mode}: {report}");
         }
+        // The call is refused, or in doubt.
+        assert!(answered > 5 * unanswered, "{answered}, {unanswered}");
     }
 }
 
