@@ -218,7 +218,12 @@ impl Bench {
         let body = bytes(64);
         let values: [&dyn SqlValue; 2] = [&number, &body];
         let effect = OneStatement::new(EFFECT, &values).rows(1);
-        match self.shared.store.execute_once(request, effect, answer).await {
+        match self
+            .shared
+            .store
+            .execute_once(request, effect, answer)
+            .await
+        {
             Ok(OneStatementOutcome::Executed { rows: 1 }) => {}
             other => panic!("{other:?}"),
         }
