@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::in_between::STORE;
 use super::programs::{Place, Program, curl, egress, egress_at, free_port, proxy};
 use super::scripted::{Reply, Scripted};
 
@@ -394,6 +396,43 @@ async fn a_call_that_was_sent_to_a_store_that_is_gone_ends_as_unknown() {
     let unknown = BTreeMap::from([("{ended=\"unknown\"}".to_owned(), 1)]);
     assert_eq!(driven_on(&second).await, unknown);
     assert!(elsewhere.effects().is_empty());
+}
+
+// H10: the other side has the answer, and somebody in between is in the way for now.
+#[tokio::test]
+async fn a_call_that_somebody_in_between_refuses_is_driven_on_until_the_other_side_answers() {
+    let posts = AtomicUsize::new(0);
+    let between = Scripted::start(move |_, request| {
+        if request.starts_with("OPTIONS") {
+            return Reply::with("204 No Content", STORE, "");
+        }
+        match posts.fetch_add(1, Ordering::AcqRel) {
+            0 => Reply::Silence,
+            1 => Reply::with("403 Forbidden", "", "who are you?"),
+            _ => {
+                let words = format!("{STORE}Idempotency-Status: replayed\r\n");
+                Reply::with("200 OK", &words, "paid")
+            }
+        }
+    })
+    .await;
+    let place = Place::new();
+    let outbox = outbox(&place);
+    let kept = ["--store", &outbox, "--admin", "127.0.0.1:0"];
+    let first = egress(between.at, &kept).await;
+    let at = first.at;
+    let call = tokio::spawn(withdrawn(at));
+    while !between
+        .heard()
+        .iter()
+        .any(|heard| heard.starts_with("POST"))
+    {
+        sleep(Duration::from_millis(10)).await;
+    }
+    first.kill().await;
+    assert_eq!(call.await.unwrap(), "000");
+    let second = egress(between.at, &kept).await;
+    assert_eq!(driven_on(&second).await, answered(1));
 }
 
 // F4

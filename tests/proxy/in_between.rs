@@ -6,7 +6,7 @@ use super::programs::{Program, curl, egress};
 use super::scripted::{Reply, Scripted};
 
 /// What an ingress says of its store.
-const STORE: &str =
+pub(crate) const STORE: &str =
     "Idempotency-Store: \"8e03978e-40d5-43e8-bc93-6894a57f9324\"; now=1763740800000\r\n";
 
 /// Says of itself that it dedupes, and answers calls so.
