@@ -15,14 +15,15 @@ use super::claiming::{self, held_here, known};
 use super::connection::Unanswered;
 use super::error::{Failure, unavailable};
 use super::holding;
+use super::room::Count;
 use super::run::{Meaning, meaning};
 use super::settling::{ROUNDS_MAX, fits, too_contended};
 use super::sql::{SqlValue, check, told};
-use super::steps::{self, FOUND, GIVEN, MOVED, TAKEN};
+use super::steps::{self, FOUND, GIVEN, MOVED, TAKEN, Takes};
 use super::store::Shared;
 use super::stored::{corrupt, get, number};
 use crate::transaction::{StatementError, TransactionError};
-use crate::{Answer, ClaimOutcome, ClaimRequest, StoreError};
+use crate::{Answer, AttemptId, ClaimOutcome, ClaimRequest, StoreError};
 
 /// The effect of a call, as one statement on tables of yours.
 ///
@@ -56,12 +57,15 @@ pub enum OneStatementOutcome {
     /// Nothing was done here. What is known of the call, which is never
     /// [`Claimed`](ClaimOutcome::Claimed): its answer where it was executed before.
     NotExecuted(ClaimOutcome),
-    /// It would have changed another number of rows than it should. Nothing was done, and the key is free.
+    /// It would have changed another number of rows than it should. Nothing was done by this asking, and the key is
+    /// free. Where an earlier asking ended in an error, that one may still come: [`seal`](crate::Store::seal) the
+    /// key, and nothing does.
     OtherRows {
         /// Rows that it would have changed.
         rows: u64,
     },
-    /// The database refuses the statement. Nothing was done, and the key is free.
+    /// The database refuses the statement. Nothing was done by this asking, and the key is free; what is said of
+    /// [`OtherRows`](Self::OtherRows) holds here too.
     Refused(TransactionError),
 }
 
@@ -80,10 +84,16 @@ pub(super) async fn execute(
     effect: OneStatement<'_>,
     answer: &Answer,
 ) -> Result<OneStatementOutcome, StoreError> {
-    // A doubt is not ended by a guarantee that leaves none.
+    // A doubt is not ended by a guarantee that leaves none, and no claim of the same attempt is taken over.
     request.rerun_of = None;
+    request.attempt = AttemptId::random();
     fits(&shared.pool, answer)?;
     if let Err(forbidden) = check(effect.sql) {
+        return Ok(OneStatementOutcome::Refused(forbidden));
+    }
+    if let Some(number) = number_beyond(effect.sql, effect.values.len()) {
+        let word = format!("${number}");
+        let forbidden = TransactionError::StatementForbidden { word };
         return Ok(OneStatementOutcome::Refused(forbidden));
     }
     if let Some(outcome) = held_here(shared, &request)? {
@@ -110,19 +120,22 @@ pub(super) async fn execute(
         if let Some(outcome) = known(shared, &request).await? {
             return Ok(OneStatementOutcome::NotExecuted(outcome));
         }
-        if refused.code() != NOT_TO_BE {
-            if refused.constraint() == Some(RECORDS_KEY) {
-                continue;
-            }
+        let (verdict, otherwise) = if refused.code() == NOT_TO_BE {
+            let (verdict, rows) = why(&refused)?;
+            (verdict, OneStatementOutcome::OtherRows { rows })
+        } else {
+            // That says what the statement met, and not whether the call was to be executed: of one that was
+            // executed and is forgotten the row may be there.
             let refused = TransactionError::Statement(refused);
-            return Ok(OneStatementOutcome::Refused(refused));
-        }
-        match why(&refused)? {
-            (GIVEN, rows) => return Ok(OneStatementOutcome::OtherRows { rows }),
+            let verdict = verdict(shared, &request).await?;
+            (verdict, OneStatementOutcome::Refused(refused))
+        };
+        match verdict {
+            GIVEN => return Ok(otherwise),
             // That has changed meanwhile.
-            (FOUND | TAKEN, _) => {}
-            (MOVED, _) => holding::arrive(&shared.pool).await?,
-            (other, _) => return claiming::refused(other).map(OneStatementOutcome::NotExecuted),
+            FOUND | TAKEN => {}
+            MOVED => holding::arrive(&shared.pool).await?,
+            other => return claiming::refused(other).map(OneStatementOutcome::NotExecuted),
         }
     }
     Err(too_contended(request.key.digest()))
@@ -140,6 +153,15 @@ async fn session(shared: &Shared, request: &ClaimRequest) -> Result<i32, StoreEr
         .first()
         .ok_or_else(|| corrupt("a session was not answered"))?;
     get(row, "known")
+}
+
+/// What a call would come to if it were taken now. It is not.
+async fn verdict(shared: &Shared, request: &ClaimRequest) -> Result<i32, StoreError> {
+    let pool = &shared.pool;
+    let rows = pool.rows(|_| steps::take(pool, request, Count::Anew, Takes::Before, false));
+    let rows = rows.await?;
+    let row = rows.first().ok_or_else(|| corrupt("nothing was said"))?;
+    get(row, "verdict")
 }
 
 /// The verdict on a call that was not to be executed, and how many rows its statement would have changed.
@@ -178,7 +200,7 @@ async fn ask(
             Ok(rows) => Answered::Rows(rows),
             Err(Unanswered { error, has_lapsed }) => {
                 match meaning(&error, connection.is_closed()) {
-                    _ if has_lapsed => Answered::Conflict,
+                    _ if has_lapsed || pool.is_there_already(&error) => Answered::Conflict,
                     Meaning::Conflict => Answered::Conflict,
                     Meaning::Refused(refused) => Answered::Refused(refused),
                     // Its connection is closed by being dropped.
@@ -199,6 +221,34 @@ async fn ask(
         holding::note(shared, request, row)?;
     }
     Ok(answered)
+}
+
+/// The first `$n` that has no value of the statement's: values of ours come after them. What stands in quotes names
+/// no value.
+fn number_beyond(sql: &str, values: usize) -> Option<usize> {
+    let mut quote = None;
+    let mut rest = sql.chars();
+    while let Some(one) = rest.next() {
+        match (quote, one) {
+            (Some(open), _) if open == one => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"') => quote = Some(one),
+            (None, '$') => {
+                let text = rest.as_str();
+                let end = text.find(|c: char| !c.is_ascii_digit());
+                let digits = &text[..end.unwrap_or(text.len())];
+                let number = match digits {
+                    "" => continue,
+                    digits => digits.parse().unwrap_or(usize::MAX),
+                };
+                if number > values {
+                    return Some(number);
+                }
+            }
+            (None, _) => {}
+        }
+    }
+    None
 }
 
 // === impl OneStatement ===
@@ -232,8 +282,30 @@ impl fmt::Debug for OneStatement<'_> {
     }
 }
 
-/// By which a record is one for its key.
-const RECORDS_KEY: &str = "records_pkey";
-
 /// As what `is_not_to_be` fails.
 const NOT_TO_BE: &str = "ONL01";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_was_not_given_is_none_of_ours() {
+        assert_eq!(number_beyond("UPDATE a SET b = $1 WHERE c = $2", 2), None);
+        assert_eq!(
+            number_beyond("UPDATE a SET b = $3 WHERE c = $2", 2),
+            Some(3)
+        );
+        assert_eq!(number_beyond("UPDATE a SET b = $12", 2), Some(12));
+        assert_eq!(
+            number_beyond("UPDATE a SET b = '$12', \"$9\" = $1", 1),
+            None
+        );
+        assert_eq!(
+            number_beyond("UPDATE a SET b = 'it\'\'s $5' || $2", 1),
+            Some(2)
+        );
+        let endless = format!("UPDATE a SET b = ${}", "9".repeat(40));
+        assert_eq!(number_beyond(&endless, 2), Some(usize::MAX));
+    }
+}

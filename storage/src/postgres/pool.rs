@@ -84,7 +84,20 @@ impl Pool {
 
     /// A statement with the schema's name in it.
     pub(super) fn told(&self, sql: &str) -> Told {
-        Told::new(self.schema.sql(sql))
+        Told::new(self.text(sql))
+    }
+
+    /// A part of a statement with the schema's name in it.
+    pub(super) fn text(&self, sql: &str) -> String {
+        self.schema.sql(sql)
+    }
+
+    /// Whether a statement failed because the key that it would write a record for has one.
+    pub(super) fn is_there_already(&self, error: &tokio_postgres::Error) -> bool {
+        error.as_db_error().is_some_and(|refused| {
+            refused.constraint() == Some(RECORDS_KEY)
+                && refused.schema() == Some(self.schema.name())
+        })
     }
 
     /// The answer to a statement, asked again where that may help and as long as there is time.
@@ -265,3 +278,6 @@ fn pause(round: u32) -> Duration {
 const CONFLICTS_MAX: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// By which a record is one for its key. A table of the user's may have a constraint of this name as well.
+const RECORDS_KEY: &str = "records_pkey";

@@ -41,12 +41,13 @@ pub(super) fn take(
     keeps: bool,
 ) -> Told {
     if keeps && takes == Takes::Too && is_plain(request, count) {
-        let look = look(&numbers(0, LOOK_VALUES), Finds::Before);
+        let values = numbers(0, LOOK_VALUES);
+        let (look, looked_at) = (look(&values), looked_at(&values));
         let taken = pool.told(&format!(
             "SELECT {look}, r.*,
                 set_config('idle_in_transaction_session_timeout', $6, true) AS stands_still,
                 set_config('onlyonce.call', $7, true) AS mark
-            FROM {ITS_STORE} LEFT JOIN {{schema}}.records r ON r.key = $2"
+            FROM {looked_at}"
         ));
         return look_values(taken, pool, request)
             .text(Some(&stands_still_ms(request).to_string()))
@@ -99,38 +100,42 @@ pub(super) fn all(
     let took = numbers(theirs, taking);
     let values = recorded(theirs + taking);
     let rows = theirs + taking + RECORD_VALUES - TOLD_BY_TAKEN.len() + 1;
-    let is_to_be = format!("taken.verdict = 1 AND made.rows = COALESCE(${rows}, made.rows)");
-    // Lines of its own: the effect may end in a comment.
-    let effect = format!(
-        "effect AS (
-{effect}
-            RETURNING 1
-        ), made AS MATERIALIZED (
-            SELECT count(*) AS rows FROM effect
-        )"
-    );
-    let text = if is_plain {
-        let look = look(&took, Finds::WhenWriting);
+    let is_to_be = format!("{TAKE}.verdict = 1 AND {MADE}.rows = COALESCE(${rows}, {MADE}.rows)");
+    let (taking, writing, done) = if is_plain {
+        let (look, looked_at) = (look(&took), looked_at(&took));
         let insert = insert(&values, "1");
-        format!(
-            "WITH taken AS MATERIALIZED (SELECT {look} FROM {ITS_STORE}), {effect},
-            written AS ({insert} FROM taken, made WHERE {is_to_be})
-            SELECT taken.*, made.rows, {IS_DURABLE} AS is_durable,
-                CASE WHEN NOT ({is_to_be})
-                    THEN {{schema}}.is_not_to_be(taken.verdict, made.rows) END AS is_done
-            FROM taken, made"
+        (
+            format!("SELECT {look} FROM {looked_at}"),
+            format!(", onlyonce_written AS ({insert} FROM {TAKE}, {MADE} WHERE {is_to_be})"),
+            format!(
+                "CASE WHEN NOT ({is_to_be})
+                    THEN {{schema}}.is_not_to_be({TAKE}.verdict, {MADE}.rows) END"
+            ),
         )
     } else {
         let (took, values) = (took.join(", "), values.join(", "));
-        format!(
-            "WITH taken AS MATERIALIZED (SELECT * FROM {{schema}}.hold({took})), {effect}
-            SELECT taken.*, made.rows, {IS_DURABLE} AS is_durable,
-                CASE WHEN {is_to_be} THEN {{schema}}.conclude({values})
-                    ELSE {{schema}}.is_not_to_be(taken.verdict, made.rows) END AS is_done
-            FROM taken, made"
+        (
+            format!("SELECT * FROM {{schema}}.hold({took})"),
+            String::new(),
+            format!(
+                "CASE WHEN {is_to_be} THEN {{schema}}.conclude({values})
+                    ELSE {{schema}}.is_not_to_be({TAKE}.verdict, {MADE}.rows) END"
+            ),
         )
     };
-    let told = pool.told(&text);
+    let before = format!("WITH {TAKE} AS MATERIALIZED ({taking}), onlyonce_effect AS (");
+    let after = format!(
+        "RETURNING 1
+        ), {MADE} AS MATERIALIZED (
+            SELECT count(*) AS rows FROM onlyonce_effect
+        ){writing}
+        SELECT {TAKE}.*, {MADE}.rows, {IS_DURABLE} AS is_durable, {done} AS is_done
+        FROM {TAKE}, {MADE}"
+    );
+    // The effect has lines of its own, since it may end in a comment; and what looks like a name of ours in it is
+    // left as it is.
+    let (before, after) = (pool.text(&before), pool.text(&after));
+    let told = Told::new(format!("{before}\n{effect}\n{after}"));
     let told = if is_plain {
         look_values(told, pool, request)
     } else {
@@ -166,34 +171,23 @@ fn numbers(after: usize, count: usize) -> Vec<String> {
 fn recorded(after: usize) -> Vec<String> {
     let mut numbers = numbers(after, RECORD_VALUES - TOLD_BY_TAKEN.len());
     for (place, column) in TOLD_BY_TAKEN {
-        numbers.insert(place, format!("taken.{column}"));
+        numbers.insert(place, format!("{TAKE}.{column}"));
     }
     numbers
 }
 
-/// Whether a record that is there is looked for, or found by who writes his own.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Finds {
-    Before,
-    WhenWriting,
-}
-
 /// What `hold` answers, as columns: now, key, when it was first sent, how far clocks may differ, and the lock.
-fn look(values: &[String], finds: Finds) -> String {
+///
+/// One picture shows the record and until when records are forgotten: who read the second before a sweep and found
+/// the first gone after it would take the call for a new one.
+fn look(values: &[String]) -> String {
     let [now, _, first_sent, difference, lock] = values else {
         return String::new();
     };
     let now = now_ms(now);
-    let (is_there, sequence) = match finds {
-        Finds::Before => (
-            "WHEN r.key IS NOT NULL THEN 0",
-            "CASE WHEN r.key IS NULL THEN nextval('{schema}.tokens') END",
-        ),
-        Finds::WhenWriting => ("", "nextval('{schema}.tokens')"),
-    };
     format!(
         "CASE
-            {is_there}
+            WHEN r.key IS NOT NULL THEN 0
             WHEN NOT pg_try_advisory_xact_lock({lock}) THEN 8
             WHEN NOT {{schema}}.is_here(s.place, s.started) THEN 9
             WHEN {first_sent} > greatest({now}, s.forgotten_until + 1) + {difference} THEN 2
@@ -203,8 +197,14 @@ fn look(values: &[String], finds: Finds) -> String {
         {now} AS now_ms, s.forgotten_until,
         NULL::bigint AS in_progress, NULL::bigint AS in_doubt,
         s.incarnation AS new_incarnation,
-        {sequence} AS new_sequence"
+        CASE WHEN r.key IS NULL THEN nextval('{{schema}}.tokens') END AS new_sequence"
     )
+}
+
+/// Where it looks.
+fn looked_at(values: &[String]) -> String {
+    let key = values.get(1).map_or("", String::as_str);
+    format!("{ITS_STORE} LEFT JOIN {{schema}}.records r ON r.key = {key}")
 }
 
 /// What `conclude` writes for a call in no session. The time is when the statement came in: one and the same in
@@ -377,6 +377,10 @@ const LOOK_VALUES: usize = 5;
 const HOLD_VALUES: usize = 14;
 const RECORD_VALUES: usize = 24;
 
+/// What the parts of a whole call are called: no table of the user's has such a name.
+const TAKE: &str = "onlyonce_taken";
+const MADE: &str = "onlyonce_made";
+
 /// Where among the values of a record stands what only the database knows.
 const TOLD_BY_TAKEN: [(usize, &str); 3] = [
     (10, "now_ms"),
@@ -396,15 +400,18 @@ mod tests {
         assert_eq!(numbers(2, 3), ["$3", "$4", "$5"]);
         let values = recorded(7);
         assert_eq!(values.len(), RECORD_VALUES);
-        assert_eq!(values[9..12], ["$17", "taken.now_ms", "$18"]);
+        assert_eq!(values[9..12], ["$17", "onlyonce_taken.now_ms", "$18"]);
         assert_eq!(
             values[15..18],
-            ["taken.new_incarnation", "taken.new_sequence", "$22"]
+            [
+                "onlyonce_taken.new_incarnation",
+                "onlyonce_taken.new_sequence",
+                "$22"
+            ]
         );
         assert_eq!(values[23], "$28");
         assert!(insert(&values, "1").contains("$18"));
-        for finds in [Finds::Before, Finds::WhenWriting] {
-            assert!(look(&numbers(2, LOOK_VALUES), finds).contains("xact_lock($7)"));
-        }
+        assert!(look(&numbers(2, LOOK_VALUES)).contains("xact_lock($7)"));
+        assert!(looked_at(&numbers(2, LOOK_VALUES)).ends_with("r.key = $4"));
     }
 }

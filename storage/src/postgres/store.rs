@@ -151,9 +151,10 @@ impl PostgresStore {
     /// Makes a call whose whole effect is one statement: claim, effect and answer are one round trip and one
     /// commit. Take it where the answer is known before: it is kept and replayed as it is told here, and a
     /// statement that changes other than the [expected](OneStatement::rows) rows has not happened. It
-    /// costs about half of a transaction that is begun for a handler.
+    /// costs less than a transaction that is begun for a handler.
     ///
-    /// It runs at *read committed*, whatever [`isolation`](PostgresOptions::isolation) says, and takes no
+    /// It runs at what a connection begins with, whatever [`isolation`](PostgresOptions::isolation) says: at
+    /// *read committed*, but behind a pooler with a role of another default. It takes no
     /// longer than [`answer_within`](PostgresOptions::answer_within) each time that it is asked. What it
     /// fires at the commit, a deferred constraint or trigger, is part of it.
     ///
@@ -171,7 +172,7 @@ impl PostgresStore {
     /// match store.execute_once(request, effect.rows(1), answer).await? {
     ///     OneStatementOutcome::Executed { .. } => println!("paid"),
     ///     OneStatementOutcome::NotExecuted(known) => println!("asked before: {known:?}"),
-    ///     OneStatementOutcome::OtherRows { .. } => println!("not enough: nothing has happened"),
+    ///     OneStatementOutcome::OtherRows { .. } => println!("not enough"),
     ///     OneStatementOutcome::Refused(why) => println!("nothing has happened: {why}"),
     /// }
     /// # Ok(()) }

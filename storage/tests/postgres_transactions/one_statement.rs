@@ -447,3 +447,78 @@ fn whoever_is_overtaken_while_he_takes_a_call_has_no_effect_and_replays() {
         assert_eq!(replayed(&store, &key).await, "theirs");
     });
 }
+
+/// E7: that a row is there already says nothing of whether the call was executed.
+#[test]
+fn a_duplicate_of_what_is_forgotten_is_stale_also_where_its_statement_would_be_refused() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let bank = Bank::open(server).await;
+        let store = bank.store().await;
+        let insert = bank.sql("INSERT INTO {schema}.accounts VALUES ($1, $2)");
+        let key = key("opened-once");
+        let scope = key.scope().clone();
+        let session = new_session(store.session(scope.clone(), SessionRequest::Open).await);
+        let asked = in_session(&key, session, 1);
+        let values: [&dyn SqlValue; 2] = [&"carol", &7_i64];
+        let opened = execute(&store, asked.clone(), &insert, &values).await;
+        assert!(is_executed(&opened), "{opened:?}");
+        let done = SessionRequest::Acknowledge {
+            session,
+            first_unanswered: 2,
+        };
+        store.session(scope, done).await.unwrap();
+        let late = execute(&store, asked, &insert, &values).await;
+        let Ok(OneStatementOutcome::NotExecuted(ClaimOutcome::Stale)) = late else {
+            panic!("{late:?}");
+        };
+    });
+}
+
+/// The text of an effect is the caller's: nothing in it is taken for a part of ours.
+#[test]
+fn an_effect_says_what_it_says_and_reaches_nothing_of_ours() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let bank = Bank::open(server).await;
+        let store = bank.store().await;
+        let insert = bank.sql("INSERT INTO {schema}.accounts VALUES ") + "('{schema}', $1)";
+        let opened = execute(&store, request(&key("braces")), &insert, &[&7_i64]).await;
+        assert!(is_executed(&opened), "{opened:?}");
+        let as_it_was = "SELECT count(*) FROM {schema}.accounts WHERE name = '{' || 'schema}'";
+        assert_eq!(bank.number(as_it_was).await, 1);
+        let unnamed = bank.sql("UPDATE {schema}.accounts SET cents = $3 WHERE name = $2");
+        let values: [&dyn SqlValue; 2] = [&1_i64, &"bob"];
+        let beyond = execute(&store, request(&key("beyond")), &unnamed, &values).await;
+        let Ok(OneStatementOutcome::Refused(TransactionError::StatementForbidden { word })) =
+            beyond
+        else {
+            panic!("{beyond:?}");
+        };
+        assert_eq!(word, "$3");
+    });
+}
+
+/// A claim that was written and not heard of is somebody's: it is not taken over by a statement of the same request.
+#[test]
+fn a_statement_takes_over_no_claim_of_its_own_request() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let bank = Bank::open(server).await;
+        let store = bank.store().await;
+        let asked = request(&key("claimed-before"));
+        let claim = given(store.claim(asked.clone()).await.unwrap());
+        let outcome = add(&store, &bank, asked, 5).await;
+        let Ok(OneStatementOutcome::NotExecuted(ClaimOutcome::InProgress { .. })) = outcome else {
+            panic!("{outcome:?}");
+        };
+        store.release(claim).await.unwrap();
+        assert_eq!(bank.cents("bob").await, 100);
+    });
+}

@@ -268,6 +268,14 @@ DECLARE
     ignored text;
 BEGIN
     hold.now_ms := COALESCE(p_now, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint);
+    -- Where each statement has the picture of the first one, whoever had the lock before is not seen.
+    IF p_held IS NOT NULL AND p_session IS NOT NULL
+        AND current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'a call in a session is taken at read committed, and not at %',
+            current_setting('transaction_isolation')
+            USING ERRCODE = 'invalid_transaction_state',
+                HINT = 'let default_transaction_isolation of the role be read committed';
+    END IF;
     IF p_held IS NOT NULL THEN
         has_it := pg_try_advisory_xact_lock(p_held);
         -- One number in a session, one key.
