@@ -159,14 +159,14 @@ impl PostgresStore {
     /// fires at the commit, a deferred constraint or trigger, is part of it.
     ///
     /// ```no_run
-    /// use onlyonce_storage::postgres::{OneStatement, OneStatementOutcome, PostgresStore};
+    /// use onlyonce_storage::postgres::{OneStatement, OneStatementOutcome, PostgresStore, SqlValue};
     /// use onlyonce_storage::{Answer, AnswerFormat, ClaimRequest, StoreError};
     ///
     /// # async fn example(store: &PostgresStore, request: ClaimRequest) -> Result<(), StoreError> {
-    /// let (cents, name) = (500_i64, "alice");
+    /// let values: [&dyn SqlValue; 2] = [&500_i64, &"alice"];
     /// let effect = OneStatement::new(
     ///     "UPDATE accounts SET cents = cents - $1 WHERE name = $2 AND cents >= $1",
-    ///     &[&cents, &name],
+    ///     &values,
     /// );
     /// let answer = Answer::new(AnswerFormat::new(1), "paid");
     /// match store.execute_once(request, effect.rows(1), answer).await? {
