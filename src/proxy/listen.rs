@@ -22,7 +22,7 @@ use super::config::ProxyLimits;
 use super::delivery::{Deliveries, Overdue};
 use super::figures::{self, Connected};
 use super::front::Front;
-use super::stream::Attended;
+use super::stream::{Attended, PREFACE};
 use super::tls::ServerTls;
 
 /// What the task that takes connections has.
@@ -39,10 +39,19 @@ pub(super) struct Listening {
 #[derive(Clone)]
 struct Serving {
     front: Arc<Front>,
-    http: auto::Builder<TokioExecutor>,
+    protocols: Arc<Protocols>,
     limits: ProxyLimits,
     tls: Option<TlsAcceptor>,
     stop: watch::Receiver<bool>,
+}
+
+/// What a client may speak.
+struct Protocols {
+    /// Found out by the first bytes, which are read apart, so that all that comes behind them gets twice
+    /// the room.
+    either: auto::Builder<TokioExecutor>,
+    /// For a client who is known to.
+    http_1: auto::Builder<TokioExecutor>,
 }
 
 // === impl Listening ===
@@ -60,7 +69,10 @@ impl Listening {
         } = self;
         let serving = Serving {
             front,
-            http: builder(&limits),
+            protocols: Arc::new(Protocols {
+                either: builder(&limits),
+                http_1: builder(&limits).http1_only(),
+            }),
             limits,
             tls: tls.map(|tls| TlsAcceptor::from(tls.0)),
             stop: stop.clone(),
@@ -112,17 +124,38 @@ impl Serving {
         // OK because a connection works without.
         let _ = stream.set_nodelay(true);
         let patience = self.limits.client_timeout;
+        let mut stop = self.stop.clone();
         let served = match &self.tls {
-            None => self.speak(stream, client).await,
+            None => {
+                let heard = tokio::select! {
+                    biased;
+                    heard = timeout(patience, speaks_http_1(&stream)) => heard,
+                    // It has not asked for anything yet.
+                    _ = stop.wait_for(|stop| *stop) => return,
+                };
+                match heard {
+                    Ok(Ok(is_http_1)) => {
+                        let http = match is_http_1 {
+                            true => &self.protocols.http_1,
+                            false => &self.protocols.either,
+                        };
+                        self.speak(stream, client, http).await
+                    }
+                    Ok(Err(error)) => Err(error.into()),
+                    Err(_elapsed) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+                }
+            }
             Some(tls) => {
-                let mut stop = self.stop.clone();
                 let accepted = tokio::select! {
                     accepted = timeout(patience, tls.accept(stream)) => accepted,
                     // It has not asked for anything yet.
                     _ = stop.wait_for(|stop| *stop) => return,
                 };
                 match accepted {
-                    Ok(Ok(stream)) => self.speak(stream, client).await,
+                    // In a box: a connection without has no room to spare for it.
+                    Ok(Ok(stream)) => {
+                        Box::pin(self.speak(stream, client, &self.protocols.either)).await
+                    }
                     Ok(Err(error)) => Err(error.into()),
                     Err(_elapsed) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
                 }
@@ -137,6 +170,7 @@ impl Serving {
         &self,
         io: I,
         client: SocketAddr,
+        http: &auto::Builder<TokioExecutor>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -150,7 +184,7 @@ impl Serving {
             async move { Ok::<_, Infallible>(Box::pin(front.answer(client, request, &asked)).await) }
         });
         let io = TokioIo::new(Attended::new(io, self.limits.client_timeout));
-        let connection = self.http.serve_connection(io, service);
+        let connection = http.serve_connection(io, service);
         tokio::pin!(connection);
         let mut stop = self.stop.clone();
         let stopped = async { stop.wait_for(|stop| *stop).await.is_ok() };
@@ -181,6 +215,14 @@ impl Serving {
             }
         }
     }
+}
+
+/// Whether what the client says first is no HTTP/2. Where that takes more than what has come with its
+/// first byte, it is left to be found out. Nothing is taken.
+async fn speaks_http_1(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; PREFACE.len()];
+    let count = stream.peek(&mut first).await?;
+    Ok(!PREFACE.starts_with(&first[..count]))
 }
 
 fn untaken() -> Box<dyn std::error::Error + Send + Sync> {

@@ -19,7 +19,7 @@ pub(crate) struct ValueError(String);
 
 /// `value` in bytes.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, ValueError> {
-    encode_behind(Vec::new(), value)
+    encode_behind(Vec::with_capacity(ENCODED_BYTES), value)
 }
 
 /// `value` in bytes behind those that are there.
@@ -59,9 +59,16 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError>
 pub(crate) fn encode_result<R: Serialize, F: Serialize>(
     result: Result<&R, &F>,
 ) -> Result<Bytes, ValueError> {
+    let mut bytes = Vec::with_capacity(ENCODED_BYTES);
     match result {
-        Ok(reply) => encode_behind(vec![REPLY], reply),
-        Err(fault) => encode_behind(vec![FAULT], fault),
+        Ok(reply) => {
+            bytes.push(REPLY);
+            encode_behind(bytes, reply)
+        }
+        Err(fault) => {
+            bytes.push(FAULT);
+            encode_behind(bytes, fault)
+        }
     }
 }
 
@@ -76,6 +83,10 @@ pub(crate) fn decode_result<R: DeserializeOwned, F: DeserializeOwned>(
         None => Err(ValueError("answer is empty".to_owned())),
     }
 }
+
+/// Most values are smaller. One that grows byte by byte is moved several times, and what moves it is
+/// locked for all threads.
+const ENCODED_BYTES: usize = 128;
 
 const REPLY: u8 = 0;
 const FAULT: u8 = 1;
