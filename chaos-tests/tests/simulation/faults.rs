@@ -133,7 +133,8 @@ fn a_disk_that_fails_ends_the_life_of_its_server() {
         .when(When::phase(Phase::EffectDurable).call(2).attempt(1));
     let scenario = exhaust::schedule(Mode::Claimed, 1, vec![fails]);
     let judged = campaign::judged(&scenario, SEED).unwrap();
-    assert_eq!(judged.report.verdict(), Verdict::Valid, "{}", judged.report);
+    // Its sync was that of the only call, which is in doubt.
+    assert!(judged.report.is_only_unanswered(), "{judged}");
     assert_eq!(lifecycle(&judged.run.record, "killed"), 1);
 }
 
