@@ -197,7 +197,8 @@ fn path(program: &str) -> PathBuf {
         "judge" => env!("CARGO_BIN_EXE_judge"),
         "long_life" => env!("CARGO_BIN_EXE_long_life"),
         "modes" => env!("CARGO_BIN_EXE_modes"),
-        "postgres" => option_env!("CARGO_BIN_EXE_postgres").expect("built with that feature"),
+        #[cfg(feature = "postgres")]
+        "postgres" => env!("CARGO_BIN_EXE_postgres"),
         "proxy" => env!("CARGO_BIN_EXE_proxy"),
         "replay" => env!("CARGO_BIN_EXE_replay"),
         "rpc" => env!("CARGO_BIN_EXE_rpc"),

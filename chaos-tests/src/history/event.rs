@@ -172,8 +172,8 @@ impl Ending {
 /// What became of a server whose store is gone for good, with all that it knew, in a
 /// [`Happened::Lifecycle`].
 ///
-/// Of a call that was begun before, nobody can be asked any more: a client that was told so ends
-/// [`Ending::Unknown`], and is not stuck.
+/// Of a call that was begun before, nobody can be asked any more. A client that is told so says it of its call: there
+/// it stands with the call's number, and when the call then ends [`Ending::Unknown`] it is not stuck.
 pub const OTHER_STORE: &str = "came back with another store";
 
 /// What [`Happened::Fault`] says of a fault that was let strike and did nothing, such as

@@ -74,9 +74,11 @@ impl Call {
     pub(super) const UNRECORDED: u16 = 1 << 10;
     /// Its first definitive answer was not recorded.
     pub(super) const UNRECORDED_FIRST: u16 = 1 << 11;
-    /// The client gave up when the store that knew of the call was gone, and did not come back. (A
-    /// request of before may still leave.)
+    /// The client gave up when it had been told that the store that knew of the call is gone, and did not come
+    /// back. (A request of before may still leave.)
     pub(super) const NOBODY_LEFT: u16 = 1 << 12;
+    /// It was told so.
+    pub(super) const TOLD_OF_OTHER_STORE: u16 = 1 << 13;
 
     pub(super) const fn new(payload: u64, invoked_us: u64) -> Self {
         Self {
@@ -115,6 +117,11 @@ impl Call {
     pub(super) const fn came_back(&mut self, at_us: u64) {
         self.flags &= !(Self::GAVE_UP | Self::NOBODY_LEFT);
         self.asked_us = at_us;
+    }
+
+    /// The client was told that nobody is left who knows.
+    pub(super) const fn told_of_other_store(&mut self) {
+        self.flags |= Self::TOLD_OF_OTHER_STORE;
     }
 
     /// Counts a call once, by the most that its client got to know.

@@ -535,25 +535,23 @@ fn i10_after_the_faults_every_call_comes_to_an_end() {
     // That a message of before comes late is no sign of the client.
     gave_up().event(200, 1, Happened::Sent).is_valid();
     gave_up().event(200, 1, Happened::Received).is_valid();
-    // Where the store is gone that knew of the call, there is nobody to ask.
-    let gone = |invoked_us, gone_us| {
-        let server = Happened::Lifecycle {
+    // Where the store is gone that knew of the call, there is nobody to ask: for whom was told so.
+    let gone = |told: u64| {
+        let other_store = Happened::Lifecycle {
             who: "server".into(),
             event: OTHER_STORE.into(),
         };
-        let mut run = Run::new()
-            .invoked(invoked_us, 1, "k")
-            .event(gone_us, 0, server)
+        Run::new()
+            .invoked(0, 1, "k")
             .event(100, 0, Happened::FaultsEnded)
-            .ended(200, 1, Ending::Unknown);
-        run.0.events.sort_by_key(|event| event.at_us);
-        run
+            .event(150, told, other_store)
+            .ended(200, 1, Ending::Unknown)
     };
-    gone(0, 50).is_valid();
-    gone(50, 0).breaks_only("I10", "stuck");
-    again(gone(0, 50), 300).is_valid();
-    gone(0, 50).invoked(300, 1, "k").breaks_only("I10", "stuck");
-    gone(0, 50)
+    gone(1).is_valid();
+    gone(0).breaks_only("I10", "stuck");
+    again(gone(1), 300).is_valid();
+    gone(1).invoked(300, 1, "k").breaks_only("I10", "stuck");
+    gone(1)
         .ended(1_101, 1, Ending::InDoubt)
         .breaks_only("I10", "stuck");
     gave_up().invoked(200, 1, "k").breaks_only("I10", "stuck");

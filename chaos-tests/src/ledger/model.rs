@@ -164,10 +164,11 @@ fn run(seed: Seed) -> RunRecord {
             push(ending_at, Happened::Ended { ending });
         }
     }
-    if seed.draw(&[7]).happens(0.2) {
+    if seed.draw(&[7]).happens(0.4) {
+        // The server comes back with it, or a client is told so.
         record.events.push(Event {
             at_us: seed.draw(&[8]).within(0..=30),
-            call: 0,
+            call: seed.draw(&[9]).within(0..=1),
             attempt: 0,
             what: Happened::Lifecycle {
                 who: "server".into(),
@@ -400,7 +401,10 @@ impl<'a> Told<'a> {
     fn answer_taken_back(&self, record: &RunRecord) -> bool {
         let gone = |from_us: u64, until_us: u64| {
             record.events.iter().any(|event| {
-                is_another_store(event) && from_us <= event.at_us && event.at_us <= until_us
+                is_another_store(event)
+                    && event.call == 0
+                    && from_us <= event.at_us
+                    && event.at_us <= until_us
             })
         };
         self.calls.iter().any(|call| {
@@ -515,7 +519,7 @@ fn stuck(record: &RunRecord, call: &CallTold<'_>) -> bool {
         let never_came_back = !later().any(is_invoked);
         let nobody_knows = record.events[..last.at]
             .iter()
-            .any(|event| is_another_store(event) && event.at_us >= call.invoked_us);
+            .any(|event| is_another_store(event) && event.call == call.ordinal);
         let for_good = (last.at < ended && quiet) || (nobody_knows && never_came_back);
         *last.ending == Ending::Unknown && for_good
     });

@@ -111,7 +111,7 @@ impl Rows {
                 if !faults_ended {
                     call.flags |= Call::GAVE_UP;
                 }
-                if (self.replaced.last()).is_some_and(|&us| us >= call.invoked_us) {
+                if call.has(Call::TOLD_OF_OTHER_STORE) {
                     call.flags |= Call::NOBODY_LEFT;
                 }
             }

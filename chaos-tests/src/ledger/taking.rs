@@ -213,7 +213,8 @@ impl Taken {
                 self.faults_ended_us.get_or_insert(at_us);
             }
             What::Invoked { payload } => self.invoked(noted, key, payload),
-            What::OtherStore => self.rows.replaced(at_us),
+            What::OtherStore if call == 0 => self.rows.replaced(at_us),
+            What::OtherStore => self.call(call, "told of another store", Call::told_of_other_store),
             What::Received(attempt) => self.call(call, "received", |call| {
                 call.attempts = call.attempts.max(attempt);
             }),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use onlyonce_chaos::history::{Ending, Happened};
+use onlyonce_chaos::history::{Ending, Happened, OTHER_STORE};
 use onlyonce_chaos::scenario::{Mode, Scenario, Workload};
 use onlyonce_chaos::sim::{Dialler, Run};
 use parking_lot::Mutex;
@@ -283,10 +283,12 @@ impl Caller {
             }
             Err(CallFailure::NotExecuted(_)) => (Ending::Refused, None),
             // The store that knew of it is gone for good, and the client is told so: there is nobody
-            // left to ask. The history says when the store was replaced.
+            // left to ask.
             Err(CallFailure::OutcomeUnknown(failed))
                 if failed.status == Some(Status::Misdirected) =>
             {
+                let (who, event) = (format!("client-{}", self.number), OTHER_STORE.to_owned());
+                self.run.note(call, 0, Happened::Lifecycle { who, event });
                 (Ending::Unknown, None)
             }
             Err(CallFailure::OutcomeUnknown(failed)) => (Ending::Unknown, Some(failed.ticket)),
