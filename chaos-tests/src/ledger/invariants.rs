@@ -4,10 +4,10 @@ use super::{Verdict, judge};
 use crate::history::{Defect, Ending, Event, Happened, OTHER_STORE, RunHeader, RunRecord, Seen};
 
 /// A run of one's own making; times are in microseconds.
-struct Run(RunRecord);
+pub(super) struct Run(pub(super) RunRecord);
 
 impl Run {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut record = RunRecord::new(RunHeader {
             resolve_within_ms: Some(1),
             opening: [("a".to_owned(), 100), ("b".to_owned(), 0)].into(),
@@ -17,7 +17,7 @@ impl Run {
         Self(record)
     }
 
-    fn event(mut self, at_us: u64, call: u64, what: Happened) -> Self {
+    pub(super) fn event(mut self, at_us: u64, call: u64, what: Happened) -> Self {
         self.0.events.push(Event {
             at_us,
             call,
@@ -27,11 +27,11 @@ impl Run {
         self
     }
 
-    fn invoked(self, at_us: u64, call: u64, key: &str) -> Self {
+    pub(super) fn invoked(self, at_us: u64, call: u64, key: &str) -> Self {
         self.invoked_with(at_us, call, key, "pay")
     }
 
-    fn invoked_with(self, at_us: u64, call: u64, key: &str, payload: &str) -> Self {
+    pub(super) fn invoked_with(self, at_us: u64, call: u64, key: &str, payload: &str) -> Self {
         let invoked = Happened::Invoked {
             client: 1,
             key: key.into(),
@@ -41,11 +41,11 @@ impl Run {
             .event(at_us, call, Happened::Sent)
     }
 
-    fn effect(self, at_us: u64, call: u64, key: &str, index: u64) -> Self {
+    pub(super) fn effect(self, at_us: u64, call: u64, key: &str, index: u64) -> Self {
         self.effect_of(at_us, call, key, index, "pay", Seen::AtCommit)
     }
 
-    fn effect_of(
+    pub(super) fn effect_of(
         self,
         at_us: u64,
         call: u64,
@@ -65,29 +65,29 @@ impl Run {
         self.event(at_us, call, effect)
     }
 
-    fn ended(self, at_us: u64, call: u64, ending: Ending) -> Self {
+    pub(super) fn ended(self, at_us: u64, call: u64, ending: Ending) -> Self {
         self.event(at_us, call, Happened::Ended { ending })
     }
 
-    fn answered(self, at_us: u64, call: u64) -> Self {
+    pub(super) fn answered(self, at_us: u64, call: u64) -> Self {
         self.ended(at_us, call, Ending::Answered(b"ok".to_vec()))
     }
 
     /// A call from its beginning to its answer, within 20 microseconds.
-    fn whole(self, at_us: u64, call: u64, key: &str, index: u64) -> Self {
+    pub(super) fn whole(self, at_us: u64, call: u64, key: &str, index: u64) -> Self {
         self.invoked(at_us, call, key)
             .effect(at_us + 10, call, key, index)
             .answered(at_us + 20, call)
     }
 
-    fn accounts(mut self, a: i64, b: i64) -> Self {
+    pub(super) fn accounts(mut self, a: i64, b: i64) -> Self {
         self.0.accounts = Some([("a".to_owned(), a), ("b".to_owned(), b)].into());
         self
     }
 
     /// Beside what it is about, a whole run has a call that is answered, and says when the faults
     /// ended.
-    fn made_whole(&self) -> RunRecord {
+    pub(super) fn made_whole(&self) -> RunRecord {
         let mut whole = Self(self.0.clone());
         let has = |run: &Self, wanted: fn(&Happened) -> bool| {
             run.0.events.iter().any(|event| wanted(&event.what))
@@ -111,13 +111,13 @@ impl Run {
     }
 
     #[track_caller]
-    fn is_valid(&self) {
+    pub(super) fn is_valid(&self) {
         let report = judge(&self.made_whole());
         assert_eq!(report.verdict(), Verdict::Valid, "{report}");
     }
 
     #[track_caller]
-    fn breaks_only(&self, invariant: &str, name: &str) {
+    pub(super) fn breaks_only(&self, invariant: &str, name: &str) {
         let report = judge(&self.0);
         assert_eq!(report.verdict(), Verdict::Violated, "{report}");
         let broken: Vec<_> = report
@@ -132,7 +132,7 @@ impl Run {
     }
 
     #[track_caller]
-    fn is_unknown_because(&self, doubt: &str) {
+    pub(super) fn is_unknown_because(&self, doubt: &str) {
         let report = judge(&self.0);
         assert_eq!(report.verdict(), Verdict::Unknown, "{report}");
         assert!(
@@ -592,85 +592,4 @@ fn a_history_that_stops_early_shows_what_is_stuck_until_then() {
     };
     cut(1_101).breaks_only("I10", "stuck");
     cut(1_100).is_unknown_because("1 calls have no end");
-}
-
-#[test]
-fn what_the_executor_has_seen_is_a_violation_of_its_own_name() {
-    let mut run = Run::new().whole(0, 1, "k", 1);
-    run.0.defects.push(Defect {
-        name: "damaged-store".into(),
-        text: "a sum differs".into(),
-    });
-    run.breaks_only("defect", "damaged-store");
-    let report = judge(&run.made_whole());
-    assert!(
-        report.to_string().ends_with("damaged-store: a sum differs"),
-        "{report}"
-    );
-}
-
-#[test]
-fn a_run_in_which_nobody_was_answered_shows_nothing_about_answers() {
-    let nobody = || {
-        Run::new()
-            .invoked(0, 1, "k")
-            .ended(20, 1, Ending::Refused)
-            .invoked(0, 2, "l")
-            .ended(20, 2, Ending::InDoubt)
-            .event(30, 0, Happened::FaultsEnded)
-    };
-    nobody().is_unknown_because("no call was answered");
-    assert!(judge(&nobody().0).is_only_unanswered());
-    nobody()
-        .ended(40, 1, Ending::Declined(b"no".to_vec()))
-        .is_valid();
-    let mut cut = nobody();
-    cut.0.complete = false;
-    assert!(!judge(&cut.0).is_only_unanswered());
-}
-
-#[test]
-fn a_run_with_a_limit_that_never_says_when_the_faults_ended_is_not_valid() {
-    let silent = || Run::new().whole(0, 1, "k", 1);
-    silent().is_unknown_because("it is not said when the faults ended");
-    silent().event(30, 0, Happened::FaultsEnded).is_valid();
-    let mut boundless = silent();
-    boundless.0.header.resolve_within_ms = None;
-    assert_eq!(judge(&boundless.0).verdict(), Verdict::Valid);
-}
-
-#[test]
-fn what_cannot_be_judged_is_unknown_and_says_why() {
-    Run::new().is_unknown_because("no call");
-    Run::new()
-        .invoked(0, 1, "k")
-        .is_unknown_because("1 calls have no end");
-    Run::new()
-        .whole(0, 1, "k", 1)
-        .whole(30, 2, "l", 1)
-        .is_unknown_because("two effects are said to be commit 1");
-    Run::new()
-        .whole(0, 1, "k", 1)
-        .answered(30, 9)
-        .is_unknown_because("call 9 was ended before it was invoked");
-    Run::new()
-        .whole(0, 1, "k", 1)
-        .invoked_with(30, 1, "k", "pay more")
-        .is_unknown_because("another key or payload");
-    // What is broken is broken all the same.
-    let mut broken = Run::new()
-        .invoked(0, 1, "k")
-        .effect(5, 1, "k", 1)
-        .effect(6, 1, "k", 2);
-    broken.0.complete = false;
-    broken.breaks_only("I1", "double-apply");
-}
-
-#[test]
-fn ordinals_may_be_anything() {
-    Run::new()
-        .whole(0, u64::MAX, "k", 1)
-        .whole(30, 1 << 40, "l", 2)
-        .whole(60, 3, "m", 3)
-        .is_valid();
 }

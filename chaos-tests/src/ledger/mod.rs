@@ -76,6 +76,8 @@ mod long;
 mod model;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unjudged;
 
 pub use check::check;
 pub use effects::{Effect, Effects};
