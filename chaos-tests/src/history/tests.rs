@@ -154,7 +154,7 @@ fn a_history_that_stops_at_any_byte_is_read_up_to_there() {
         let cut = &text.as_bytes()[..bytes];
         let record = RunRecord::read(cut).unwrap();
         // The last byte of `end` is a line break, and it is whole without it.
-        assert_eq!(record.complete, false, "{bytes}");
+        assert!(!record.complete, "{bytes}");
         let lines = cut.iter().filter(|&&byte| byte == b'\n').count();
         assert!(record.events.len() + 1 >= lines, "{bytes}");
     }
