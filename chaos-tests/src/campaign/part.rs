@@ -346,13 +346,12 @@ impl Campaign {
     /// seeds are violated, with a confidence of 95 %. N is that of the executor that judged fewest in full.
     #[must_use]
     pub fn bound(&self) -> String {
-        let (mut runs, violated) = (0, self.violated());
         // The same seeds by another executor are no other seeds.
-        for part in self.parts_with_runs() {
-            let judged = part.runs.saturating_sub(part.unknown);
-            runs = if runs == 0 { judged } else { judged.min(runs) };
-        }
-        match (runs, violated) {
+        let judged = self
+            .parts_with_runs()
+            .map(|part| part.runs.saturating_sub(part.unknown));
+        let runs = judged.filter(|judged| *judged > 0).min().unwrap_or(0);
+        match (runs, self.violated()) {
             (_, 1..) => format!("{violated} of {} runs are violated.", self.runs()),
             (0, _) => "No run was judged in full, so nothing is known.".to_owned(),
             (_, 0) => format!(

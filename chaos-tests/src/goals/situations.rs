@@ -465,6 +465,15 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_again_when_the_faults_have_ended_has_not_come_back() {
+        let again = |run: Run| run.second(1, Happened::Sent).invoked(1);
+        let before = again(Run::new().invoked(1)).event(0, Happened::FaultsEnded);
+        assert_eq!(before.times(CAME_BACK), 1);
+        let after = again(Run::new().invoked(1).event(0, Happened::FaultsEnded));
+        assert_eq!(after.times(CAME_BACK), 0);
+    }
+
+    #[test]
     fn a_service_that_fails_of_itself_makes_no_retry_and_no_doubt_that_counts() {
         let fails = |run: Run, call| {
             let (who, event) = (SERVICE.to_owned(), "does not know".to_owned());

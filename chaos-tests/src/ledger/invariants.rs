@@ -1,7 +1,7 @@
 //! Each invariant: a run that breaks it and only it, and one that nearly does.
 
 use super::{Verdict, judge};
-use crate::history::{Defect, Ending, Event, Happened, OTHER_STORE, RunHeader, RunRecord, Seen};
+use crate::history::{Ending, Event, Happened, OTHER_STORE, RunHeader, RunRecord, Seen};
 
 /// A run of one's own making; times are in microseconds.
 pub(super) struct Run(pub(super) RunRecord);

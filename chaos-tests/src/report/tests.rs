@@ -112,6 +112,44 @@ fn runs_that_could_not_be_judged_are_told_apart_from_those_that_survived() {
     assert!(text.contains(told), "{text}");
 }
 
+/// The bound is of seeds: those that another executor ran too are no others, and those that were not judged none.
+#[test]
+fn the_bound_counts_seeds_that_were_judged_in_full() {
+    let toy = Toy {
+        unread: true,
+        ..Toy::default()
+    };
+    let mut found = campaign(&toy, 40, "lost");
+    assert!(
+        found
+            .bound()
+            .starts_with("0 violations in 20 seeds: fewer than 15.0 %")
+    );
+    found.parts.push(found.parts[0].clone());
+    assert!(
+        found
+            .bound()
+            .starts_with("0 violations in 20 seeds: fewer than 15.0 %")
+    );
+    (found.parts[0].unknown, found.parts[1].unknown) = (40, 40);
+    assert_eq!(
+        found.bound(),
+        "No run was judged in full, so nothing is known."
+    );
+}
+
+#[test]
+fn where_nothing_was_run_no_machine_is_told_that_all_is_well() {
+    let mut found = campaign(&Toy::default(), 3, "lost");
+    found.scenario.goals.clear();
+    found.parts[0].runs = 0;
+    found.parts[0].not_run = Some(crate::executor::NotRun::because("it is out of order"));
+    assert_eq!(found.exit_code(), 3);
+    let xml = junit(&found, &context());
+    assert!(xml.contains("errors=\"1\" skipped=\"1\""), "{xml}");
+    assert!(xml.contains("no executor could run it"), "{xml}");
+}
+
 #[test]
 fn a_fault_that_never_struck_is_named_to_everybody() {
     let mut found = campaign(&Toy::default(), 3, "lost");
