@@ -517,9 +517,11 @@ fn stuck(record: &RunRecord, call: &CallTold<'_>) -> bool {
         };
         let quiet = !later().any(|event| is_a_second_attempt(event) || is_invoked(event));
         let never_came_back = !later().any(is_invoked);
-        let nobody_knows = record.events[..last.at]
-            .iter()
-            .any(|event| is_another_store(event) && event.call == call.ordinal);
+        let of_call = record.events[..last.at].iter();
+        let nobody_knows = of_call
+            .filter(|event| event.call == call.ordinal)
+            .skip_while(|event| !is_invoked(event))
+            .any(is_another_store);
         let for_good = (last.at < ended && quiet) || (nobody_knows && never_came_back);
         *last.ending == Ending::Unknown && for_good
     });
