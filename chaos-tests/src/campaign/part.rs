@@ -352,7 +352,7 @@ impl Campaign {
             .map(|part| part.runs.saturating_sub(part.unknown));
         let runs = judged.filter(|judged| *judged > 0).min().unwrap_or(0);
         match (runs, self.violated()) {
-            (_, 1..) => format!("{violated} of {} runs are violated.", self.runs()),
+            (_, violated @ 1..) => format!("{violated} of {} runs are violated.", self.runs()),
             (0, _) => "No run was judged in full, so nothing is known.".to_owned(),
             (_, 0) => format!(
                 "0 violations in {runs} seeds: fewer than {} of all seeds would show one (95 %).",
