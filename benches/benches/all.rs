@@ -163,6 +163,7 @@ fn parts(full: bool) -> Vec<Part> {
     if full && cfg!(feature = "postgres") {
         parts.extend([
             only_full("postgres", &["calls", "5", "0.35"], "postgres.csv"),
+            only_full("postgres", &["syncs", "1"], "postgres_syncs.csv"),
             only_full(
                 "postgres",
                 &["sweep", "1000000", "16"],

@@ -347,6 +347,20 @@ impl Bench {
         self.admin("VACUUM ANALYZE onlyonce.records").await;
     }
 
+    /// How many bytes of log there have been so far.
+    pub async fn logged(&self) -> i64 {
+        let logged = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint";
+        self.admin_row(logged).await.get(0)
+    }
+
+    /// How often the log was made durable so far. It waits for connections to tell, which they do when they
+    /// have been idle for ten seconds.
+    pub async fn synced(&self) -> i64 {
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        let synced = "SELECT wal_sync FROM pg_stat_wal";
+        self.admin_row(synced).await.get(0)
+    }
+
     /// What a sweep does with answers past their retention.
     pub async fn forget_answers(&self) {
         let forget = "UPDATE onlyonce.records SET answer = NULL, answer_format = NULL";
@@ -386,6 +400,20 @@ impl Bench {
 // === impl Kind ===
 
 impl Kind {
+    /// Whether it changes anything.
+    #[must_use]
+    pub const fn writes(self) -> bool {
+        match self {
+            Self::Bare
+            | Self::BareTransaction
+            | Self::Claimed
+            | Self::OneStatement
+            | Self::Transactional
+            | Self::UniqueKey => true,
+            Self::Replay | Self::ReplayTransactional | Self::UniqueKeyAgain => false,
+        }
+    }
+
     /// Its name in the results.
     #[must_use]
     pub const fn name(self) -> &'static str {

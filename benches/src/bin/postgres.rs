@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cargo run --release -p onlyonce-bench --features postgres --bin postgres -- calls [ROUNDS] [SECONDS] [KIND,..]
+//! cargo run --release -p onlyonce-bench --features postgres --bin postgres -- syncs [SECONDS]
 //! cargo run --release -p onlyonce-bench --features postgres --bin postgres -- sweep [RECORDS] [CALLERS]
 //! cargo run --release -p onlyonce-bench --features postgres --bin postgres -- room [RECORDS]
 //! ```
@@ -12,7 +13,7 @@
 use std::time::Duration;
 
 use onlyonce::demo::TemporaryPostgres;
-use onlyonce_bench::load::{self, Measured};
+use onlyonce_bench::load::{self, Measured, Times};
 use onlyonce_bench::machine;
 use onlyonce_bench::postgres::{Bench, KINDS, Kind};
 use tokio::runtime::Runtime;
@@ -40,6 +41,7 @@ fn main() {
             number(2, 0.5),
             arguments.get(3).map(String::as_str),
         ),
+        Some("syncs") => syncs(&runtime, &bench, number(1, 1.0)),
         Some("sweep") => sweep(
             &runtime,
             &bench,
@@ -47,7 +49,7 @@ fn main() {
             number(2, 16.0) as usize,
         ),
         Some("room") => room(&runtime, &bench, number(1, 1e6) as u64),
-        _ => eprintln!("calls, sweep or room?"),
+        _ => eprintln!("calls, syncs, sweep or room?"),
     }
 }
 
@@ -57,16 +59,45 @@ fn calls(runtime: &Runtime, bench: &Bench, rounds: usize, seconds: f64, named: O
         |kind: &Kind| named.is_none_or(|named| named.split(',').any(|name| name == kind.name()));
     let time = Duration::from_secs_f64(seconds);
     runtime.block_on(bench.record_some());
-    println!("round,callers,kind,calls_per_s,p50_us,p99_us");
+    println!("round,callers,kind,calls_per_s,p50_us,p99_us,p999_us,logged_bytes_per_call");
     for round in 1..=rounds {
-        for callers in [1, 16, 64] {
+        for callers in CALLERS {
             for kind in KINDS.into_iter().filter(is_wanted) {
                 // Else one kind pays for what another has left to be vacuumed.
                 runtime.block_on(bench.vacuum());
-                let Measured { rate, p50, p99 } = measure(runtime, bench, kind, callers, time);
-                let (p50, p99, name) = (p50.as_micros(), p99.as_micros(), kind.name());
-                println!("{round},{callers},{name},{rate:.0},{p50},{p99}");
+                let logged = runtime.block_on(bench.logged());
+                let times = times(runtime, bench, kind, callers, time);
+                let logged = runtime.block_on(bench.logged()) - logged;
+                let us = |share| times.at(share).as_micros();
+                println!(
+                    "{round},{callers},{},{:.0},{},{},{},{:.0}",
+                    kind.name(),
+                    times.rate(),
+                    us(0.5),
+                    us(0.99),
+                    us(0.999),
+                    logged as f64 / times.calls as f64
+                );
             }
+        }
+    }
+}
+
+/// How often the database makes its log durable for a call of each kind that writes.
+fn syncs(runtime: &Runtime, bench: &Bench, seconds: f64) {
+    let time = Duration::from_secs_f64(seconds);
+    println!("callers,kind,calls,syncs_per_call");
+    let mut before = runtime.block_on(bench.synced());
+    for callers in CALLERS {
+        for kind in KINDS.into_iter().filter(|kind| kind.writes()) {
+            let times = times(runtime, bench, kind, callers, time);
+            let after = runtime.block_on(bench.synced());
+            let synced = after - std::mem::replace(&mut before, after);
+            let (calls, name) = (times.calls, kind.name());
+            println!(
+                "{callers},{name},{calls},{:.3}",
+                synced as f64 / calls as f64
+            );
         }
     }
 }
@@ -133,9 +164,20 @@ fn measure(
     callers: usize,
     time: Duration,
 ) -> Measured {
+    let times = times(runtime, bench, kind, callers, time);
+    Measured {
+        rate: times.rate(),
+        p50: times.at(0.5),
+        p99: times.at(0.99),
+    }
+}
+
+fn times(runtime: &Runtime, bench: &Bench, kind: Kind, callers: usize, time: Duration) -> Times {
     let bench = bench.in_numbers_of_its_own();
-    load::run(runtime, callers, time, move |number| {
+    load::times(runtime, callers, time, move |number| {
         let bench = bench.clone();
         async move { bench.make(kind, number).await }
     })
 }
+
+const CALLERS: [usize; 4] = [1, 16, 64, 256];
