@@ -106,6 +106,7 @@ fn call(state: State) -> Record {
     let scope = Scope::principal("alice").and_then(|scope| scope.operation("transfer"));
     let key = IdempotencyKey::parse("order-4711");
     Record::Call(CallRecord {
+        journal: None,
         key: ScopedKey::new(
             scope.expect("the names are short"),
             key.expect("the key is one"),

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::{Completion, Fingerprints, InDoubt, KeyDigest, ScopedKey, Timestamp};
+use crate::{CallJournal, Completion, Fingerprints, InDoubt, KeyDigest, ScopedKey, Timestamp};
 
 /// The number that orders claims of one store.
 ///
@@ -70,6 +71,9 @@ pub struct ClaimRequest {
     /// Say it only of a doubt whose call may run again: see
     /// [`Resolution::NotApplied`](crate::Resolution::NotApplied).
     pub rerun_of: Option<FencingToken>,
+    /// The request as bytes, for a call that keeps a [journal](crate::journal): with them its server
+    /// runs it again. Only a store that [keeps journals](crate::Store::journal) is asked so.
+    pub journal: Option<Bytes>,
 }
 
 /// The right to execute one call, until it is spent.
@@ -86,6 +90,7 @@ pub struct Claim {
     key: ScopedKey,
     token: FencingToken,
     lease: Lease,
+    journal: Option<Box<CallJournal>>,
     on_drop: Option<Arc<dyn Abandoned>>,
 }
 
@@ -224,6 +229,7 @@ impl ClaimRequest {
             first_sent: None,
             session: None,
             rerun_of: None,
+            journal: None,
         }
     }
 }
@@ -242,8 +248,16 @@ impl Claim {
             key,
             token,
             lease,
+            journal: None,
             on_drop,
         }
+    }
+
+    /// The claim of a journaled call. Only stores call this.
+    pub fn with_journal(self, journal: Option<Box<CallJournal>>) -> Self {
+        let mut claim = self;
+        claim.journal = journal;
+        claim
     }
 
     /// The claim that a doubt was left under, for whoever learned from outside that the call
@@ -257,6 +271,7 @@ impl Claim {
             token: doubt.token,
             // It has ended: that is what the doubt is about.
             lease: Lease::until(doubt.since),
+            journal: None,
             on_drop: None,
         }
     }
@@ -284,6 +299,12 @@ impl Claim {
     #[must_use]
     pub const fn lease(&self) -> Lease {
         self.lease
+    }
+
+    /// What was kept of a journaled call when this claim was given: the notes of the runs before.
+    #[must_use]
+    pub fn journal(&self) -> Option<&CallJournal> {
+        self.journal.as_deref()
     }
 
     /// Notes a renewal that the store has written. Only stores call this.

@@ -15,17 +15,21 @@ use std::time::Duration;
 
 use bincode::BorrowDecode;
 use bincode::config::{self, Configuration, Limit, LittleEndian, Varint};
+use bytes::Bytes;
 
+use crate::journal::Step;
 use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::{
-    Answer, AnswerFormat, AttemptId, DoubtReason, FencingToken, Fingerprint, FingerprintAlgorithm,
-    IdempotencyKey, Lease, Operator, Scope, ScopedKey, SessionCall, StoreError, Timestamp,
+    Answer, AnswerFormat, AttemptId, CallJournal, DoubtReason, FencingToken, Fingerprint,
+    FingerprintAlgorithm, IdempotencyKey, Lease, Operator, Scope, ScopedKey, SessionCall, StepName,
+    StoreError, Timestamp,
 };
 
-/// The newest record format, which is also the one that is written.
-pub const RECORD_FORMAT: u8 = 2;
+/// The newest record format. Only calls that keep a journal are written in it; what everybody else has
+/// is still format 2, which programs read that know of no journals.
+pub const RECORD_FORMAT: u8 = 3;
 
-/// A record in bytes, in the newest format.
+/// A record in bytes, in the oldest format that has room for it.
 #[must_use]
 pub fn encode(record: &Record) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(256);
@@ -36,10 +40,21 @@ pub fn encode(record: &Record) -> Vec<u8> {
 /// Puts the bytes of a record behind what is there.
 pub(crate) fn encode_into(record: &Record, bytes: &mut Vec<u8>) {
     let begin = bytes.len();
-    bytes.push(RECORD_FORMAT);
+    let journal = record.call().and_then(|call| call.journal.as_deref());
     // OK because encoding into a `Vec` fails only for types that ours are not (no unsized maps).
-    bincode::encode_into_std_write(RecordV2::from(record), bytes, CONFIG)
-        .expect("a record encodes into memory");
+    match journal {
+        None => {
+            bytes.push(WITHOUT_JOURNAL);
+            bincode::encode_into_std_write(RecordV2::from(record), bytes, CONFIG)
+        }
+        Some(journal) => {
+            bytes.push(RECORD_FORMAT);
+            let record = RecordV2::from(record);
+            let journal = JournalV3::from(journal);
+            bincode::encode_into_std_write(RecordV3 { record, journal }, bytes, CONFIG)
+        }
+    }
+    .expect("a record encodes into memory");
     let checksum = checksum(&bytes[begin..]);
     bytes.extend_from_slice(&checksum);
 }
@@ -63,7 +78,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record, StoreError> {
     // Borrowed: a length that lies takes no memory before its bytes are found missing.
     match content[0] {
         1 => payload_in::<RecordV1<'_>>(payload)?.try_into(),
-        _ => payload_in::<RecordV2<'_>>(payload)?.try_into(),
+        WITHOUT_JOURNAL => payload_in::<RecordV2<'_>>(payload)?.try_into(),
+        _ => payload_in::<RecordV3<'_>>(payload)?.try_into(),
     }
 }
 
@@ -88,6 +104,25 @@ pub(crate) fn check_version(bytes: &[u8]) -> Result<(), StoreError> {
             supported: RECORD_FORMAT,
         }),
     }
+}
+
+/// Format 3: what format 2 has, and behind it what the call's handler has finished so far.
+#[derive(bincode::Encode, bincode::BorrowDecode)]
+struct RecordV3<'a> {
+    record: RecordV2<'a>,
+    journal: JournalV3<'a>,
+}
+
+#[derive(bincode::Encode, bincode::BorrowDecode)]
+struct JournalV3<'a> {
+    request: &'a [u8],
+    steps: Vec<StepV3<'a>>,
+}
+
+#[derive(bincode::Encode, bincode::BorrowDecode)]
+struct StepV3<'a> {
+    name: &'a str,
+    result: Option<&'a [u8]>,
 }
 
 /// Format 2: what format 1 has, and behind it who ended the doubt of a completed call.
@@ -173,6 +208,57 @@ impl TryFrom<RecordV2<'_>> for Record {
                 ..
             }) => *resolved_by = Some(by),
             _ => return Err(corrupt("it is resolved and not completed".to_owned())),
+        }
+        Ok(record)
+    }
+}
+
+impl<'a> From<&'a CallJournal> for JournalV3<'a> {
+    fn from(journal: &'a CallJournal) -> Self {
+        let steps = journal.steps().iter().map(|step| StepV3 {
+            name: step.name().as_str(),
+            result: step.result().map(|result| &**result),
+        });
+        Self {
+            request: journal.request(),
+            steps: steps.collect(),
+        }
+    }
+}
+
+impl TryFrom<JournalV3<'_>> for CallJournal {
+    type Error = StoreError;
+
+    fn try_from(stored: JournalV3<'_>) -> Result<Self, StoreError> {
+        let steps = stored.steps.into_iter().map(|step| {
+            let name = StepName::parse(step.name)
+                .map_err(|error| StoreError::Corrupt(error.to_string()))?;
+            Ok(match step.result {
+                None => Step::begun(name),
+                Some(result) => Step::done(name, Bytes::copy_from_slice(result)),
+            })
+        });
+        let steps = steps.collect::<Result<_, StoreError>>()?;
+        let request = Bytes::copy_from_slice(stored.request);
+        Ok(Self::with_steps(request, steps))
+    }
+}
+
+impl TryFrom<RecordV3<'_>> for Record {
+    type Error = StoreError;
+
+    fn try_from(stored: RecordV3<'_>) -> Result<Self, StoreError> {
+        let mut record = stored.record.try_into()?;
+        match &mut record {
+            Self::Call(CallRecord {
+                state: State::Completed { .. },
+                ..
+            })
+            | Self::Sealed { .. } => {
+                let what = "it keeps a journal and is settled".to_owned();
+                return Err(StoreError::Corrupt(what));
+            }
+            Self::Call(call) => call.journal = Some(Box::new(stored.journal.try_into()?)),
         }
         Ok(record)
     }
@@ -293,6 +379,7 @@ impl TryFrom<RecordV1<'_>> for Record {
                     first_unanswered,
                 }),
             retention: call.retention_ms.map(Duration::from_millis),
+            journal: None,
             state: call.state.try_into()?,
         }))
     }
@@ -371,6 +458,9 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
 }
 
 const CHECKSUM_BYTES: usize = 8;
+
+/// The format of everything that keeps no journal.
+const WITHOUT_JOURNAL: u8 = 2;
 
 /// Larger than any record: answers of at most 16 MiB, and the rest is bounded by 255 bytes a name.
 const DECODE_BYTES_MAX: usize = 17 * 1024 * 1024;

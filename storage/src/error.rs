@@ -23,6 +23,15 @@ pub enum StoreError {
     /// The record's fingerprint was made by an algorithm that this program does not compute.
     #[error("record has a fingerprint of unknown algorithm {0}; run the version that wrote it")]
     IncomparableFingerprint(u16),
+    /// The journal of a call is larger than the store keeps. Its request is, where this answers a
+    /// claim: nothing was written.
+    #[error("journal of {size} bytes is larger than the {limit} bytes that the store keeps of one")]
+    JournalTooLarge {
+        /// Its size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// The store failed and acknowledges nothing more until it is opened again.
     #[error("store is poisoned since a write failed: {0}; open it again")]
     Poisoned(String),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::record::{AnswerKept, CallRecord, State};
 use crate::{
     Answer, ClockSuspicion, DoubtReason, FencingToken, KeyDigest, Operator, Scope, ScopedKey,
-    SessionCall, StoreId, Timestamp,
+    SessionCall, StepName, StoreId, Timestamp,
 };
 
 /// Which open calls are listed.
@@ -74,8 +74,21 @@ pub struct RecordView {
     pub first_sent: Option<Timestamp>,
     /// Its session, for a call in one.
     pub session: Option<SessionCall>,
+    /// What its handler has finished so far, in the order in which it was first noted. Empty for a
+    /// call without a journal, and for one that is settled.
+    pub steps: Vec<StepView>,
     /// What became of it.
     pub state: StateView,
+}
+
+/// A step of a call as operators see it: everything but the bytes of its result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StepView {
+    /// Its name.
+    pub name: StepName,
+    /// How large its result is; `None` where it was begun and nobody knows what became of it.
+    pub result_bytes: Option<u64>,
 }
 
 /// What became of a call.
@@ -270,6 +283,7 @@ impl RecordView {
             claimed_at: call.claimed_at,
             first_sent: call.first_sent,
             session: call.session,
+            steps: steps(call),
             state: match &call.state {
                 State::Completed {
                     at,
@@ -325,6 +339,15 @@ impl RecordView {
         }
         self
     }
+}
+
+fn steps(call: &CallRecord) -> Vec<StepView> {
+    let steps = call.journal.iter().flat_map(|journal| journal.steps());
+    let steps = steps.map(|step| StepView {
+        name: step.name().clone(),
+        result_bytes: step.result().map(|result| result.len() as u64),
+    });
+    steps.collect()
 }
 
 // === impl AnswerView ===

@@ -29,6 +29,7 @@ pub mod conformance;
 mod error;
 mod fingerprint;
 pub mod inspect;
+pub mod journal;
 mod key;
 mod kill_point;
 mod limits;
@@ -65,8 +66,9 @@ pub use crate::fingerprint::{
 };
 pub use crate::inspect::{
     AnswerBytes, Cursor, KeyView, ListPage, ListRequest, OpenState, RecordView, StateView,
-    StoreStats,
+    StepView, StoreStats,
 };
+pub use crate::journal::{CallJournal, Journal, NoteError, StepName, StepNote};
 pub use crate::key::{
     IdempotencyKey, KEY_BYTES_MAX, KeyDigest, KeyError, KeyPolicy, SCOPE_PART_BYTES_MAX, Scope,
     ScopeDigest, ScopeError, ScopedKey,

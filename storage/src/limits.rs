@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::journal::JournalLimits;
+
 /// The bounds of a store. At each of them a call is refused before its effect; a record is never
 /// removed to make room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +13,13 @@ pub struct StoreLimits {
     /// 1 MiB: the size of a request body that servers take by default. A larger one ends in
     /// [`StoreError::AnswerTooLarge`](crate::StoreError::AnswerTooLarge), its key in doubt.
     pub answer_bytes_max: usize,
+    /// How large the journal of a call may be, in bytes: its request, and the names and results of
+    /// its steps. Default 1 MiB: it is written anew with each step, and there are as many as there
+    /// are calls in progress. At most [`JOURNAL_BYTES_LIMIT`].
+    pub journal_bytes_max: usize,
+    /// How many steps a journaled call may have. Default 256: far more than anybody names, and a
+    /// handler that loops is stopped.
+    pub steps_max: usize,
     /// How many calls of one scope may be in progress. Default 10,000: more than one server's
     /// handlers run at once, and few enough that one tenant cannot fill a store.
     pub in_progress_max: usize,
@@ -41,6 +50,38 @@ impl StoreLimits {
             ANSWER_BYTES_LIMIT
         };
         self
+    }
+
+    /// Keeps journals of up to `bytes` bytes, or [`JOURNAL_BYTES_LIMIT`] where that is less.
+    #[must_use]
+    pub const fn journal_bytes_max(mut self, bytes: usize) -> Self {
+        self.journal_bytes_max = if bytes < JOURNAL_BYTES_LIMIT {
+            bytes
+        } else {
+            JOURNAL_BYTES_LIMIT
+        };
+        self
+    }
+
+    /// Lets a journaled call have `steps` steps.
+    #[must_use]
+    pub const fn steps_max(mut self, steps: usize) -> Self {
+        self.steps_max = steps;
+        self
+    }
+
+    /// The bounds of one journal.
+    #[must_use]
+    pub const fn journal(&self) -> JournalLimits {
+        let bytes_max = if self.journal_bytes_max < JOURNAL_BYTES_LIMIT {
+            self.journal_bytes_max
+        } else {
+            JOURNAL_BYTES_LIMIT
+        };
+        JournalLimits {
+            bytes_max,
+            steps_max: self.steps_max,
+        }
     }
 
     /// Lets one scope have `calls` calls in progress.
@@ -83,6 +124,8 @@ impl Default for StoreLimits {
     fn default() -> Self {
         Self {
             answer_bytes_max: 1024 * 1024,
+            journal_bytes_max: 1024 * 1024,
+            steps_max: 256,
             in_progress_max: 10_000,
             in_doubt_max: 100_000,
             session_idle: Duration::from_secs(60 * 60),
@@ -94,3 +137,6 @@ impl Default for StoreLimits {
 
 /// No store records a larger answer, whatever it is told: the codec decodes no more than this.
 pub const ANSWER_BYTES_LIMIT: usize = 16 * 1024 * 1024;
+
+/// No store keeps a larger journal, whatever it is told, for the same reason.
+pub const JOURNAL_BYTES_LIMIT: usize = 8 * 1024 * 1024;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    Answer, AttemptId, Completion, DoubtReason, FencingToken, Fingerprint, InDoubt, Lease,
-    Operator, ScopedKey, SessionCall, Timestamp,
+    Answer, AttemptId, CallJournal, Completion, DoubtReason, FencingToken, Fingerprint, InDoubt,
+    Lease, Operator, ScopedKey, SessionCall, Timestamp,
 };
 
 /// Everything that is kept of one key. The legal changes are in [`transition`](crate::transition).
@@ -39,6 +39,8 @@ pub struct CallRecord {
     pub session: Option<SessionCall>,
     /// How long the answer shall be kept; the store's own retention when `None`.
     pub retention: Option<Duration>,
+    /// What its handler has finished so far, for a call that keeps a journal and is not settled.
+    pub journal: Option<Box<CallJournal>>,
     /// What became of it.
     pub state: State,
 }

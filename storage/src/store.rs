@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use uuid::Uuid;
 
+use crate::journal::Journal;
 use crate::transaction::TransactionalStore;
 use crate::{
     Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, ClockSuspicion, DoubtReason,
@@ -113,6 +114,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// This store as one that keeps handlers' tables beside the records, if it is one.
     fn transactions(&self) -> Option<&dyn TransactionalStore> {
+        None
+    }
+
+    /// This store as one that keeps journals of calls, if it is one.
+    fn journal(&self) -> Option<&dyn Journal> {
         None
     }
 

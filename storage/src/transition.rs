@@ -17,11 +17,12 @@
 
 use std::time::Duration;
 
+use crate::journal::{JournalLimits, Noted, StepNote, StepResolution};
 use crate::planted;
 use crate::record::{AnswerKept, CallRecord, KeyState, Record, State};
 use crate::{
-    Answer, ClaimRequest, Comparison, Completion, DoubtReason, FencingToken, InDoubt, Lease,
-    Operator, RetentionOptions, StoreError, Timestamp,
+    Answer, CallJournal, ClaimRequest, Comparison, Completion, DoubtReason, FencingToken, InDoubt,
+    Lease, NoteError, Operator, RetentionOptions, StoreError, Timestamp,
 };
 
 /// What a store knows at the moment of a change.
@@ -139,7 +140,9 @@ pub fn claim(
         }
         // A call that would be stale if its key were absent is not executed here either.
         State::InDoubt { .. }
-            if request.rerun_of == Some(call.token) && !is_forgotten(request.first_sent, at) =>
+            if request.rerun_of == Some(call.token)
+                && !is_forgotten(request.first_sent, at)
+                && may_go_on(call, request) =>
         {
             ClaimStep::Claim(claim_anew(call, request, token, at))
         }
@@ -193,6 +196,128 @@ pub fn renew(
     }
 }
 
+/// in progress => in progress, with one more note in its journal.
+///
+/// That a step is finished, or was not executed, is also taken of a call in doubt whose owner says so
+/// of a step that it has begun: it knows.
+///
+/// # Errors
+///
+/// [`NoteError::Fenced`] when the record is settled, not under `token`, or its claim has ended;
+/// [`NoteError::Refused`] for what the journal does not take.
+pub fn note(
+    existing: Option<&Record>,
+    token: FencingToken,
+    note: &StepNote,
+    limits: JournalLimits,
+    at: &Circumstances,
+) -> Result<CallRecord, NoteError> {
+    let call = unsettled(existing, token).map_err(|Fenced| NoteError::Fenced)?;
+    let journal = call.journal.as_deref();
+    let journal = journal.ok_or(crate::journal::NoteRefused::NoJournal)?;
+    let is_held = match call.state {
+        State::InProgress { lease } => ended_claim(call, lease, at).is_none(),
+        _ => false,
+    };
+    let is_begun = || {
+        let step = journal.step(&note.name);
+        step.is_some_and(|step| step.result().is_none())
+    };
+    if !is_held && (note.what == Noted::Begun || !is_begun()) {
+        return Err(NoteError::Fenced);
+    }
+    let noted = journal.noted(note, limits)?;
+    Ok(CallRecord {
+        journal: Some(Box::new(noted)),
+        ..call.clone()
+    })
+}
+
+/// in doubt => in doubt, with what somebody who is not the owner knows of a step that was begun.
+///
+/// # Errors
+///
+/// [`Fenced`](crate::SettleError::Fenced) when the record is not in doubt under `token`, or the step is
+/// not begun; an error of the store when its result does not fit.
+pub fn resolve_step(
+    existing: Option<&Record>,
+    token: FencingToken,
+    name: &crate::StepName,
+    resolution: StepResolution,
+    limits: JournalLimits,
+    at: &Circumstances,
+) -> Result<CallRecord, crate::SettleError> {
+    let fenced = |Fenced| crate::SettleError::Fenced;
+    let call = owned(existing, token).map_err(fenced)?;
+    let doubted = match call.state {
+        State::InDoubt { .. } => call.clone(),
+        _ => lapse(existing, at).ok_or(Fenced).map_err(fenced)?,
+    };
+    let journal = doubted.journal.as_deref();
+    let begun = journal.filter(|journal| {
+        let step = journal.step(name);
+        step.is_some_and(|step| step.result().is_none())
+    });
+    let what = match resolution {
+        StepResolution::Done(result) => Noted::Done(result),
+        StepResolution::NotExecuted => Noted::NotExecuted,
+    };
+    let name = name.clone();
+    let noted = begun.ok_or(Fenced).map_err(fenced)?;
+    let noted = noted.noted(&StepNote { name, what }, limits);
+    let noted = noted.map_err(|refused| match refused {
+        crate::journal::NoteRefused::TooLarge { size, limit } => {
+            crate::SettleError::Store(StoreError::JournalTooLarge { size, limit })
+        }
+        _ => crate::SettleError::Fenced,
+    })?;
+    let goes_on = noted.unfinished().is_none();
+    let mut doubted = CallRecord {
+        journal: Some(Box::new(noted)),
+        ..doubted
+    };
+    // What nobody could know was the step.
+    if let State::InDoubt { reason, .. } = &mut doubted.state
+        && goes_on
+        && *reason == DoubtReason::Ambiguous
+    {
+        *reason = DoubtReason::OwnerGone;
+    }
+    Ok(doubted)
+}
+
+/// The request of a journaled call, if it fits.
+///
+/// # Errors
+///
+/// [`StoreError::JournalTooLarge`] if it does not. For stores, before they claim.
+pub fn check_journal(request: &ClaimRequest, limits: JournalLimits) -> Result<(), StoreError> {
+    let (size, limit) = (
+        request.journal.as_ref().map_or(0, bytes::Bytes::len),
+        limits.bytes_max,
+    );
+    match size > limit {
+        true => Err(StoreError::JournalTooLarge { size, limit }),
+        false => Ok(()),
+    }
+}
+
+/// Whether a call in doubt can go on: it keeps a journal, every step in it is finished or was never begun,
+/// and its run just ended, without a word of its handler that would be taken back.
+#[must_use]
+pub fn is_abandoned(call: &CallRecord) -> bool {
+    let State::InDoubt {
+        reason: DoubtReason::LeaseLapsed | DoubtReason::OwnerGone,
+        answer: None,
+        ..
+    } = call.state
+    else {
+        return false;
+    };
+    let journal = call.journal.as_deref();
+    journal.is_some_and(|journal| journal.unfinished().is_none())
+}
+
 /// (in progress | in doubt) => completed.
 ///
 /// The owner of a doubt may still say what happened: it knows. Once somebody else has resolved it,
@@ -224,6 +349,7 @@ pub fn complete(
     };
     Ok(CallRecord {
         state,
+        journal: None,
         ..call.clone()
     })
 }
@@ -425,10 +551,23 @@ fn claim_absent(request: &ClaimRequest, token: FencingToken, at: &Circumstances)
         first_sent: request.first_sent,
         session: request.session,
         retention: request.retention,
+        journal: begun_journal(request),
         state: State::InProgress {
             lease: Lease::until(at.now.plus(request.lease)),
         },
     })
+}
+
+/// The journal with which a call begins.
+fn begun_journal(request: &ClaimRequest) -> Option<Box<CallJournal>> {
+    let request = request.journal.clone()?;
+    Some(Box::new(CallJournal::new(request)))
+}
+
+/// Whether a run that keeps a journal can go on with this call: one that was run without a journal, or
+/// that has begun a step and not finished it, may have had effects that the run would repeat.
+fn may_go_on(call: &CallRecord, request: &ClaimRequest) -> bool {
+    request.journal.is_none() || is_abandoned(call)
 }
 
 /// The claim of a re-run. The key is never absent between the two: an absent key could be used for
@@ -444,6 +583,8 @@ fn claim_anew(
         attempt: request.attempt,
         // Not earlier than before, so that nothing is forgotten sooner where a clock was set back.
         claimed_at: at.now.max(doubted.claimed_at),
+        // Of whoever runs it without one everything is new.
+        journal: request.journal.as_ref().and(doubted.journal.clone()),
         state: State::InProgress {
             lease: Lease::until(at.now.plus(request.lease)),
         },

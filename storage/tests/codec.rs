@@ -14,6 +14,7 @@ use proptest::prelude::*;
 fn call(state: State) -> Record {
     let scope = Scope::principal("alice").unwrap();
     Record::Call(CallRecord {
+        journal: None,
         key: ScopedKey::new(
             scope.operation("transfer").unwrap(),
             IdempotencyKey::parse("order-4711").unwrap(),
@@ -268,6 +269,7 @@ fn any_record() -> impl Strategy<Value = Record> {
         }
         let (incarnation, sequence, claimed_at, first_sent, session, retention) = numbers;
         Record::Call(CallRecord {
+            journal: None,
             key: ScopedKey::new(scope, IdempotencyKey::parse(&key).unwrap()),
             fingerprint: Fingerprint::from_parts(FingerprintAlgorithm::new(bytes.0), bytes.1),
             token: FencingToken::new(incarnation, sequence),

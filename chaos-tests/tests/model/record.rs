@@ -80,6 +80,7 @@ impl Row {
             },
         };
         Record::Call(CallRecord {
+            journal: None,
             key: key().clone(),
             fingerprint: fingerprint(body),
             token,

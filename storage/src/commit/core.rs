@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::inspecting;
+use super::journaling;
 use super::open_calls::OpenCalls;
 use super::operation::{Change, ClaimReply, Group, Operation, Reply};
 use super::overlay::{Overlay, Rows};
@@ -207,6 +208,18 @@ impl GroupCore {
                 resolution,
                 by,
             } => Reply::Settle(self.resolve(overlay, (&key, token), resolution, by, &at)),
+            Operation::Note { key, token, note } => {
+                Reply::Noted(self.note(overlay, (key, token), &note, &at))
+            }
+            Operation::Abandoned { after, calls_max } => {
+                Reply::Abandoned(journaling::abandoned(self, overlay, after, calls_max, &at))
+            }
+            Operation::ResolveStep {
+                key,
+                token,
+                name,
+                resolution,
+            } => Reply::Settle(self.resolve_step(overlay, (key, token), &name, resolution, &at)),
             Operation::List(request) => Reply::Page(inspecting::list(self, overlay, &request, &at)),
             Operation::Show { key, answer } => {
                 Reply::View(inspecting::show(self, overlay, key.digest(), answer, &at))
@@ -230,6 +243,7 @@ impl GroupCore {
         request: &ClaimRequest,
         at: &Circumstances,
     ) -> Result<ClaimReply, StoreError> {
+        transition::check_journal(request, self.limits.journal())?;
         let key = request.key.digest();
         let existing = match self.seen_in_session(overlay, request, at)? {
             Ok(existing) => existing,
@@ -493,6 +507,7 @@ pub(super) fn claimed(call: &CallRecord) -> Result<ClaimReply, StoreError> {
         key: call.key.clone(),
         token: call.token,
         lease,
+        journal: call.journal.clone(),
     })
 }
 

@@ -21,6 +21,7 @@ mod core_sessions;
 #[cfg(feature = "sled")]
 pub(crate) mod disk;
 mod inspecting;
+mod journaling;
 mod open_calls;
 mod operation;
 mod overlay;

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::sessions::SessionChange;
+use crate::journal::{AbandonedPage, CallJournal, NoteError, StepName, StepNote, StepResolution};
 use crate::record::{KeyState, Record};
 use crate::transaction::{Row, RowRange, Work, Writes};
 use crate::transition::Refusal;
 use crate::{
-    Abandoned, Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason,
-    FencingToken, InDoubt, KeyDigest, KeyView, Lease, ListPage, ListRequest, Operator, Question,
-    Resolution, Scope, ScopedKey, SessionRequest, SessionState, SettleError, StoreError, Timestamp,
+    Abandoned, Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, Completion, Cursor,
+    DoubtReason, FencingToken, InDoubt, KeyDigest, KeyView, Lease, ListPage, ListRequest, Operator,
+    Question, Resolution, Scope, ScopedKey, SessionRequest, SessionState, SettleError, StoreError,
+    Timestamp,
 };
 
 /// One thing that is asked of a store.
@@ -93,6 +95,33 @@ pub enum Operation {
         /// Who says so.
         by: Operator,
     },
+    /// See [`Journal::note`](crate::Journal::note).
+    Note {
+        /// The key of the claim.
+        key: KeyDigest,
+        /// Its token.
+        token: FencingToken,
+        /// What is noted.
+        note: StepNote,
+    },
+    /// See [`Journal::abandoned`](crate::Journal::abandoned).
+    Abandoned {
+        /// Behind this one.
+        after: Option<Cursor>,
+        /// At most so many.
+        calls_max: usize,
+    },
+    /// See [`Journal::resolve_step`](crate::Journal::resolve_step).
+    ResolveStep {
+        /// The key in doubt.
+        key: KeyDigest,
+        /// The token in doubt.
+        token: FencingToken,
+        /// The step.
+        name: StepName,
+        /// What became of it.
+        resolution: StepResolution,
+    },
     /// See [`Inspect::list`](crate::Inspect::list).
     List(ListRequest),
     /// See [`Inspect::show`](crate::Inspect::show).
@@ -163,6 +192,10 @@ pub enum Reply {
     Settle(Result<(), SettleError>),
     /// To a question.
     State(Result<KeyState, StoreError>),
+    /// To a note.
+    Noted(Result<(), NoteError>),
+    /// To whoever looks for what can go on.
+    Abandoned(Result<AbandonedPage, StoreError>),
     /// To whoever lists.
     Page(Result<ListPage, StoreError>),
     /// To whoever wants to see a key.
@@ -181,6 +214,8 @@ pub enum ClaimReply {
         token: FencingToken,
         /// How long it holds.
         lease: Lease,
+        /// What is kept of a journaled call.
+        journal: Option<Box<CallJournal>>,
     },
     /// The call has an answer.
     Completed(Completion),
@@ -242,8 +277,14 @@ impl ClaimReply {
     #[must_use]
     pub fn into_outcome(self, on_drop: Arc<dyn Abandoned>) -> ClaimOutcome {
         match self {
-            Self::Claimed { key, token, lease } => {
-                ClaimOutcome::Claimed(Claim::new(key, token, lease, Some(on_drop)))
+            Self::Claimed {
+                key,
+                token,
+                lease,
+                journal,
+            } => {
+                let claim = Claim::new(key, token, lease, Some(on_drop));
+                ClaimOutcome::Claimed(claim.with_journal(journal))
             }
             Self::Completed(completion) => ClaimOutcome::Completed(completion),
             Self::InDoubt(doubt) => ClaimOutcome::InDoubt(doubt),
@@ -344,6 +385,30 @@ impl Reply {
     pub fn into_state(self) -> Result<KeyState, StoreError> {
         match self {
             Self::State(reply) => reply,
+            other => Err(other.mixed_up()),
+        }
+    }
+
+    /// The reply to a note.
+    ///
+    /// # Errors
+    ///
+    /// What the reply says.
+    pub fn into_noted(self) -> Result<(), NoteError> {
+        match self {
+            Self::Noted(reply) => reply,
+            other => Err(other.mixed_up().into()),
+        }
+    }
+
+    /// The reply to whoever looks for what can go on.
+    ///
+    /// # Errors
+    ///
+    /// What the reply says.
+    pub fn into_abandoned(self) -> Result<AbandonedPage, StoreError> {
+        match self {
+            Self::Abandoned(reply) => reply,
             other => Err(other.mixed_up()),
         }
     }

@@ -85,6 +85,8 @@ impl GroupCore {
     ) -> Result<ClaimReply, StoreError> {
         // A doubt is not ended by a guarantee that leaves none.
         request.rerun_of = None;
+        // Nothing of it is kept before the commit.
+        request.journal = None;
         let key = request.key.digest();
         let existing = match self.seen_in_session(overlay, &request, at)? {
             Ok(existing) => existing,

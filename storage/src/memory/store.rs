@@ -13,6 +13,7 @@ use crate::clock::ClockGuard;
 use crate::commit::{
     Change, Commit, CommitRefusal, GroupCore, Operation, Reply, Rows, Scan, Sight, over,
 };
+use crate::journal::{AbandonedPage, Journal, StepResolution};
 use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::transaction::{
     CommitError, CommitFuture, KeyBounds, RANGE_ROWS_MAX, ReadRows, Row, RowRange, TABLES_MAX,
@@ -20,10 +21,10 @@ use crate::transaction::{
 };
 use crate::transition::{self, Circumstances};
 use crate::{
-    Abandoned, Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, Clock, DoubtReason,
-    FencingToken, Inspect, KeyDigest, KeyState, KeyView, ListPage, ListRequest, Operator, Question,
-    Resolution, Scope, ScopedKey, SessionRequest, SessionState, SettleError, Store, StoreError,
-    StoreFuture, StoreId, StoreStats, Swept, Timestamp,
+    Abandoned, Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, Clock, Cursor, DoubtReason,
+    FencingToken, Inspect, KeyDigest, KeyState, KeyView, ListPage, ListRequest, NoteError,
+    Operator, Question, Resolution, Scope, ScopedKey, SessionRequest, SessionState, SettleError,
+    StepName, StepNote, Store, StoreError, StoreFuture, StoreId, StoreStats, Swept, Timestamp,
 };
 
 /// A [`Store`] in memory.
@@ -131,6 +132,10 @@ impl Store for MemoryStore {
         Some(self)
     }
 
+    fn journal(&self) -> Option<&dyn Journal> {
+        Some(self)
+    }
+
     fn id(&self) -> StoreId {
         self.shared.id
     }
@@ -220,6 +225,45 @@ impl Store for MemoryStore {
         Box::pin(async move {
             let operation = Operation::Session { scope, request };
             self.shared.ask(operation).into_session()
+        })
+    }
+}
+
+impl Journal for MemoryStore {
+    fn note(
+        &self,
+        key: KeyDigest,
+        token: FencingToken,
+        note: StepNote,
+    ) -> StoreFuture<'_, (), NoteError> {
+        Box::pin(async move {
+            let operation = Operation::Note { key, token, note };
+            self.shared.ask(operation).into_noted()
+        })
+    }
+
+    fn abandoned(&self, after: Option<Cursor>, calls_max: usize) -> StoreFuture<'_, AbandonedPage> {
+        Box::pin(async move {
+            let operation = Operation::Abandoned { after, calls_max };
+            self.shared.ask(operation).into_abandoned()
+        })
+    }
+
+    fn resolve_step(
+        &self,
+        key: ScopedKey,
+        token: FencingToken,
+        name: StepName,
+        resolution: StepResolution,
+    ) -> StoreFuture<'_, (), SettleError> {
+        Box::pin(async move {
+            let operation = Operation::ResolveStep {
+                key: key.digest(),
+                token,
+                name,
+                resolution,
+            };
+            self.shared.ask(operation).into_settled()
         })
     }
 }

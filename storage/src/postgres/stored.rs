@@ -135,6 +135,7 @@ fn call(
         _ => None,
     };
     Ok(CallRecord {
+        journal: None,
         key: scoped_key(row)?,
         fingerprint: Fingerprint::from_parts(
             FingerprintAlgorithm::new(algorithm),

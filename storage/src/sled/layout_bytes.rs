@@ -235,6 +235,7 @@ fn database() -> Db {
 fn doubted(body: &[u8]) -> (KeyDigest, Record, Answer) {
     let answer = Answer::new(AnswerFormat::new(7), body.to_vec());
     let record = Record::Call(CallRecord {
+        journal: None,
         key: ScopedKey::new(
             Scope::global(),
             IdempotencyKey::parse("order-4711").unwrap(),

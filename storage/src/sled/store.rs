@@ -10,14 +10,15 @@ use super::{OpenError, SledOptions};
 use crate::commit::disk::Engine;
 use crate::commit::writer::Writer;
 use crate::commit::{Operation, Sight};
+use crate::journal::{AbandonedPage, Journal, StepResolution};
 use crate::transaction::{
     CommitFuture, RANGE_ROWS_MAX, Row, RowRange, Transaction, TransactionalStore, Work,
 };
 use crate::{
-    Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Inspect,
-    KeyState, KeyView, ListPage, ListRequest, Operator, Question, Resolution, Scope, ScopedKey,
-    SessionRequest, SessionState, SettleError, Store, StoreError, StoreFuture, StoreId, StoreStats,
-    Swept, Timestamp,
+    Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, Cursor, DoubtReason, FencingToken,
+    Inspect, KeyDigest, KeyState, KeyView, ListPage, ListRequest, NoteError, Operator, Question,
+    Resolution, Scope, ScopedKey, SessionRequest, SessionState, SettleError, StepName, StepNote,
+    Store, StoreError, StoreFuture, StoreId, StoreStats, Swept, Timestamp,
 };
 
 /// A durable [`Store`] in a directory, for one process at a time.
@@ -157,6 +158,10 @@ impl Store for SledStore {
         Some(self)
     }
 
+    fn journal(&self) -> Option<&dyn Journal> {
+        Some(self)
+    }
+
     fn id(&self) -> StoreId {
         self.id
     }
@@ -237,6 +242,45 @@ impl Store for SledStore {
         Box::pin(async move {
             let operation = Operation::Session { scope, request };
             self.writer.ask(operation).await?.into_session()
+        })
+    }
+}
+
+impl Journal for SledStore {
+    fn note(
+        &self,
+        key: KeyDigest,
+        token: FencingToken,
+        note: StepNote,
+    ) -> StoreFuture<'_, (), NoteError> {
+        Box::pin(async move {
+            let operation = Operation::Note { key, token, note };
+            self.writer.ask(operation).await?.into_noted()
+        })
+    }
+
+    fn abandoned(&self, after: Option<Cursor>, calls_max: usize) -> StoreFuture<'_, AbandonedPage> {
+        Box::pin(async move {
+            let operation = Operation::Abandoned { after, calls_max };
+            self.writer.ask(operation).await?.into_abandoned()
+        })
+    }
+
+    fn resolve_step(
+        &self,
+        key: ScopedKey,
+        token: FencingToken,
+        name: StepName,
+        resolution: StepResolution,
+    ) -> StoreFuture<'_, (), SettleError> {
+        Box::pin(async move {
+            let operation = Operation::ResolveStep {
+                key: key.digest(),
+                token,
+                name,
+                resolution,
+            };
+            self.writer.ask(operation).await?.into_settled()
         })
     }
 }

@@ -230,6 +230,7 @@ async fn claim<A>(
         first_sent: intent.first_sent,
         session: intent.session,
         rerun_of,
+        journal: None,
     };
     // Before the store is asked, so that our idea of the lease ends before the store's does.
     let asked_at = Instant::now();

@@ -373,7 +373,9 @@ impl Operation {
     fn bytes(&self) -> usize {
         match self {
             Self::Commit(commit) => commit.work.bytes() + commit.answer.body().len(),
+            Self::Claim(request) => request.journal.as_ref().map_or(0, bytes::Bytes::len),
             Self::Complete { answer, .. } => answer.body().len(),
+            Self::Note { note, .. } => note.bytes(),
             Self::Doubt { answer, .. } => answer.as_ref().map_or(0, |answer| answer.body().len()),
             Self::Resolve {
                 resolution: Resolution::Applied(answer),

@@ -153,6 +153,7 @@ fn a_group_with_each_kind_of_entry_has_these_bytes() {
 
 fn completed(length: u32) -> Record {
     Record::Call(CallRecord {
+        journal: None,
         key: ScopedKey::new(
             Scope::global(),
             IdempotencyKey::parse("order-4711").unwrap(),
