@@ -44,6 +44,7 @@ pub const TABLE: &[Metric] = &[
     SERVER_RECONCILED_TOTAL,
     SERVER_REPLAYS_TOTAL,
     SERVER_RERUNS_TOTAL,
+    SERVER_STEPS_TOTAL,
     SERVER_TRANSACTION_CONFLICTS_TOTAL,
     SERVER_UNRECORDED_TOTAL,
     SERVER_WAITERS,
@@ -168,6 +169,16 @@ pub const SERVER_RERUNS_TOTAL: Metric = Metric {
     unit: Unit::Count,
     labels: &[],
     description: "Handlers that ran again for a call in doubt",
+};
+
+/// Steps of journaled calls, by what became of them: `run`, `replayed` (a run before has left its
+/// result), `not_executed` and `unknown` (their own code says so). What was cut off is in none.
+pub const SERVER_STEPS_TOTAL: Metric = Metric {
+    name: "onlyonce_server_steps_total",
+    kind: Kind::Counter,
+    unit: Unit::Count,
+    labels: &["result"],
+    description: "Steps of journaled calls, by what became of them",
 };
 
 /// Runs of transactional handlers that were rolled back because somebody else committed a change of

@@ -122,6 +122,10 @@ pub(crate) fn replayed() {
     counter!(names::SERVER_REPLAYS_TOTAL.name).increment(1);
 }
 
+pub(crate) fn step(result: &'static str) {
+    counter!(names::SERVER_STEPS_TOTAL.name, "result" => result).increment(1);
+}
+
 pub(crate) fn transaction_lost(result: &'static str) {
     counter!(names::SERVER_TRANSACTION_CONFLICTS_TOTAL.name, "result" => result).increment(1);
 }

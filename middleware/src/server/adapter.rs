@@ -1,14 +1,17 @@
 //! How the server layers speak a protocol.
 
+use std::fmt;
 use std::future::Future;
 
+use bytes::Bytes;
+use onlyonce_storage::journal::AbandonedCall;
 use onlyonce_storage::transaction::Transaction;
 use onlyonce_storage::{
-    Answer, Fingerprints, KeyState, Question, ScopedKey, SessionCall, StoreId, Timestamp,
+    Answer, FencingToken, Fingerprints, KeyState, Question, ScopedKey, SessionCall, StoreId, Timestamp,
 };
 use tokio::time::Instant;
 
-use super::{Execution, InDoubtPolicy, Refusal};
+use super::{Execution, InDoubtPolicy, Refusal, Steps};
 
 /// What the server layers need to know of a protocol.
 ///
@@ -47,6 +50,30 @@ pub trait Adapter: Clone + Send + Sync + 'static {
         transaction: &Transaction,
     ) -> Option<Self::Request> {
         let _ = (request, execution, transaction);
+        None
+    }
+
+    /// The request for one run of a journaled handler: the same request, with the call's steps in it.
+    /// `None` from adapters that have no place for them: such a call is refused.
+    fn journaling(
+        &self,
+        request: Self::Request,
+        execution: Execution,
+        steps: &Steps,
+    ) -> Option<Self::Request> {
+        let _ = (request, execution, steps);
+        None
+    }
+
+    /// The request of a journaled call that stands still, made from what
+    /// [`Intent::stored_request`] kept of it, so that its server goes on with it. `None` of what is
+    /// not this adapter's, or not a journaled handler's any more; what is stored must therefore tell
+    /// whose it is. Adapters that store nothing revive nothing.
+    ///
+    /// The intent that comes with it names the call's key and is
+    /// [`Guarantee::Journaled`]. The layer sees to it that only this very call is gone on with.
+    fn revive(&self, call: &AbandonedCall) -> Option<(Intent, Self::Request)> {
+        let _ = call;
         None
     }
 
@@ -98,7 +125,7 @@ pub enum Admission<Req> {
 }
 
 /// What one attempt of a call asks for.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Intent {
     /// The key in its scope.
@@ -118,6 +145,12 @@ pub struct Intent {
     pub in_doubt: Option<InDoubtPolicy>,
     /// What the handler's author chose.
     pub guarantee: Guarantee,
+    /// The request as bytes, for a journaled call: what [`Adapter::revive`] makes the request of
+    /// again. They are kept beside the claim until the call is settled.
+    pub stored_request: Option<Bytes>,
+    /// The claim under which a journaled call stands still, for whoever goes on with it of its own
+    /// accord: that call is gone on with, or nothing happens. A caller's own attempt has none.
+    pub goes_on_from: Option<FencingToken>,
     /// Whether its caller makes further attempts if this one comes to nothing. Then a client stack
     /// that the handler uses does not: see [`RetryLayer`](crate::client::RetryLayer).
     pub caller_retries: bool,
@@ -133,6 +166,10 @@ pub enum Guarantee {
     /// The effect lies in the same store: a transaction, which is committed with the answer. A crash
     /// leaves both or neither.
     Transactional,
+    /// A handler whose effects are [`Steps`], with any effect each. A crash leaves the call standing
+    /// still behind its last finished step, and it goes on from there. Only one that falls into a step
+    /// which must not be repeated leaves it in doubt.
+    Journaled,
 }
 
 /// What the handler came to.
@@ -194,8 +231,30 @@ impl Intent {
             session: None,
             in_doubt: None,
             guarantee: Guarantee::Claimed,
+            stored_request: None,
+            goes_on_from: None,
             caller_retries: false,
         }
+    }
+}
+
+impl fmt::Debug for Intent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A request is content: of one that is stored only its size is shown.
+        let stored_bytes = self.stored_request.as_ref().map(Bytes::len);
+        f.debug_struct("Intent")
+            .field("key", &self.key)
+            .field("fingerprints", &self.fingerprints)
+            .field("deadline", &self.deadline)
+            .field("first_sent", &self.first_sent)
+            .field("store", &self.store)
+            .field("session", &self.session)
+            .field("in_doubt", &self.in_doubt)
+            .field("guarantee", &self.guarantee)
+            .field("stored_request_bytes", &stored_bytes)
+            .field("goes_on_from", &self.goes_on_from)
+            .field("caller_retries", &self.caller_retries)
+            .finish()
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use onlyonce_storage::{
-    AttemptId, Claim, ClaimOutcome, ClaimRequest, Completion, FencingToken, InDoubt, KeyState,
-    Question, StoreError,
+    AttemptId, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason, FencingToken, InDoubt,
+    KeyState, Question, StoreError,
 };
 use tokio::time::{Instant, sleep};
 use tower::{Service, ServiceExt};
@@ -76,6 +76,9 @@ enum Room<Err> {
 ///
 /// A call in doubt is considered once: whoever finds it in doubt again is told so. What was found
 /// applied then is not executed, whatever becomes of its doubt meanwhile.
+///
+/// Of a journaled call in doubt the store itself knows whether it can go on: it is asked for each doubt
+/// once. An attempt that goes on with such a call of the server's own accord takes that call or nothing.
 pub(super) async fn begin<S, A>(
     shared: &Shared<A>,
     intent: &Intent,
@@ -90,7 +93,12 @@ where
     let attempt = AttemptId::random();
     let give_up_at = far(patience(shared.options.wait, intent.deadline));
     let mut considered = false;
-    let mut rerun_of: Option<InDoubt> = None;
+    let mut rerun_of = intent.goes_on_from.map(|token| InDoubt {
+        token,
+        since: shared.store.now(),
+        reason: DoubtReason::OwnerGone,
+        answer: None,
+    });
     let mut applied: Option<InDoubt> = None;
     loop {
         let look = if rerun_of.is_none() {
@@ -135,6 +143,20 @@ where
                     Landing::NotExecuted => {}
                     landing => return Begun::Landed(landing),
                 }
+            }
+            // Somebody was faster; who waits for this attempt asks for himself.
+            (Asked::InDoubt(_) | Asked::InProgress { .. }, _) if intent.goes_on_from.is_some() => {
+                return Begun::Landed(Landing::NotExecuted);
+            }
+            (Asked::InDoubt(in_doubt), _) if intent.guarantee == Guarantee::Journaled => {
+                let asked = rerun_of.as_ref().map(|before| before.token) == Some(in_doubt.token);
+                if asked || (considered && Instant::now() >= give_up_at) {
+                    return Begun::Landed(land_in_doubt(in_doubt));
+                }
+                give_back_room(&mut inner);
+                considered = true;
+                onlyonce_storage::kill_point!("journal: found standing still, not claimed");
+                rerun_of = Some(in_doubt);
             }
             (Asked::InDoubt(in_doubt), _) if considered => {
                 return Begun::Landed(land_in_doubt(in_doubt));
@@ -227,10 +249,18 @@ async fn claim<A>(
             false => lease,
         },
         retention: shared.options.retention,
-        first_sent: intent.first_sent,
+        first_sent: match intent.goes_on_from {
+            // No key that is absent is claimed for such a call: who goes on with a call that somebody
+            // has ended meanwhile must not begin it anew.
+            Some(_) => Some(shared.store.now().plus(AHEAD)),
+            None => intent.first_sent,
+        },
         session: intent.session,
         rerun_of,
-        journal: None,
+        journal: match intent.guarantee {
+            Guarantee::Journaled => intent.stored_request.clone(),
+            _ => None,
+        },
     };
     // Before the store is asked, so that our idea of the lease ends before the store's does.
     let asked_at = Instant::now();
@@ -240,9 +270,19 @@ async fn claim<A>(
             Ok(store) => store.begin(request),
             Err(refusal) => return Asked::Landed(Landing::Refused(refusal)),
         },
+        Guarantee::Journaled => match shared.journal() {
+            Ok(_) if request.journal.is_none() => {
+                return Asked::Landed(Landing::Refused(not_stored()));
+            }
+            Ok(_) => shared.store.claim(request),
+            Err(refusal) => return Asked::Landed(Landing::Refused(refusal)),
+        },
     };
     let outcome = match asked.await {
         Ok(outcome) => outcome,
+        Err(StoreError::JournalTooLarge { limit, .. }) => {
+            return Asked::Landed(Landing::Refused(Refusal::TooLarge { limit }));
+        }
         Err(error) => return Asked::Landed(Landing::Refused(unable(&error))),
     };
     Asked::Landed(match outcome {
@@ -254,6 +294,7 @@ async fn claim<A>(
             Landing::Answer(answer, Served::Replayed)
         }
         ClaimOutcome::InDoubt(in_doubt) => return Asked::InDoubt(in_doubt),
+        ClaimOutcome::FirstSentAhead if intent.goes_on_from.is_some() => Landing::NotExecuted,
         ClaimOutcome::FirstSentAhead => Landing::Refused(Refusal::FirstSentAhead),
         ClaimOutcome::Mismatch => Landing::Refused(Refusal::Mismatch),
         ClaimOutcome::OverQuota => Landing::Refused(Refusal::OverQuota {
@@ -264,6 +305,13 @@ async fn claim<A>(
         ClaimOutcome::UnknownSession => Landing::Refused(Refusal::UnknownSession),
         ClaimOutcome::WindowFull => Landing::Refused(Refusal::WindowFull),
     })
+}
+
+fn not_stored() -> Refusal {
+    Refusal::Unavailable {
+        reason: "the server's adapter stores no requests of journaled calls".to_owned(),
+        retry_after: RETRY_AFTER_MAX,
+    }
 }
 
 /// Looks until the execution elsewhere is over: the answer, or the lapse of the lease, is the
@@ -299,3 +347,6 @@ const POLL_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// A claim in progress elsewhere may end long before its lease does.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
+
+/// Far more than clocks may differ.
+const AHEAD: Duration = Duration::from_secs(24 * 60 * 60);

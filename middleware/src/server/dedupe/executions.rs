@@ -7,6 +7,7 @@ use onlyonce_storage::{
     Scope, SessionRequest, SessionState, Store, StoreError, StoreId, Timestamp,
 };
 
+use super::finishing::Finisher;
 use super::flight::Flights;
 
 /// The executions of one [`DedupeLayer`](super::DedupeLayer): against which store they are made,
@@ -51,6 +52,14 @@ impl Executions {
         request: SessionRequest,
     ) -> Result<SessionState, StoreError> {
         self.store.session(scope, request).await
+    }
+
+    /// What finds the journaled calls of that store that stand still, for whoever goes on with them.
+    /// `None` where the store keeps no journals.
+    #[must_use]
+    pub fn finisher(&self) -> Option<Finisher> {
+        self.store.journal()?;
+        Some(Finisher::new(Arc::clone(&self.store)))
     }
 
     /// How many calls are being executed, whether or not anybody waits for them.

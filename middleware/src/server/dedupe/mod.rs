@@ -44,6 +44,24 @@
 //!
 //! [`Guarantee::Transactional`]: crate::server::Guarantee::Transactional
 //!
+//! # Journals
+//!
+//! A call whose intent says [`Guarantee::Journaled`] keeps its request and the results of its steps
+//! beside its claim. A run that ends half-way leaves it standing still: whoever asks again goes on with
+//! it behind its last finished step, and so does the server itself, where it was told to
+//! ([`Dedupe::finish_abandoned`], [`Finisher`]). It is in doubt only where a step that must not be
+//! repeated was cut off, or its handler says so. See [`Steps`](crate::server::Steps).
+//!
+//! | what | the key | the caller | later attempts |
+//! | --- | --- | --- | --- |
+//! | a step has no result, whatever the handler answers | stands still | in progress | go on |
+//! | a step that must not be repeated is cut off, or does not know | in doubt | in doubt | in doubt, until somebody says what became of the step |
+//! | the handler panics outside of such a step | stands still | in doubt | go on |
+//! | the lease is lost, or the process dies, outside of such a step | stands still | in progress, or a lost connection | go on |
+//! | the handler says "not executed" after a step | stands still | in progress | go on |
+//!
+//! [`Guarantee::Journaled`]: crate::server::Guarantee::Journaled
+//!
 //! # Place in the order
 //!
 //! Inside authentication (which gives the scope) and load shedding (what that refuses must not be
@@ -66,8 +84,10 @@
 mod begin;
 mod driven;
 mod executions;
+mod finishing;
 mod flight;
 mod in_doubt;
+mod journaled;
 mod layer;
 mod options;
 mod owner;
@@ -82,6 +102,7 @@ mod settle;
 mod transact;
 
 pub use self::executions::Executions;
+pub use self::finishing::{Finisher, Passed};
 pub use self::in_doubt::{Doubt, Execution, InDoubtPolicy, Reconciled, Reconciliation};
 pub use self::layer::DedupeLayer;
 pub use self::options::{DedupeOptions, Wait};

@@ -21,6 +21,7 @@ use tower::Service;
 use super::begin::{Begun, Grant, begin};
 use super::flight::{Landing, Lead};
 use super::in_doubt::Execution;
+use super::journaled;
 use super::runs::RunningHere;
 use super::service::Shared;
 use super::settle::{Flown, Run, doubt, give_back, settle};
@@ -99,6 +100,9 @@ where
                 }
             } else if self.intent.guarantee == Guarantee::Transactional {
                 let flown = transact::fly(shared, grant, handler, request);
+                Box::pin(nested::handling(caller_retries, flown)).await
+            } else if self.intent.guarantee == Guarantee::Journaled {
+                let flown = journaled::fly(shared, grant, handler, request);
                 Box::pin(nested::handling(caller_retries, flown)).await
             } else {
                 let before = grant.rerun_of.as_ref().map(|before| before.token);

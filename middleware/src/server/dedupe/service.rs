@@ -6,12 +6,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use onlyonce_storage::{Answer, Question, ScopedKey, Store, StoreError, Timestamp, planted};
+use onlyonce_storage::journal::AbandonedCall;
+use onlyonce_storage::{
+    Answer, Fingerprints, Question, ScopedKey, Store, StoreError, Timestamp, planted,
+};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
 use super::driven::{Driven, Lost};
 use super::executions::Executions;
+use super::finishing::{Finisher, Passed};
 use super::flight::{Boarding, Flight, FlightName, Flights, Landing};
 use super::in_doubt::InDoubtPolicy;
 use super::options::DedupeOptions;
@@ -20,7 +24,7 @@ use super::patience::{by, patience};
 use super::reconcile::Reconciler;
 use super::runs::Ended;
 use crate::observe::server as observe;
-use crate::server::{Adapter, Admission, Intent, Keys, Refusal, Served};
+use crate::server::{Adapter, Admission, Guarantee, Intent, Keys, Refusal, Served};
 
 /// See [`DedupeLayer`](super::DedupeLayer).
 pub struct Dedupe<S, A> {
@@ -69,6 +73,67 @@ impl<S, A> Dedupe<S, A> {
             self.shared.flights.in_flight(),
             self.shared.flights.waiting(),
         )
+    }
+}
+
+impl<S, A> Dedupe<S, A>
+where
+    A: Adapter,
+    S: Service<A::Request, Response = A::Response, Error = A::Error> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    /// Goes on with the journaled calls of the store that stand still, in one pass over at most 1,024
+    /// of them: those whose request the adapter [revives](Adapter::revive). It ends when they have, or
+    /// after 30 s for each; they go on all the same.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot tell.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the executions running to their ends.
+    pub fn finish_abandoned(
+        &self,
+    ) -> impl Future<Output = Result<Passed, StoreError>> + Send + use<S, A> {
+        let this = self.clone();
+        let mut finisher = Finisher::new(Arc::clone(&self.shared.store));
+        async move { finisher.pass(move |call| this.go_on(call)).await }
+    }
+
+    /// Goes on with the journaled calls of the store that stand still, now and every ten seconds or
+    /// so, as [`Finisher`] says. Never ends: spawn it beside the server, and abort it when that shuts
+    /// down.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the executions running to their ends.
+    pub async fn keep_finishing_abandoned(self) {
+        let finisher = Finisher::new(Arc::clone(&self.shared.store));
+        finisher.keep_on(move |call| self.go_on(call)).await;
+    }
+
+    /// Goes on with a call as if it had been asked for; it meets those who ask for it.
+    fn go_on(&self, call: AbandonedCall) -> Option<impl Future<Output = ()> + Send + use<S, A>> {
+        let (mut intent, request) = self.shared.adapter.revive(&call)?;
+        // Whatever the adapter says: of this very call, and of no other.
+        intent.key = call.key;
+        intent.fingerprints = Fingerprints::new(call.fingerprint);
+        intent.guarantee = Guarantee::Journaled;
+        intent.stored_request = Some(call.request);
+        intent.goes_on_from = Some(call.token);
+        intent.deadline = None;
+        intent.session = None;
+        intent.store = None;
+        let running = protect(
+            Arc::clone(&self.shared),
+            self.inner.clone(),
+            intent,
+            request,
+        );
+        Some(async move {
+            let _ = running.await;
+        })
     }
 }
 

@@ -302,7 +302,7 @@ pub(super) fn unable(error: &StoreError) -> Refusal {
 
 /// What the store says of a claim that is spent. A store that does not answer in time may still
 /// write it.
-fn within(
+pub(super) fn within(
     settle_by: Instant,
     settled: impl Future<Output = Result<(), SettleError>> + Unpin + Send,
 ) -> impl Future<Output = Result<(), SettleError>> + Send {
