@@ -124,9 +124,7 @@ impl<F> From<StepError> for Interrupted<F> {
 /// # Errors
 ///
 /// What is to be said of the step.
-pub fn answered<R, F>(
-    called: Result<R, CallFailure<F>>,
-) -> Result<Result<R, F>, UnfinishedStep> {
+pub fn answered<R, F>(called: Result<R, CallFailure<F>>) -> Result<Result<R, F>, UnfinishedStep> {
     let failure = match called {
         Ok(reply) => return Ok(Ok(reply)),
         Err(CallFailure::Fault(fault)) => return Ok(Err(fault)),
