@@ -20,5 +20,6 @@ mod observe;
 mod outcomes;
 mod readiness;
 mod reconciling;
+mod reordered_steps;
 mod reruns;
 mod transacting;
