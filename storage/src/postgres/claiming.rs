@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 
 use super::asking::{look, read, write, write_claim};
+use super::journaling;
 use super::pool::Pool;
 use super::room::Count;
 use super::settling::{ROUNDS_MAX, too_contended};
@@ -15,7 +16,7 @@ use super::stored::{AnswerColumn, Stored, corrupt, get, number, stored, time};
 use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::transition::{self, Circumstances, ClaimStep, Refusal};
 use crate::{
-    Abandoned, Claim, ClaimOutcome, ClaimRequest, Comparison, Completion, FencingToken, InDoubt,
+    Abandoned, CallJournal, Claim, ClaimOutcome, ClaimRequest, Comparison, Completion, FencingToken, InDoubt,
     KeyDigest, SessionCall, StoreError, StoreId,
 };
 
@@ -27,10 +28,11 @@ pub(super) async fn claim(
     shared: &Shared,
     request: &ClaimRequest,
 ) -> Result<ClaimOutcome, StoreError> {
+    let pool = &*shared.pool;
+    transition::check_journal(request, pool.options().limits.journal())?;
     if let Some(outcome) = held_here(shared, request)? {
         return Ok(outcome);
     }
-    let pool = &*shared.pool;
     for _ in 0..ROUNDS_MAX {
         let scope = request.key.scope().digest();
         let count = shared.room.take(scope, shared.clock.now());
@@ -66,7 +68,12 @@ fn told(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
     let print = request.fingerprints.current();
     let session = request.session;
     let text = |name: Option<&str>| name.map(|name| name.as_bytes().to_vec());
-    pool.told(
+    // Who keeps no journal asks as ever.
+    let kept = match request.journal {
+        Some(_) => ", $24",
+        None => "",
+    };
+    let told = pool.told(&format!(
         // Nothing comes of it while a transaction has the key. The key itself depends on that, so that
         // nothing is claimed before it is known.
         "SELECT verdict, now_ms, forgotten_until, in_progress, in_doubt, (kept).*
@@ -74,11 +81,11 @@ fn told(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
             SELECT pg_try_advisory_xact_lock_shared($22) AND ($23::bigint IS NULL
                 OR pg_try_advisory_xact_lock_shared($23)) AS is_free
             OFFSET 0
-        ) held CROSS JOIN LATERAL {schema}.claim(
+        ) held CROSS JOIN LATERAL {{schema}}.claim(
             $1, CASE WHEN is_free THEN $2 END, $3, $4, $5, $6, $7, $8, $9, $10,
-            $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21
-        ) WHERE is_free",
-    )
+            $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21{kept}
+        ) WHERE is_free"
+    ))
     .time(options.told_now())
     .bytes(Some(request.key.digest().as_bytes()))
     .long(lock(request.key.digest()))
@@ -101,7 +108,11 @@ fn told(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
     .number(options.limits.in_progress_max as u64)
     .number(options.limits.in_doubt_max as u64)
     .long(held_lock(pool.id(), request.key.digest()))
-    .long(session.map(|call| held_number(pool.id(), call)))
+    .long(session.map(|call| held_number(pool.id(), call)));
+    match &request.journal {
+        Some(kept) => told.bytes(Some(&kept[..])),
+        None => told,
+    }
 }
 
 /// What is said of a key that a transaction of this process has: only here its request is known.
@@ -179,7 +190,15 @@ async fn decided(
     at: &Circumstances,
 ) -> Result<Option<ClaimOutcome>, StoreError> {
     let pool = &*shared.pool;
-    let step = transition::claim(Some(&found.record), request, NOT_DRAWN, at)?;
+    let with_journal = match journaling::is_wanted(request, found) {
+        false => None,
+        true => match journaling::with_journal(pool, found).await? {
+            None => return Ok(None),
+            with_journal => with_journal,
+        },
+    };
+    let record = with_journal.as_ref().unwrap_or(&found.record);
+    let step = transition::claim(Some(record), request, NOT_DRAWN, at)?;
     Ok(match step {
         ClaimStep::Claim(call) => {
             let token = write_claim(pool, found, &call).await?;
@@ -200,9 +219,13 @@ fn given(shared: &Shared, request: &ClaimRequest, row: &Row) -> Result<ClaimOutc
     let written = stored(row, AnswerColumn::Bytes)?;
     match written {
         Some(Stored {
-            record: Record::Call(call),
+            record: Record::Call(mut call),
             ..
-        }) if call.key == request.key => Ok(claimed(shared, &call)),
+        }) if call.key == request.key => {
+            let kept = request.journal.clone().map(CallJournal::new);
+            call.journal = kept.map(Box::new);
+            Ok(claimed(shared, &call))
+        }
         _ => Err(corrupt("what was claimed is another key")),
     }
 }
@@ -212,12 +235,8 @@ fn claimed(shared: &Shared, call: &CallRecord) -> ClaimOutcome {
         return replayed(call.clone());
     };
     let on_drop = Arc::clone(&shared.abandonment) as Arc<dyn Abandoned>;
-    ClaimOutcome::Claimed(Claim::new(
-        call.key.clone(),
-        call.token,
-        lease,
-        Some(on_drop),
-    ))
+    let claim = Claim::new(call.key.clone(), call.token, lease, Some(on_drop));
+    ClaimOutcome::Claimed(claim.with_journal(call.journal.clone()))
 }
 
 fn replayed(call: CallRecord) -> ClaimOutcome {
