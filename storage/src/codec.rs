@@ -238,7 +238,14 @@ impl TryFrom<JournalV3<'_>> for CallJournal {
                 Some(result) => Step::done(name, Bytes::copy_from_slice(result)),
             })
         });
-        let steps = steps.collect::<Result<_, StoreError>>()?;
+        let steps = steps.collect::<Result<Vec<_>, StoreError>>()?;
+        // A step that is there twice could be finished here and begun there.
+        let mut names: Vec<_> = steps.iter().map(Step::name).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            let what = format!("it has the step {} twice", twice[0]);
+            return Err(StoreError::Corrupt(what));
+        }
         let request = Bytes::copy_from_slice(stored.request);
         Ok(Self::with_steps(request, steps))
     }
@@ -462,8 +469,9 @@ const CHECKSUM_BYTES: usize = 8;
 /// The format of everything that keeps no journal.
 const WITHOUT_JOURNAL: u8 = 2;
 
-/// Larger than any record: answers of at most 16 MiB, and the rest is bounded by 255 bytes a name.
-const DECODE_BYTES_MAX: usize = 17 * 1024 * 1024;
+/// Larger than any record: answers of at most 16 MiB, journals of at most 8 MiB with some tens of bytes
+/// for each of their steps, and the rest is bounded by 255 bytes a name.
+const DECODE_BYTES_MAX: usize = 26 * 1024 * 1024;
 
 #[expect(
     clippy::disallowed_methods,

@@ -17,14 +17,14 @@ use crate::{
 };
 
 /// What is kept of a journaled call beside its claim.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct CallJournal {
     request: Bytes,
     steps: Vec<Step>,
 }
 
 /// A step of a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Step {
     name: StepName,
     result: Option<Bytes>,
@@ -44,7 +44,7 @@ pub struct StepNote {
 }
 
 /// What is known of a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Noted {
     /// It is about to take effect, and must not do so twice.
     Begun,
@@ -55,7 +55,7 @@ pub enum Noted {
 }
 
 /// A journaled call that ended half-way, and that can go on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AbandonedCall {
     /// The key.
@@ -76,8 +76,8 @@ pub struct AbandonedCall {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AbandonedPage {
-    /// Calls that can go on, those that stand still for longest first. May be empty although there is
-    /// more.
+    /// Calls that can go on: those whose lapse nobody has written down yet, then the others, and of
+    /// each those that stand still for longest first. May be empty although there is more.
     pub calls: Vec<AbandonedCall>,
     /// Where to go on; `None` at the end.
     pub next: Option<Cursor>,
@@ -162,8 +162,10 @@ pub trait Journal: Store {
         note: StepNote,
     ) -> StoreFuture<'_, (), NoteError>;
 
-    /// A page of the calls in doubt that can go on, at most `calls_max` and never more than
-    /// [`ABANDONED_CALLS_MAX`]: see [`is_abandoned`](crate::transition::is_abandoned). Changes nothing and takes a bounded time.
+    /// A page of the calls in doubt that can go on, at most `calls_max`, never more than
+    /// [`ABANDONED_CALLS_MAX`], and fewer where their requests are more than [`ABANDONED_BYTES_MAX`]:
+    /// see [`is_abandoned`](crate::transition::is_abandoned). Changes nothing and takes a bounded
+    /// time.
     fn abandoned(&self, after: Option<Cursor>, calls_max: usize) -> StoreFuture<'_, AbandonedPage>;
 
     /// Says what became of a step that was begun and not finished, of a call in doubt under `token`:
@@ -186,7 +188,7 @@ pub trait Journal: Store {
 }
 
 /// What became known of a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum StepResolution {
     /// It took effect, with this result.
     Done(Bytes),
@@ -283,6 +285,15 @@ impl CallJournal {
     }
 }
 
+impl fmt::Debug for CallJournal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallJournal")
+            .field("request", &Sized(&self.request))
+            .field("steps", &self.steps)
+            .finish()
+    }
+}
+
 /// How large a journal may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalLimits {
@@ -324,6 +335,52 @@ impl Step {
 
     fn bytes(&self) -> usize {
         self.name.0.len() + self.result.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.result {
+            None => write!(f, "Step({}, begun)", self.name),
+            Some(result) => write!(f, "Step({}, {:?})", self.name, Sized(result)),
+        }
+    }
+}
+
+// === impl Noted ===
+
+impl fmt::Debug for Noted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Begun => f.write_str("Begun"),
+            Self::Done(result) => write!(f, "Done({:?})", Sized(result)),
+            Self::NotExecuted => f.write_str("NotExecuted"),
+        }
+    }
+}
+
+// === impl StepResolution ===
+
+impl fmt::Debug for StepResolution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done(result) => write!(f, "Done({:?})", Sized(result)),
+            Self::NotExecuted => f.write_str("NotExecuted"),
+        }
+    }
+}
+
+// === impl AbandonedCall ===
+
+impl fmt::Debug for AbandonedCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AbandonedCall")
+            .field("key", &self.key)
+            .field("token", &self.token)
+            .field("since", &self.since)
+            .field("first_sent", &self.first_sent)
+            .field("request", &Sized(&self.request))
+            .finish_non_exhaustive()
     }
 }
 
@@ -397,6 +454,18 @@ pub const STEP_NAME_BYTES_MAX: usize = 255;
 /// The calls of one page of abandoned ones: each brings its request.
 pub const ABANDONED_CALLS_MAX: usize = 64;
 
+/// The requests of one page, in bytes: after the one with which it has more, the page ends.
+pub const ABANDONED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What is printed of the user's bytes: how many they are.
+struct Sized<'a>(&'a Bytes);
+
+impl fmt::Debug for Sized<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -422,6 +491,24 @@ mod tests {
         for bad in ["", "two words", "\u{e9}", "line\n", &"x".repeat(256)] {
             assert_eq!(StepName::parse(bad), Err(StepNameError), "{bad:?}");
         }
+    }
+
+    /// I3: a request and the results of steps are the user's.
+    #[test]
+    fn nothing_of_a_request_or_a_result_is_printed() {
+        let noted = Noted::Done(bytes("secret"));
+        let journal = CallJournal::with_steps(
+            bytes("secret"),
+            vec![
+                Step::done(name("a"), bytes("secret")),
+                Step::begun(name("b")),
+            ],
+        );
+        let resolution = StepResolution::Done(bytes("secret"));
+        let printed = format!("{journal:?} {noted:?} {resolution:?}");
+        assert!(!printed.contains("secret"), "{printed}");
+        assert!(printed.contains("Step(a, 6 bytes)"), "{printed}");
+        assert!(printed.contains("Step(b, begun)"), "{printed}");
     }
 
     #[test]

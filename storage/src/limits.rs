@@ -17,8 +17,14 @@ pub struct StoreLimits {
     /// its steps. Default 1 MiB: it is written anew with each step, and there are as many as there
     /// are calls in progress. At most [`JOURNAL_BYTES_LIMIT`].
     pub journal_bytes_max: usize,
+    /// How large the journals of all open calls may be together, in bytes. Default 256 MiB: a store
+    /// that is embedded keeps them in memory, with what else a server needs. Beyond it no further call
+    /// keeps a journal, and no step is begun, until some are settled
+    /// ([`StoreError::Unavailable`](crate::StoreError::Unavailable)); the result of a step that was
+    /// begun is taken all the same. Stores on servers have room, and no such bound.
+    pub journals_bytes_max: usize,
     /// How many steps a journaled call may have. Default 256: far more than anybody names, and a
-    /// handler that loops is stopped.
+    /// handler that loops is stopped. At most [`STEPS_LIMIT`].
     pub steps_max: usize,
     /// How many calls of one scope may be in progress. Default 10,000: more than one server's
     /// handlers run at once, and few enough that one tenant cannot fill a store.
@@ -63,10 +69,21 @@ impl StoreLimits {
         self
     }
 
-    /// Lets a journaled call have `steps` steps.
+    /// Keeps journals of up to `bytes` bytes together.
+    #[must_use]
+    pub const fn journals_bytes_max(mut self, bytes: usize) -> Self {
+        self.journals_bytes_max = bytes;
+        self
+    }
+
+    /// Lets a journaled call have `steps` steps, or [`STEPS_LIMIT`] where that is less.
     #[must_use]
     pub const fn steps_max(mut self, steps: usize) -> Self {
-        self.steps_max = steps;
+        self.steps_max = if steps < STEPS_LIMIT {
+            steps
+        } else {
+            STEPS_LIMIT
+        };
         self
     }
 
@@ -78,9 +95,14 @@ impl StoreLimits {
         } else {
             JOURNAL_BYTES_LIMIT
         };
+        let steps_max = if self.steps_max < STEPS_LIMIT {
+            self.steps_max
+        } else {
+            STEPS_LIMIT
+        };
         JournalLimits {
             bytes_max,
-            steps_max: self.steps_max,
+            steps_max,
         }
     }
 
@@ -125,6 +147,7 @@ impl Default for StoreLimits {
         Self {
             answer_bytes_max: 1024 * 1024,
             journal_bytes_max: 1024 * 1024,
+            journals_bytes_max: 256 * 1024 * 1024,
             steps_max: 256,
             in_progress_max: 10_000,
             in_doubt_max: 100_000,
@@ -140,3 +163,6 @@ pub const ANSWER_BYTES_LIMIT: usize = 16 * 1024 * 1024;
 
 /// No store keeps a larger journal, whatever it is told, for the same reason.
 pub const JOURNAL_BYTES_LIMIT: usize = 8 * 1024 * 1024;
+
+/// No call has more steps, whatever its store is told: each note looks through them.
+pub const STEPS_LIMIT: usize = 4_096;

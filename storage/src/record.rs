@@ -157,6 +157,12 @@ impl Record {
         }
     }
 
+    /// What is kept of the steps of a call that keeps a journal.
+    #[must_use]
+    pub fn journal(&self) -> Option<&CallJournal> {
+        self.call()?.journal.as_deref()
+    }
+
     /// Whether it is completed and held for a session that has not acknowledged it. It is forgotten
     /// when that is done, and not by its age; when the session ends, it is taken out of the record.
     #[must_use]

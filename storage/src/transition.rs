@@ -227,10 +227,7 @@ pub fn note(
         return Err(NoteError::Fenced);
     }
     let noted = journal.noted(note, limits)?;
-    Ok(CallRecord {
-        journal: Some(Box::new(noted)),
-        ..call.clone()
-    })
+    Ok(with_journal(call.clone(), noted))
 }
 
 /// in doubt => in doubt, with what somebody who is not the owner knows of a step that was begun.
@@ -271,26 +268,15 @@ pub fn resolve_step(
         }
         _ => crate::SettleError::Fenced,
     })?;
-    let goes_on = noted.unfinished().is_none();
-    let mut doubted = CallRecord {
-        journal: Some(Box::new(noted)),
-        ..doubted
-    };
-    // What nobody could know was the step.
-    if let State::InDoubt { reason, .. } = &mut doubted.state
-        && goes_on
-        && *reason == DoubtReason::Ambiguous
-    {
-        *reason = DoubtReason::OwnerGone;
-    }
-    Ok(doubted)
+    Ok(with_journal(doubted, noted))
 }
 
 /// The request of a journaled call, if it fits.
 ///
 /// # Errors
 ///
-/// [`StoreError::JournalTooLarge`] if it does not. For stores, before they claim.
+/// [`StoreError::JournalTooLarge`] if it does not. For stores, where they would write the record of a key
+/// that had none: whoever asks for one that is there is answered as ever.
 pub fn check_journal(request: &ClaimRequest, limits: JournalLimits) -> Result<(), StoreError> {
     let (size, limit) = (
         request.journal.as_ref().map_or(0, bytes::Bytes::len),
@@ -562,6 +548,24 @@ fn claim_absent(request: &ClaimRequest, token: FencingToken, at: &Circumstances)
 fn begun_journal(request: &ClaimRequest) -> Option<Box<CallJournal>> {
     let request = request.journal.clone()?;
     Some(Box::new(CallJournal::new(request)))
+}
+
+/// The call with this journal.
+fn with_journal(mut call: CallRecord, journal: CallJournal) -> CallRecord {
+    let goes_on = journal.unfinished().is_none();
+    call.journal = Some(Box::new(journal));
+    // What nobody could know was the step.
+    if let State::InDoubt {
+        reason,
+        answer: None,
+        ..
+    } = &mut call.state
+        && goes_on
+        && *reason == DoubtReason::Ambiguous
+    {
+        *reason = DoubtReason::OwnerGone;
+    }
+    call
 }
 
 /// Whether a run that keeps a journal can go on with this call: one that was run without a journal, or

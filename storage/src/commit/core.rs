@@ -243,7 +243,6 @@ impl GroupCore {
         request: &ClaimRequest,
         at: &Circumstances,
     ) -> Result<ClaimReply, StoreError> {
-        transition::check_journal(request, self.limits.journal())?;
         let key = request.key.digest();
         let existing = match self.seen_in_session(overlay, request, at)? {
             Ok(existing) => existing,
@@ -257,6 +256,8 @@ impl GroupCore {
                     if !self.open.has_room(request.key.scope(), &self.limits) {
                         return Ok(ClaimReply::OverQuota);
                     }
+                    transition::check_journal(request, self.limits.journal())?;
+                    self.room_for_journal(request)?;
                     overlay.rows.room()?;
                 }
                 let reply = claimed(&call);
@@ -440,7 +441,13 @@ impl GroupCore {
 
     fn doubt_lapsed(&mut self, overlay: &mut Overlay<'_>, now: Timestamp) {
         let at = self.circumstances(now);
+        let mut journals = 0;
         for key in self.open.lapsed(now, LAPSED_PER_GROUP_MAX) {
+            // What is written anew of each.
+            journals += self.journal_bytes(key);
+            if journals > LAPSED_BYTES_PER_GROUP && journals > self.journal_bytes(key) {
+                break;
+            }
             if self.held.contains(key) {
                 self.let_go(key);
                 continue;
@@ -514,3 +521,6 @@ pub(super) fn claimed(call: &CallRecord) -> Result<ClaimReply, StoreError> {
 /// So that a crowd of lapsed leases does not hold up the calls of one group. The rest is found by
 /// the next, and whoever asks for such a key is told the truth in any case.
 const LAPSED_PER_GROUP_MAX: usize = 256;
+
+/// The same of their journals: what a group brings at most by default.
+const LAPSED_BYTES_PER_GROUP: usize = 1024 * 1024;

@@ -1,14 +1,19 @@
 //! Journals in the core: what is noted of the steps of a call, and which calls can go on.
 
+use std::time::Duration;
+
 use super::core::GroupCore;
 use super::overlay::Overlay;
 use crate::inspect::PAGE_SEEN_MAX;
-use crate::journal::{ABANDONED_CALLS_MAX, AbandonedCall, AbandonedPage, StepNote, StepResolution};
+use crate::journal::{
+    ABANDONED_BYTES_MAX, ABANDONED_CALLS_MAX, AbandonedCall, AbandonedPage, StepNote,
+    StepResolution,
+};
 use crate::record::{Record, State};
 use crate::transition::{self, Circumstances};
 use crate::{
-    Cursor, FencingToken, KeyDigest, ListRequest, NoteError, OpenState, SettleError, StepName,
-    StoreError,
+    ClaimRequest, Cursor, FencingToken, KeyDigest, ListRequest, NoteError, OpenState, SettleError,
+    StepName, StoreError,
 };
 
 impl GroupCore {
@@ -22,6 +27,11 @@ impl GroupCore {
     ) -> Result<(), NoteError> {
         let existing = overlay.record(key)?;
         let limits = self.limits.journal();
+        let journal = existing.as_ref().and_then(Record::journal);
+        // The result of a step that was begun must be kept: it has happened.
+        if journal.is_some_and(|journal| journal.step(&note.name).is_none()) {
+            self.room_for_journals(note.bytes())?;
+        }
         let noted = transition::note(existing.as_ref(), token, note, limits, at)?;
         self.write(overlay, key, existing, Some(Record::Call(noted)));
         Ok(())
@@ -46,6 +56,35 @@ impl GroupCore {
     }
 }
 
+impl GroupCore {
+    /// Whether a call that has no record yet may keep a journal.
+    pub(super) fn room_for_journal(&self, request: &ClaimRequest) -> Result<(), StoreError> {
+        match &request.journal {
+            None => Ok(()),
+            Some(journal) => self.room_for_journals(journal.len()),
+        }
+    }
+
+    /// How large the journal of an open call is; 0 for one that keeps none.
+    pub(crate) fn journal_bytes(&self, key: KeyDigest) -> usize {
+        self.open.journal_bytes(key)
+    }
+
+    fn room_for_journals(&self, bytes: usize) -> Result<(), StoreError> {
+        let limit = self.limits.journals_bytes_max;
+        if self.open.journals_bytes().saturating_add(bytes) <= limit {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable {
+            reason: format!(
+                "the journals of its open calls have reached {limit} bytes together; resolve what is \
+                 in doubt, or raise the bound"
+            ),
+            retry_after: FULL_RETRY_AFTER,
+        })
+    }
+}
+
 /// A page of the calls that can go on.
 pub(super) fn abandoned(
     core: &GroupCore,
@@ -61,8 +100,10 @@ pub(super) fn abandoned(
         ..ListRequest::default()
     };
     let mut page = AbandonedPage::default();
+    let mut bytes = 0;
     for (seen, place) in core.open.listed(&in_doubt, at.now).enumerate() {
-        if seen == PAGE_SEEN_MAX || page.calls.len() == calls_max {
+        let is_full = page.calls.len() == calls_max || bytes > ABANDONED_BYTES_MAX;
+        if seen == PAGE_SEEN_MAX || is_full {
             return Ok(page);
         }
         page.next = Some(place);
@@ -75,7 +116,10 @@ pub(super) fn abandoned(
                 None => continue,
             },
         };
-        page.calls.extend(AbandonedCall::of(call));
+        if let Some(call) = AbandonedCall::of(call) {
+            bytes += call.request.len();
+            page.calls.push(call);
+        }
     }
     page.next = None;
     Ok(page)
@@ -101,3 +145,6 @@ impl AbandonedCall {
         })
     }
 }
+
+/// Calls in progress end within about that; whoever is in doubt waits for somebody anyway.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(5);

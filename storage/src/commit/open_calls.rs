@@ -16,6 +16,9 @@ pub(super) struct OpenCalls {
     by_scope: HashMap<Scope, Counts>,
     leases: BTreeSet<(Timestamp, KeyDigest)>,
     doubts: BTreeSet<(Timestamp, KeyDigest)>,
+    /// Of those that keep one, how large it is; and of all together.
+    journals: HashMap<KeyDigest, usize>,
+    journals_bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,6 +39,16 @@ impl OpenCalls {
     ) {
         self.remove(key, before);
         self.add(key, after);
+        if before.is_some_and(|before| before.journal().is_some())
+            && let Some(bytes) = self.journals.remove(&key)
+        {
+            self.journals_bytes -= bytes;
+        }
+        if let Some(journal) = after.and_then(Record::journal) {
+            let bytes = journal.bytes();
+            self.journals.insert(key, bytes);
+            self.journals_bytes += bytes;
+        }
     }
 
     /// Whether the scope may have one more call in progress.
@@ -89,6 +102,16 @@ impl OpenCalls {
                 key,
             });
         leases.chain(doubts)
+    }
+
+    /// How large the journal of a call is; 0 for one that keeps none.
+    pub(super) fn journal_bytes(&self, key: KeyDigest) -> usize {
+        self.journals.get(&key).copied().unwrap_or(0)
+    }
+
+    /// How large the journals of all calls are together.
+    pub(super) const fn journals_bytes(&self) -> usize {
+        self.journals_bytes
     }
 
     pub(super) fn stats(&self) -> OpenStats {

@@ -63,6 +63,7 @@ mod open_rows;
 mod options;
 mod outbox;
 mod page;
+mod parted;
 mod session_rows;
 mod size;
 mod store;

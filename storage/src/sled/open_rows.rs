@@ -9,13 +9,15 @@
 //!                                                                 kept with it, at most 4,000 bytes
 //! ```
 //!
-//! The parts together are a checksum (8) and the answer.
+//! The parts together are a checksum (8) and the answer. A record that is larger than a part is in parts
+//! as well: see `parted.rs`.
 
 use ::sled::{IVec, Tree};
 use hashbrown::HashMap;
 
 use super::cause::Cause;
 use super::frame::{SUM_BYTES, Whole};
+use super::parted::{self, PartRow, Parts};
 use crate::record::{AnswerKept, CallRecord, Record};
 use crate::{Answer, KeyDigest, StoreError, codec};
 
@@ -28,6 +30,10 @@ pub(super) struct OpenRows {
     changed: Vec<KeyDigest>,
     /// Rows that are in the tree and are to go: the key, and how many parts its answer has.
     gone: Vec<Gone>,
+    /// Parts of records that are in the tree and are to go.
+    gone_parts: Vec<PartRow>,
+    /// The last that was given to parts of a record.
+    generation: u64,
 }
 
 /// A call that is in progress or in doubt.
@@ -39,6 +45,8 @@ struct Open {
     answer: Option<Answer>,
     /// Whether the tree has a row, and how many parts the answer in it has.
     stored: Option<u32>,
+    /// In which parts its record is in the tree, where it is in parts.
+    parts: Option<Parts>,
     changed: bool,
 }
 
@@ -48,6 +56,7 @@ pub(super) struct OpenChanges {
     tree: Tree,
     gone: Vec<Gone>,
     put: Vec<Put>,
+    gone_parts: Vec<PartRow>,
 }
 
 /// A row that a checkpoint removes, or only the parts of it.
@@ -64,53 +73,34 @@ struct Gone {
 struct Put {
     key: KeyDigest,
     record: Vec<u8>,
+    /// In which parts the record goes, where it does.
+    parts: Option<Parts>,
     answer: Option<(Whole, Answer)>,
 }
 
 // === impl OpenRows ===
 
 impl OpenRows {
-    /// Reads what the tree holds, with `sync` now and then: reading makes sled write nodes again that
-    /// were changed often.
-    pub(super) fn open(
-        tree: Tree,
-        mut sync: impl FnMut() -> Result<(), Cause>,
-    ) -> Result<Self, Cause> {
-        let mut read = 0;
-        let mut calls: HashMap<KeyDigest, Open> = HashMap::new();
-        for row in &tree {
-            let (row, value) = row?;
-            let (key, part) = row_of(&row)?;
-            read += row.len() + value.len();
-            if read >= READ_BYTES_MAX {
-                read = 0;
-                sync()?;
-            }
-            if part.is_none() {
-                let record = codec::decode(&value)
-                    .map_err(|damage| format!("the row of an open call: {damage}"))?;
-                let open = Open {
-                    record,
-                    answer: None,
-                    stored: Some(0),
-                    changed: false,
-                };
-                calls.insert(key, open);
-                continue;
-            }
-            // Rows are in order: the record comes before its parts.
-            let stored = calls.get_mut(&key).and_then(|open| open.stored.as_mut());
-            let parts = stored.ok_or("a part of an answer lies without its record")?;
-            if part != Some(*parts) {
-                return Err(format!("part {parts} of an open call's answer is missing").into());
-            }
-            *parts += 1;
-        }
+    /// Reads what the tree holds, with `sync` now and then.
+    pub(super) fn open(tree: Tree, sync: impl FnMut() -> Result<(), Cause>) -> Result<Self, Cause> {
+        let found = parted::read(&tree, sync)?;
+        let calls = found.calls.into_iter().map(|(key, call)| {
+            let open = Open {
+                record: call.record,
+                answer: None,
+                stored: Some(call.answer_parts),
+                parts: call.parts,
+                changed: false,
+            };
+            (key, open)
+        });
         Ok(Self {
+            calls: calls.collect(),
             tree,
-            calls,
             changed: Vec::new(),
             gone: Vec::new(),
+            gone_parts: found.left,
+            generation: found.generation,
         })
     }
 
@@ -139,6 +129,7 @@ impl OpenRows {
                 record,
                 answer: answer.filter(|_| is_kept),
                 stored: None,
+                parts: None,
                 changed: true,
             };
             self.calls.insert(key, open);
@@ -149,6 +140,9 @@ impl OpenRows {
         let Some(open) = self.calls.remove(&key) else {
             return;
         };
+        if let Some(parts) = open.parts {
+            self.gone_parts.extend(parts.rows(key));
+        }
         if let Some(parts) = open.stored {
             let kept = open.record.call().and_then(CallRecord::kept);
             let part_bytes = match kept {
@@ -224,9 +218,21 @@ impl OpenRows {
                 });
             }
             open.stored = Some(parts);
+            let record = codec::encode(&open.record);
+            let in_parts = (record.len() > PART_BYTES).then(|| {
+                self.generation += 1;
+                Parts {
+                    generation: self.generation,
+                    count: record.len().div_ceil(PART_BYTES) as u32,
+                }
+            });
+            if let Some(before) = std::mem::replace(&mut open.parts, in_parts) {
+                self.gone_parts.extend(before.rows(key));
+            }
             put.push(Put {
                 key,
-                record: codec::encode(&open.record),
+                record,
+                parts: in_parts,
                 answer,
             });
         }
@@ -234,6 +240,7 @@ impl OpenRows {
             tree: self.tree.clone(),
             gone: std::mem::take(&mut self.gone),
             put,
+            gone_parts: std::mem::take(&mut self.gone_parts),
         }
     }
 
@@ -269,10 +276,12 @@ impl OpenChanges {
             tree,
             mut gone,
             mut put,
+            mut gone_parts,
         } = self;
         // In the order of the tree, so that sled writes a node again for many rows and not for each.
         gone.sort_unstable_by_key(|gone| gone.key);
         put.sort_unstable_by_key(|put| put.key);
+        gone_parts.sort_unstable();
         for gone in gone {
             let Gone {
                 key,
@@ -293,8 +302,20 @@ impl OpenChanges {
             let Put {
                 key,
                 record,
+                parts,
                 answer,
             } = put;
+            let record = match parts {
+                None => record,
+                Some(parts) => {
+                    for (part, content) in parts.rows(key).zip(record.chunks(PART_BYTES)) {
+                        tree.insert(part.bytes(), content)?;
+                        sync(part_cost(content.len()))?;
+                    }
+                    crate::kill_point!("checkpoint: parts of a record written, not named");
+                    parts.head()
+                }
+            };
             let cost = record.len() + ROW_COST;
             tree.insert(row(key, None), record)?;
             crate::kill_point!("checkpoint: one row written, the next not");
@@ -308,6 +329,11 @@ impl OpenChanges {
                 tree.insert(row(key, Some(part)), content)?;
                 sync(part_cost(content.len()))?;
             }
+        }
+        // Behind the rows that named them.
+        for part in gone_parts {
+            tree.remove(part.bytes())?;
+            sync(part_cost(PART_BYTES))?;
         }
         Ok(())
     }
@@ -329,15 +355,6 @@ fn row(key: KeyDigest, part: Option<u32>) -> IVec {
     }
 }
 
-fn row_of(row: &[u8]) -> Result<(KeyDigest, Option<u32>), String> {
-    let (key, part) = super::disk::keyed(row)?;
-    if part.is_empty() {
-        return Ok((key, None));
-    }
-    let part = <[u8; 4]>::try_from(part).map_err(|_| "the row of an open call has another key")?;
-    Ok((key, Some(u32::from_be_bytes(part))))
-}
-
 /// With key and head below 4 KiB.
 const PART_BYTES: usize = 4_000;
 /// What sled writes for a row: some of its node again, by trace 1.2 KB.
@@ -347,6 +364,3 @@ const ROW_COST: usize = 1024;
 const fn part_cost(bytes: usize) -> usize {
     ROW_COST + 16 * bytes
 }
-
-/// What is read between two syncs; what sled writes for that is about twice as much.
-const READ_BYTES_MAX: usize = 256 * 1024;

@@ -12,7 +12,8 @@ use crate::clock::ClockGuard;
 use crate::commit::core::GroupCore;
 use crate::commit::disk::{Disk, Engine};
 use crate::commit::operation::{ClaimReply, Operation, Reply, Sight};
-use crate::{Resolution, StoreError, Swept};
+use crate::journal::StepResolution;
+use crate::{KeyDigest, Resolution, StoreError, Swept};
 
 pub(super) struct Applier {
     core: GroupCore,
@@ -76,12 +77,12 @@ impl Applier {
             };
             let mut batch = Batch::default();
             batch.abandon(&self.shared);
-            batch.take(first);
+            batch.take(first, &self.core);
             while !batch.closing
                 && !self.pending.would_be_full(&batch)
                 && let Ok(next) = messages.try_recv()
             {
-                batch.take(next);
+                batch.take(next, &self.core);
             }
             crate::kill_point!("writer: operations taken, not decided");
             closing = self.serve(batch);
@@ -327,10 +328,13 @@ impl Pending {
 
 impl Batch {
     /// Takes in one message.
-    fn take(&mut self, message: Message) {
+    fn take(&mut self, message: Message, core: &GroupCore) {
         match message {
             Message::Ask(operation, waiting) => {
                 self.bytes += operation.bytes();
+                // It is written anew with every change of its call.
+                let journal = operation.changed_call().map(|key| core.journal_bytes(key));
+                self.bytes += journal.unwrap_or(0);
                 self.operations.push(operation);
                 self.waiting.push(waiting);
             }
@@ -381,7 +385,23 @@ impl Operation {
                 resolution: Resolution::Applied(answer),
                 ..
             } => answer.body().len(),
+            Self::ResolveStep {
+                resolution: StepResolution::Done(result),
+                ..
+            } => result.len(),
             _ => 0,
+        }
+    }
+
+    /// The open call that stays open and whose record it writes, if it does.
+    fn changed_call(&self) -> Option<KeyDigest> {
+        match self {
+            Self::Claim(request) => request.rerun_of.map(|_| request.key.digest()),
+            Self::Doubt { key, .. }
+            | Self::Note { key, .. }
+            | Self::Renew { key, .. }
+            | Self::ResolveStep { key, .. } => Some(*key),
+            _ => None,
         }
     }
 
