@@ -16,22 +16,26 @@ use super::stored::{AnswerColumn, Stored, corrupt, get, number, stored, time};
 use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::transition::{self, Circumstances, ClaimStep, Refusal};
 use crate::{
-    Abandoned, CallJournal, Claim, ClaimOutcome, ClaimRequest, Comparison, Completion, FencingToken, InDoubt,
-    KeyDigest, SessionCall, StoreError, StoreId,
+    Abandoned, CallJournal, Claim, ClaimOutcome, ClaimRequest, Comparison, Completion,
+    FencingToken, InDoubt, KeyDigest, SessionCall, StoreError, StoreId,
 };
 
 /// Claims the key, or says what is known of it: one round trip, but for a lapse that is written down
-/// and for a re-run, which take two, and for whoever finds the record changed in between.
+/// and for a re-run, which take two (three for one that goes on by a journal), and for whoever finds the
+/// record changed in between.
 ///
 /// Asked again after a lost answer, the database finds a claim of this very attempt: it is this one's.
 pub(super) async fn claim(
     shared: &Shared,
     request: &ClaimRequest,
 ) -> Result<ClaimOutcome, StoreError> {
-    let pool = &*shared.pool;
-    transition::check_journal(request, pool.options().limits.journal())?;
     if let Some(outcome) = held_here(shared, request)? {
         return Ok(outcome);
+    }
+    let pool = &*shared.pool;
+    if let Err(too_large) = transition::check_journal(request, pool.options().limits.journal()) {
+        // What is there is told as ever; nothing is written.
+        return known(shared, request).await?.ok_or(too_large);
     }
     for _ in 0..ROUNDS_MAX {
         let scope = request.key.scope().digest();
@@ -73,10 +77,11 @@ fn told(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
         Some(_) => ", $24",
         None => "",
     };
-    let told = pool.told(&format!(
-        // Nothing comes of it while a transaction has the key. The key itself depends on that, so that
-        // nothing is claimed before it is known.
-        "SELECT verdict, now_ms, forgotten_until, in_progress, in_doubt, (kept).*
+    let told = pool
+        .told(&format!(
+            // Nothing comes of it while a transaction has the key. The key itself depends on that, so that
+            // nothing is claimed before it is known.
+            "SELECT verdict, now_ms, forgotten_until, in_progress, in_doubt, (kept).*
         FROM (
             SELECT pg_try_advisory_xact_lock_shared($22) AND ($23::bigint IS NULL
                 OR pg_try_advisory_xact_lock_shared($23)) AS is_free
@@ -85,30 +90,30 @@ fn told(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
             $1, CASE WHEN is_free THEN $2 END, $3, $4, $5, $6, $7, $8, $9, $10,
             $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21{kept}
         ) WHERE is_free"
-    ))
-    .time(options.told_now())
-    .bytes(Some(request.key.digest().as_bytes()))
-    .long(lock(request.key.digest()))
-    .bytes(Some(scope.digest().as_bytes()))
-    .bytes(text(scope.principal_name()).as_deref())
-    .bytes(text(scope.operation_name()).as_deref())
-    .bytes(Some(request.key.key().as_str().as_bytes()))
-    .int(i32::from(print.algorithm().number()))
-    .bytes(Some(print.digest()))
-    .bytes(Some(request.attempt.as_bytes()))
-    .span(request.lease)
-    .span(request.retention)
-    .time(request.first_sent)
-    .number(session.map(|call| call.session))
-    .number(session.map(|call| call.sequence))
-    .number(session.map(|call| call.first_unanswered))
-    .bytes(Some(scope.of_principal().digest().as_bytes()))
-    .span(options.limits.session_idle)
-    .flag(count == Count::Anew)
-    .number(options.limits.in_progress_max as u64)
-    .number(options.limits.in_doubt_max as u64)
-    .long(held_lock(pool.id(), request.key.digest()))
-    .long(session.map(|call| held_number(pool.id(), call)));
+        ))
+        .time(options.told_now())
+        .bytes(Some(request.key.digest().as_bytes()))
+        .long(lock(request.key.digest()))
+        .bytes(Some(scope.digest().as_bytes()))
+        .bytes(text(scope.principal_name()).as_deref())
+        .bytes(text(scope.operation_name()).as_deref())
+        .bytes(Some(request.key.key().as_str().as_bytes()))
+        .int(i32::from(print.algorithm().number()))
+        .bytes(Some(print.digest()))
+        .bytes(Some(request.attempt.as_bytes()))
+        .span(request.lease)
+        .span(request.retention)
+        .time(request.first_sent)
+        .number(session.map(|call| call.session))
+        .number(session.map(|call| call.sequence))
+        .number(session.map(|call| call.first_unanswered))
+        .bytes(Some(scope.of_principal().digest().as_bytes()))
+        .span(options.limits.session_idle)
+        .flag(count == Count::Anew)
+        .number(options.limits.in_progress_max as u64)
+        .number(options.limits.in_doubt_max as u64)
+        .long(held_lock(pool.id(), request.key.digest()))
+        .long(session.map(|call| held_number(pool.id(), call)));
     match &request.journal {
         Some(kept) => told.bytes(Some(&kept[..])),
         None => told,

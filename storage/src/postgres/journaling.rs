@@ -16,7 +16,8 @@ use super::settling::{ROUNDS_MAX, too_contended};
 use super::stored::{AnswerColumn, Stored, array, corrupt, get, number, stored, time};
 use crate::inspect::PAGE_SEEN_MAX;
 use crate::journal::{
-    ABANDONED_CALLS_MAX, AbandonedCall, AbandonedPage, NoteRefused, Noted, Step, StepResolution,
+    ABANDONED_BYTES_MAX, ABANDONED_CALLS_MAX, AbandonedCall, AbandonedPage, NoteRefused, Noted,
+    Step, StepResolution,
 };
 use crate::record::{CallRecord, Record, State};
 use crate::transition;
@@ -180,46 +181,54 @@ fn key_and_token(row: &Row) -> Result<(KeyDigest, FencingToken), StoreError> {
     Ok((key, token))
 }
 
-/// A page of the calls that can go on: two round trips, the second for their requests. Those whose lapse nobody
-/// has written down yet stand still since their lease ended.
+/// A page of the calls that can go on: two round trips, the second for their requests.
 pub(super) async fn abandoned(
     pool: &Pool,
     after: Option<Cursor>,
     calls_max: usize,
 ) -> Result<AbandonedPage, StoreError> {
     let calls_max = calls_max.clamp(1, ABANDONED_CALLS_MAX);
+    let is_of = |state| move |after: &Cursor| after.state == state;
+    let leases = match after {
+        Some(after) if after.state == OpenState::InDoubt => Behind::everything(),
+        after => Behind::of(after),
+    };
+    let doubts = Behind::of(after.filter(is_of(OpenState::InDoubt)));
     let rows = pool.rows(|_| {
         pool.told(&format!(
             "SELECT COALESCE($1, {{schema}}.now_ms()) AS now_ms, s.forgotten_until, {AS_VIEWED},
+                (
+                    SELECT octet_length(j.result) FROM {{schema}}.journal j
+                    WHERE j.key = r.key AND j.name = ''
+                ) AS request_bytes,
                 EXISTS (
                     SELECT FROM {{schema}}.journal j WHERE j.key = r.key AND j.result IS NULL
                 ) AS is_unfinished
             FROM {{schema}}.store s, (
-                (SELECT * FROM {{schema}}.records d
-                WHERE d.state = 2 AND d.journal_of IS NOT NULL AND (d.at, d.key) > ($2, $3)
-                ORDER BY d.at, d.key LIMIT $4)
-                UNION ALL
                 (SELECT * FROM {{schema}}.records l
                 WHERE l.state = 1 AND l.journal_of IS NOT NULL AND (l.at, l.key) > ($2, $3)
                     AND l.at <= (SELECT COALESCE($1, {{schema}}.now_ms()))
-                ORDER BY l.at, l.key LIMIT $4)
+                ORDER BY l.at, l.key LIMIT $6)
+                UNION ALL
+                (SELECT * FROM {{schema}}.records d
+                WHERE d.state = 2 AND d.journal_of IS NOT NULL AND (d.at, d.key) > ($4, $5)
+                ORDER BY d.at, d.key LIMIT $6)
             ) r
-            ORDER BY r.at, r.key LIMIT $4"
+            ORDER BY r.state, r.at, r.key LIMIT $6"
         ))
         .time(pool.options().told_now())
-        .long(after.map_or(-1, |after| {
-            i64::try_from(after.time.as_millis()).unwrap_or(i64::MAX)
-        }))
-        .bytes(Some(
-            after.as_ref().map_or(&[][..], |after| after.key.as_bytes()),
-        ))
+        .long(leases.at)
+        .bytes(Some(&leases.key))
+        .long(doubts.at)
+        .bytes(Some(&doubts.key))
         .number(PAGE_SEEN_MAX as u64)
     });
     let rows = rows.await?;
     let mut page = AbandonedPage::default();
     let mut is_whole = rows.len() < PAGE_SEEN_MAX;
+    let mut bytes = 0;
     for row in &rows {
-        if page.calls.len() == calls_max {
+        if page.calls.len() == calls_max || bytes > ABANDONED_BYTES_MAX {
             is_whole = false;
             break;
         }
@@ -228,7 +237,10 @@ pub(super) async fn abandoned(
             continue;
         };
         page.next = Some(Cursor {
-            state: OpenState::InDoubt,
+            state: match found.record.call().map(|call| &call.state) {
+                Some(State::InProgress { .. }) => OpenState::InProgress,
+                _ => OpenState::InDoubt,
+            },
             time: time(row, "at")?,
             key: found.key,
         });
@@ -243,13 +255,41 @@ pub(super) async fn abandoned(
             false => Vec::new(),
         };
         call.journal = Some(Box::new(CallJournal::with_steps(Bytes::new(), steps)));
-        page.calls.extend(AbandonedCall::of(&call));
+        if let Some(call) = AbandonedCall::of(&call) {
+            let request: Option<i32> = get(row, "request_bytes")?;
+            let request = request.and_then(|bytes| usize::try_from(bytes).ok());
+            bytes += request.ok_or_else(|| corrupt("its journal has no request"))?;
+            page.calls.push(call);
+        }
     }
     if is_whole {
         page.next = None;
     }
     with_requests(pool, &mut page.calls).await?;
     Ok(page)
+}
+
+/// Where a part of the list goes on.
+struct Behind {
+    at: i64,
+    key: Vec<u8>,
+}
+
+impl Behind {
+    fn of(place: Option<Cursor>) -> Self {
+        let (at, key) = place.map_or((-1, Vec::new()), |place| {
+            let at = i64::try_from(place.time.as_millis()).unwrap_or(i64::MAX);
+            (at, place.key.as_bytes().to_vec())
+        });
+        Self { at, key }
+    }
+
+    const fn everything() -> Self {
+        Self {
+            at: i64::MAX,
+            key: Vec::new(),
+        }
+    }
 }
 
 /// Puts the requests in. A call that goes on meanwhile, or is settled, is left out.

@@ -21,9 +21,7 @@ use super::room::Room;
 use super::run::{NO_ROWS, NothingHeld, Run, RunHandle};
 use super::stored::{corrupt, get, number, time};
 use super::time::SeenClock;
-use super::{
-    asking, claiming, committing, holding, journaling, one_statement, settling, sweeping,
-};
+use super::{asking, claiming, committing, holding, journaling, one_statement, settling, sweeping};
 use crate::clock::ClockGuard;
 use crate::journal::{AbandonedPage, Journal, StepResolution};
 use crate::transaction::{

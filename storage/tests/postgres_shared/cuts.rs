@@ -161,7 +161,10 @@ fn a_note_whose_answer_was_cut_off_counts_once() {
         let claim = given(store.claim(journaled(&key("a"))).await.unwrap());
         assert!(cutter.was_used());
         let journal = claim.journal().unwrap();
-        assert_eq!((&journal.request()[..], journal.steps()), (REQUEST, &[][..]));
+        assert_eq!(
+            (&journal.request()[..], journal.steps()),
+            (REQUEST, &[][..])
+        );
         let (digest, token) = (claim.digest(), claim.token());
         let notes = [
             StepNote::begun(charge()),
@@ -191,7 +194,10 @@ fn a_note_whose_answer_was_cut_off_counts_once() {
         let claim = given(store.claim(rerun).await.unwrap());
         assert!(cutter.was_used());
         let steps = claim.journal().unwrap().steps();
-        assert_eq!(steps, [Step::done(charge(), Bytes::from_static(b"paid 100"))]);
+        assert_eq!(
+            steps,
+            [Step::done(charge(), Bytes::from_static(b"paid 100"))]
+        );
         assert_eq!(store.release(claim).await, Ok(()));
     });
 }

@@ -169,8 +169,8 @@ fn whoever_takes_a_call_over_waits_for_a_note_that_is_being_written() {
             "SELECT outcome FROM {schema}.note(NULL, $1, $2, $3, 'charge', 1, NULL, 1000, 10, false)"
         );
         let (digest, [incarnation, sequence]) = told(&claim);
-        let row = client.query_one(&sql, &[&digest, &incarnation, &sequence]);
-        let row = row.await.unwrap();
+        let values: Values<'_> = [&digest, &incarnation, &sequence];
+        let row = client.query_one(&sql, &values).await.unwrap();
         assert_eq!(row.get::<_, i32>(0), 0, "the claim still holds");
         tokio::time::sleep(lease + Duration::from_millis(100)).await;
         let other = Arc::clone(&store);
@@ -218,8 +218,9 @@ fn a_note_waits_for_who_is_taking_the_call_over_and_is_fenced() {
         );
         client.batch_execute("BEGIN").await.unwrap();
         let (digest, [incarnation, sequence]) = told(&claim);
-        let changed = client.execute(&doubt, &[&digest, &incarnation, &sequence]);
-        assert_eq!(changed.await.unwrap(), 1);
+        let values: Values<'_> = [&digest, &incarnation, &sequence];
+        let changed = client.execute(&doubt, &values).await.unwrap();
+        assert_eq!(changed, 1);
         let (other, digest, token) = (Arc::clone(&store), claim.digest(), claim.token());
         let noting = tokio::spawn(async move {
             let note = StepNote::begun(step("charge"));
@@ -351,8 +352,8 @@ fn a_call_that_a_program_without_journals_ran_again_does_not_go_on() {
             WHERE key = $1 AND incarnation = $2 AND sequence = $3 RETURNING sequence"
         );
         let (digest, [incarnation, sequence]) = told(&claim);
-        let row = client.query_one(&anew, &[&digest, &incarnation, &sequence]);
-        let row = row.await.unwrap();
+        let values: Values<'_> = [&digest, &incarnation, &sequence];
+        let row = client.query_one(&anew, &values).await.unwrap();
         let sequence = u64::try_from(row.get::<_, i64>(0)).unwrap();
         let token = FencingToken::new(claim.token().incarnation(), sequence);
         assert!(store.abandoned(None, 10).await.unwrap().calls.is_empty());
@@ -435,7 +436,8 @@ fn a_store_that_knew_no_journals_is_migrated_with_its_records() {
         for migration in PostgresStore::migrations(&schema).unwrap() {
             if migration.number <= 4 {
                 client.batch_execute(&migration.sql).await.unwrap();
-                let note = format!("INSERT INTO {schema}.migrations (number, name) VALUES ($1, $2)");
+                let note =
+                    format!("INSERT INTO {schema}.migrations (number, name) VALUES ($1, $2)");
                 let told: [&(dyn tokio_postgres::types::ToSql + Sync); 2] =
                     [&migration.number, &migration.name];
                 client.execute(&note, &told).await.unwrap();
@@ -562,6 +564,8 @@ async fn shown(store: &PostgresStore, key: &ScopedKey) -> Vec<(String, Option<u6
     let steps = steps.map(|step| (step.name.to_string(), step.result_bytes));
     steps.collect()
 }
+
+type Values<'a> = [&'a (dyn tokio_postgres::types::ToSql + Sync); 3];
 
 /// A claim by which its record is found.
 fn told(claim: &Claim) -> (Vec<u8>, [i64; 2]) {

@@ -200,7 +200,12 @@ async fn execute(store: &PostgresStore, key: &onlyonce_storage::ScopedKey, name:
 }
 
 async fn owner(store: &PostgresStore) {
-    let mut claim = given(store.claim(leased(&key("owned"), SHORT_LEASE)).await.unwrap());
+    let mut claim = given(
+        store
+            .claim(leased(&key("owned"), SHORT_LEASE))
+            .await
+            .unwrap(),
+    );
     say("claimed");
     wait_for_go();
     let renewed = store.renew(&mut claim, SHORT_LEASE).await;

@@ -238,7 +238,8 @@ $$;
 -- noted, 1 the claim does not hold, 2 the step is finished with another result, 3 the call keeps no journal,
 -- 4 the journal would be too large: `size`, 5 it has as many steps as it may have.
 --
--- Of an owner whose claim has ended it is still taken what became of a step that it had begun: it knows.
+-- Of an owner whose claim has ended it is still taken what became of a step that it had begun: it knows. Where
+-- that was what nobody could know, the call can go on (its reason is then 3, its owner is gone).
 -- `p_again`: the same may have been noted before, and its answer got lost.
 CREATE FUNCTION {schema}.note(
     p_now bigint, p_key bytea, p_incarnation bigint, p_sequence bigint,
@@ -291,10 +292,6 @@ BEGIN
         RETURN;
     END IF;
     outcome := 0;
-    IF p_what = 3 THEN
-        DELETE FROM {schema}.journal j WHERE j.key = p_key AND j.name = p_name;
-        RETURN;
-    END IF;
     SELECT count(*) FILTER (WHERE j.place > 0), max(j.place),
             sum(octet_length(j.name) + COALESCE(octet_length(j.result), 0))
         INTO steps, last, size
@@ -302,7 +299,9 @@ BEGIN
     brings := COALESCE(octet_length(p_result), 0)
         + CASE WHEN is_there THEN 0 ELSE octet_length(p_name) END;
     size := size + brings;
-    IF NOT is_there AND steps >= p_steps_max THEN
+    IF p_what = 3 THEN
+        DELETE FROM {schema}.journal j WHERE j.key = p_key AND j.name = p_name;
+    ELSIF NOT is_there AND steps >= p_steps_max THEN
         outcome := 5;
     ELSIF size > p_bytes_max AND brings > 0 THEN
         outcome := 4;
@@ -313,6 +312,12 @@ BEGIN
         -- and asked again.
         INSERT INTO {schema}.journal VALUES (p_key, p_name, last + 1, p_result)
             ON CONFLICT DO NOTHING;
+    END IF;
+    IF outcome = 0 AND NOT is_in_progress THEN
+        UPDATE {schema}.records r SET version = r.version + 1, reason = 3
+            WHERE r.key = p_key AND r.reason = 1 AND r.answer_format IS NULL AND NOT EXISTS (
+                SELECT 1 FROM {schema}.journal j WHERE j.key = p_key AND j.result IS NULL
+            );
     END IF;
 END
 $$;
