@@ -213,18 +213,40 @@ fn a_note_that_was_not_made_is_fenced_however_often_it_is_asked() {
         let (schema, options) = postgres_rig::named(server);
         let store = postgres_rig::store(options).await;
         let claim = given(store.claim(journaled(&key("a"))).await.unwrap());
+        let note = StepNote::done(
+            StepName::parse("reserve").unwrap(),
+            Bytes::from_static(b"7"),
+        );
+        let made = store.note(claim.digest(), claim.token(), note).await;
+        assert_eq!(made, Ok(()));
         let left = store.doubt(claim, DoubtReason::OwnerGone, None).await;
         assert_eq!(left, Ok(()));
         let client = server.client().await;
-        // (step, what, result): begun, and done without having been begun.
-        for (what, result) in [(1, None), (2, Some(b"paid".to_vec()))] {
+        let paid = Some(b"paid".to_vec());
+        let seat = Some(b"7".to_vec());
+        // Step, begun or done or not executed, with what, whether it may have been asked before; 0 is noted.
+        for (step, what, result, again, expected) in [
+            ("charge", 1, None, true, 1),
+            ("charge", 2, paid, true, 1),
+            ("charge", 3, None, false, 1),
+            ("charge", 3, None, true, 0),
+            ("reserve", 2, seat.clone(), false, 1),
+            ("reserve", 2, seat, true, 0),
+            ("reserve", 2, Some(b"8".to_vec()), true, 1),
+        ] {
             let sql = format!(
                 "SELECT n.outcome FROM {schema}.records r, {schema}.note(
-                    NULL, r.key, r.incarnation, r.sequence, 'charge', $1, $2, 1000, 10, true
+                    NULL, r.key, r.incarnation, r.sequence, $1, $2, $3, 1000, 10, $4
                 ) n"
             );
-            let row = client.query_one(&sql, &[&what, &result]).await.unwrap();
-            assert_eq!(row.get::<_, i32>(0), 1, "{what}");
+            let told: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+                [&step, &what, &result, &again];
+            let row = client.query_one(&sql, &told).await.unwrap();
+            assert_eq!(
+                row.get::<_, i32>(0),
+                expected,
+                "{step} {what} {result:?} {again}"
+            );
         }
     });
 }
