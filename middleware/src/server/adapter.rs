@@ -7,7 +7,8 @@ use bytes::Bytes;
 use onlyonce_storage::journal::AbandonedCall;
 use onlyonce_storage::transaction::Transaction;
 use onlyonce_storage::{
-    Answer, FencingToken, Fingerprints, KeyState, Question, ScopedKey, SessionCall, StoreId, Timestamp,
+    Answer, FencingToken, Fingerprints, KeyState, Question, ScopedKey, SessionCall, StoreId,
+    Timestamp,
 };
 use tokio::time::Instant;
 

@@ -128,11 +128,7 @@ async fn interrupted<A: Adapter>(
 }
 
 /// Ends a run before its handler is called.
-async fn nothing<A: Adapter>(
-    shared: &Shared<A>,
-    grant: Grant,
-    reason: &str,
-) -> Flown<A::Response> {
+async fn nothing<A: Adapter>(shared: &Shared<A>, grant: Grant, reason: &str) -> Flown<A::Response> {
     give_back(shared, grant).await;
     Flown {
         landing: Landing::Refused(not_able(reason)),
