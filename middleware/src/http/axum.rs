@@ -10,6 +10,7 @@ use ::http::request::Parts;
 use onlyonce_storage::transaction;
 
 use super::{Definitive, NotExecuted};
+use crate::server::{self, StepError};
 
 /// The store's transaction, for a handler behind a layer that is
 /// [`transactional`](super::DedupeLayer::transactional). What it writes there is committed with its
@@ -45,6 +46,47 @@ pub struct NotTransactional;
 #[error(transparent)]
 pub struct Undone(#[from] pub transaction::TransactionError);
 
+/// The steps of the call, for a handler behind a layer that is
+/// [`journaled`](super::DedupeLayer::journaled). What a step came to is given to each later run of the
+/// call, and the step is not run again.
+///
+/// ```
+/// use onlyonce_middleware::http::axum::{Interrupted, Steps};
+/// use onlyonce_middleware::server::Unfinished;
+///
+/// # async fn charge(key: &str, order: &str) -> Result<String, std::io::Error> { Ok(String::new()) }
+/// # async fn print(receipt: &[u8]) -> Result<(), std::io::Error> { Ok(()) }
+/// async fn place(Steps(steps): Steps, order: String) -> Result<String, Interrupted> {
+///     // The bank dedupes by the key: after a crash it is asked again with the same one.
+///     let charged = steps.run_keyed("charge", async |run| {
+///         let receipt = charge(run.key.as_str(), &order).await;
+///         Ok(receipt.map_err(|error| Unfinished::Unknown(error.to_string()))?.into())
+///     });
+///     let receipt = charged.await?;
+///     // The printer does not: a crash in here leaves the call in doubt.
+///     let printed = steps.run_once("print", async |_| {
+///         print(&receipt).await.map_err(|error| Unfinished::Unknown(error.to_string()))?;
+///         Ok("printed".into())
+///     });
+///     printed.await?;
+///     Ok(String::from_utf8_lossy(&receipt).into_owned())
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Steps(pub server::Steps);
+
+/// The route has no steps: its layer is not [`journaled`](super::DedupeLayer::journaled), or the
+/// request carries no key. The handler did not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this route has no steps for its handler")]
+pub struct NotJournaled;
+
+/// A step has no result, and the call does not go on for now. The response that is made of it is not
+/// what the caller gets: the layer says what has become of the call.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct Interrupted(#[from] pub StepError);
+
 // === impl Transaction ===
 
 impl<S: Send + Sync> FromRequestParts<S> for Transaction {
@@ -71,6 +113,35 @@ impl IntoResponse for Undone {
     fn into_response(self) -> Response {
         let code = StatusCode::SERVICE_UNAVAILABLE;
         (code, NotExecuted, self.to_string()).into_response()
+    }
+}
+
+// === impl Steps ===
+
+impl<S: Send + Sync> FromRequestParts<S> for Steps {
+    type Rejection = NotJournaled;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NotJournaled> {
+        let steps = parts.extensions.get::<server::Steps>();
+        steps.cloned().map(Self).ok_or(NotJournaled)
+    }
+}
+
+// === impl NotJournaled ===
+
+impl IntoResponse for NotJournaled {
+    fn into_response(self) -> Response {
+        let code = StatusCode::INTERNAL_SERVER_ERROR;
+        (code, NotExecuted, self.to_string()).into_response()
+    }
+}
+
+// === impl Interrupted ===
+
+impl IntoResponse for Interrupted {
+    fn into_response(self) -> Response {
+        // Without the error, whose text is for the server's log.
+        StatusCode::SERVICE_UNAVAILABLE.into_response()
     }
 }
 

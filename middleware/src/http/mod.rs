@@ -17,7 +17,7 @@ pub(crate) use self::body::try_clone_request;
 pub use self::body::{Body, BoxError, Contents, Read, Reading};
 pub use self::key::read as read_key;
 pub use self::server::{
-    Dedupe, DedupeLayer, Definitive, NotExecuted, ScopeOf, answer, from_extension,
+    ByServer, Dedupe, DedupeLayer, Definitive, NotExecuted, ScopeOf, answer, from_extension,
 };
 pub use self::status::Status;
 pub use self::store::ServingStore;

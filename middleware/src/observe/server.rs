@@ -37,6 +37,14 @@ pub(crate) struct Waiting(());
 
 // === impl ServeSpan ===
 
+#[cfg(feature = "http")]
+impl<S> ServeSpan<S> {
+    /// What it puts requests through, without a span.
+    pub(crate) fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
 impl<S> Layer<S> for ServeSpanLayer {
     type Service = ServeSpan<S>;
 

@@ -7,21 +7,27 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
+use onlyonce_storage::journal::AbandonedCall;
 use onlyonce_storage::transaction::Transaction;
-use onlyonce_storage::{Answer, AnswerFormat, KeyDigest, KeyState, ScopedKey, Store, StoreId};
+use onlyonce_storage::{
+    Answer, AnswerFormat, Fingerprints, KeyDigest, KeyState, Scope, ScopedKey, Store, StoreId,
+};
 use tokio::time::Instant;
 
 use super::answer::Recorded;
 use super::fidelity::kept;
 use super::handler::{EVENT_STREAM, Failure, FromRecord, Keep, Keeping, Kept};
 use super::intake::hear_out;
+use super::journal::{NotRevived, revived, scope_outside};
 use super::outcome::{applies_nothing, meaning};
 use super::problem;
 use super::recording::{answered, encode, in_transaction, nothing, outcome, say_as_kept};
 use super::rules::{KeyRule, Rules};
 use super::words::{Asked, Words};
 use crate::http::{Body, Contents, ServingStore, Status, key, names};
-use crate::server::{Adapter, Admission, Execution, Recording, Refusal, Served};
+use crate::server::{
+    Adapter, Admission, Execution, Guarantee, Intent, Recording, Refusal, Served, Steps,
+};
 
 /// Adapts the server layers to HTTP, for one route.
 #[derive(Clone, Debug)]
@@ -107,6 +113,36 @@ impl Adapter for HttpAdapter {
         transaction: &Transaction,
     ) -> Option<Request<Body>> {
         in_transaction(request, execution, transaction)
+    }
+
+    fn journaling(
+        &self,
+        mut request: Request<Body>,
+        execution: Execution,
+        steps: &Steps,
+    ) -> Option<Request<Body>> {
+        request.extensions_mut().insert(execution);
+        request.extensions_mut().insert(steps.clone());
+        Some(request)
+    }
+
+    fn revive(&self, call: &AbandonedCall) -> Option<(Intent, Request<Body>)> {
+        let (parts, contents) = match revived(&self.rules, call) {
+            Ok(revived) => revived,
+            Err(NotRevived::Elsewhere) => return None,
+            Err(why) => {
+                let token = call.token;
+                tracing::warn!(target: "onlyonce", %token, %why, "a call that stands still is not gone on with");
+                return None;
+            }
+        };
+        let fingerprints = Fingerprints::new(call.fingerprint);
+        let mut intent = Intent::new(call.key.clone(), fingerprints);
+        intent.guarantee = Guarantee::Journaled;
+        intent.first_sent = call.first_sent;
+        intent.stored_request = Some(call.request.clone());
+        intent.goes_on_from = Some(call.token);
+        Some((intent, self.request(parts, contents, &call.key)))
     }
 
     fn record(
@@ -229,24 +265,41 @@ impl HttpAdapter {
         asked: Asked,
     ) -> Admission<Request<Body>> {
         let rules = &*self.rules;
-        let fingerprints = rules
-            .fingerprint
-            .of(&parts, original_uri(&parts), &contents);
-        let deduped_by = DedupedBy::of(&*self.store, &asked.key);
-        let in_handler = asked.key.key().clone();
-        let attempt = asked.words.attempt;
+        let sent_to = original_uri(&parts);
+        let fingerprints = rules.fingerprint.of(&parts, sent_to, &contents);
+        let mut stored = None;
+        if rules.guarantee == Guarantee::Journaled {
+            let compared = &rules.fingerprint;
+            stored = rules.journal.stored(compared, &parts, sent_to, &contents);
+            if stored.is_none() {
+                return Admission::Refused(Refusal::Unreadable {
+                    reason: TOO_LONG.to_owned(),
+                });
+            }
+            // The same in each run of the call, whoever asks.
+            if parts.extensions.get::<Scope>().is_none() {
+                let scope = scope_outside(rules, &asked.key);
+                parts.extensions.insert(scope);
+            }
+        }
+        let (key, attempt) = (asked.key.clone(), asked.words.attempt);
         let mut intent = asked.into_intent(fingerprints);
         intent.guarantee = rules.guarantee;
+        intent.stored_request = stored;
         intent.caller_retries = attempt.is_some();
-        parts.extensions.insert(in_handler);
-        parts.extensions.insert(deduped_by);
+        Admission::Protected(intent, self.request(parts, contents, &key))
+    }
+
+    /// The request as the handler gets it.
+    fn request(&self, mut parts: Parts, contents: Contents, key: &ScopedKey) -> Request<Body> {
+        parts.extensions.insert(key.key().clone());
+        parts.extensions.insert(DedupedBy::of(&*self.store, key));
         parts.extensions.insert(Keeping {
-            keep: rules.keep,
-            answer_bytes_max: rules.answer_bytes_max,
+            keep: self.rules.keep,
+            answer_bytes_max: self.rules.answer_bytes_max,
             applies_nothing: |parts, _| applies_nothing(parts),
         });
-        let request = Request::from_parts(parts, Body::from(contents));
-        Admission::Protected(intent, request)
+        Request::from_parts(parts, Body::from(contents))
     }
 
     fn encode(&self, parts: &http::response::Parts, contents: Option<&Contents>) -> Option<Answer> {
@@ -341,6 +394,8 @@ fn wants_only_events(headers: &HeaderMap) -> bool {
 /// Numbers of formats are never used again.
 const ANSWER: AnswerFormat = AnswerFormat::new(2);
 
+const TOO_LONG: &str =
+    "the request's method or body is longer than what can be kept of a journaled call";
 const BATCH: &str = "this address takes several items at once, and one idempotency key cannot stand \
                      for them: send it without";
 const TWICE: &str = "two dedupe layers of one store stand on this address: leave one of them";

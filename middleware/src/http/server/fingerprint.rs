@@ -63,6 +63,12 @@ impl FingerprintRules {
         self.host = Host::Compared;
     }
 
+    /// The headers that tell requests apart beside those that always do.
+    pub(super) fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        let host = (self.host == Host::Compared).then_some(&header::HOST);
+        self.headers.iter().chain(host)
+    }
+
     /// The fingerprints of a request for `uri`, as its client sent it.
     pub(super) fn of(&self, request: &Parts, uri: &Uri, contents: &Contents) -> Fingerprints {
         let fingerprint = |json, host| self.one(json, host, request, uri, contents);
@@ -171,10 +177,7 @@ fn add_trailers(builder: &mut FingerprintBuilder, contents: &Contents) {
     let Some(trailers) = &contents.trailers else {
         return;
     };
-    let mut names: Vec<_> = trailers
-        .keys()
-        .filter(|name| !NEVER.contains(name))
-        .collect();
+    let mut names: Vec<_> = trailers.keys().filter(|name| tells_apart(name)).collect();
     names.sort_unstable_by(|one, other| compare(one, other));
     for name in names {
         builder.add("trailer", name.as_str().as_bytes());
@@ -182,6 +185,12 @@ fn add_trailers(builder: &mut FingerprintBuilder, contents: &Contents) {
             builder.add("", value.as_bytes());
         }
     }
+}
+
+/// Whether a trailer of this name tells requests apart: no credential does, nor what differs between
+/// attempts of one call.
+pub(super) fn tells_apart(name: &HeaderName) -> bool {
+    !NEVER.contains(name)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

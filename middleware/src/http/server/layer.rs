@@ -77,6 +77,47 @@ impl DedupeLayer {
         self.change(|rules| rules.guarantee = Guarantee::Transactional)
     }
 
+    /// The handlers' effects are named steps, each with any effect: each finds
+    /// [`Steps`](server::Steps) among the extensions of its request (with feature `axum` it is an
+    /// extractor). What a step came to is kept beside the call's claim, and the request with it. So a
+    /// run after a crash, or after a peer that did not answer, goes on behind the last step that is
+    /// finished: when its client asks again, and by the server itself, where
+    /// [`keep_finishing_abandoned`](super::Dedupe::keep_finishing_abandoned) is spawned beside it.
+    ///
+    /// `service` is kept with the requests. Services that share a store have one each, and it stays the
+    /// same: it says which of the calls that stand still are this one's.
+    ///
+    /// A caller whose call stands still is told 409, `in-progress`, with `Retry-After`, whatever the
+    /// handler answered; one whose call was cut off in a step that must not be repeated is told 409,
+    /// `in-doubt`. A handler all of whose steps have a result is answered for as any other.
+    ///
+    /// The handler has no effect outside of its steps, and comes to the same steps each time that it
+    /// runs with the same request and results. What it reads of its request beside address, content
+    /// type and encoding, and body is named in [`journaled_headers`](Self::journaled_headers).
+    ///
+    /// The store has to keep journals (`SledStore` and `MemoryStore` do); over another one its calls are
+    /// refused with 503. A request that is larger than a journal may be is refused with 413.
+    ///
+    /// # Errors
+    ///
+    /// When `service` is empty or longer than 255 bytes.
+    pub fn journaled(self, service: &str) -> Result<Self, ScopeError> {
+        let mut journal = self.adapter.rules.journal.clone();
+        journal.name(service)?;
+        Ok(self.change(|rules| {
+            rules.guarantee = Guarantee::Journaled;
+            rules.journal = journal;
+        }))
+    }
+
+    /// Keeps these headers of the requests of [journaled](Self::journaled) calls too, until the call is
+    /// settled. Kept are always `Content-Type`, `Content-Encoding`, and those by which requests are told
+    /// apart ([`fingerprint_header`](Self::fingerprint_header)). No other is, and no credential unless
+    /// it is named here: it would lie in the store.
+    pub fn journaled_headers(self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.change(|rules| rules.journal.keep_headers(names))
+    }
+
     /// Takes request bodies of at most `bytes` bytes. Default 1 MiB: what other servers take. A
     /// larger one is refused with 413 before anything is executed.
     pub fn body_bytes_max(self, bytes: usize) -> Self {

@@ -14,6 +14,7 @@ use super::fidelity::CREDENTIALS;
 use super::fingerprint::FingerprintRules;
 use super::handler::Keep;
 use super::intake::Intake;
+use super::journal::JournalRules;
 use crate::server::Guarantee;
 
 /// What the author of a route says.
@@ -23,6 +24,7 @@ pub(super) struct Rules {
     pub(super) operation: Option<Box<str>>,
     pub(super) key: KeyRule,
     pub(super) guarantee: Guarantee,
+    pub(super) journal: JournalRules,
     pub(super) deadline_max: Option<Duration>,
     pub(super) intake: Intake,
     pub(super) fingerprint: FingerprintRules,
@@ -58,6 +60,7 @@ impl Rules {
             operation: None,
             key: KeyRule::Required,
             guarantee: Guarantee::Claimed,
+            journal: JournalRules::default(),
             deadline_max: None,
             intake: Intake::default(),
             fingerprint: FingerprintRules::default(),

@@ -1,4 +1,5 @@
-//! What a handler can say of its answer, as an extension of the response.
+//! What a handler can say of its answer, as an extension of the response; and what it is told of its
+//! request.
 
 /// Nothing was executed: the key is free again, and the answer is not recorded.
 ///
@@ -19,3 +20,12 @@ pub struct NotExecuted;
 /// no doubt. Said beside [`NotExecuted`], this one counts: it frees no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Definitive;
+
+/// Nobody asks: the server itself goes on with a journaled call that stood still. Among the extensions
+/// of its request.
+///
+/// Such a request is made of what was kept of the first one: its method, address and body, the
+/// headers that were [kept](super::DedupeLayer::journaled_headers), its key, and its
+/// [`Scope`](onlyonce_storage::Scope). Nothing else that layers outside had put there is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByServer;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::TryFutureExt;
 use futures_util::future::{Either, MapErr};
 use http::{HeaderMap, Request, Response};
+use onlyonce_storage::StoreError;
 use tower_service::Service;
 use tracing::instrument::Instrumented;
 
@@ -17,7 +18,7 @@ use super::handler::{Failure, FromRecord, Handler};
 use super::rules::OnReplay;
 use crate::http::{Body, BoxError};
 use crate::observe::ServeSpan;
-use crate::server;
+use crate::server::{self, Passed};
 
 /// See [`DedupeLayer`](super::DedupeLayer).
 ///
@@ -51,6 +52,81 @@ impl<S> Dedupe<S> {
         adapter: HttpAdapter,
     ) -> Self {
         Self { core, adapter }
+    }
+}
+
+impl<S, R> Dedupe<S>
+where
+    S: Service<Request<Body>, Response = Response<R>> + Clone + Send + 'static,
+    S::Error: Send + 'static,
+    S::Future: Send + 'static,
+    R: http_body::Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    /// Goes on with the [journaled](super::DedupeLayer::journaled) calls of this service that stand
+    /// still, now and every ten seconds or so; a call that stands still again waits twice as long each
+    /// time, up to ten minutes. It never ends: spawn it beside the server, and abort it when that shuts
+    /// down. What it has begun goes on then, as with a caller who goes away, and
+    /// [`idle`](server::Executions::idle) waits for it.
+    ///
+    /// The requests go to the service that this layer wraps, as it is here. So wrap a whole router, which
+    /// finds the handlers by their addresses, and not one route of it; and say `journaled` of the layer
+    /// that wraps it. What layers further outside put into requests is missing in these, except for the
+    /// [`Scope`](onlyonce_storage::Scope): see [`ByServer`](super::ByServer).
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")]
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// use std::sync::Arc;
+    /// use axum::{Router, routing::post};
+    /// use onlyonce_middleware::http::DedupeLayer;
+    /// use onlyonce_middleware::http::axum::{Interrupted, Steps};
+    /// use onlyonce_storage::{MemoryStore, Scope};
+    /// use tower::Layer;
+    ///
+    /// async fn place(Steps(steps): Steps, order: String) -> Result<String, Interrupted> {
+    ///     let receipt = steps.run_keyed("charge", async |run| {
+    ///         // Ask the bank, with `run.key`.
+    ///         Ok(format!("receipt of {order}").into())
+    ///     });
+    ///     Ok(String::from_utf8_lossy(&receipt.await?).into_owned())
+    /// }
+    ///
+    /// let dedupe = DedupeLayer::new(Arc::new(MemoryStore::new()), Scope::global());
+    /// let orders = Router::new().route("/orders/{id}", post(place));
+    /// let orders = dedupe.clone().journaled("orders")?.layer(orders);
+    /// let finishing = tokio::spawn(orders.clone().keep_finishing_abandoned());
+    ///
+    /// let app: Router = Router::new().route_service("/orders/{id}", orders);
+    /// // Serve `app`, until it is to shut down; then:
+    /// # drop(app);
+    /// finishing.abort();
+    /// dedupe.executions().idle().await;
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the executions running to their ends.
+    pub async fn keep_finishing_abandoned(self) {
+        self.core.into_inner().keep_finishing_abandoned().await;
+    }
+
+    /// Goes on with the journaled calls of this service that stand still, in one pass over at most 1,024
+    /// of them. It ends when they have, or after 30 s for each; they go on all the same. See
+    /// [`keep_finishing_abandoned`](Self::keep_finishing_abandoned).
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot tell.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the executions running to their ends.
+    pub async fn finish_abandoned(&self) -> Result<Passed, StoreError> {
+        let core = self.core.clone().into_inner();
+        core.finish_abandoned().await
     }
 }
 
