@@ -42,3 +42,4 @@ impl Harness for Memory {
 
 onlyonce_storage::conformance!(Memory::new());
 onlyonce_storage::conformance_transactions!(Memory::new());
+onlyonce_storage::conformance_journal!(Memory::new());

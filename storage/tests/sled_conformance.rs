@@ -82,3 +82,4 @@ fn copy(from: &Path, to: &Path) {
 
 onlyonce_storage::conformance!(Sled::start().await);
 onlyonce_storage::conformance_transactions!(Sled::start().await);
+onlyonce_storage::conformance_journal!(Sled::start().await);

@@ -21,6 +21,9 @@ pub mod dropped;
 pub mod fencing;
 pub mod forgetting;
 pub mod inspecting;
+pub mod journal;
+pub mod journal_bounds;
+mod journal_kit;
 mod kit;
 pub mod outbox;
 pub mod quota;
@@ -203,6 +206,40 @@ macro_rules! conformance_transactions {
             transactions: a_too_large_answer_commits_nothing
             transactions: many_transactions_on_the_same_rows_add_up
             transactions: more_tables_than_may_be_are_refused_also_where_all_come_at_once
+        }
+    };
+}
+
+/// The same for a store that [keeps journals](crate::journal::Journal): one `#[test]` of every claim about
+/// them.
+#[macro_export]
+macro_rules! conformance_journal {
+    ($harness:expr) => {
+        $crate::conformance_claims! { $harness =>
+            journal: a_request_and_its_notes_outlive_a_crash
+            journal: each_run_goes_on_where_the_one_before_it_stopped
+            journal: a_run_that_was_superseded_notes_nothing
+            journal: a_run_whose_lease_has_lapsed_begins_nothing
+            journal: a_step_that_was_begun_is_finished_also_after_the_lease
+            journal: a_call_with_a_begun_step_is_not_given_to_the_next_run
+            journal: a_resolved_step_lets_its_call_go_on
+            journal: a_step_is_resolved_only_where_it_was_begun_and_seen
+            journal: what_its_handler_has_ended_is_not_given_to_the_next_run
+            journal: a_call_claimed_without_a_journal_is_not_given_to_a_run_with_one
+            journal: a_journal_goes_with_its_call
+            journal: a_mismatch_is_told_before_anything_of_a_journal
+            journal: a_note_that_is_made_twice_is_made_once
+            journal: of_many_that_go_on_with_a_call_one_is_given_its_journal
+            journal: what_a_transaction_holds_keeps_no_journal
+            journal_bounds: a_resolution_that_is_too_large_changes_nothing
+            journal_bounds: a_request_beyond_the_bound_claims_nothing
+            journal_bounds: a_note_beyond_a_bound_changes_nothing
+            journal_bounds: every_abandoned_call_is_listed_once_in_small_pages
+            journal_bounds: a_lapsed_run_is_listed_until_somebody_goes_on
+            journal_bounds: a_page_of_abandoned_calls_is_bounded
+            journal_bounds: a_call_that_goes_on_is_counted_once
+            journal_bounds: sessions_and_first_sent_times_hold_for_a_call_that_goes_on
+            journal_bounds: operators_see_the_steps_and_none_of_their_results
         }
     };
 }
