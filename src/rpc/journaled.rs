@@ -20,7 +20,8 @@ pub use onlyonce_middleware::server::Unfinished as UnfinishedStep;
 /// What a journaled handler has its effects with, for one run of one call.
 ///
 /// See [`server::Steps`] for what holds of every step. Results are any serde types, kept as bincode
-/// (as arguments and replies are): a step whose type changes needs a new name.
+/// (as arguments and replies are). A method whose steps change, be it a name, a kind or a type, needs a new
+/// name while calls of it stand still: a step by another name is another step, with its effect again.
 #[derive(Clone, Debug)]
 pub struct Steps {
     inner: server::Steps,

@@ -34,7 +34,10 @@ use crate::observe::server as observe;
 /// A run asks for the same steps as the runs before it, in the same order. One that would run another
 /// step before it has asked for all that are finished is stopped before that step has an effect: its
 /// code has changed, and may know the same effect by another name. Steps may be asked for at the same
-/// time, by one task.
+/// time; then a step waits up to 5 s until all that are finished have been asked for.
+///
+/// A run that breaks these rules, or whose step the journal does not take, is stopped as well, and its
+/// caller is told that the call is in doubt: it goes on once the handler is mended.
 ///
 /// Clones are of the same run. Once the handler has returned they begin nothing any more; a step that
 /// is still under way then counts as one that was cut off.
@@ -81,7 +84,9 @@ pub enum StepError {
     NameTwice,
     /// A run before has finished a step that this run has not asked for: the handler has changed, or
     /// does not ask for its steps in the same order each time.
-    #[error("step {finished} was finished by a run before, and this run has not asked for it first")]
+    #[error(
+        "step {finished} was finished by a run before, and this run has not asked for it first"
+    )]
     OutOfOrder {
         /// The step that was finished.
         finished: StepName,
@@ -109,8 +114,11 @@ pub enum StepError {
 /// How the steps of a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ran {
-    /// Each that began has a result. Whether there are any, also of runs before.
-    Whole { any: bool },
+    /// No run of this handler can go on with the call as the handler is.
+    Mistaken { why: String },
+    /// Each that began has a result. Whether there are any, also of runs before, and whether this run
+    /// has asked for one.
+    Whole { any: bool, named: bool },
     /// One has none, and can be run again.
     Interrupted,
     /// Nobody can know whether this one took effect; whether its own code says so.
@@ -144,6 +152,8 @@ struct State {
     /// The first that must not be repeated and has no result, and whether its own code says so.
     cut: Option<(StepName, bool)>,
     interrupted: bool,
+    /// Why the handler cannot go on with the call, where that is for it to mend.
+    mistaken: Option<String>,
     ended: bool,
 }
 
@@ -227,8 +237,7 @@ impl Steps {
     /// handler cannot go on. For those who give results types.
     #[must_use]
     pub fn unreadable(&self, why: String) -> StepError {
-        self.run.state.lock().interrupted = true;
-        StepError::Unreadable(why)
+        self.run.mistaken(StepError::Unreadable(why))
     }
 
     /// Ends the run: no clone of this begins anything any more.
@@ -241,17 +250,24 @@ impl Steps {
         if let Some((step, said)) = state.cut.clone().or(unfinished) {
             return Ran::Cut { step, said };
         }
+        if let Some(why) = state.mistaken.clone() {
+            return Ran::Mistaken { why };
+        }
         if state.interrupted || !state.under_way.is_empty() {
             return Ran::Interrupted;
         }
         // The answer of a handler that knows nothing of what was done is not the call's.
         if let Some(finished) = state.not_asked_for() {
-            let token = self.run.token;
-            tracing::warn!(target: "onlyonce", %token, step = %finished, "a run has answered without a step that a run before has finished");
-            return Ran::Interrupted;
+            let why = StepError::OutOfOrder { finished }.to_string();
+            // One that has asked for none may have been turned away before the first.
+            return match state.named.is_empty() {
+                true => Ran::Interrupted,
+                false => Ran::Mistaken { why },
+            };
         }
-        let any = !state.named.is_empty() || !state.kept.is_empty();
-        Ran::Whole { any }
+        let named = !state.named.is_empty();
+        let any = named || !state.kept.is_empty();
+        Ran::Whole { any, named }
     }
 
     async fn step<F, Fut>(&self, repeats: Repeats, name: &str, code: F) -> Result<Bytes, StepError>
@@ -314,11 +330,14 @@ impl Run {
     fn enter(&self, name: &str) -> Result<StepName, StepError> {
         let mut state = self.state.lock();
         state.may_begin()?;
-        let name = StepName::parse(name).inspect_err(|_| state.interrupted = true)?;
-        if !state.named.insert(name.clone()) {
-            state.interrupted = true;
-            return Err(StepError::NameTwice);
-        }
+        let name = match StepName::parse(name) {
+            Ok(name) if state.named.insert(name.clone()) => name,
+            wrong => {
+                drop(state);
+                let error = wrong.map_or_else(StepError::from, |_| StepError::NameTwice);
+                return Err(self.mistaken(error));
+            }
+        };
         drop(state);
         self.asked.notify_waiters();
         Ok(name)
@@ -336,10 +355,17 @@ impl Run {
                 return Ok(());
             };
             if timeout_at(give_up_at, asked).await.is_err() {
-                self.state.lock().interrupted = true;
-                return Err(StepError::OutOfOrder { finished });
+                return Err(self.mistaken(StepError::OutOfOrder { finished }));
             }
         }
+    }
+
+    /// Notes that the handler is to be mended before the call can go on.
+    fn mistaken(&self, error: StepError) -> StepError {
+        let mut state = self.state.lock();
+        state.interrupted = true;
+        state.mistaken.get_or_insert_with(|| error.to_string());
+        error
     }
 
     /// The result that a run before has left.
@@ -400,7 +426,7 @@ impl Run {
             let error = match journal.note(self.key, self.token, note.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(NoteError::Store(error)) => error,
-                Err(NoteError::Refused(refused)) => return Err(refused.into()),
+                Err(NoteError::Refused(refused)) => return Err(self.mistaken(refused.into())),
                 Err(_) => return Err(StepError::Superseded),
             };
             if attempt == NOTES_MAX || !matches!(error, StoreError::Unavailable { .. }) {
@@ -495,8 +521,8 @@ const NOTES_MAX: u32 = 4;
 const NOTE_PAUSE_MIN: Duration = Duration::from_millis(20);
 const NOTE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Whoever asks for steps at the same time asks for all of them at once.
-const ORDER_WAIT: Duration = Duration::from_millis(100);
+/// More than a handler that asks for steps at the same time reads or thinks between two of them.
+const ORDER_WAIT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -515,5 +541,5 @@ mod tests {
         assert_ne!(of("ship"), of("charge"));
     }
 
-    const GOLDEN: &str = "";
+    const GOLDEN: &str = "e1ffa15a045843643023534a5eeacdf6911e660f12a54343090748eb07e1c7c1";
 }

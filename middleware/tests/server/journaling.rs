@@ -133,7 +133,7 @@ async fn a_once_step_that_was_cut_off_is_in_doubt_until_somebody_says_what_becam
         let server = shop(&peer, &shipped, dies).over(Arc::new(store.clone()));
         for _ in 0..3 {
             let told = send(&server, order()).await;
-            assert_eq!(in_doubt(&told), Some(DoubtReason::OwnerGone), "{told:?}");
+            assert_eq!(in_doubt(&told), Some(DoubtReason::LeaseLapsed), "{told:?}");
         }
         assert_eq!(shipped.total(), 1);
         resolve(&store, doubt(&store).await.token, "ship", what).await;
@@ -171,7 +171,7 @@ async fn a_once_step_that_is_dropped_half_way_leaves_its_call_in_doubt_whatever_
     .over(Arc::new(MemoryStore::default()));
     for _ in 0..2 {
         let told = send(&server, order()).await;
-        assert_eq!(in_doubt(&told), Some(DoubtReason::OwnerGone), "{told:?}");
+        assert_eq!(in_doubt(&told), Some(DoubtReason::LeaseLapsed), "{told:?}");
     }
 }
 
@@ -363,7 +363,8 @@ async fn a_name_that_is_used_twice_or_is_none_stops_the_run() {
             }
         })
         .over(Arc::new(MemoryStore::default()));
-        assert!(is_in_progress(&send(&server, order()).await), "{second:?}");
+        let told = send(&server, order()).await;
+        assert_eq!(in_doubt(&told), Some(DoubtReason::OwnerGone), "{told:?}");
         assert_eq!(seen.total(), 0);
     }
 }
@@ -489,7 +490,7 @@ async fn a_once_step_whose_result_cannot_be_kept_is_in_doubt() {
     let server = shop(&peer, &shipped, |_| Ok(())).over(watched);
     for _ in 0..2 {
         let told = send(&server, order()).await;
-        assert_eq!(in_doubt(&told), Some(DoubtReason::OwnerGone), "{told:?}");
+        assert_eq!(in_doubt(&told), Some(DoubtReason::LeaseLapsed), "{told:?}");
     }
     let what = StepResolution::Done("shipped".into());
     resolve(&memory, doubt(&memory).await.token, "ship", what).await;
@@ -556,7 +557,7 @@ async fn a_handle_that_outlives_its_run_begins_nothing() {
 
 #[tokio::test]
 async fn an_answer_is_not_the_calls_while_a_step_is_under_way() {
-    for (once, expected) in [(true, Some(DoubtReason::OwnerGone)), (false, None)] {
+    for (once, expected) in [(true, Some(DoubtReason::LeaseLapsed)), (false, None)] {
         let server = journaled(move |_, steps, _| async move {
             let (begun, has_begun) = tokio::sync::oneshot::channel();
             tokio::spawn(async move {
@@ -592,4 +593,18 @@ async fn a_request_that_is_larger_than_a_journal_is_refused_and_not_executed() {
     );
     assert_eq!(store.peek(key("k")).await.unwrap(), KeyState::Absent);
     assert_eq!(peer.asked(), 0);
+}
+
+// I2: an answer that nobody is known to have recorded may not be what the next run answers.
+#[tokio::test]
+async fn an_answer_that_is_not_known_to_be_recorded_is_given_to_nobody() {
+    let (watched, _) = watching();
+    let server = journaled(|run, steps, _| async move {
+        steps.run_once("ship", |_| result("1")).await?;
+        Ok(done(&format!("run {run}")))
+    });
+    watched.refuse_completions.store(true, Ordering::SeqCst);
+    let server = server.over(watched.clone());
+    let told = send(&server, order()).await;
+    assert!(is_in_progress(&told), "{told:?}");
 }

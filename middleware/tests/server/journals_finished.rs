@@ -13,7 +13,7 @@ use tower::Layer;
 
 use crate::doubts::key;
 use crate::journaled_calls::{is_in_progress, journaled, result, unknown};
-use crate::protocol::{Ask, Handler, Plain, Told, done, send};
+use crate::protocol::{Ask, Effects, Handler, Plain, Told, done, send};
 
 fn order() -> Ask {
     Ask::new("k", "order")
@@ -68,6 +68,49 @@ async fn a_call_that_was_ended_meanwhile_is_not_begun_anew_by_its_server() {
         "{told:?}"
     );
     assert_eq!(store.peek(key("k")).await.unwrap(), KeyState::Absent);
+}
+
+// A deployment makes a method of steps a method without: nobody has asked for the call again, and the one
+// who did may not be repeated.
+#[tokio::test]
+async fn a_call_whose_handler_has_no_steps_any_more_is_not_begun_anew_by_its_server() {
+    let store = Arc::new(MemoryStore::default());
+    let server = standing_still(1).over(store.clone());
+    assert!(is_in_progress(&send(&server, order()).await));
+    let listed = listed(&server).await;
+
+    let effects = Effects::default();
+    let handler = Handler::applying(&effects);
+    let claimed = handler.over(store.clone());
+    let mut unasked = order();
+    unasked.goes_on_from = Some(listed.token);
+    unasked.to_another_handler = true;
+    let told = send(&claimed, unasked).await;
+    assert_eq!(effects.total(), 0, "{told:?}");
+    let known = store.peek(key("k")).await.unwrap();
+    assert!(matches!(known, KeyState::InDoubt(_)), "{known:?}");
+}
+
+// What outer layers gave the caller's request (who it was, a session) the server's own has not.
+#[tokio::test]
+async fn what_a_handler_says_before_its_first_step_to_a_run_that_nobody_asked_for_is_no_answer() {
+    let store = Arc::new(MemoryStore::default());
+    let server = journaled(|run, steps, _| async move {
+        if run == 1 {
+            return Ok(done("403, who are you?"));
+        }
+        let charge = async |_| match run {
+            0 => Err(unknown()),
+            _ => Ok("charged".into()),
+        };
+        steps.run_keyed("charge", charge).await?;
+        Ok(done("ordered"))
+    })
+    .over(store.clone());
+    assert!(is_in_progress(&send(&server, order()).await));
+    server.finish_abandoned().await.unwrap();
+    let told = send(&server, order()).await;
+    assert_eq!(told, Told::Done("ordered".to_owned(), Served::Executed));
 }
 
 /// The one call that stands still.

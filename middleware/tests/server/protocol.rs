@@ -40,6 +40,8 @@ pub struct Ask {
     pub steps: Option<Steps>,
     /// The claim under which the call stands still, for who goes on with it unasked.
     pub goes_on_from: Option<FencingToken>,
+    /// Whether its handler, whatever its body is, has no steps.
+    pub to_another_handler: bool,
 }
 
 /// What is done in a transaction begins with this.
@@ -107,6 +109,7 @@ impl Ask {
             transaction: None,
             steps: None,
             goes_on_from: None,
+            to_another_handler: false,
         }
     }
 
@@ -176,11 +179,11 @@ impl Adapter for Plain {
         if ask.body.starts_with(BOOK) {
             intent.guarantee = Guarantee::Transactional;
         }
-        if ask.body.starts_with(ORDER) {
+        if ask.body.starts_with(ORDER) && !ask.to_another_handler {
             intent.guarantee = Guarantee::Journaled;
             intent.stored_request = Some(ask.body.clone().into());
-            intent.goes_on_from = ask.goes_on_from;
         }
+        intent.goes_on_from = ask.goes_on_from;
         Admission::Protected(intent, ask)
     }
 

@@ -89,6 +89,11 @@ where
     A: Adapter,
     S: Service<A::Request> + Clone,
 {
+    // Whoever goes on with a call of the server's own accord goes on with its steps. A handler that has
+    // none any more would begin anew, and nobody has asked it to.
+    if intent.goes_on_from.is_some() && intent.guarantee != Guarantee::Journaled {
+        return Begun::Landed(Landing::NotExecuted);
+    }
     // The same in each round, so that a store which lost its answer knows its own claim again.
     let attempt = AttemptId::random();
     let give_up_at = far(patience(shared.options.wait, intent.deadline));
@@ -143,6 +148,12 @@ where
                     Landing::NotExecuted => {}
                     landing => return Begun::Landed(landing),
                 }
+            }
+            // The store has just written down that it stands still.
+            (Asked::InDoubt(in_doubt), _)
+                if intent.goes_on_from == Some(in_doubt.token) && !considered =>
+            {
+                considered = true;
             }
             // Somebody was faster; who waits for this attempt asks for himself.
             (Asked::InDoubt(_) | Asked::InProgress { .. }, _) if intent.goes_on_from.is_some() => {

@@ -19,22 +19,23 @@ use super::in_doubt::Execution;
 use super::owner::{Ended, under_lease};
 use super::runs::RunningHere;
 use super::service::Shared;
-use super::settle::{Flown, Run, doubt, give_back, settle, within};
+use super::settle::{Flown, Run, doubt, give_back, goes_on_later, settle, within};
 use crate::observe::server::{self as observe, Running};
-use crate::server::{Adapter, Outcome, Ran, Refusal, Steps};
+use crate::server::{Adapter, Intent, Outcome, Ran, Refusal, Steps};
 
 /// Runs the handler with the call's steps, and settles what it came to.
 pub(super) async fn fly<S, A>(
     shared: &Shared<A>,
     mut grant: Grant,
     mut handler: S,
-    request: A::Request,
+    (intent, request): (&Intent, A::Request),
 ) -> Flown<A::Response>
 where
     A: Adapter,
     S: Service<A::Request, Response = A::Response, Error = A::Error> + Send,
     S::Future: Send,
 {
+    let is_unasked = intent.goes_on_from.is_some();
     let Some(journal) = grant.claim.journal() else {
         return nothing(shared, grant, NO_JOURNAL).await;
     };
@@ -78,20 +79,31 @@ where
             response: None,
         };
     }
-    let run = Run::ended(grant, held_until, lease);
+    let run = Run::ended(grant, held_until, lease).journaled();
     match (ended, ran) {
         (_, Ran::Cut { step, said }) => {
             let token = run.claim.token();
             tracing::warn!(target: "onlyonce", %token, %step, "a step that must not be repeated was cut off; say what became of it");
+            // What was not said to have ended may be running still, in a task of the handler's.
             let reason = match said {
                 true => DoubtReason::Ambiguous,
-                false => reason,
+                false => DoubtReason::LeaseLapsed,
             };
             doubt(shared, run, reason, None, None).await
         }
         // It may come to the same again and again, so that its caller is told.
         (Ended::Itself(Err(_panic)), _) => doubt(shared, run, reason, None, None).await,
-        (Ended::Itself(Ok(result)), Ran::Whole { any }) => {
+        (_, Ran::Mistaken { why }) => {
+            let token = run.claim.token();
+            tracing::error!(target: "onlyonce", %token, %why, "a journaled call cannot go on with this handler; it does with one that is mended");
+            doubt(shared, run, reason, None, None).await
+        }
+        // What the handler of a run that nobody has asked for says before its first step (who asked
+        // before had credentials, perhaps) is no answer to a call that may have had effects.
+        (Ended::Itself(Ok(_)), Ran::Whole { named: false, .. }) if is_unasked => {
+            interrupted(shared, run, reason).await
+        }
+        (Ended::Itself(Ok(result)), Ran::Whole { any, .. }) => {
             let recording = shared.adapter.record(result).await;
             match recording.outcome {
                 // It is not true of the call, nor known of the runs before.
@@ -120,9 +132,7 @@ async fn interrupted<A: Adapter>(
         tracing::debug!(target: "onlyonce", %token, %error, "it is not noted that a call stands still");
     }
     Flown {
-        landing: Landing::Refused(Refusal::InProgress {
-            retry_after: RETRY_AFTER,
-        }),
+        landing: goes_on_later(),
         response: None,
     }
 }

@@ -102,7 +102,7 @@ where
                 let flown = transact::fly(shared, grant, handler, request);
                 Box::pin(nested::handling(caller_retries, flown)).await
             } else if self.intent.guarantee == Guarantee::Journaled {
-                let flown = journaled::fly(shared, grant, handler, request);
+                let flown = journaled::fly(shared, grant, handler, (&self.intent, request));
                 Box::pin(nested::handling(caller_retries, flown)).await
             } else {
                 let before = grant.rerun_of.as_ref().map(|before| before.token);

@@ -32,6 +32,9 @@ pub(super) struct Run {
     /// When the store is no longer waited for: what it has not acknowledged by then is not known
     /// to be recorded.
     pub(super) settle_by: Instant,
+    /// Whether the call goes on with another run where its answer is not known to be recorded. Then
+    /// this one's is given to nobody: the next may be another.
+    pub(super) goes_on: bool,
 }
 
 // === impl Run ===
@@ -43,6 +46,15 @@ impl Run {
             claim: grant.claim,
             rerun_of: grant.rerun_of,
             settle_by: settle_by(held_until, lease),
+            goes_on: false,
+        }
+    }
+
+    /// The same of a journaled call.
+    pub(super) fn journaled(self) -> Self {
+        Self {
+            goes_on: true,
+            ..self
         }
     }
 }
@@ -72,6 +84,7 @@ async fn unrecorded<A: Adapter>(
     run: Run,
     response: Option<A::Response>,
 ) -> Flown<A::Response> {
+    let response = response.filter(|_| !run.goes_on);
     let flown = doubt(shared, run, DoubtReason::Unrecorded, None, None).await;
     Flown {
         response: response.map(|response| shared.mark(response, Served::ExecutedUnrecorded)),
@@ -144,7 +157,10 @@ fn complete<A: Adapter>(
     response: Option<A::Response>,
 ) -> impl Future<Output = Flown<A::Response>> + Send {
     let Run {
-        claim, settle_by, ..
+        claim,
+        settle_by,
+        goes_on,
+        ..
     } = run;
     let key = claim.key().clone();
     let token = claim.token();
@@ -163,6 +179,13 @@ fn complete<A: Adapter>(
                 let by_another = settled_by_another(shared, key, token, DoubtReason::Unrecorded);
                 Flown {
                     landing: Box::pin(by_another).await,
+                    response: None,
+                }
+            }
+            Err(_) if goes_on => {
+                shared.ended.note(token);
+                Flown {
+                    landing: goes_on_later(),
                     response: None,
                 }
             }
@@ -227,6 +250,7 @@ pub(super) async fn doubt<A: Adapter>(
         claim,
         rerun_of,
         settle_by,
+        goes_on: _,
     } = run;
     shared.ended.note(claim.token());
     let key = claim.key().clone();
@@ -284,6 +308,13 @@ async fn settled_by_another<A>(
             answer: None,
         }),
     }
+}
+
+/// What is told of a journaled call that goes on with the next attempt, or by the server.
+pub(super) fn goes_on_later() -> Landing {
+    Landing::Refused(Refusal::InProgress {
+        retry_after: RETRY_AFTER,
+    })
 }
 
 pub(super) fn land_in_doubt(in_doubt: InDoubt) -> Landing {
