@@ -105,8 +105,8 @@ pub(super) async fn hold(
 /// Begins a call again that this process has had until now, on the connection that has it: waiting for another
 /// one would leave the key to everybody meanwhile. The transaction's own lock is gone once that is rolled back, and
 /// before, in the instant in which a statement is refused. Where the connection leads to one backend, that has had
-/// the key too since the call was begun (`Leased::has_key`), or takes it now, where the transaction is not aborted.
-/// Behind a pooler it would keep it for ever.
+/// the key too since the call was begun (`Leased::has_key`), or takes it now, set back to before it was aborted.
+/// Behind a pooler it would keep it for ever: there the key is free between two words of one message.
 pub(super) async fn hold_again(
     shared: &Arc<Shared>,
     request: &ClaimRequest,
@@ -240,7 +240,7 @@ async fn begin_on(
             beginning.insert_str(0, "ROLLBACK; ");
             let keeping = (keeps && !leased.has_key).then(|| {
                 beginning.push_str(&format!("; SELECT pg_advisory_unlock({lock})"));
-                format!("SELECT pg_try_advisory_lock({lock})")
+                format!("{BACK_TO_BASE}; SELECT pg_try_advisory_lock({lock})")
             });
             (keeping, None, None)
         }
@@ -256,7 +256,7 @@ async fn begin_on(
         }
     };
     let keeping = async {
-        // OK to ignore because an aborted transaction takes no word, and a lost connection says so below.
+        // OK to ignore because what keeps no key leaves it to who is first, and a lost connection says so below.
         if let Some(keeping) = &keeping {
             let _ = connection.begin_or_end(keeping).await;
         }

@@ -158,6 +158,33 @@ fn who_waits_for_the_key_of_a_call_gets_it_once_that_is_settled_and_not_before()
     });
 }
 
+/// A10: a run that was in somebody's way is undone, and the key is not given up with it.
+#[test]
+fn a_run_that_comes_again_has_kept_its_key() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let bank = Arc::new(Bank::open(server).await);
+        for (number, level) in LEVELS.into_iter().enumerate() {
+            let store = bank.store_with(bank.options.clone().isolation(level)).await;
+            let (claim, transaction) = begin(&store, &key(&format!("{level:?}"))).await;
+            let waits = waits_for_its_key(server, &bank, &transaction).await;
+            assert_eq!(bank.read(&transaction, "bob").await, Ok(100));
+            // As the database says it where two were in each other's way.
+            let conflict = "DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '40001'; END $$";
+            let lost = transaction.sql().unwrap().execute(conflict, &[]).await;
+            assert_eq!(lost, Err(TransactionError::Conflict));
+            let again = store.start(&claim);
+            assert_eq!(bank.add(&again, "alice", -10).await, Ok(1));
+            commit(&store, claim, &again, "then").await.unwrap();
+            assert_eq!(waits.await.unwrap(), i64::try_from(number).unwrap() + 1);
+        }
+        assert_eq!(bank.cents("alice").await, 70);
+        no_key_is_kept(&bank).await;
+    });
+}
+
 /// A2: a handler that goes on after a statement was refused is still the one that executes the call.
 #[test]
 fn after_a_refused_statement_a_call_is_in_progress_until_it_is_over() {

@@ -11,8 +11,8 @@ use onlyonce_storage::postgres::{
 };
 use onlyonce_storage::transaction::TransactionalStore as _;
 use onlyonce_storage::{
-    ClaimOutcome, ClaimRequest, Clock as _, Inspect as _, KeyState, ManualClock, ScopedKey,
-    Store as _, StoreError, SystemClock,
+    ClaimOutcome, ClaimRequest, Clock as _, Inspect as _, KeyState, ManualClock, RetentionOptions,
+    ScopedKey, Store as _, StoreError, SystemClock,
 };
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -23,6 +23,9 @@ use crate::postgres_rig::{self, Server};
 
 /// Longer than any answer and any trace of one is kept.
 const FORGOTTEN: Duration = Duration::from_secs(8 * 24 * 60 * 60);
+
+/// A slow machine is no reason for the database to end what stands at the gate.
+const STANDS_AT_MOST: Duration = Duration::from_secs(60);
 
 /// A bank of which the tests move the clock, and a gate that statements stop at.
 struct Race {
@@ -56,8 +59,7 @@ impl Race {
 
     fn options(&self) -> PostgresOptions {
         let options = self.bank.options.clone().clock_of_tests(self.clock.clone());
-        // A slow machine is no reason for the database to end what stands at the gate.
-        options.answer_within(Duration::from_secs(60))
+        options.answer_within(STANDS_AT_MOST)
     }
 
     async fn store(&self) -> Arc<PostgresStore> {
@@ -208,14 +210,15 @@ fn while_a_statement_stands_still_nobody_else_is_given_its_call() {
     });
 }
 
-/// B7: in the instant between its picture and the lock of its key another server executes the call. There is one
-/// record for each key: its own cannot be written, its effect is undone, and it is told the other's answer.
-#[test]
-fn a_statement_that_another_server_overtakes_before_it_has_the_key_has_no_effect() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
+/// Between its picture and the lock of its key, one statement; and what another server did meanwhile.
+struct Overtaken {
+    race: Race,
+    other: Arc<PostgresStore>,
+    overtaken: Asked,
+}
+
+impl Overtaken {
+    async fn start(server: &Server, retention: RetentionOptions) -> Self {
         let race = Race::open(server).await;
         // In the place of the database's own, for one of the two servers.
         race.bank
@@ -234,28 +237,72 @@ fn a_statement_that_another_server_overtakes_before_it_has_the_key_has_no_effect
         let slow = PostgresOptions::new(url)
             .schema(schema)
             .clock_of_tests(race.clock.clone())
-            .answer_within(Duration::from_secs(60));
-        let (slow, other) = (race.bank.store_with(slow).await, race.store().await);
+            .answer_within(STANDS_AT_MOST);
+        let slow = race.bank.store_with(slow.retention(retention)).await;
+        let other = race.options().retention(retention);
+        let other = race.bank.store_with(other).await;
         race.warm(&slow, "warm").await;
         let key = key("overtaken");
         race.close().await;
         let overtaken = race.spawn(&slow, first_sent_now(&race, &key));
         race.until_stopped(1).await;
         let (claim, transaction) = begin(&other, &key).await;
-        let sql = race
-            .bank
-            .sql("INSERT INTO {schema}.accounts VALUES ('carol', 5)");
-        let effect = transaction.sql().unwrap().execute(&sql, &[]).await;
-        assert_eq!(effect, Ok(1));
+        let opens = "INSERT INTO {schema}.accounts VALUES ('carol', 5)";
+        let sql = transaction.sql().unwrap();
+        let opened = sql.execute(&race.bank.sql(opens), &[]).await;
+        assert_eq!(opened, Ok(1));
         commit(&other, claim, &transaction, "theirs").await.unwrap();
-        race.open_again().await;
-        let overtaken = overtaken.await.unwrap();
-        let Ok(OneStatementOutcome::NotExecuted(ClaimOutcome::Completed(completion))) = overtaken
-        else {
-            panic!("{overtaken:?}");
+        Self {
+            race,
+            other,
+            overtaken,
+        }
+    }
+
+    /// Lets it go on. What is known of the call, of which the other server's effect is the only one.
+    async fn goes_on(self) -> ClaimOutcome {
+        self.race.open_again().await;
+        let outcome = self.overtaken.await.unwrap();
+        let bank = &self.race.bank;
+        let cents = (bank.cents("bob").await, bank.cents("carol").await);
+        assert_eq!(cents, (100, 5), "{outcome:?}");
+        match outcome {
+            Ok(OneStatementOutcome::NotExecuted(known)) => known,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// B7: in the instant between its picture and the lock of its key another server executes the call. There is one
+/// record for each key: its own cannot be written, its effect is undone, and it is told the other's answer.
+#[test]
+fn a_statement_that_another_server_overtakes_before_it_has_the_key_has_no_effect() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let overtaken = Overtaken::start(server, RetentionOptions::default()).await;
+        let ClaimOutcome::Completed(completion) = overtaken.goes_on().await else {
+            panic!("the answer should be told");
         };
         assert_eq!(&completion.answer.body()[..], b"theirs");
-        assert_eq!(race.bank.cents("bob").await, 100);
-        assert_eq!(race.bank.cents("carol").await, 5);
+    });
+}
+
+/// E7: the same, and the other's record is past its horizon at once. A sweep leaves its trace for as long as a
+/// statement may take that has missed it.
+#[test]
+fn what_is_past_its_horizon_is_not_swept_away_under_a_statement_that_has_missed_it() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let at_once = RetentionOptions::new(Duration::ZERO, Duration::ZERO).unwrap();
+        let overtaken = Overtaken::start(server, at_once).await;
+        overtaken.race.clock.advance(STANDS_AT_MOST);
+        let swept = overtaken.other.sweep().await.unwrap();
+        assert_eq!((swept.paused, swept.tombstones), (None, 0));
+        let known = overtaken.goes_on().await;
+        assert!(matches!(known, ClaimOutcome::Stale), "{known:?}");
     });
 }
