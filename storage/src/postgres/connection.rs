@@ -216,6 +216,12 @@ async fn arrive_at(
         && direct::greeted_by(&connection.client).await == backend
     {
         connection.kept = Some(Kept::default());
+        // What was said for a transaction alone is gone when that is aborted: this is what holds then.
+        let settings = format!(
+            "SELECT set_config('idle_in_transaction_session_timeout', '{}', false)",
+            (options.answer_within * ABORTED_IDLE).as_millis()
+        );
+        connection.rows(&Told::new(settings)).await?;
     }
     migrations::check(&connection, schema).await?;
     let ask = Told::new(schema.sql("SELECT {schema}.arrive($1)"));
@@ -383,6 +389,10 @@ impl Drop for Connection {
         self.io.abort();
     }
 }
+
+/// How long a transaction may stand that the database has aborted, with the key of its call, in `answer_within`s: as
+/// long as a lease, as both come.
+const ABORTED_IDLE: u32 = 6;
 
 /// Shorter than most firewalls forget a connection that is quiet.
 const KEEPALIVE: Duration = Duration::from_secs(30);

@@ -105,9 +105,10 @@ pub(super) async fn hold(
 }
 
 /// Begins a call again that this process has had until now, on the connection that has it: waiting for another
-/// one would leave the key to everybody meanwhile. Where the connection leads to one backend, that keeps the
-/// key while the earlier transaction is rolled back; an aborted one cannot be told to, and behind a pooler it
-/// would keep it for ever: there the key is free between two words of one message.
+/// one would leave the key to everybody meanwhile. The transaction's own lock is gone once that is rolled back, and
+/// before, in the instant in which a statement is refused. Where the connection leads to one backend, that has had
+/// the key too since the call was begun (`Leased::has_key`), or takes it now, set back to before it was aborted.
+/// Behind a pooler it would keep it for ever: there the key is free between two words of one message.
 pub(super) async fn hold_again(
     shared: &Arc<Shared>,
     request: &ClaimRequest,
@@ -209,7 +210,7 @@ async fn begin(
 
 async fn begin_on(
     pool: &Arc<Pool>,
-    leased: Leased,
+    mut leased: Leased,
     request: &ClaimRequest,
     count: Count,
     turn: Turn,
@@ -222,6 +223,7 @@ async fn begin_on(
         _ => Takes::Before,
     };
     let keeps = connection.keeps_statements();
+    let has_base = has_base(isolation, keeps);
     let looking = steps::take(pool, request, count, takes, keeps);
     let mut beginning = match takes {
         Takes::Too => isolation.begin().to_owned(),
@@ -238,9 +240,9 @@ async fn begin_on(
         Turn::Again => {
             let lock = held_lock(pool.id(), request.key.digest());
             beginning.insert_str(0, "ROLLBACK; ");
-            let keeping = keeps.then(|| {
+            let keeping = (keeps && !leased.has_key).then(|| {
                 beginning.push_str(&format!("; SELECT pg_advisory_unlock({lock})"));
-                format!("SELECT pg_try_advisory_lock({lock})")
+                format!("{BACK_TO_BASE}; SELECT pg_try_advisory_lock({lock})")
             });
             (keeping, None, None)
         }
@@ -256,7 +258,7 @@ async fn begin_on(
         }
     };
     let keeping = async {
-        // OK to ignore because an aborted transaction takes no word, and a lost connection says so below.
+        // OK to ignore because what keeps no key leaves it to who is first, and a lost connection says so below.
         if let Some(keeping) = &keeping {
             let _ = connection.begin_or_end(keeping).await;
         }
@@ -267,16 +269,24 @@ async fn begin_on(
         }
         Ok(Vec::new())
     };
+    let based = async {
+        // After the lock, whichever of them takes it.
+        if sees_for_itself && has_base {
+            return connection.begin_or_end(BASE).await;
+        }
+        Ok(())
+    };
     // All are sent before the first is answered. The session's use is noted for itself: in the
     // transaction it would keep all other calls of the session waiting for this one's handler.
-    let ((), used, has_it, looked) = tokio::join!(
+    let ((), used, has_it, looked, based) = tokio::join!(
         biased;
         keeping,
         used,
         connection.begin_and_ask(&beginning),
         looked,
+        based,
     );
-    let (used, has_it, looked) = (used?, has_it?, looked?);
+    let (used, has_it, looked, ()) = (used?, has_it?, looked?, based?);
     let session = match used.first() {
         None => 0,
         Some(row) => row.try_get("known").map_err(|error| unreadable(&error))?,
@@ -286,6 +296,7 @@ async fn begin_on(
         None => None,
         Some(row) => row.try_get("verdict").map_err(|error| unreadable(&error))?,
     };
+    let takes_key = keeps && takes == Takes::Too;
     let has_it = match takes {
         Takes::Too => verdict != Some(TAKEN),
         // What is there is answered, whoever has the lock.
@@ -299,7 +310,13 @@ async fn begin_on(
         if sees_for_itself {
             let looking = steps::take(pool, request, count, Takes::Before, keeps);
             seen = connection.ask(&looking).await?.into_iter().next();
-        } else {
+        }
+        if takes_key {
+            let lock = held_lock(pool.id(), request.key.digest());
+            let keeping = Told::new("SELECT pg_try_advisory_lock($1)").long(lock);
+            connection.ask(&keeping).await?;
+        }
+        if has_base {
             // The lock is younger than the one before, and must outlast what is undone.
             connection.begin_or_end(BASE).await?;
         }
@@ -307,6 +324,8 @@ async fn begin_on(
     if !sees_for_itself {
         seen = pool.ask(looking).await?.into_iter().next();
     }
+    // It may have taken none, if the call is not to be executed.
+    leased.has_key |= takes_key && verdict != Some(FOUND);
     let row = seen.ok_or_else(|| Failure::Refused("a call was begun without a word".to_owned()))?;
     Ok(Some(Seen {
         row,
@@ -382,8 +401,14 @@ fn taken(pool: &Pool, request: &ClaimRequest) -> Told {
         .number(stands_still_ms(request))
 }
 
-/// Where a run is set back to whose answer has no effect: the lock is older. Only where the transaction has
-/// one picture; it costs a number of its own for each call, and that is dear.
+/// Whether a transaction is set back to where it began, and not begun anew: where all of it has one picture, and
+/// behind a pooler, where nothing could keep its key meanwhile. It costs a number of its own for each call, and
+/// that is dear.
+pub(super) fn has_base(isolation: Isolation, keeps: bool) -> bool {
+    isolation != Isolation::ReadCommitted || !keeps
+}
+
+/// Where a run is set back to whose answer has no effect: the lock is older.
 pub(super) const BASE: &str = "SAVEPOINT onlyonce_base";
 pub(super) const BACK_TO_BASE: &str = "ROLLBACK TO SAVEPOINT onlyonce_base";
 

@@ -36,6 +36,8 @@ pub(super) struct Pool {
 pub(super) struct Leased {
     connection: Option<Connection>,
     pool: Arc<Pool>,
+    /// The connection keeps the key of a call, beside its transaction.
+    pub(super) has_key: bool,
     _permits: [OwnedSemaphorePermit; 2],
 }
 
@@ -205,6 +207,7 @@ impl Pool {
         Ok(Leased {
             connection: Some(connection),
             pool: Arc::clone(self),
+            has_key: false,
             _permits: permits,
         })
     }
@@ -256,7 +259,12 @@ impl Leased {
         let Ok(connection) = self.connection() else {
             return;
         };
-        if let Ok(Ok(())) = timeout(within, connection.begin_or_end("ROLLBACK")).await {
+        let undoing = if self.has_key {
+            "ROLLBACK; SELECT pg_advisory_unlock_all()"
+        } else {
+            "ROLLBACK"
+        };
+        if let Ok(Ok(())) = timeout(within, connection.begin_or_end(undoing)).await {
             self.give_back();
         }
     }

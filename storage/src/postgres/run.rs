@@ -11,7 +11,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::connection::{Connection, Unanswered};
 use super::error::{Failure, is_name_of_another, unavailable};
 use super::held::{HeldCall, OneTransaction, RunState};
-use super::holding::{BACK_TO_BASE, Holding, hold, hold_again};
+use super::holding::{BACK_TO_BASE, Holding, has_base, hold, hold_again};
 use super::options::Isolation;
 use super::store::Shared;
 use crate::StoreFuture;
@@ -348,7 +348,7 @@ impl HeldCall {
         // What another statement has read does not matter to one that sees for itself. A picture of the
         // whole transaction is kept, so that also an answer with no effect stands on it.
         let isolation = shared.pool.options().isolation;
-        let sets_back = discards && isolation != Isolation::ReadCommitted;
+        let sets_back = discards && transaction.has_base(isolation);
         if is_another || discards && !sets_back {
             if transaction.is_used || transaction.hold.is_none() {
                 self.begin_anew(shared, transaction).await?;
@@ -395,6 +395,13 @@ impl HeldCall {
 // === impl OneTransaction ===
 
 impl OneTransaction {
+    /// Whether it can be set back to where it began. One whose connection is lost is begun anew where nothing
+    /// depends on what it has seen.
+    fn has_base(&self, isolation: Isolation) -> bool {
+        let keeps = self.connection().map_or(true, Connection::keeps_statements);
+        has_base(isolation, keeps)
+    }
+
     pub(super) fn connection(&self) -> Result<&Connection, TransactionError> {
         let hold = self.hold.as_ref().ok_or_else(lost)?;
         hold.leased.connection().map_err(|_| lost())

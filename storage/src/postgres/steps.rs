@@ -42,7 +42,7 @@ pub(super) fn take(
 ) -> Told {
     if keeps && takes == Takes::Too && is_plain(request, count) {
         let values = numbers(0, LOOK_VALUES);
-        let (look, looked_at) = (look(&values), looked_at(&values));
+        let (look, looked_at) = (look(&values, Until::LetGo), looked_at(&values));
         let taken = pool.told(&format!(
             "SELECT {look}, r.*,
                 set_config('idle_in_transaction_session_timeout', $6, true) AS stands_still,
@@ -54,8 +54,13 @@ pub(super) fn take(
             .text(Some(&mark(request)));
     }
     let values = numbers(0, HOLD_VALUES).join(", ");
+    let kept = if keeps && takes == Takes::Too {
+        ", CASE WHEN h.verdict = 1 THEN pg_try_advisory_lock($11) END AS is_kept"
+    } else {
+        ""
+    };
     let told = pool.told(&format!(
-        "SELECT h.*, r.* FROM {{schema}}.hold({values}) h
+        "SELECT h.*, r.*{kept} FROM {{schema}}.hold({values}) h
         LEFT JOIN {{schema}}.records r ON r.key = CASE WHEN h.verdict = 0 THEN $2 END"
     ));
     hold_values(told, pool, request, count, takes)
@@ -70,6 +75,12 @@ pub(super) fn record(
     keeps: bool,
 ) -> Told {
     let values = numbers(0, RECORD_VALUES);
+    // That of the transaction remains, until what this writes can be seen.
+    let lets_go = if hold.leased.has_key {
+        format!(", pg_advisory_unlock(${})", RECORD_VALUES + 1)
+    } else {
+        String::new()
+    };
     let text = if keeps && request.session.is_none() {
         // The mark is gone with the transaction that took the call.
         let version = format!(
@@ -77,12 +88,17 @@ pub(super) fn record(
                 THEN 1 ELSE {{schema}}.call_is_over() END",
             values[1]
         );
-        format!("{} RETURNING {IS_DURABLE}", insert(&values, &version))
+        let insert = insert(&values, &version);
+        format!("{insert} RETURNING {IS_DURABLE}{lets_go}")
     } else {
         let values = values.join(", ");
-        format!("SELECT {{schema}}.conclude({values}), {IS_DURABLE}")
+        format!("SELECT {{schema}}.conclude({values}), {IS_DURABLE}{lets_go}")
     };
-    record_values(pool.told(&text), pool, request, Some(hold), as_what)
+    let told = record_values(pool.told(&text), pool, request, Some(hold), as_what);
+    if hold.leased.has_key {
+        return told.long(held_lock(pool.id(), request.key.digest()));
+    }
+    told
 }
 
 /// Takes a call, makes its effect, of which text and number of values are told, and writes its record: after the
@@ -102,7 +118,7 @@ pub(super) fn all(
     let rows = theirs + taking + RECORD_VALUES - TOLD_BY_TAKEN.len() + 1;
     let is_to_be = format!("{TAKE}.verdict = 1 AND {MADE}.rows = COALESCE(${rows}, {MADE}.rows)");
     let (taking, writing, done) = if is_plain {
-        let (look, looked_at) = (look(&took), looked_at(&took));
+        let (look, looked_at) = (look(&took, Until::Ended), looked_at(&took));
         let insert = insert(&values, "1");
         (
             format!("SELECT {look} FROM {looked_at}"),
@@ -176,19 +192,34 @@ fn recorded(after: usize) -> Vec<String> {
     numbers
 }
 
+/// For how long the key of a call is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// Until its transaction is over, which is also in the instant in which a statement is refused.
+    Ended,
+    /// Until the connection lets it go as well.
+    LetGo,
+}
+
 /// What `hold` answers, as columns: now, key, when it was first sent, how far clocks may differ, and the lock.
 ///
 /// One picture shows the record and until when records are forgotten: who read the second before a sweep and found
 /// the first gone after it would take the call for a new one.
-fn look(values: &[String]) -> String {
+fn look(values: &[String], until: Until) -> String {
     let [now, _, first_sent, difference, lock] = values else {
         return String::new();
     };
     let now = now_ms(now);
+    let is_taken = match until {
+        Until::Ended => format!("pg_try_advisory_xact_lock({lock})"),
+        Until::LetGo => {
+            format!("(pg_try_advisory_xact_lock({lock}) AND pg_try_advisory_lock({lock}))")
+        }
+    };
     format!(
         "CASE
             WHEN r.key IS NOT NULL THEN 0
-            WHEN NOT pg_try_advisory_xact_lock({lock}) THEN 8
+            WHEN NOT {is_taken} THEN 8
             WHEN NOT {{schema}}.is_here(s.place, s.started) THEN 9
             WHEN {first_sent} > greatest({now}, s.forgotten_until + 1) + {difference} THEN 2
             WHEN {first_sent} <= s.forgotten_until THEN 3
@@ -411,7 +442,9 @@ mod tests {
         );
         assert_eq!(values[23], "$28");
         assert!(insert(&values, "1").contains("$18"));
-        assert!(look(&numbers(2, LOOK_VALUES)).contains("xact_lock($7)"));
+        for until in [Until::Ended, Until::LetGo] {
+            assert!(look(&numbers(2, LOOK_VALUES), until).contains("xact_lock($7)"));
+        }
         assert!(looked_at(&numbers(2, LOOK_VALUES)).ends_with("r.key = $4"));
     }
 }

@@ -17,6 +17,7 @@ pub(super) async fn sweep(shared: &Shared) -> Result<Swept, StoreError> {
     let pool = &*shared.pool;
     let options = pool.options();
     let horizon = options.retention.horizon.max(options.retention.answer);
+    let horizon = horizon.max(options.answer_within * STATEMENTS);
     let mut swept = Swept::default();
     loop {
         let rows = pool.rows(|_| {
@@ -67,6 +68,11 @@ fn lock(shared: &Shared) -> i64 {
     let [a, b, c, d, e, f, g, h, ..] = *shared.id.as_bytes();
     i64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
+
+/// For how many `answer_within`s, in which a statement ends, a trace is kept that is past its horizon: a minute, as
+/// that comes. One that was taken for a first call in the instant in which another was recorded must find that
+/// record where it writes its own.
+const STATEMENTS: u32 = 12;
 
 /// Some tens of milliseconds of the database's time.
 const PAGE: u64 = 1_000;

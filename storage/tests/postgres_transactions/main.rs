@@ -11,7 +11,9 @@ mod keeping;
 mod one_statement;
 mod pooler;
 mod racers;
+mod refused;
 mod settled;
+mod statement_races;
 
 #[path = "../postgres_shared/calls.rs"]
 mod calls;
