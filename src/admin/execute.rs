@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use onlyonce_storage::journal::StepResolution;
 use onlyonce_storage::{
-    Answer, AnswerBytes, AnswerFormat, Cursor, Inspect, KeyDigest, ListRequest, OpenState,
-    Operator, Resolution, ScopedKey, SettleError, StoreError, Timestamp,
+    Answer, AnswerBytes, AnswerFormat, Cursor, FencingToken, Inspect, KeyDigest, ListRequest,
+    OpenState, Operator, Resolution, ScopedKey, SettleError, StepName, StoreError, Timestamp,
 };
 
 use super::message::{
     AdminFailure, AdminReply, AdminRequest, KeyView, ListQuery, Outcome, PageView, RecordView,
-    StatsView, SweptView, token_of,
+    StatsView, StepOutcome, SweptView, token_of,
 };
 
 /// Does it. Dropping the future does not undo what was asked.
@@ -41,10 +42,7 @@ pub async fn execute(
             outcome,
             by,
         } => {
-            let token = token_of(&token).ok_or_else(|| {
-                invalid("a token is two numbers with a point between, as `show` says it")
-            })?;
-            let by = Operator::parse(&by).map_err(|error| invalid(&error.to_string()))?;
+            let (token, by) = (named_token(&token)?, operator(&by)?);
             let applied = matches!(outcome, Outcome::Applied { .. });
             let operator = by.as_str().to_owned();
             let resolution = match outcome {
@@ -62,13 +60,28 @@ pub async fn execute(
                 tracing::info!(target: "onlyonce", operator, applied, %token, ?key, "an operator has resolved a call in doubt");
             }
             onlyonce_storage::kill_point!("admin: resolved, nobody told");
-            // As it is now: somebody else may have moved on already.
-            match resolved {
-                Ok(()) => show_now(store, key).await.map(AdminReply::Key),
-                Err(SettleError::Fenced) => show_now(store, key).await.map(AdminReply::Superseded),
-                Err(SettleError::Store(error)) => Err(failed(error)),
-                Err(error) => Err(AdminFailure::Store(error.to_string())),
-            }
+            told(store, key, resolved).await
+        }
+        AdminRequest::ResolveStep {
+            key,
+            token,
+            step,
+            outcome,
+            by,
+        } => {
+            let by = operator(&by)?;
+            let name = StepName::parse(&step).map_err(|error| invalid(&error.to_string()))?;
+            let resolution = match outcome {
+                StepOutcome::Done { result } => StepResolution::Done(result.into()),
+                StepOutcome::NotExecuted => StepResolution::NotExecuted,
+            };
+            resolve_step(
+                store,
+                (key.scoped()?, named_token(&token)?),
+                (name, resolution),
+                &by,
+            )
+            .await
         }
         AdminRequest::Seal { key } => {
             let key = key.scoped()?;
@@ -89,6 +102,46 @@ pub async fn execute(
                 paused: swept.paused.map(|suspicion| suspicion.to_string()),
             }))
         }
+    }
+}
+
+async fn resolve_step(
+    store: &dyn Inspect,
+    (key, token): (ScopedKey, FencingToken),
+    (name, resolution): (StepName, StepResolution),
+    by: &Operator,
+) -> Result<AdminReply, AdminFailure> {
+    let Some(journal) = store.journal() else {
+        return Err(invalid(
+            "this store keeps no journals: no call in it has steps",
+        ));
+    };
+    let done = matches!(resolution, StepResolution::Done(_));
+    let step = name.as_str().to_owned();
+    onlyonce_storage::kill_point!("admin: resolution of a step read, nothing done");
+    let resolved = journal
+        .resolve_step(key.clone(), token, name, resolution)
+        .await;
+    if resolved.is_ok() {
+        // Nothing else keeps the name.
+        let (operator, key) = (by.as_str(), key.digest());
+        tracing::info!(target: "onlyonce", operator, step, done, %token, ?key, "an operator has resolved a step of a call in doubt");
+    }
+    onlyonce_storage::kill_point!("admin: step resolved, nobody told");
+    told(store, key, resolved).await
+}
+
+/// The key as it is now: somebody else may have moved on already.
+async fn told(
+    store: &dyn Inspect,
+    key: ScopedKey,
+    resolved: Result<(), SettleError>,
+) -> Result<AdminReply, AdminFailure> {
+    match resolved {
+        Ok(()) => show_now(store, key).await.map(AdminReply::Key),
+        Err(SettleError::Fenced) => show_now(store, key).await.map(AdminReply::Superseded),
+        Err(SettleError::Store(error)) => Err(failed(error)),
+        Err(error) => Err(AdminFailure::Store(error.to_string())),
     }
 }
 
@@ -125,6 +178,15 @@ async fn show_now(store: &dyn Inspect, key: ScopedKey) -> Result<KeyView, AdminF
     show(store, key, AnswerBytes::LeaveOut).await
 }
 
+fn named_token(text: &str) -> Result<FencingToken, AdminFailure> {
+    let words = "a token is two numbers with a point between, as `show` says it";
+    token_of(text).ok_or_else(|| invalid(words))
+}
+
+fn operator(name: &str) -> Result<Operator, AdminFailure> {
+    Operator::parse(name).map_err(|error| invalid(&error.to_string()))
+}
+
 fn invalid(what: &str) -> AdminFailure {
     AdminFailure::Invalid(what.to_owned())
 }
@@ -132,7 +194,9 @@ fn invalid(what: &str) -> AdminFailure {
 fn failed(error: StoreError) -> AdminFailure {
     match error {
         // Nothing was changed, and another answer would do.
-        StoreError::AnswerTooLarge { .. } => AdminFailure::Invalid(error.to_string()),
+        StoreError::AnswerTooLarge { .. } | StoreError::JournalTooLarge { .. } => {
+            AdminFailure::Invalid(error.to_string())
+        }
         other => AdminFailure::Store(other.to_string()),
     }
 }

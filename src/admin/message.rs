@@ -36,6 +36,19 @@ pub enum AdminRequest {
         /// Who says so.
         by: String,
     },
+    /// Says what became of a step of a call in doubt that was begun and not finished.
+    ResolveStep {
+        /// Which.
+        key: KeyName,
+        /// The token that is in doubt, as it was shown.
+        token: String,
+        /// The name of the step.
+        step: String,
+        /// What became known.
+        outcome: StepOutcome,
+        /// Who says so.
+        by: String,
+    },
     /// Makes a key impossible if nobody has used it.
     Seal {
         /// Which.
@@ -60,6 +73,18 @@ pub enum Outcome {
     },
     /// The effect did not happen and cannot happen any more.
     NotApplied,
+}
+
+/// What became known of a step.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepOutcome {
+    /// It took effect, with this result: the call goes on behind it.
+    Done {
+        /// The result, as the handler would have noted it.
+        result: Vec<u8>,
+    },
+    /// It took no effect and cannot any more: the call goes on with it.
+    NotExecuted,
 }
 
 /// What a call is named by.
@@ -96,10 +121,11 @@ pub struct ListQuery {
 pub enum AdminReply {
     /// To a list.
     Page(PageView),
-    /// To whoever wants to see a key, and after a seal or a resolution: the key as it is now.
+    /// To whoever wants to see a key, and after a seal or a resolution of a call or of a step: the key as
+    /// it is now.
     Key(KeyView),
-    /// The doubt is not the one that was named: somebody has ended it, or it has moved on. Nothing
-    /// was changed; this is the key as it is now.
+    /// The doubt is not the one that was named: somebody has ended it, or it has moved on; or the step is
+    /// not begun, or finished. Nothing was changed; this is the key as it is now.
     Superseded(KeyView),
     /// The figures.
     Stats(StatsView),
@@ -195,6 +221,19 @@ pub struct RecordView {
     pub resolved_by: Option<String>,
     /// The answer, where one is kept.
     pub answer: Option<AnswerView>,
+    /// What its handler has begun and finished so far, where it keeps a journal and is not settled.
+    pub steps: Vec<StepView>,
+    /// Whether it ended half-way, and the next run goes on with it.
+    pub goes_on: bool,
+}
+
+/// A step of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepView {
+    /// Its name.
+    pub name: String,
+    /// How many bytes its result has; `None` where it was begun and nobody knows what became of it.
+    pub result_bytes: Option<u64>,
 }
 
 /// An answer.
@@ -359,6 +398,8 @@ impl RecordView {
             answer_until_ms: None,
             resolved_by: None,
             answer,
+            steps: record.steps.iter().map(StepView::of).collect(),
+            goes_on: record.goes_on,
         };
         match record.state {
             StoreState::Completed {
@@ -383,6 +424,17 @@ impl RecordView {
             _ => {}
         }
         view
+    }
+}
+
+// === impl StepView ===
+
+impl StepView {
+    fn of(step: &inspect::StepView) -> Self {
+        Self {
+            name: step.name.as_str().to_owned(),
+            result_bytes: step.result_bytes,
+        }
     }
 }
 
@@ -465,6 +517,15 @@ impl std::fmt::Debug for Outcome {
                 write!(f, "Applied(format {format}, {} bytes)", answer.len())
             }
             Self::NotApplied => f.write_str("NotApplied"),
+        }
+    }
+}
+
+impl std::fmt::Debug for StepOutcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Done { result } => write!(f, "Done({} bytes)", result.len()),
+            Self::NotExecuted => f.write_str("NotExecuted"),
         }
     }
 }

@@ -43,7 +43,8 @@ pub use self::client::{AdminError, ask};
 pub use self::execute::execute;
 pub use self::message::{
     AdminFailure, AdminReply, AdminRequest, AnswerView, BucketView, KeyName, KeyView, ListQuery,
-    Outcome, PageView, RecordView, ScopeView, StateView, StatsView, SweptView,
+    Outcome, PageView, RecordView, ScopeView, StateView, StatsView, StepOutcome, StepView,
+    SweptView,
 };
 #[cfg(unix)]
 pub use self::socket::{AdminSocket, SOCKET_NAME};

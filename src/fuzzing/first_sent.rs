@@ -3,21 +3,22 @@
 use std::time::Duration;
 
 use onlyonce_storage::codec::decode;
+use onlyonce_storage::journal::StepResolution;
 use onlyonce_storage::record::Record;
 use onlyonce_storage::transition::{self, Circumstances, ClaimStep, Refusal};
 use onlyonce_storage::{
     AnswerFormat, ClaimRequest, FencingToken, Fingerprint, FingerprintAlgorithm, Fingerprints,
-    IdempotencyKey, RetentionOptions, Scope, ScopedKey, Timestamp,
+    IdempotencyKey, RetentionOptions, Scope, ScopedKey, StepName, StepNote, StoreLimits, Timestamp,
 };
 
-use super::record::sealed;
-use super::{Target, few_times};
+use super::Target;
+use super::record::{WRITTEN, memory_bytes_max, sealed};
 
 pub(super) const TARGET: Target = Target {
     name: "first_sent",
     run,
     seeds,
-    memory_bytes_max: few_times,
+    memory_bytes_max,
 };
 
 /// Three times of eight bytes (now, forgotten until, first sent), and behind them a record.
@@ -31,7 +32,7 @@ fn run(bytes: &[u8]) {
         Timestamp::from_millis(u64::from_le_bytes(millis))
     };
     let (now, forgotten_until, first_sent) = (time(0), time(8), time(16));
-    let record = decode(&sealed(record)).ok();
+    let records = WRITTEN.map(|format| decode(&sealed(format, record)).ok());
     for sole_incarnation in [None, Some(3)] {
         let at = Circumstances {
             now,
@@ -40,7 +41,7 @@ fn run(bytes: &[u8]) {
             sole_incarnation,
         };
         claim_of_an_absent_key(first_sent, &at);
-        if let Some(record) = &record {
+        for record in records.iter().flatten() {
             every_change_of(record, first_sent, &at);
         }
     }
@@ -80,6 +81,13 @@ fn every_change_of(record: &Record, first_sent: Timestamp, at: &Circumstances) {
         let _ = transition::renew(Some(record), token, lease, at);
         let _ = transition::complete(Some(record), token, answer.clone(), at);
         let _ = transition::release(Some(record), token);
+        let limits = StoreLimits::default().journal();
+        let name = StepName::parse("charge").expect("the name is one");
+        let undone = StepResolution::NotExecuted;
+        let resolved = transition::resolve_step(Some(record), token, &name, undone, limits, at);
+        assert!(resolved.is_err() || record.journal().is_some());
+        let noted = transition::note(Some(record), token, &StepNote::begun(name), limits, at);
+        assert!(noted.is_err() || record.journal().is_some());
     }
 }
 

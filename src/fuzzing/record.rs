@@ -2,32 +2,42 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use onlyonce_storage::codec::{RECORD_FORMAT, decode, encode};
+use onlyonce_storage::journal::Step;
 use onlyonce_storage::record::{AnswerKept, CallRecord, Record, State};
 use onlyonce_storage::{
-    Answer, AnswerFormat, AttemptId, DoubtReason, FencingToken, Fingerprint, FingerprintAlgorithm,
-    IdempotencyKey, Lease, Operator, Scope, ScopedKey, SessionCall, Timestamp,
+    Answer, AnswerFormat, AttemptId, CallJournal, DoubtReason, FencingToken, Fingerprint,
+    FingerprintAlgorithm, IdempotencyKey, Lease, Operator, Scope, ScopedKey, SessionCall, StepName,
+    Timestamp,
 };
 
-use super::{Target, assert_canonical, few_times};
+use super::{Target, assert_canonical};
 
 pub(super) const TARGET: Target = Target {
     name: "record",
     run,
     seeds,
-    memory_bytes_max: few_times,
+    memory_bytes_max,
 };
+
+/// A step of three bytes is a name, a result and a place among the others.
+pub(super) const fn memory_bytes_max(bytes: usize) -> usize {
+    96 * bytes + 1024
+}
 
 /// As they are, where only the checksum is met, and with a right checksum, as whoever can write to
 /// the disk would make them.
 fn run(bytes: &[u8]) {
     check(bytes);
-    check(&sealed(bytes));
+    for format in WRITTEN {
+        check(&sealed(format, bytes));
+    }
 }
 
-/// `payload` in the newest format, with its checksum.
-pub(super) fn sealed(payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![RECORD_FORMAT];
+/// `payload` in a format, with its checksum.
+pub(super) fn sealed(format: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![format];
     bytes.extend_from_slice(payload);
     let sum = blake3::hash(&bytes);
     bytes.extend_from_slice(&sum.as_bytes()[..8]);
@@ -40,9 +50,10 @@ fn check(bytes: &[u8]) {
     };
     let written = encode(&record);
     assert_eq!(decode(&written), Ok(record));
-    if bytes.first() != Some(&RECORD_FORMAT) {
-        return; // What an older format said is written in the newest.
+    if !WRITTEN.contains(&bytes[0]) {
+        return; // What an older format said is written in a newer one.
     }
+    assert_eq!(bytes[0], written[0]);
     // Without the checksums, which differ as soon as anything does.
     assert_canonical(&bytes[..bytes.len() - 8], &written[..written.len() - 8]);
 }
@@ -99,7 +110,26 @@ pub(super) fn records() -> Vec<(&'static str, Record)> {
             call(in_doubt(DoubtReason::LeaseLapsed, None)),
         ),
         ("in-progress", call(State::InProgress { lease })),
+        ("journaled", journaled(State::InProgress { lease })),
+        (
+            "journaled-in-doubt",
+            journaled(in_doubt(DoubtReason::OwnerGone, None)),
+        ),
     ]
+}
+
+fn journaled(state: State) -> Record {
+    let name = |name| StepName::parse(name).expect("the names are short");
+    let steps = vec![
+        Step::done(name("reserve"), Bytes::from("12a")),
+        Step::begun(name("charge")),
+    ];
+    let mut record = call(state);
+    if let Record::Call(call) = &mut record {
+        let journal = CallJournal::with_steps(Bytes::from("POST"), steps);
+        call.journal = Some(Box::new(journal));
+    }
+    record
 }
 
 fn call(state: State) -> Record {
@@ -125,3 +155,6 @@ fn call(state: State) -> Record {
         state,
     })
 }
+
+/// The formats that are written: that of a call with a journal, and that of everything else.
+pub(super) const WRITTEN: [u8; 2] = [RECORD_FORMAT - 1, RECORD_FORMAT];

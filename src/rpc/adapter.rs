@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use super::{
     Connecting, HandshakeError, Incoming, NotSent, RefusalCode, Reply, Request, Routes, Stamp,
-    Status, TransportError, Verb, state,
+    Status, TransportError, Verb, journaled, state,
 };
 use bytes::Bytes;
 use onlyonce_middleware::client::{
     self, Advice, Call, Cost, Executed, Keyed, Pushback, Ticket, Verdict,
 };
 use onlyonce_middleware::server::{
-    self, Admission, Execution, Intent, Outcome, Question, Recording, Refusal, Served,
+    self, AbandonedCall, Admission, Execution, Guarantee, Intent, Outcome, Question, Recording,
+    Refusal, Served, Steps,
 };
 use onlyonce_storage::transaction::Transaction;
 use onlyonce_storage::{
@@ -186,6 +187,27 @@ impl ServerAdapter {
     pub const fn new(routes: Routes) -> Self {
         Self { routes }
     }
+
+    fn intent(&self, key: ScopedKey, incoming: &Incoming) -> Intent {
+        let fingerprint = Fingerprint::builder(FINGERPRINT)
+            .field("method", incoming.method.as_bytes())
+            .field("arguments", &incoming.arguments)
+            .finish();
+        let mut intent = Intent::new(key, Fingerprints::new(fingerprint));
+        intent.deadline = incoming.deadline;
+        intent.first_sent = incoming.first_sent;
+        intent.store = incoming.store;
+        intent.session = incoming.session;
+        intent.in_doubt = self.routes.in_doubt(&incoming.method, &incoming.arguments);
+        intent.guarantee = self.routes.guarantee(&incoming.method);
+        if intent.guarantee == Guarantee::Journaled {
+            intent.stored_request = Some(journaled::stored(incoming));
+        }
+        intent.goes_on_from = incoming.goes_on_from;
+        // Nobody else makes further attempts soon of a call that its server goes on with.
+        intent.caller_retries = incoming.goes_on_from.is_none();
+        intent
+    }
 }
 
 impl server::Adapter for ServerAdapter {
@@ -220,19 +242,7 @@ impl server::Adapter for ServerAdapter {
                 deadline: incoming.deadline,
             };
         }
-        let fingerprint = Fingerprint::builder(FINGERPRINT)
-            .field("method", incoming.method.as_bytes())
-            .field("arguments", &incoming.arguments)
-            .finish();
-        let mut intent = Intent::new(key, Fingerprints::new(fingerprint));
-        intent.deadline = incoming.deadline;
-        intent.first_sent = incoming.first_sent;
-        intent.store = incoming.store;
-        intent.session = incoming.session;
-        intent.in_doubt = self.routes.in_doubt(&incoming.method, &incoming.arguments);
-        intent.guarantee = self.routes.guarantee(&incoming.method);
-        intent.caller_retries = true;
-        Admission::Protected(intent, incoming)
+        Admission::Protected(self.intent(key, &incoming), incoming)
     }
 
     fn executing(&self, mut incoming: Incoming, execution: Execution) -> Incoming {
@@ -250,6 +260,23 @@ impl server::Adapter for ServerAdapter {
         incoming.execution = Some(execution);
         incoming.transaction = Some(transaction.clone());
         Some(incoming)
+    }
+
+    fn journaling(
+        &self,
+        mut incoming: Incoming,
+        execution: Execution,
+        steps: &Steps,
+    ) -> Option<Incoming> {
+        incoming.execution = Some(execution);
+        incoming.steps = Some(steps.clone());
+        Some(incoming)
+    }
+
+    fn revive(&self, call: &AbandonedCall) -> Option<(Intent, Incoming)> {
+        let incoming = journaled::revived(call)?;
+        let intent = self.intent(call.key.clone(), &incoming);
+        (intent.guarantee == Guarantee::Journaled).then_some((intent, incoming))
     }
 
     async fn record(&self, result: Result<Reply, Infallible>) -> Recording<Reply> {

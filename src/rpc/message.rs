@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use onlyonce_middleware::client::{Call, Ticket};
-use onlyonce_middleware::server::Execution;
+use onlyonce_middleware::server::{Execution, Steps};
 use onlyonce_storage::transaction::Transaction;
-use onlyonce_storage::{IdempotencyKey, KeyError, Scope, SessionCall, StoreId, Timestamp};
+use onlyonce_storage::{
+    FencingToken, IdempotencyKey, KeyError, Scope, SessionCall, StoreId, Timestamp,
+};
 use tokio::time::Instant;
 
 use super::Status;
@@ -95,6 +97,11 @@ pub struct Incoming {
     pub execution: Option<Execution>,
     /// What a transactional method works on.
     pub transaction: Option<Transaction>,
+    /// What a journaled method has its effects with.
+    pub steps: Option<Steps>,
+    /// The claim under which the call stands still, where the server itself goes on with it: that
+    /// call is gone on with, or nothing happens. `None` for what came over the wire.
+    pub goes_on_from: Option<FencingToken>,
 }
 
 /// What a server answers.
@@ -235,6 +242,8 @@ impl Incoming {
             arguments: self.arguments.clone(),
             execution: self.execution,
             transaction: self.transaction.clone(),
+            steps: self.steps.clone(),
+            goes_on_from: self.goes_on_from,
         }
     }
 }

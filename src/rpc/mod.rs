@@ -48,6 +48,7 @@ mod frame;
 pub(crate) mod fuzzing;
 mod handshake;
 mod in_doubt;
+mod journaled;
 mod message;
 mod method;
 mod outbox;
@@ -72,6 +73,7 @@ pub use self::error::{
 pub use self::failed::{CallFailure, Failed, Unanswered};
 pub use self::handshake::{CREDENTIAL_BYTES_MAX, Credential, CredentialTooLong, PROTOCOL_VERSION};
 pub use self::in_doubt::Reconciled;
+pub use self::journaled::{Interrupted, Steps, UnfinishedStep, answered};
 pub use self::message::{Incoming, METHOD_BYTES_MAX, Reply, Request, Stamp, Verb};
 pub use self::method::{Failure, Method};
 pub use self::outbox::{Kept, Outbox, OutboxFailure, Pending, Resumed, Unfinished};
@@ -80,5 +82,5 @@ pub use self::server::{BuildError, Server, ServerBuilder, ServerOptions, Serving
 use self::state::Told;
 pub use self::status::Status;
 pub use self::transactional::Undone;
-pub use onlyonce_middleware::server::{Doubt, Execution};
+pub use onlyonce_middleware::server::{Doubt, Execution, StepError, StepRun};
 pub use onlyonce_storage::transaction::{Table, Transaction, TransactionError};

@@ -20,7 +20,10 @@ use tokio::time::Instant;
 use tower::Service;
 
 use super::in_doubt::{Asking, Fenced, WhenInDoubt};
-use super::{Failure, Incoming, Method, Reconciled, Reply, Status, Undone, transactional, value};
+use super::{
+    Failure, Incoming, Interrupted, Method, Reconciled, Reply, Status, Steps, Undone, journaled,
+    transactional, value,
+};
 
 /// Who calls, and what of the call a handler may want to know.
 #[derive(Clone, Debug)]
@@ -65,7 +68,14 @@ struct Route {
 }
 
 /// Decodes the arguments, runs the handler, encodes what it came to.
-type Handle = Box<dyn Fn(Caller, Option<Transaction>, &[u8]) -> Handling + Send + Sync>;
+type Handle = Box<dyn Fn(Caller, Given, &[u8]) -> Handling + Send + Sync>;
+
+/// What the dedupe layer gives a handler to have its effects with, where its guarantee has such.
+#[derive(Default)]
+struct Given {
+    transaction: Option<Transaction>,
+    steps: Option<Steps>,
+}
 
 pub(super) type Handling = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
@@ -272,13 +282,72 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
         H: Fn(Caller, Transaction, A) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, Undone<F>>> + Send + 'static,
     {
-        let handle = move |caller: Caller, transaction: Option<Transaction>, arguments: &[u8]| {
-            transactional::handle(&handler, caller, transaction, arguments)
+        let handle = move |caller: Caller, given: Given, arguments: &[u8]| {
+            transactional::handle(&handler, caller, given.transaction, arguments)
         };
         let route = Route {
             safety: Safety::Effects,
             in_doubt: WhenInDoubt::Refuse,
             guarantee: Guarantee::Transactional,
+            handle: Box::new(handle),
+        };
+        self.add_route(method.name(), route)
+    }
+
+    /// Handles a method whose effects are named steps, each with any effect. The result of each step
+    /// is kept beside the call's claim, and the request with it: a run after a crash, or after a peer
+    /// that did not answer, is given the results that are there and goes on behind them. Whoever asks
+    /// again goes on with the call, and so does the server itself.
+    ///
+    /// The handler has no effect outside of its steps, and comes to the same steps each time that it
+    /// runs with the same arguments and results: see [the manual's page](crate::rpc::Steps). Only a step
+    /// that must not be repeated ([`Steps::run_once`]) and was cut off leaves its call in doubt, until
+    /// an operator says what became of it.
+    ///
+    /// The server must stand behind a dedupe layer over a store that keeps journals (`SledStore` and
+    /// `MemoryStore` do); elsewhere its calls are refused as not executed.
+    ///
+    /// ```
+    /// use onlyonce::rpc::{Caller, Client, Interrupted, Method, Router, Steps, answered};
+    ///
+    /// const CHARGE: Method<u64, String, String> = Method::new("bank.charge");
+    /// const ORDER: Method<u64, String, String> = Method::new("shop.order");
+    ///
+    /// let bank = Client::new("127.0.0.1:7411");
+    /// let routes = Router::new(bank).method_journaled(
+    ///     &ORDER,
+    ///     async |_: Caller, steps: Steps, bank: Client, cents: u64| {
+    ///         let charge = async |run: onlyonce::rpc::StepRun| {
+    ///             answered(bank.call_as(run.key, &CHARGE, &cents).await)
+    ///         };
+    ///         let charged = steps.run_keyed("charge", charge).await?;
+    ///         let receipt = charged.map_err(Interrupted::Fault)?;
+    ///         Ok(receipt)
+    ///     },
+    /// );
+    /// # let _ = routes.into_routes();
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When the method has a handler already.
+    #[must_use]
+    pub fn method_journaled<A, R, F, H, Fut>(self, method: &Method<A, R, F>, handler: H) -> Self
+    where
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + Sync + 'static,
+        F: Serialize + Send + Sync + 'static,
+        H: Fn(Caller, Steps, S, A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, Interrupted<F>>> + Send + 'static,
+    {
+        let state = self.state.clone();
+        let handle = move |caller: Caller, given: Given, arguments: &[u8]| {
+            journaled::handle(&handler, state.clone(), caller, given.steps, arguments)
+        };
+        let route = Route {
+            safety: Safety::Effects,
+            in_doubt: WhenInDoubt::Refuse,
+            guarantee: Guarantee::Journaled,
             handle: Box::new(handle),
         };
         self.add_route(method.name(), route)
@@ -345,7 +414,7 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
         Fut: Future<Output = Result<R, Failure<F>>> + Send + 'static,
     {
         let state = self.state.clone();
-        let handle = move |caller: Caller, _: Option<Transaction>, arguments: &[u8]| -> Handling {
+        let handle = move |caller: Caller, _: Given, arguments: &[u8]| -> Handling {
             let arguments = match value::decode::<A>(arguments) {
                 Ok(arguments) => arguments,
                 Err(error) => {
@@ -434,9 +503,14 @@ impl Service<Incoming> for Routes {
             key: incoming.key.and_then(Result::ok),
             execution: incoming.execution,
         };
-        let first = onlyonce_storage::planted!(BodyReplayedTwice) && incoming.transaction.is_none();
-        let first = first.then(|| (route.handle)(caller.clone(), None, &incoming.arguments));
-        let handling = (route.handle)(caller, incoming.transaction, &incoming.arguments);
+        let given = Given {
+            transaction: incoming.transaction,
+            steps: incoming.steps.map(Steps::new),
+        };
+        let first = onlyonce_storage::planted!(BodyReplayedTwice) && given.transaction.is_none();
+        let first =
+            first.then(|| (route.handle)(caller.clone(), Given::default(), &incoming.arguments));
+        let handling = (route.handle)(caller, given, &incoming.arguments);
         Box::pin(async move {
             if let Some(first) = first {
                 first.await;

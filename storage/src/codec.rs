@@ -13,8 +13,11 @@
 
 use std::time::Duration;
 
-use bincode::BorrowDecode;
 use bincode::config::{self, Configuration, Limit, LittleEndian, Varint};
+use bincode::de::BorrowDecoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
+use bincode::{BorrowDecode, Decode as _, Encode};
 use bytes::Bytes;
 
 use crate::journal::Step;
@@ -116,8 +119,12 @@ struct RecordV3<'a> {
 #[derive(bincode::Encode, bincode::BorrowDecode)]
 struct JournalV3<'a> {
     request: &'a [u8],
-    steps: Vec<StepV3<'a>>,
+    steps: StepsV3<'a>,
 }
+
+/// Written as a `Vec` is. Read one by one: a count that lies takes no memory before its steps are
+/// found missing.
+struct StepsV3<'a>(Vec<StepV3<'a>>);
 
 #[derive(bincode::Encode, bincode::BorrowDecode)]
 struct StepV3<'a> {
@@ -221,8 +228,27 @@ impl<'a> From<&'a CallJournal> for JournalV3<'a> {
         });
         Self {
             request: journal.request(),
-            steps: steps.collect(),
+            steps: StepsV3(steps.collect()),
         }
+    }
+}
+
+impl Encode for StepsV3<'_> {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.0.encode(encoder)
+    }
+}
+
+impl<'de, Context> BorrowDecode<'de, Context> for StepsV3<'de> {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError> {
+        let count = u64::decode(decoder)?;
+        let mut steps = Vec::new();
+        for _ in 0..count {
+            steps.push(StepV3::borrow_decode(decoder)?);
+        }
+        Ok(Self(steps))
     }
 }
 
@@ -230,7 +256,7 @@ impl TryFrom<JournalV3<'_>> for CallJournal {
     type Error = StoreError;
 
     fn try_from(stored: JournalV3<'_>) -> Result<Self, StoreError> {
-        let steps = stored.steps.into_iter().map(|step| {
+        let steps = stored.steps.0.into_iter().map(|step| {
             let name = StepName::parse(step.name)
                 .map_err(|error| StoreError::Corrupt(error.to_string()))?;
             Ok(match step.result {

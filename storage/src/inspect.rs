@@ -77,6 +77,9 @@ pub struct RecordView {
     /// What its handler has finished so far, in the order in which it was first noted. Empty for a
     /// call without a journal, and for one that is settled.
     pub steps: Vec<StepView>,
+    /// Whether it ended half-way and the next run with a journal goes on with it: see
+    /// [`is_abandoned`](crate::transition::is_abandoned).
+    pub goes_on: bool,
     /// What became of it.
     pub state: StateView,
 }
@@ -284,6 +287,7 @@ impl RecordView {
             first_sent: call.first_sent,
             session: call.session,
             steps: steps(call),
+            goes_on: crate::transition::is_abandoned(call),
             state: match &call.state {
                 State::Completed {
                     at,

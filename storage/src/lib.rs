@@ -73,7 +73,7 @@ pub use crate::key::{
     IdempotencyKey, KEY_BYTES_MAX, KeyDigest, KeyError, KeyPolicy, SCOPE_PART_BYTES_MAX, Scope,
     ScopeDigest, ScopeError, ScopedKey,
 };
-pub use crate::limits::{ANSWER_BYTES_LIMIT, StoreLimits};
+pub use crate::limits::{ANSWER_BYTES_LIMIT, JOURNAL_BYTES_LIMIT, STEPS_LIMIT, StoreLimits};
 #[cfg(feature = "memory")]
 pub use crate::memory::{MemoryOptions, MemoryStore};
 pub use crate::operator::{OPERATOR_BYTES_MAX, Operator, OperatorError};

@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use onlyonce_storage::codec::{RECORD_FORMAT, decode, encode};
+use onlyonce_storage::journal::Step;
 use onlyonce_storage::record::{AnswerKept, CallRecord, Record, State};
 use onlyonce_storage::{
-    Answer, AnswerFormat, AttemptId, DoubtReason, FencingToken, Fingerprint, FingerprintAlgorithm,
-    IdempotencyKey, Lease, Operator, Scope, ScopedKey, SessionCall, StoreError, Timestamp,
+    Answer, AnswerFormat, AttemptId, CallJournal, DoubtReason, FencingToken, Fingerprint,
+    FingerprintAlgorithm, IdempotencyKey, Lease, Operator, Scope, ScopedKey, SessionCall, StepName,
+    StoreError, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -38,6 +41,21 @@ fn time(millis: u64) -> Timestamp {
     Timestamp::from_millis(1_700_000_000_000 + millis)
 }
 
+fn journaled(record: Record, steps: Vec<Step>) -> Record {
+    let Record::Call(mut call) = record else {
+        panic!("only a call keeps a journal");
+    };
+    call.journal = Some(Box::new(CallJournal::with_steps(
+        Bytes::from("POST"),
+        steps,
+    )));
+    Record::Call(call)
+}
+
+fn step_name(name: &str) -> StepName {
+    StepName::parse(name).unwrap()
+}
+
 /// Every variant of a record, with a name.
 fn variants() -> Vec<(&'static str, Record)> {
     let here = AnswerKept::Here(Answer::new(AnswerFormat::new(5), &b"paid"[..]));
@@ -63,6 +81,14 @@ fn variants() -> Vec<(&'static str, Record)> {
         reason,
         answer,
     };
+    let in_progress = call(State::InProgress {
+        lease: Lease::until(time(30)),
+    });
+    let steps = vec![
+        Step::done(step_name("reserve"), Bytes::from("12a")),
+        Step::begun(step_name("charge")),
+    ];
+    let abandoned = call(in_doubt(DoubtReason::OwnerGone, None));
     vec![
         ("sealed", Record::Sealed { at: time(1) }),
         ("completed here", call(completed(here.clone()))),
@@ -79,11 +105,12 @@ fn variants() -> Vec<(&'static str, Record)> {
             "unrecorded",
             call(in_doubt(DoubtReason::Unrecorded, Some(beside))),
         ),
+        ("in progress", in_progress.clone()),
+        ("journaled", journaled(in_progress, steps.clone())),
+        ("abandoned", journaled(abandoned, Vec::new())),
         (
-            "in progress",
-            call(State::InProgress {
-                lease: Lease::until(time(30)),
-            }),
+            "ambiguous and journaled",
+            journaled(call(in_doubt(DoubtReason::Ambiguous, None)), steps),
         ),
     ]
 }
@@ -96,8 +123,14 @@ fn hex(bytes: &[u8]) -> String {
 fn every_record_has_these_bytes() {
     // A change here makes stores that are out there unreadable: give it a new version instead.
     for ((name, record), golden) in variants().iter().zip(GOLDEN) {
+        let format = match (record, record.journal()) {
+            (Record::Sealed { .. }, _) => "",
+            (_, None) => "02",
+            (_, Some(_)) => "03",
+        };
         let begin = record.call().map_or("", |_| GOLDEN_CALL);
-        assert_eq!(hex(&encode(record)), format!("{begin}{golden}"), "{name}");
+        let golden = format!("{format}{begin}{golden}");
+        assert_eq!(hex(&encode(record)), golden, "{name}");
         assert_eq!(decode(&encode(record)).as_ref(), Ok(record), "{name}");
     }
     assert_eq!(variants().len(), GOLDEN.len());
@@ -156,8 +189,8 @@ fn a_newer_record_is_refused_with_both_versions() {
 }
 
 /// Bytes whose checksum is right, as whoever can write to the disk would make them.
-fn forged(payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![RECORD_FORMAT];
+fn forged(format: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![format];
     bytes.extend_from_slice(payload);
     let sum = blake3::hash(&bytes);
     bytes.extend_from_slice(&sum.as_bytes()[..8]);
@@ -169,10 +202,53 @@ fn a_length_that_lies_does_not_take_the_memory_it_claims() {
     // A principal of 2^64 - 1 bytes; without a limit the process would abort.
     let mut payload = vec![0, 1, 253];
     payload.extend_from_slice(&u64::MAX.to_le_bytes());
-    assert!(matches!(
-        decode(&forged(&payload)),
-        Err(StoreError::Corrupt(_))
-    ));
+    for format in 1..=RECORD_FORMAT {
+        assert!(matches!(
+            decode(&forged(format, &payload)),
+            Err(StoreError::Corrupt(_))
+        ));
+    }
+    // As many steps.
+    let (_, record) = variants().remove(11);
+    let bytes = encode(&record);
+    let mut payload = bytes[1..bytes.len() - 9].to_vec();
+    payload.push(253);
+    payload.extend_from_slice(&u64::MAX.to_le_bytes());
+    let read = decode(&forged(RECORD_FORMAT, &payload));
+    assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
+}
+
+/// A settled call keeps none, and a step that is there twice could be finished here and begun there.
+#[test]
+fn a_journal_that_no_store_writes_is_corrupt() {
+    let twice = vec![
+        Step::begun(step_name("charge")),
+        Step::done(step_name("charge"), Bytes::from("receipt 7")),
+    ];
+    for (name, record) in variants() {
+        let Record::Call(call) = &record else {
+            continue;
+        };
+        let settled = matches!(call.state, State::Completed { .. });
+        let once = journaled(record.clone(), twice[..1].to_vec());
+        assert_eq!(decode(&encode(&once)).is_ok(), !settled, "{name}");
+        let twice = decode(&encode(&journaled(record, twice.clone())));
+        assert!(
+            matches!(twice, Err(StoreError::Corrupt(_))),
+            "{name}: {twice:?}"
+        );
+    }
+    // The name of a step is checked like any other.
+    let (_, record) = variants().remove(10);
+    let bytes = encode(&record);
+    let at = bytes
+        .windows(7)
+        .position(|window| window == b"reserve")
+        .unwrap();
+    let mut payload = bytes[1..bytes.len() - 8].to_vec();
+    payload[at - 1] = b' ';
+    let read = decode(&forged(RECORD_FORMAT, &payload));
+    assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
 }
 
 /// Whoever wrote that forged it: only a completed call can have been resolved.
@@ -183,17 +259,20 @@ fn a_record_that_is_resolved_and_not_completed_is_corrupt() {
             .call()
             .is_some_and(|call| matches!(call.state, State::Completed { .. }));
         let bytes = encode(&record);
+        if record.journal().is_some() {
+            continue; // That comes behind the name.
+        }
         let Some(0) = bytes.get(bytes.len() - 9) else {
             continue; // It has a name already.
         };
         let mut payload = bytes[1..bytes.len() - 9].to_vec();
         payload.extend_from_slice(b"\x01\x03eve");
-        let read = decode(&forged(&payload));
+        let read = decode(&forged(bytes[0], &payload));
         assert_eq!(read.is_ok(), completed, "{name}: {read:?}");
         for operator in [&b"\x01\x00"[..], b"\x01\x03e e", b"\x01\x02\x1b["] {
             let mut payload = bytes[1..bytes.len() - 9].to_vec();
             payload.extend_from_slice(operator);
-            let read = decode(&forged(&payload));
+            let read = decode(&forged(bytes[0], &payload));
             assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
         }
     }
@@ -243,6 +322,23 @@ fn any_state() -> impl Strategy<Value = State> {
     ]
 }
 
+/// Steps of different names, as a store keeps them.
+fn any_journal() -> impl Strategy<Value = CallJournal> {
+    let result = prop::option::of(prop::collection::vec(any::<u8>(), 0..100));
+    let steps = prop::collection::btree_map("[!-~]{1,255}", result, 0..8);
+    let request = prop::collection::vec(any::<u8>(), 0..300);
+    (request, steps).prop_map(|(request, steps)| {
+        let steps = steps.into_iter().map(|(name, result)| {
+            let name = step_name(&name);
+            match result {
+                None => Step::begun(name),
+                Some(result) => Step::done(name, Bytes::from(result)),
+            }
+        });
+        CallJournal::with_steps(Bytes::from(request), steps.collect())
+    })
+}
+
 fn any_record() -> impl Strategy<Value = Record> {
     let names = (
         prop::option::of("[a-z]{1,40}"),
@@ -258,7 +354,10 @@ fn any_record() -> impl Strategy<Value = Record> {
         Option<u64>,
     )>();
     let bytes = any::<(u16, [u8; 32], [u8; 16])>();
-    (names, numbers, bytes, any_state()).prop_map(|(names, numbers, bytes, state)| {
+    let journal = prop::option::of(any_journal());
+    let parts = (names, numbers, bytes, any_state(), journal);
+    parts.prop_map(|(names, numbers, bytes, state, journal)| {
+        let settled = matches!(state, State::Completed { .. });
         let (principal, operation, key) = names;
         let mut scope = Scope::global();
         if let Some(principal) = principal {
@@ -269,7 +368,7 @@ fn any_record() -> impl Strategy<Value = Record> {
         }
         let (incarnation, sequence, claimed_at, first_sent, session, retention) = numbers;
         Record::Call(CallRecord {
-            journal: None,
+            journal: journal.filter(|_| !settled).map(Box::new),
             key: ScopedKey::new(scope, IdempotencyKey::parse(&key).unwrap()),
             fingerprint: Fingerprint::from_parts(FingerprintAlgorithm::new(bytes.0), bytes.1),
             token: FencingToken::new(incarnation, sequence),
@@ -302,8 +401,10 @@ proptest! {
     ) {
         let _ = decode(&bytes);
         // With the right checksum the decoder itself has to stand.
-        if let Ok(record) = decode(&forged(&bytes)) {
-            prop_assert_eq!(decode(&encode(&record)), Ok(record));
+        for format in 1..=RECORD_FORMAT {
+            if let Ok(record) = decode(&forged(format, &bytes)) {
+                prop_assert_eq!(decode(&encode(&record)), Ok(record));
+            }
         }
     }
 
@@ -317,12 +418,12 @@ proptest! {
         let mut payload = bytes[1..bytes.len() - 8].to_vec();
         let at = at.index(payload.len());
         payload[at] = byte;
-        let _ = decode(&forged(&payload));
+        let _ = decode(&forged(bytes[0], &payload));
     }
 }
 
 /// The seal, then the bytes of every call behind those that are the same in all.
-const GOLDEN: [&str; 10] = [
+const GOLDEN: [&str; 13] = [
     "0201fd0168e5cf8b01000000b5529fc274650219",
     "00fd0a68e5cf8b010000fd1468e5cf8b0100000205047061696400c55d36d06a7f8d2c",
     "00fd0a68e5cf8b010000fd1468e5cf8b0100000005fc70110100fb2c0100f975e1f8b81b4069",
@@ -333,11 +434,14 @@ const GOLDEN: [&str; 10] = [
     "01fd0a68e5cf8b010000030000575794c2eb892c2c",
     "01fd0a68e5cf8b01000004010005fc70110100fb2c0100ce3c6e741e7baa09",
     "02fd1e68e5cf8b0100000098a7d70589da66da",
+    "02fd1e68e5cf8b0100000004504f535402077265736572766501033132610663686172676500110e9ae925d9be80",
+    "01fd0a68e5cf8b01000003000004504f5354002b89638506d9a7de",
+    "01fd0a68e5cf8b01000001000004504f535402077265736572766501033132610663686172676500618b5a957c337921",
 ];
 
-/// Version, key, fingerprint, token, attempt, times and session of every call above.
+/// Key, fingerprint, token, attempt, times and session of every call above.
 const GOLDEN_CALL: &str = concat!(
-    "02000105616c69636501087472616e736665720a6f726465722d34373131",
+    "000105616c69636501087472616e736665720a6f726465722d34373131",
     "01abababababababababababababababababababababababababababababababab",
     "03fb2c01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
     "fd0068e5cf8b01000001fd1864e5cf8b0100000109080701fc80ee3600",

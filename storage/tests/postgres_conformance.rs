@@ -79,3 +79,4 @@ impl Harness for Postgres {
 }
 
 onlyonce_storage::conformance!(Postgres::start().await);
+onlyonce_storage::conformance_journal!(Postgres::start().await);

@@ -7,13 +7,15 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use onlyonce_storage::codec::{RECORD_FORMAT, decode};
+use bytes::Bytes;
+use onlyonce_storage::codec::{RECORD_FORMAT, decode, encode};
+use onlyonce_storage::journal::Step;
 use onlyonce_storage::record::{AnswerKept, Record, State};
 use onlyonce_storage::sled::{OpenError, SledOptions, SledStore};
 use onlyonce_storage::{
-    Answer, AnswerBytes, AnswerFormat, ClaimOutcome, ClaimRequest, Fingerprint,
+    Answer, AnswerBytes, AnswerFormat, CallJournal, ClaimOutcome, ClaimRequest, Fingerprint,
     FingerprintAlgorithm, Fingerprints, IdempotencyKey, Inspect, KeyView, Operator, Resolution,
-    Scope, ScopedKey, StateView, Store, StoreError, Timestamp,
+    Scope, ScopedKey, StateView, StepName, Store, StoreError, Timestamp,
 };
 
 /// A completed call and a seal in format 1, as bytes. They are never made anew: whatever format is
@@ -84,6 +86,60 @@ fn records_of_format_2_are_read_by_every_version_with_who_resolved_them() {
         *resolved_by = Some(Operator::parse("carol").unwrap());
     }
     assert_eq!(call, before);
+}
+
+/// A call in progress with a journal, in format 3.
+const JOURNALED_3: &str = concat!(
+    "03000105616c69636501087472616e736665720a6f726465722d34373131",
+    "01abababababababababababababababababababababababababababababababab",
+    "03fb2c01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
+    "fd0068e5cf8b01000001fd1864e5cf8b0100000109080701fc80ee3600",
+    "02fd1e68e5cf8b01000000",
+    "04504f535402077265736572766501033132610663686172676500110e9ae925d9be80",
+);
+
+#[test]
+fn records_of_format_3_are_read_by_every_version_with_their_journals() {
+    let Ok(Record::Call(mut call)) = decode(&bytes(JOURNALED_3)) else {
+        panic!("{:?}", decode(&bytes(JOURNALED_3)));
+    };
+    let name = |name| StepName::parse(name).unwrap();
+    let steps = vec![
+        Step::done(name("reserve"), Bytes::from("12a")),
+        Step::begun(name("charge")),
+    ];
+    let journal = CallJournal::with_steps(Bytes::from("POST"), steps);
+    assert_eq!(call.journal.take(), Some(Box::new(journal)));
+    // All the rest is as it is without one, and written as the version before would.
+    let written = encode(&Record::Call(call));
+    assert_eq!(written[0], WITHOUT_JOURNAL);
+    assert_eq!(
+        written[1..written.len() - 8],
+        bytes(JOURNALED_3)[1..written.len() - 8]
+    );
+}
+
+/// A program that knows of no journals must not take the call for one without: it would let it be run
+/// again from its beginning. What is written for everybody else it reads.
+#[test]
+fn only_a_call_with_a_journal_is_written_in_a_format_that_older_versions_refuse() {
+    let journaled = bytes(JOURNALED_3);
+    let read = decode(&journaled).unwrap();
+    assert_eq!(encode(&read), journaled);
+    assert_eq!((journaled[0], RECORD_FORMAT), (3, 3));
+    for without in [RESOLVED_2, SEAL_2] {
+        let record = decode(&bytes(without)).unwrap();
+        assert_eq!(encode(&record), bytes(without));
+    }
+    // Without its number it is nothing.
+    for older in [1, 2] {
+        let mut journaled = journaled.clone();
+        journaled[0] = older;
+        assert!(matches!(
+            decode(&reseal(&journaled)),
+            Err(StoreError::Corrupt(_))
+        ));
+    }
 }
 
 /// What format 1 cannot say is not read into it.
@@ -320,7 +376,7 @@ fn change_open(store: &Path, change: impl Fn(Vec<u8>) -> Vec<u8>) -> usize {
 
 /// Where the records are: nothing but a record has a record's checksum.
 fn records_in(page: &[u8]) -> Vec<(usize, usize)> {
-    let starts = (0..page.len()).filter(|start| page[*start] == RECORD_FORMAT);
+    let starts = (0..page.len()).filter(|start| page[*start] == WITHOUT_JOURNAL);
     let spans = starts.flat_map(|start| (start + 9..=page.len()).map(move |end| (start, end)));
     spans
         .filter(|(start, end)| decode(&page[*start..*end]).is_ok())
@@ -340,5 +396,7 @@ fn bytes(hex: &str) -> Vec<u8> {
         .collect()
 }
 
+/// The format of a record that keeps no journal.
+const WITHOUT_JOURNAL: u8 = 2;
 const LOG_HEAD_BYTES: usize = 64;
 const PAGE_BYTES: usize = 4_096;

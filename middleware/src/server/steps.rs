@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use onlyonce_storage::{
     StoreError,
 };
 use parking_lot::Mutex;
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::jitter;
 use crate::observe::server as observe;
@@ -28,6 +30,11 @@ use crate::observe::server as observe;
 /// After the first step that has no result the run is interrupted: no other step begins, and
 /// whatever the handler answers is not the call's answer. Hand the [`StepError`] on with `?`. The call
 /// goes on when it is asked for again, or by the server itself.
+///
+/// A run asks for the same steps as the runs before it, in the same order. One that would run another
+/// step before it has asked for all that are finished is stopped before that step has an effect: its
+/// code has changed, and may know the same effect by another name. Steps may be asked for at the same
+/// time, by one task.
 ///
 /// Clones are of the same run. Once the handler has returned they begin nothing any more; a step that
 /// is still under way then counts as one that was cut off.
@@ -72,6 +79,13 @@ pub enum StepError {
     /// Another step of this run has this name: a mistake of the handler.
     #[error("two steps of one run have this name")]
     NameTwice,
+    /// A run before has finished a step that this run has not asked for: the handler has changed, or
+    /// does not ask for its steps in the same order each time.
+    #[error("step {finished} was finished by a run before, and this run has not asked for it first")]
+    OutOfOrder {
+        /// The step that was finished.
+        finished: StepName,
+    },
     /// The step says that it took no effect.
     #[error("the step was not executed: {0}")]
     NotExecuted(String),
@@ -115,6 +129,8 @@ struct Run {
     key: KeyDigest,
     token: FencingToken,
     state: Mutex<State>,
+    /// Tells who waits for it that a step was asked for.
+    asked: Notify,
 }
 
 #[derive(Default)]
@@ -159,6 +175,7 @@ impl Steps {
                 key,
                 token,
                 state: Mutex::new(state),
+                asked: Notify::new(),
             }),
         }
     }
@@ -227,6 +244,12 @@ impl Steps {
         if state.interrupted || !state.under_way.is_empty() {
             return Ran::Interrupted;
         }
+        // The answer of a handler that knows nothing of what was done is not the call's.
+        if let Some(finished) = state.not_asked_for() {
+            let token = self.run.token;
+            tracing::warn!(target: "onlyonce", %token, step = %finished, "a run has answered without a step that a run before has finished");
+            return Ran::Interrupted;
+        }
         let any = !state.named.is_empty() || !state.kept.is_empty();
         Ran::Whole { any }
     }
@@ -242,6 +265,7 @@ impl Steps {
             observe::step("replayed");
             return Ok(result);
         }
+        run.in_order().await?;
         let under_way = run.begin(&name)?;
         if repeats == Repeats::Never {
             run.note_begun(&name).await?;
@@ -295,7 +319,27 @@ impl Run {
             state.interrupted = true;
             return Err(StepError::NameTwice);
         }
+        drop(state);
+        self.asked.notify_waiters();
         Ok(name)
+    }
+
+    /// Waits until all that runs before have finished was asked for, for as long as a handler that asks
+    /// for several at the same time may take.
+    async fn in_order(&self) -> Result<(), StepError> {
+        let give_up_at = Instant::now() + ORDER_WAIT;
+        loop {
+            // Registered before it is looked, so that what is asked for in between is heard of.
+            let mut asked = pin!(self.asked.notified());
+            asked.as_mut().enable();
+            let Some(finished) = self.state.lock().not_asked_for() else {
+                return Ok(());
+            };
+            if timeout_at(give_up_at, asked).await.is_err() {
+                self.state.lock().interrupted = true;
+                return Err(StepError::OutOfOrder { finished });
+            }
+        }
     }
 
     /// The result that a run before has left.
@@ -378,6 +422,12 @@ impl Run {
 // === impl State ===
 
 impl State {
+    /// A step that a run before has finished and this one has not asked for.
+    fn not_asked_for(&self) -> Option<StepName> {
+        let mut kept = self.kept.keys();
+        kept.find(|kept| !self.named.contains(*kept)).cloned()
+    }
+
     fn may_begin(&self) -> Result<(), StepError> {
         if self.ended {
             return Err(StepError::Ended);
@@ -444,6 +494,9 @@ fn step_key(key: KeyDigest, name: &StepName) -> IdempotencyKey {
 const NOTES_MAX: u32 = 4;
 const NOTE_PAUSE_MIN: Duration = Duration::from_millis(20);
 const NOTE_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Whoever asks for steps at the same time asks for all of them at once.
+const ORDER_WAIT: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@
 
 mod doubts;
 mod elsewhere;
+mod journaled_calls;
 mod protocol;
 mod watched;
 
@@ -12,10 +13,13 @@ mod endings;
 mod hand_over_edges;
 mod handed_over;
 mod identity;
+mod journaling;
+mod journals_finished;
 mod leases;
 mod observe;
 mod outcomes;
 mod readiness;
 mod reconciling;
+mod reordered_steps;
 mod reruns;
 mod transacting;

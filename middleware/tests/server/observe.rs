@@ -8,12 +8,13 @@ use std::time::Duration;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use onlyonce_middleware::observe::ServeSpanLayer;
 use onlyonce_middleware::observe::names;
-use onlyonce_middleware::server::{InDoubtPolicy, Reconciled};
+use onlyonce_middleware::server::{InDoubtPolicy, Reconciled, Unfinished};
 use onlyonce_storage::MemoryStore;
 use tower::{Layer, ServiceExt};
 
 use crate::doubts::{Frozen, Outside, after_a_panic, answer, finding, reconcile};
-use crate::protocol::{Ask, Effects, Handler, send};
+use crate::journaled_calls::{journaled, result};
+use crate::protocol::{Ask, Effects, Handler, done, send};
 use crate::transacting::losing;
 use crate::watched::Watched;
 
@@ -79,6 +80,29 @@ fn record_losing() -> Seen {
     })
 }
 
+/// A call whose second step is not executed at first, and then does not know.
+fn record_journaling() -> Seen {
+    record_of(async {
+        let server = journaled(|run, steps, _| async move {
+            steps.run_once("first", |_| result("1")).await?;
+            let second = steps.run_keyed("second", |_| async move {
+                match run {
+                    0 => Err(Unfinished::NotExecuted("the peer is full".to_owned())),
+                    1 => Err(Unfinished::Unknown("the peer is silent".to_owned())),
+                    _ => Ok("2".into()),
+                }
+            });
+            second.await?;
+            steps.run_once("third", |_| result("3")).await?;
+            Ok(done("ordered"))
+        })
+        .over(Arc::new(MemoryStore::default()));
+        for _ in 0..3 {
+            send(&server, Ask::new("k", "order")).await;
+        }
+    })
+}
+
 fn record_of(calls: impl Future<Output = ()>) -> Seen {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
@@ -118,7 +142,7 @@ fn count(seen: &Seen, metric: names::Metric, label: Option<&str>) -> u64 {
 #[test]
 fn every_metric_that_the_server_emits_stands_in_the_table_and_every_one_there_is_emitted() {
     let all = record().into_iter().chain(record_reconciling());
-    let all = all.chain(record_losing());
+    let all = all.chain(record_losing()).chain(record_journaling());
     let seen: BTreeSet<String> = all.map(|(name, ..)| name).collect();
     let table: BTreeSet<String> = names::TABLE
         .iter()
@@ -190,6 +214,20 @@ fn each_run_that_lost_is_counted_and_the_last_one_of_a_call_that_gave_up_as_such
 }
 
 #[test]
+fn each_step_is_counted_by_what_became_of_it() {
+    let seen = record_journaling();
+    for (result, expected) in [
+        ("run", 3),
+        ("replayed", 2),
+        ("not_executed", 1),
+        ("unknown", 1),
+    ] {
+        let counted = count(&seen, names::SERVER_STEPS_TOTAL, Some(result));
+        assert_eq!(counted, expected, "{result}");
+    }
+}
+
+#[test]
 fn gauges_return_to_zero() {
     for gauge in [names::SERVER_IN_FLIGHT, names::SERVER_WAITERS] {
         let seen = record();
@@ -205,7 +243,7 @@ fn gauges_return_to_zero() {
 #[test]
 fn no_label_shows_a_key_or_a_body() {
     let all = record().into_iter().chain(record_reconciling());
-    for (name, labels, _) in all.chain(record_losing()) {
+    for (name, labels, _) in all.chain(record_losing()).chain(record_journaling()) {
         let known = names::TABLE.iter().find(|metric| metric.name == name);
         let known = known.unwrap().labels;
         for (label, value) in labels {

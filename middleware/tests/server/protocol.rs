@@ -9,13 +9,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use onlyonce_middleware::server::{
-    Adapter, Admission, Dedupe, DedupeLayer, DedupeOptions, Execution, Guarantee, InDoubtPolicy,
-    Intent, Outcome, Question, Recording, Refusal, Served,
+    AbandonedCall, Adapter, Admission, Dedupe, DedupeLayer, DedupeOptions, Execution, Guarantee,
+    InDoubtPolicy, Intent, Outcome, Question, Recording, Refusal, Served, Steps,
 };
 use onlyonce_storage::transaction::Transaction;
 use onlyonce_storage::{
-    Answer, AnswerFormat, Fingerprint, FingerprintAlgorithm, Fingerprints, IdempotencyKey,
-    KeyState, Scope, ScopedKey, Store, StoreId,
+    Answer, AnswerFormat, FencingToken, Fingerprint, FingerprintAlgorithm, Fingerprints,
+    IdempotencyKey, KeyState, Scope, ScopedKey, Store, StoreId,
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -36,10 +36,17 @@ pub struct Ask {
     pub execution: Option<Execution>,
     /// What a handler works on whose body begins with [`BOOK`].
     pub transaction: Option<Transaction>,
+    /// What a handler has its effects with whose body begins with [`ORDER`].
+    pub steps: Option<Steps>,
+    /// The claim under which the call stands still, for who goes on with it unasked.
+    pub goes_on_from: Option<FencingToken>,
 }
 
 /// What is done in a transaction begins with this.
 pub const BOOK: &str = "book";
+
+/// What is done in steps begins with this.
+pub const ORDER: &str = "order";
 
 /// What a caller gets.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,6 +105,8 @@ impl Ask {
             algorithm: 1,
             execution: None,
             transaction: None,
+            steps: None,
+            goes_on_from: None,
         }
     }
 
@@ -167,6 +176,11 @@ impl Adapter for Plain {
         if ask.body.starts_with(BOOK) {
             intent.guarantee = Guarantee::Transactional;
         }
+        if ask.body.starts_with(ORDER) {
+            intent.guarantee = Guarantee::Journaled;
+            intent.stored_request = Some(ask.body.clone().into());
+            intent.goes_on_from = ask.goes_on_from;
+        }
         Admission::Protected(intent, ask)
     }
 
@@ -185,6 +199,21 @@ impl Adapter for Plain {
         ask.execution = Some(execution);
         ask.transaction = Some(transaction.clone());
         Some(ask)
+    }
+
+    fn journaling(&self, mut ask: Ask, execution: Execution, steps: &Steps) -> Option<Ask> {
+        ask.execution = Some(execution);
+        ask.steps = Some(steps.clone());
+        Some(ask)
+    }
+
+    fn revive(&self, call: &AbandonedCall) -> Option<(Intent, Ask)> {
+        let body = std::str::from_utf8(&call.request).unwrap();
+        // The layer names the call.
+        let other = IdempotencyKey::parse("another").unwrap();
+        let other = ScopedKey::new(Scope::global(), other);
+        let intent = Intent::new(other, Fingerprints::new(call.fingerprint));
+        Some((intent, Ask::new(call.key.key().as_str(), body)))
     }
 
     async fn record(&self, result: Result<Told, NoAnswer>) -> Recording<Told> {

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use onlyonce_storage::journal::{AbandonedPage, StepResolution};
 use onlyonce_storage::{
-    Answer, Claim, ClaimOutcome, ClaimRequest, DoubtReason, KeyState, Question, ScopedKey,
-    SettleError, Store, StoreError, StoreFuture, StoreId, Timestamp,
+    Answer, Claim, ClaimOutcome, ClaimRequest, Cursor, DoubtReason, FencingToken, Journal,
+    KeyDigest, KeyState, NoteError, Question, ScopedKey, SettleError, StepName, StepNote, Store,
+    StoreError, StoreFuture, StoreId, Timestamp,
 };
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 #[derive(Debug)]
@@ -24,6 +27,11 @@ pub struct Watched {
     pub dawdle: AtomicBool,
     pub refuse_renewals: AtomicBool,
     pub panic_in_completions: AtomicBool,
+    /// It keeps journals, as the store behind it does.
+    pub journals: AtomicBool,
+    /// So many notes are taken, and the others are not, up to the number behind it.
+    pub notes_refused: Mutex<std::ops::Range<usize>>,
+    pub notes: AtomicUsize,
     /// What another process tells about any key.
     pub told: Arc<Notify>,
 }
@@ -41,6 +49,9 @@ impl Watched {
             dawdle: AtomicBool::new(false),
             refuse_renewals: AtomicBool::new(false),
             panic_in_completions: AtomicBool::new(false),
+            journals: AtomicBool::new(false),
+            notes_refused: Mutex::new(0..0),
+            notes: AtomicUsize::new(0),
             told: Arc::default(),
         })
     }
@@ -80,6 +91,10 @@ pub fn unreachable_store() -> StoreError {
 impl Store for Watched {
     fn until_told(&self, _: &ScopedKey) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(Arc::clone(&self.told).notified_owned())
+    }
+
+    fn journal(&self) -> Option<&dyn Journal> {
+        self.journals.load(Ordering::SeqCst).then_some(self)
     }
 
     fn id(&self) -> StoreId {
@@ -158,5 +173,35 @@ impl Store for Watched {
         first_sent: Option<Timestamp>,
     ) -> StoreFuture<'_, KeyState> {
         self.answering(self.inner.ask(question, key, first_sent))
+    }
+}
+
+impl Journal for Watched {
+    fn note(
+        &self,
+        key: KeyDigest,
+        token: FencingToken,
+        note: StepNote,
+    ) -> StoreFuture<'_, (), NoteError> {
+        let number = self.notes.fetch_add(1, Ordering::SeqCst);
+        if self.notes_refused.lock().contains(&number) {
+            return Box::pin(async { Err(unreachable_store().into()) });
+        }
+        self.inner.journal().unwrap().note(key, token, note)
+    }
+
+    fn abandoned(&self, after: Option<Cursor>, calls_max: usize) -> StoreFuture<'_, AbandonedPage> {
+        self.inner.journal().unwrap().abandoned(after, calls_max)
+    }
+
+    fn resolve_step(
+        &self,
+        key: ScopedKey,
+        token: FencingToken,
+        name: StepName,
+        resolution: StepResolution,
+    ) -> StoreFuture<'_, (), SettleError> {
+        let journal = self.inner.journal().unwrap();
+        journal.resolve_step(key, token, name, resolution)
     }
 }

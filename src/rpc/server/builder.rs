@@ -85,6 +85,9 @@ impl ServerBuilder {
     /// handshake, and [`Serving::shutdown`](super::Serving::shutdown) waits for handlers whose
     /// callers went away: for all of the layer's, also those that another server gave it.
     ///
+    /// It also goes on with journaled calls that stand still in that store, unless
+    /// [`ServerOptions::finish_abandoned`] says otherwise.
+    ///
     /// Without it clients are told that this server does not dedupe, and the time of this machine.
     ///
     /// Say it only of a server whose service really stands behind that layer: clients retry what

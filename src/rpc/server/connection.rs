@@ -349,6 +349,8 @@ fn incoming(client: &Client, call: Call) -> Incoming {
         arguments: call.arguments,
         execution: None,
         transaction: None,
+        steps: None,
+        goes_on_from: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod builder;
 mod connection;
+mod finishing;
 mod handshake;
 mod options;
 mod serving;

@@ -37,6 +37,12 @@ pub struct ServerOptions {
     /// How long a peer may take none of the bytes that are written to it. Then its connection is
     /// closed. Default 10 s.
     pub write_timeout: Duration,
+    /// Whether the server goes on by itself with journaled calls that stand still in its store, when
+    /// it starts and every ten seconds or so: see
+    /// [`Router::method_journaled`](crate::rpc::Router::method_journaled). Default true; without it
+    /// such a call stands still until somebody asks for it. Only a server that was told of its
+    /// executions with [`dedupe`](super::ServerBuilder::dedupe) does.
+    pub finish_abandoned: bool,
 }
 
 impl Default for ServerOptions {
@@ -51,6 +57,7 @@ impl Default for ServerOptions {
             arguments_bytes_max: 1024 * 1024,
             answer_bytes_max: 1024 * 1024,
             write_timeout: Duration::from_secs(10),
+            finish_abandoned: true,
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use tower_service::Service;
 
 use super::connection::connection;
+use super::finishing::go_on_with_abandoned;
 use super::{Server, ServerOptions, handshake};
 use crate::rpc::{Incoming, Reply};
 
@@ -219,6 +220,9 @@ where
     let mut phase = shared.phase.clone();
     // Dropped together with this future: then every connection is cut.
     let mut connections = JoinSet::new();
+    if options.finish_abandoned {
+        connections.spawn(go_on_with_abandoned(shared.clone()));
+    }
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {

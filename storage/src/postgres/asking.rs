@@ -3,6 +3,7 @@
 use tokio_postgres::Row;
 
 use super::claiming::{held_lock, lock};
+use super::journaling::steps_of;
 use super::pool::Pool;
 use super::statement::Told;
 use super::store::Shared;
@@ -66,7 +67,7 @@ async fn read_once(
     let rows = pool.rows(|_| {
         let columns = match answer {
             AnswerColumn::Bytes => "r.*",
-            AnswerColumn::Length => BESIDE,
+            AnswerColumn::Length => AS_VIEWED,
         };
         pool.told(&format!(
             "SELECT COALESCE($1, {{schema}}.now_ms()) AS now_ms, s.forgotten_until, {columns},
@@ -106,7 +107,9 @@ pub(super) async fn write_claim(
     read: &Stored,
     call: &CallRecord,
 ) -> Result<Option<FencingToken>, StoreError> {
-    let rows = pool.rows(|_| over(pool, CLAIM_ANEW, read, call)).await?;
+    let keeps_journal = call.journal.is_some();
+    let rows = pool.rows(|_| over(pool, CLAIM_ANEW, read, call).flag(keeps_journal));
+    let rows = rows.await?;
     let Some(row) = rows.first() else {
         return Ok(None);
     };
@@ -207,18 +210,25 @@ pub(super) async fn show(
         AnswerBytes::Show => AnswerColumn::Bytes,
     };
     let found = read(pool, key.digest(), column).await?;
-    let view = match found.stored.map(|stored| stored.record) {
-        None => return Ok(KeyView::Absent),
-        Some(Record::Sealed { at }) => return Ok(KeyView::Sealed { at }),
-        Some(Record::Call(call)) => call,
+    let Some(stored) = found.stored else {
+        return Ok(KeyView::Absent);
     };
-    let record = Record::Call(view);
+    let keeps_journal = stored.keeps_journal;
+    let record = match stored.record {
+        Record::Sealed { at } => return Ok(KeyView::Sealed { at }),
+        call @ Record::Call(_) => call,
+    };
     // A lapse that nobody has written down yet is told as what it is.
     let lapsed = transition::lapse(Some(&record), &found.at);
     let Some(call) = lapsed.as_ref().or(record.call()) else {
         return Ok(KeyView::Absent);
     };
-    let view = RecordView::of(call, found.at.now);
+    let mut view = RecordView::of(call, found.at.now);
+    if keeps_journal {
+        let mut steps = steps_of(pool, &[key.digest()]).await?;
+        let steps = steps.remove(&(key.digest(), call.token));
+        view.steps = steps.unwrap_or_default();
+    }
     if answer == AnswerBytes::LeaveOut || view.answer().is_none() {
         return Ok(KeyView::Call(view));
     }
@@ -242,6 +252,22 @@ fn answer_of(call: &CallRecord) -> Option<Answer> {
 
 /// A page of what is open: first what is in progress, then what is in doubt.
 pub(super) async fn list(pool: &Pool, request: &ListRequest) -> Result<ListPage, StoreError> {
+    let mut keep_journals = Vec::new();
+    let mut page = list_records(pool, request, &mut keep_journals).await?;
+    let mut steps = steps_of(pool, &keep_journals).await?;
+    for view in &mut page.records {
+        let steps = steps.remove(&(view.key.digest(), view.token));
+        view.steps = steps.unwrap_or_default();
+    }
+    Ok(page)
+}
+
+/// The same without steps, and which of the records have some.
+async fn list_records(
+    pool: &Pool,
+    request: &ListRequest,
+    keep_journals: &mut Vec<KeyDigest>,
+) -> Result<ListPage, StoreError> {
     let records_max = request.records_max.clamp(1, PAGE_RECORDS_MAX);
     let mut page = ListPage {
         records: Vec::new(),
@@ -279,6 +305,7 @@ pub(super) async fn list(pool: &Pool, request: &ListRequest) -> Result<ListPage,
             };
             let view = RecordView::of(call, found.at.now);
             if request.matches(&view, found.at.now) {
+                keep_journals.extend(stored.keeps_journal.then_some(stored.key));
                 page.records.push(view);
             }
         }
@@ -303,7 +330,7 @@ fn open_rows(
     };
     let only_lapsed = state == OpenState::InProgress && !request.wants(state);
     pool.told(&format!(
-        "SELECT COALESCE($1, {{schema}}.now_ms()) AS now_ms, s.forgotten_until, {BESIDE}
+        "SELECT COALESCE($1, {{schema}}.now_ms()) AS now_ms, s.forgotten_until, {AS_VIEWED}
         FROM {{schema}}.store s, {{schema}}.records r
         WHERE r.state = {number} AND (r.at, r.key) > ($2, $3)
             AND (NOT $4 OR r.at <= COALESCE($1, {{schema}}.now_ms()))
@@ -337,7 +364,8 @@ pub(super) async fn stats(shared: &Shared) -> Result<StoreStats, StoreError> {
                 ) counted) AS settled,
                 (SELECT reltuples::bigint FROM pg_class
                     WHERE oid = '{schema}.records'::regclass) AS about,
-                pg_total_relation_size('{schema}.records') AS disk_bytes
+                pg_total_relation_size('{schema}.records')
+                    + pg_total_relation_size('{schema}.journal') AS disk_bytes
             FROM clock, {schema}.store s",
         )
         .time(pool.options().told_now())
@@ -449,7 +477,8 @@ const CHANGE: &str = "UPDATE {schema}.records SET
         answer_until = $8, resolved_by = $9, sweep_at = $10,
         session = CASE WHEN $1 <> 3 THEN session END,
         session_sequence = CASE WHEN $1 <> 3 THEN session_sequence END,
-        session_first = CASE WHEN $1 <> 3 THEN session_first END
+        session_first = CASE WHEN $1 <> 3 THEN session_first END,
+        journal_of = CASE WHEN $1 <> 3 THEN journal_of END
     WHERE key = $11 AND version = $12 AND incarnation = $13 AND sequence = $14
     RETURNING 1";
 
@@ -457,15 +486,17 @@ const CLAIM_ANEW: &str = "UPDATE {schema}.records SET
         version = version + 1, state = $1, at = $2, attempt = $3, claimed_at = $4, reason = $5,
         answer_format = $6, answer = $7, answer_until = $8, resolved_by = $9, sweep_at = $10,
         incarnation = (SELECT s.incarnation FROM {schema}.store s),
-        sequence = nextval('{schema}.tokens')
+        sequence = drawn.token, journal_of = CASE WHEN $15 THEN drawn.token END
+    FROM (SELECT nextval('{schema}.tokens') AS token) drawn
     WHERE key = $11 AND version = $12 AND incarnation = $13 AND sequence = $14
     RETURNING incarnation, sequence";
 
 /// All columns, with the answer's length for its bytes.
-const BESIDE: &str = "r.key, r.version, r.state, r.at, r.principal, r.operation, r.name, \
+pub(super) const AS_VIEWED: &str = "r.key, r.version, r.state, r.at, r.principal, r.operation, r.name, \
     r.fingerprint_algorithm, r.fingerprint, r.incarnation, r.sequence, r.attempt, r.claimed_at, \
     r.first_sent, r.session, r.session_sequence, r.session_first, r.retention, r.reason, \
-    r.answer_format, length(r.answer) AS answer_length, r.answer_until, r.resolved_by";
+    r.answer_format, length(r.answer) AS answer_length, r.answer_until, r.resolved_by, \
+    r.journal_of";
 
 /// More than that are not counted but taken from the database's own estimate.
 const SETTLED_COUNTED_MAX: u64 = 100_000;

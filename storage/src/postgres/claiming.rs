@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 
 use super::asking::{look, read, write, write_claim};
+use super::journaling;
 use super::pool::Pool;
 use super::room::Count;
 use super::settling::{ROUNDS_MAX, too_contended};
@@ -15,12 +16,13 @@ use super::stored::{AnswerColumn, Stored, corrupt, get, number, stored, time};
 use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::transition::{self, Circumstances, ClaimStep, Refusal};
 use crate::{
-    Abandoned, Claim, ClaimOutcome, ClaimRequest, Comparison, Completion, FencingToken, InDoubt,
-    KeyDigest, SessionCall, StoreError, StoreId,
+    Abandoned, CallJournal, Claim, ClaimOutcome, ClaimRequest, Comparison, Completion,
+    FencingToken, InDoubt, KeyDigest, SessionCall, StoreError, StoreId,
 };
 
 /// Claims the key, or says what is known of it: one round trip, but for a lapse that is written down
-/// and for a re-run, which take two, and for whoever finds the record changed in between.
+/// and for a re-run, which take two (three for one that goes on by a journal), and for whoever finds the
+/// record changed in between.
 ///
 /// Asked again after a lost answer, the database finds a claim of this very attempt: it is this one's.
 pub(super) async fn claim(
@@ -31,6 +33,10 @@ pub(super) async fn claim(
         return Ok(outcome);
     }
     let pool = &*shared.pool;
+    if let Err(too_large) = transition::check_journal(request, pool.options().limits.journal()) {
+        // What is there is told as ever; nothing is written.
+        return known(shared, request).await?.ok_or(too_large);
+    }
     for _ in 0..ROUNDS_MAX {
         let scope = request.key.scope().digest();
         let count = shared.room.take(scope, shared.clock.now());
@@ -66,42 +72,52 @@ fn told(pool: &Pool, request: &ClaimRequest, count: Count) -> Told {
     let print = request.fingerprints.current();
     let session = request.session;
     let text = |name: Option<&str>| name.map(|name| name.as_bytes().to_vec());
-    pool.told(
-        // Nothing comes of it while a transaction has the key. The key itself depends on that, so that
-        // nothing is claimed before it is known.
-        "SELECT verdict, now_ms, forgotten_until, in_progress, in_doubt, (kept).*
+    // Who keeps no journal asks as ever.
+    let kept = match request.journal {
+        Some(_) => ", $24",
+        None => "",
+    };
+    let told = pool
+        .told(&format!(
+            // Nothing comes of it while a transaction has the key. The key itself depends on that, so that
+            // nothing is claimed before it is known.
+            "SELECT verdict, now_ms, forgotten_until, in_progress, in_doubt, (kept).*
         FROM (
             SELECT pg_try_advisory_xact_lock_shared($22) AND ($23::bigint IS NULL
                 OR pg_try_advisory_xact_lock_shared($23)) AS is_free
             OFFSET 0
-        ) held CROSS JOIN LATERAL {schema}.claim(
+        ) held CROSS JOIN LATERAL {{schema}}.claim(
             $1, CASE WHEN is_free THEN $2 END, $3, $4, $5, $6, $7, $8, $9, $10,
-            $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21
-        ) WHERE is_free",
-    )
-    .time(options.told_now())
-    .bytes(Some(request.key.digest().as_bytes()))
-    .long(lock(request.key.digest()))
-    .bytes(Some(scope.digest().as_bytes()))
-    .bytes(text(scope.principal_name()).as_deref())
-    .bytes(text(scope.operation_name()).as_deref())
-    .bytes(Some(request.key.key().as_str().as_bytes()))
-    .int(i32::from(print.algorithm().number()))
-    .bytes(Some(print.digest()))
-    .bytes(Some(request.attempt.as_bytes()))
-    .span(request.lease)
-    .span(request.retention)
-    .time(request.first_sent)
-    .number(session.map(|call| call.session))
-    .number(session.map(|call| call.sequence))
-    .number(session.map(|call| call.first_unanswered))
-    .bytes(Some(scope.of_principal().digest().as_bytes()))
-    .span(options.limits.session_idle)
-    .flag(count == Count::Anew)
-    .number(options.limits.in_progress_max as u64)
-    .number(options.limits.in_doubt_max as u64)
-    .long(held_lock(pool.id(), request.key.digest()))
-    .long(session.map(|call| held_number(pool.id(), call)))
+            $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21{kept}
+        ) WHERE is_free"
+        ))
+        .time(options.told_now())
+        .bytes(Some(request.key.digest().as_bytes()))
+        .long(lock(request.key.digest()))
+        .bytes(Some(scope.digest().as_bytes()))
+        .bytes(text(scope.principal_name()).as_deref())
+        .bytes(text(scope.operation_name()).as_deref())
+        .bytes(Some(request.key.key().as_str().as_bytes()))
+        .int(i32::from(print.algorithm().number()))
+        .bytes(Some(print.digest()))
+        .bytes(Some(request.attempt.as_bytes()))
+        .span(request.lease)
+        .span(request.retention)
+        .time(request.first_sent)
+        .number(session.map(|call| call.session))
+        .number(session.map(|call| call.sequence))
+        .number(session.map(|call| call.first_unanswered))
+        .bytes(Some(scope.of_principal().digest().as_bytes()))
+        .span(options.limits.session_idle)
+        .flag(count == Count::Anew)
+        .number(options.limits.in_progress_max as u64)
+        .number(options.limits.in_doubt_max as u64)
+        .long(held_lock(pool.id(), request.key.digest()))
+        .long(session.map(|call| held_number(pool.id(), call)));
+    match &request.journal {
+        Some(kept) => told.bytes(Some(&kept[..])),
+        None => told,
+    }
 }
 
 /// What is said of a key that a transaction of this process has: only here its request is known.
@@ -179,7 +195,15 @@ async fn decided(
     at: &Circumstances,
 ) -> Result<Option<ClaimOutcome>, StoreError> {
     let pool = &*shared.pool;
-    let step = transition::claim(Some(&found.record), request, NOT_DRAWN, at)?;
+    let with_journal = match journaling::is_wanted(request, found) {
+        false => None,
+        true => match journaling::with_journal(pool, found).await? {
+            None => return Ok(None),
+            with_journal => with_journal,
+        },
+    };
+    let record = with_journal.as_ref().unwrap_or(&found.record);
+    let step = transition::claim(Some(record), request, NOT_DRAWN, at)?;
     Ok(match step {
         ClaimStep::Claim(call) => {
             let token = write_claim(pool, found, &call).await?;
@@ -200,9 +224,13 @@ fn given(shared: &Shared, request: &ClaimRequest, row: &Row) -> Result<ClaimOutc
     let written = stored(row, AnswerColumn::Bytes)?;
     match written {
         Some(Stored {
-            record: Record::Call(call),
+            record: Record::Call(mut call),
             ..
-        }) if call.key == request.key => Ok(claimed(shared, &call)),
+        }) if call.key == request.key => {
+            let kept = request.journal.clone().map(CallJournal::new);
+            call.journal = kept.map(Box::new);
+            Ok(claimed(shared, &call))
+        }
         _ => Err(corrupt("what was claimed is another key")),
     }
 }
@@ -212,12 +240,8 @@ fn claimed(shared: &Shared, call: &CallRecord) -> ClaimOutcome {
         return replayed(call.clone());
     };
     let on_drop = Arc::clone(&shared.abandonment) as Arc<dyn Abandoned>;
-    ClaimOutcome::Claimed(Claim::new(
-        call.key.clone(),
-        call.token,
-        lease,
-        Some(on_drop),
-    ))
+    let claim = Claim::new(call.key.clone(), call.token, lease, Some(on_drop));
+    ClaimOutcome::Claimed(claim.with_journal(call.journal.clone()))
 }
 
 fn replayed(call: CallRecord) -> ClaimOutcome {

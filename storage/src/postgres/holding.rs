@@ -64,6 +64,8 @@ pub(super) async fn begin_call(
 ) -> Result<ClaimOutcome, StoreError> {
     // A doubt is not ended by a guarantee that leaves none.
     request.rerun_of = None;
+    // Nothing of it is kept before the commit.
+    request.journal = None;
     if let Some(outcome) = claiming::held_here(&shared, &request)? {
         return Ok(outcome);
     }

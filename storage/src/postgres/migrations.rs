@@ -193,7 +193,7 @@ impl PostgresOptions {
 }
 
 /// In their order. One that was released is never changed: a change is a new one.
-const MIGRATIONS: [(&str, &str); 4] = [
+const MIGRATIONS: [(&str, &str); 5] = [
     (
         "records, sessions and the functions that change them",
         include_str!("migrations/0001_records.sql"),
@@ -209,6 +209,10 @@ const MIGRATIONS: [(&str, &str); 4] = [
     (
         "outboxes of clients",
         include_str!("migrations/0004_outbox.sql"),
+    ),
+    (
+        "journals of calls",
+        include_str!("migrations/0005_journal.sql"),
     ),
 ];
 

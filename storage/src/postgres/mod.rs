@@ -31,6 +31,7 @@ mod error;
 mod hearing;
 mod held;
 mod holding;
+mod journaling;
 mod kept;
 mod migrations;
 mod one_statement;

@@ -3,7 +3,7 @@
 
 use tokio_postgres::types::{ToSql, Type};
 
-use crate::Timestamp;
+use crate::{KeyDigest, Timestamp};
 use std::time::Duration;
 
 /// A statement and what it is told. Values are never part of the text.
@@ -52,6 +52,11 @@ impl Told {
     /// A number of ours. Those above the largest that fits are told as that.
     pub(super) fn number(self, value: impl Into<Option<u64>>) -> Self {
         self.long(value.into().map(number))
+    }
+
+    pub(super) fn keys(self, keys: &[KeyDigest]) -> Self {
+        let keys: Vec<Vec<u8>> = keys.iter().map(|key| key.as_bytes().to_vec()).collect();
+        self.value(keys, Type::BYTEA_ARRAY)
     }
 
     pub(super) fn short(self, value: Option<i16>) -> Self {

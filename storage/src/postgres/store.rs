@@ -21,17 +21,18 @@ use super::room::Room;
 use super::run::{NO_ROWS, NothingHeld, Run, RunHandle};
 use super::stored::{corrupt, get, number, time};
 use super::time::SeenClock;
-use super::{asking, claiming, committing, holding, one_statement, settling, sweeping};
+use super::{asking, claiming, committing, holding, journaling, one_statement, settling, sweeping};
 use crate::clock::ClockGuard;
+use crate::journal::{AbandonedPage, Journal, StepResolution};
 use crate::transaction::{
     CommitError, CommitFuture, Row, RowRange, Transaction, TransactionalStore, Work,
 };
 use crate::transition::Circumstances;
 use crate::{
-    Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, ClockSuspicion, DoubtReason,
-    FencingToken, Inspect, KeyState, KeyView, Lease, ListPage, ListRequest, Operator, Question,
-    Resolution, Scope, ScopedKey, SessionRequest, SessionState, SettleError, Store, StoreError,
-    StoreFuture, StoreId, StoreStats, Swept, Timestamp,
+    Answer, AnswerBytes, Claim, ClaimOutcome, ClaimRequest, ClockSuspicion, Cursor, DoubtReason,
+    FencingToken, Inspect, KeyDigest, KeyState, KeyView, Lease, ListPage, ListRequest, NoteError,
+    Operator, Question, Resolution, Scope, ScopedKey, SessionRequest, SessionState, SettleError,
+    StepName, StepNote, Store, StoreError, StoreFuture, StoreId, StoreStats, Swept, Timestamp,
 };
 
 /// A [`Store`] in a schema of a PostgreSQL database, which any number of processes share.
@@ -314,6 +315,41 @@ impl Store for PostgresStore {
 
     fn transactions(&self) -> Option<&dyn TransactionalStore> {
         Some(self)
+    }
+
+    fn journal(&self) -> Option<&dyn Journal> {
+        Some(self)
+    }
+}
+
+impl Journal for PostgresStore {
+    fn note(
+        &self,
+        key: KeyDigest,
+        token: FencingToken,
+        note: StepNote,
+    ) -> StoreFuture<'_, (), NoteError> {
+        self.detached(move |shared| async move {
+            journaling::note(&shared.pool, key, token, &note).await
+        })
+    }
+
+    fn abandoned(&self, after: Option<Cursor>, calls_max: usize) -> StoreFuture<'_, AbandonedPage> {
+        self.detached(move |shared| async move {
+            journaling::abandoned(&shared.pool, after, calls_max).await
+        })
+    }
+
+    fn resolve_step(
+        &self,
+        key: ScopedKey,
+        token: FencingToken,
+        name: StepName,
+        resolution: StepResolution,
+    ) -> StoreFuture<'_, (), SettleError> {
+        self.detached(move |shared| async move {
+            journaling::resolve_step(&shared.pool, &key, token, &name, &resolution).await
+        })
     }
 }
 

@@ -19,6 +19,8 @@ use crate::{
 pub(super) struct Stored {
     pub(super) key: KeyDigest,
     pub(super) version: i64,
+    /// Whether it keeps a journal, which is read apart: of the record here it is left out.
+    pub(super) keeps_journal: bool,
     pub(super) record: Record,
 }
 
@@ -51,8 +53,19 @@ pub(super) fn stored(row: &Row, answer: AnswerColumn) -> Result<Option<Stored>, 
     Ok(Some(Stored {
         key,
         version: get(row, "version")?,
+        keeps_journal: keeps_journal(row, &record)?,
         record,
     }))
+}
+
+/// Whether there is a journal under the token of the record. What is settled has none, whatever it says.
+fn keeps_journal(row: &Row, record: &Record) -> Result<bool, StoreError> {
+    let of: Option<i64> = get(row, "journal_of")?;
+    let of = of.map(number).transpose()?;
+    Ok(match record.call() {
+        Some(call) if !record.is_settled() => of == Some(call.token.sequence()),
+        _ => false,
+    })
 }
 
 /// What a call's record may be changed to, as values from `$1` on: state, time, token's attempt,
@@ -135,7 +148,6 @@ fn call(
         _ => None,
     };
     Ok(CallRecord {
-        journal: None,
         key: scoped_key(row)?,
         fingerprint: Fingerprint::from_parts(
             FingerprintAlgorithm::new(algorithm),
@@ -147,6 +159,7 @@ fn call(
         first_sent: long("first_sent")?.map(Timestamp::from_millis),
         session,
         retention: long("retention")?.map(Duration::from_millis),
+        journal: None,
         state: state_of(row, answer, state, at)?,
     })
 }
@@ -229,7 +242,7 @@ fn text(bytes: Vec<u8>) -> Result<String, StoreError> {
     String::from_utf8(bytes).map_err(|_| corrupt("a name is no text"))
 }
 
-fn array<const N: usize>(bytes: Vec<u8>) -> Result<[u8; N], StoreError> {
+pub(super) fn array<const N: usize>(bytes: Vec<u8>) -> Result<[u8; N], StoreError> {
     bytes
         .try_into()
         .map_err(|_| corrupt("a value has another length"))

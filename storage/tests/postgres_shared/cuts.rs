@@ -3,8 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use bytes::Bytes;
+use onlyonce_storage::journal::{Step, StepResolution};
 use onlyonce_storage::postgres::PostgresOptions;
-use onlyonce_storage::{DoubtReason, KeyState, SettleError, Store as _};
+use onlyonce_storage::{
+    ClaimRequest, DoubtReason, Journal as _, KeyState, ScopedKey, SettleError, StepName, StepNote,
+    Store as _,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -137,6 +142,131 @@ fn a_word_whose_answer_was_cut_off_counts_once() {
     });
 }
 
+/// The same of journals: a note that was made is made, also where its claim has lapsed meanwhile or the step is
+/// gone with it; and whoever recognises his own claim is given the journal too.
+#[test]
+fn a_note_whose_answer_was_cut_off_counts_once() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let (cutter, port) = Cutter::start(server).await;
+        let (schema, _) = postgres_rig::named(server);
+        let url = format!("postgres://owner@127.0.0.1:{port}/postgres");
+        let options = PostgresOptions::new(url)
+            .schema(&schema)
+            .without_listening();
+        let store = postgres_rig::store(options).await;
+        cutter.cut_the_next_answer();
+        let claim = given(store.claim(journaled(&key("a"))).await.unwrap());
+        assert!(cutter.was_used());
+        let journal = claim.journal().unwrap();
+        assert_eq!(
+            (&journal.request()[..], journal.steps()),
+            (REQUEST, &[][..])
+        );
+        let (digest, token) = (claim.digest(), claim.token());
+        let notes = [
+            StepNote::begun(charge()),
+            StepNote::not_executed(charge()),
+            StepNote::begun(charge()),
+            paid(),
+        ];
+        for note in notes {
+            cutter.cut_the_next_answer();
+            assert_eq!(store.note(digest, token, note).await, Ok(()));
+            assert!(cutter.was_used());
+        }
+        let ship = || StepName::parse("ship").unwrap();
+        let begun = store.note(digest, token, StepNote::begun(ship())).await;
+        assert_eq!(begun, Ok(()));
+        let left = store.doubt(claim, DoubtReason::OwnerGone, None).await;
+        assert_eq!(left, Ok(()));
+        cutter.cut_the_next_answer();
+        let none = StepResolution::NotExecuted;
+        let resolved = store.resolve_step(key("a"), token, ship(), none).await;
+        // Its first question is the one that is cut.
+        assert_eq!(resolved, Ok(()));
+        assert!(cutter.was_used());
+        let mut rerun = journaled(&key("a"));
+        rerun.rerun_of = Some(token);
+        cutter.cut_the_next_answer();
+        let claim = given(store.claim(rerun).await.unwrap());
+        assert!(cutter.was_used());
+        let steps = claim.journal().unwrap().steps();
+        assert_eq!(
+            steps,
+            [Step::done(charge(), Bytes::from_static(b"paid 100"))]
+        );
+        assert_eq!(store.release(claim).await, Ok(()));
+    });
+}
+
+/// What was asked again by whoever lost the answer is known from what somebody else says: a result that comes
+/// late, and was never noted, is refused.
+#[test]
+fn a_note_that_was_not_made_is_fenced_however_often_it_is_asked() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let (schema, options) = postgres_rig::named(server);
+        let store = postgres_rig::store(options).await;
+        let claim = given(store.claim(journaled(&key("a"))).await.unwrap());
+        let note = StepNote::done(
+            StepName::parse("reserve").unwrap(),
+            Bytes::from_static(b"7"),
+        );
+        let made = store.note(claim.digest(), claim.token(), note).await;
+        assert_eq!(made, Ok(()));
+        let left = store.doubt(claim, DoubtReason::OwnerGone, None).await;
+        assert_eq!(left, Ok(()));
+        let client = server.client().await;
+        let paid = Some(b"paid".to_vec());
+        let seat = Some(b"7".to_vec());
+        // Step, begun or done or not executed, with what, whether it may have been asked before; 0 is noted.
+        for (step, what, result, again, expected) in [
+            ("charge", 1, None, true, 1),
+            ("charge", 2, paid, true, 1),
+            ("charge", 3, None, false, 1),
+            ("charge", 3, None, true, 0),
+            ("reserve", 2, seat.clone(), false, 1),
+            ("reserve", 2, seat, true, 0),
+            ("reserve", 2, Some(b"8".to_vec()), true, 1),
+        ] {
+            let sql = format!(
+                "SELECT n.outcome FROM {schema}.records r, {schema}.note(
+                    NULL, r.key, r.incarnation, r.sequence, $1, $2, $3, 1000, 10, $4
+                ) n"
+            );
+            let told: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+                [&step, &what, &result, &again];
+            let row = client.query_one(&sql, &told).await.unwrap();
+            assert_eq!(
+                row.get::<_, i32>(0),
+                expected,
+                "{step} {what} {result:?} {again}"
+            );
+        }
+    });
+}
+
+fn journaled(key: &ScopedKey) -> ClaimRequest {
+    let mut request = request(key);
+    request.journal = Some(Bytes::from_static(REQUEST));
+    request
+}
+
+fn charge() -> StepName {
+    StepName::parse("charge").unwrap()
+}
+
+fn paid() -> StepNote {
+    StepNote::done(charge(), Bytes::from_static(b"paid 100"))
+}
+
+const REQUEST: &[u8] = b"POST /orders";
+
 /// What the manual says of the cost.
 #[test]
 fn a_claim_a_replay_and_each_word_that_spends_a_claim_are_one_round_trip() {
@@ -178,6 +308,22 @@ fn a_claim_a_replay_and_each_word_that_spends_a_claim_are_one_round_trip() {
             let claim = given(store.claim(request(&key("c"))).await.unwrap());
             assert_eq!(store.release(claim).await, Ok(()));
             trips(2, "a claim and a release");
+            let claim = given(store.claim(journaled(&key("d"))).await.unwrap());
+            trips(1, "a first claim that keeps a journal");
+            let (digest, token) = (claim.digest(), claim.token());
+            for note in [StepNote::begun(charge()), paid()] {
+                assert_eq!(store.note(digest, token, note).await, Ok(()));
+                trips(1, "a note");
+            }
+            let left = store.doubt(claim, DoubtReason::OwnerGone, None).await;
+            assert_eq!(left, Ok(()));
+            trips(1, "the doubt of a call that keeps a journal");
+            let mut rerun = journaled(&key("d"));
+            rerun.rerun_of = Some(token);
+            let claim = given(store.claim(rerun).await.unwrap());
+            trips(3, "going on");
+            assert_eq!(store.complete(claim, large.clone()).await, Ok(()));
+            trips(1, "the completion of a call that keeps a journal");
         }
     });
 }

@@ -12,11 +12,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::calls::{answer, given, key, leased, replayed, request, run};
 use crate::postgres_rig;
 
-const LEASE: Duration = Duration::from_millis(600);
+/// Of what a process has claimed that will be stopped or killed.
+pub const SHORT_LEASE: Duration = Duration::from_millis(600);
 const KEYS: usize = 30;
 
 /// A process that was started as a test of its own, and does what its environment says.
-struct Process {
+pub struct Process {
     child: Child,
     input: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
@@ -85,7 +86,7 @@ fn a_process_that_stood_still_for_five_leases_is_fenced() {
             matches!(outcome, ClaimOutcome::InProgress { .. }),
             "{outcome:?}"
         );
-        tokio::time::sleep(LEASE * 5).await;
+        tokio::time::sleep(SHORT_LEASE * 5).await;
         let ClaimOutcome::InDoubt(doubt) = store.claim(request(&key("owned"))).await.unwrap()
         else {
             panic!("its lease has lapsed");
@@ -121,8 +122,7 @@ fn what_a_killed_process_was_executing_is_in_doubt_when_its_lease_has_lapsed() {
         let mut owner = Process::start("owner", &server.url(), &schema, 0);
         owner.say("go");
         assert_eq!(owner.next().as_deref(), Some("claimed"));
-        owner.signal(Signal::KILL);
-        owner.child.wait().unwrap();
+        owner.kill();
         let mut waits = 0;
         let doubt = loop {
             match store.claim(request(&key("owned"))).await.unwrap() {
@@ -154,6 +154,7 @@ fn a_process_of_these_tests() {
         wait_for_go();
         match work.as_str() {
             "crowd" => crowd(store, &number).await,
+            "journaled" => crate::journals::owner(&store).await,
             _ => owner(&store).await,
         }
     });
@@ -199,20 +200,25 @@ async fn execute(store: &PostgresStore, key: &onlyonce_storage::ScopedKey, name:
 }
 
 async fn owner(store: &PostgresStore) {
-    let mut claim = given(store.claim(leased(&key("owned"), LEASE)).await.unwrap());
+    let mut claim = given(
+        store
+            .claim(leased(&key("owned"), SHORT_LEASE))
+            .await
+            .unwrap(),
+    );
     say("claimed");
     wait_for_go();
-    let renewed = store.renew(&mut claim, LEASE).await;
+    let renewed = store.renew(&mut claim, SHORT_LEASE).await;
     say(&format!("renew {renewed:?}"));
     let completed = store.complete(claim, answer("first")).await;
     say(&format!("complete {completed:?}"));
 }
 
-fn say(words: &str) {
+pub fn say(words: &str) {
     println!("{SAID}{words}");
 }
 
-fn wait_for_go() {
+pub fn wait_for_go() {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
 }
@@ -220,7 +226,7 @@ fn wait_for_go() {
 const SAID: &str = "said: ";
 
 impl Process {
-    fn start(work: &str, url: &str, schema: &str, number: usize) -> Self {
+    pub fn start(work: &str, url: &str, schema: &str, number: usize) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
@@ -242,12 +248,12 @@ impl Process {
         }
     }
 
-    fn say(&mut self, words: &str) {
+    pub fn say(&mut self, words: &str) {
         writeln!(self.input, "{words}").unwrap();
     }
 
     /// What it says next; `None` once it has ended.
-    fn next(&mut self) -> Option<String> {
+    pub fn next(&mut self) -> Option<String> {
         loop {
             let line = self.lines.next()?.unwrap();
             if let Some((_, said)) = line.split_once(SAID) {
@@ -256,7 +262,13 @@ impl Process {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    /// With -9, until it is gone.
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().unwrap();
+    }
+
+    pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
     }

@@ -22,7 +22,7 @@ pub(crate) enum RecordsCommand {
         #[arg(long, value_name = "FILE")]
         answer_to: Option<PathBuf>,
     },
-    /// Ends a doubt with what became known of the call
+    /// Ends a doubt with what became known of the call, or says what became of one of its steps
     Resolve(ResolveArguments),
     /// Makes a key impossible that nobody has used
     Seal {
@@ -135,7 +135,7 @@ pub(crate) struct ResolveArguments {
     #[arg(
         long,
         requires = "answer_file",
-        required_unless_present = "not_applied"
+        required_unless_present_any = ["not_applied", "step"]
     )]
     applied: bool,
     /// The effect did not happen and cannot happen any more: the key can be used again
@@ -144,6 +144,16 @@ pub(crate) struct ResolveArguments {
     /// The answer, as the protocol's adapter encodes it
     #[arg(long, value_name = "FILE", requires = "applied")]
     pub(super) answer_file: Option<PathBuf>,
+    /// Of a call that keeps a journal: only this step is resolved, which was begun and not finished. The
+    /// call stays in doubt, and goes on when it was the only such step
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["applied", "not_applied"], requires = "of_step")]
+    pub(super) step: Option<String>,
+    /// The step was not executed and cannot be any more: the call goes on with it
+    #[arg(long, group = "of_step", requires = "step")]
+    not_executed: bool,
+    /// The step took effect: the call goes on behind it, with the result in this file
+    #[arg(long, value_name = "FILE", group = "of_step", requires = "step")]
+    pub(super) result_file: Option<PathBuf>,
     /// The number of the answer's encoding; the native RPC's has 1
     #[arg(long, default_value_t = 1, requires = "applied")]
     pub(super) format: u16,

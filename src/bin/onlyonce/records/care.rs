@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::Path;
 
-use onlyonce::storage::ANSWER_BYTES_LIMIT;
+use onlyonce::storage::{ANSWER_BYTES_LIMIT, JOURNAL_BYTES_LIMIT};
 
 use super::Failed;
 use crate::{exit, output};
@@ -29,20 +29,27 @@ pub(super) fn confirm(question: &str) -> Result<(), Failed> {
 
 /// The answer in a file, as far as a store would record it.
 pub(super) fn read_answer(path: &Path) -> Result<Vec<u8>, Failed> {
+    read_at_most(path, ANSWER_BYTES_LIMIT)
+}
+
+/// The result of a step in a file, as far as a store would keep it.
+pub(super) fn read_result(path: &Path) -> Result<Vec<u8>, Failed> {
+    read_at_most(path, JOURNAL_BYTES_LIMIT)
+}
+
+fn read_at_most(path: &Path, bytes_max: usize) -> Result<Vec<u8>, Failed> {
     let misused = |words: String| Failed::new(exit::MISUSED, words);
-    let mut answer = Vec::new();
-    let read = File::open(path).and_then(|file| {
-        file.take(ANSWER_BYTES_LIMIT as u64 + 1)
-            .read_to_end(&mut answer)
-    });
+    let mut content = Vec::new();
+    let read =
+        File::open(path).and_then(|file| file.take(bytes_max as u64 + 1).read_to_end(&mut content));
     read.map_err(|error| misused(format!("{} cannot be read: {error}", path.display())))?;
-    if answer.len() > ANSWER_BYTES_LIMIT {
+    if content.len() > bytes_max {
         let path = path.display();
         return Err(misused(format!(
-            "{path} has more than {ANSWER_BYTES_LIMIT} bytes, which no store records"
+            "{path} has more than {bytes_max} bytes, which no store records"
         )));
     }
-    Ok(answer)
+    Ok(content)
 }
 
 /// For its owner alone.

@@ -11,8 +11,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use onlyonce::admin::{
-    AdminReply, AdminRequest, KeyName, KeyView, ListQuery, Outcome, PageView, StateView, StatsView,
-    SweptView,
+    AdminReply, AdminRequest, KeyName, KeyView, ListQuery, Outcome, PageView, RecordView,
+    StateView, StatsView, StepOutcome, SweptView,
 };
 use serde::Serialize;
 
@@ -27,6 +27,12 @@ use super::{exit, output};
 struct Failed {
     code: u8,
     words: String,
+}
+
+/// What an operator says of a call in doubt.
+enum Word {
+    OfCall(Outcome),
+    OfStep { step: String, outcome: StepOutcome },
 }
 
 /// How it shows what it found.
@@ -136,46 +142,87 @@ async fn show(
 }
 
 async fn resolve(reached: &Reached, arguments: ResolveArguments, form: Form) -> Result<(), Failed> {
+    let word = word(&arguments)?;
     let key = KeyName::from(arguments.key);
     let by = match arguments.by {
         Some(by) => by,
         None => user::name(),
     };
-    let outcome = match &arguments.answer_file {
-        Some(path) => Outcome::Applied {
-            format: arguments.format,
-            answer: care::read_answer(path)?,
-        },
-        None => Outcome::NotApplied,
-    };
     let seen = look(reached, key.clone(), false).await?;
-    let is_it = |view: &KeyView| {
-        let record = view.record.as_ref();
-        record.is_some_and(|record| {
-            record.state == StateView::InDoubt && record.token == arguments.token
-        })
+    let is_it = |record: &&RecordView| {
+        record.state == StateView::InDoubt && record.token == arguments.token
     };
-    if !is_it(&seen) {
+    let Some(record) = seen.record.as_ref().filter(is_it) else {
         return superseded(&seen, form);
+    };
+    if let Word::OfStep { step, .. } = &word
+        && !is_begun(record, step)
+    {
+        return not_begun(&seen, form);
     }
     if !arguments.yes {
         output::tell(&table::key(&seen));
-        care::confirm(&table::question(&outcome, &by))?;
+        care::confirm(&table::question(&word, record, &by))?;
     }
-    let request = AdminRequest::Resolve {
-        key,
-        token: arguments.token.clone(),
-        outcome,
-        by,
+    let is_of_step = matches!(word, Word::OfStep { .. });
+    let token = arguments.token.clone();
+    let request = match word {
+        Word::OfCall(outcome) => AdminRequest::Resolve {
+            key,
+            token,
+            outcome,
+            by,
+        },
+        Word::OfStep { step, outcome } => AdminRequest::ResolveStep {
+            key,
+            token,
+            step,
+            outcome,
+            by,
+        },
     };
     match reached.ask(request).await? {
         AdminReply::Key(view) => {
             output::tell("resolved\n");
             print(&view, form, table::key)
         }
+        AdminReply::Superseded(view) if is_of_step => not_begun(&view, form),
         AdminReply::Superseded(view) => superseded(&view, form),
         other => Err(unexpected(&other)),
     }
+}
+
+/// What the operator says.
+fn word(arguments: &ResolveArguments) -> Result<Word, Failed> {
+    if let Some(step) = &arguments.step {
+        let outcome = match &arguments.result_file {
+            Some(path) => StepOutcome::Done {
+                result: care::read_result(path)?,
+            },
+            None => StepOutcome::NotExecuted,
+        };
+        let step = step.clone();
+        return Ok(Word::OfStep { step, outcome });
+    }
+    Ok(Word::OfCall(match &arguments.answer_file {
+        Some(path) => Outcome::Applied {
+            format: arguments.format,
+            answer: care::read_answer(path)?,
+        },
+        None => Outcome::NotApplied,
+    }))
+}
+
+fn is_begun(record: &RecordView, step: &str) -> bool {
+    let mut steps = record.steps.iter();
+    steps.any(|other| other.name == step && other.result_bytes.is_none())
+}
+
+fn not_begun(view: &KeyView, form: Form) -> Result<(), Failed> {
+    print(view, form, table::key)?;
+    let words = "the call in doubt under that token has no such step that was begun and not \
+                 finished (any more), as shown. Nothing was changed";
+    Err(Failed::new(exit::BROKEN, words))
 }
 
 fn superseded(view: &KeyView, form: Form) -> Result<(), Failed> {

@@ -3,7 +3,11 @@
 
 use std::fmt::Write as _;
 
-use onlyonce::admin::{KeyView, Outcome, PageView, RecordView, StateView, StatsView, SweptView};
+use onlyonce::admin::{
+    KeyView, Outcome, PageView, RecordView, StateView, StatsView, StepOutcome, SweptView,
+};
+
+use super::Word;
 
 pub(super) fn page(page: &PageView) -> String {
     let mut rows = vec![["STATE", "FOR", "TOKEN", "SCOPE", "KEY", "WHY"].map(str::to_owned)];
@@ -15,7 +19,7 @@ pub(super) fn page(page: &PageView) -> String {
             record.token.clone(),
             scope(record.principal.as_deref(), record.operation.as_deref()),
             shown(&record.key),
-            record.reason.as_deref().map(shown).unwrap_or_default(),
+            why(record),
         ]);
     }
     let mut text = columns(&rows);
@@ -25,6 +29,22 @@ pub(super) fn page(page: &PageView) -> String {
         Some(next) => writeln!(text, "{count} shown; there may be more: --after {next}"),
     };
     text
+}
+
+/// Why it is in doubt, and what it waits for.
+fn why(record: &RecordView) -> String {
+    let reason = record.reason.as_deref().map(shown).unwrap_or_default();
+    let begun = record.steps.iter().find(|step| step.result_bytes.is_none());
+    match begun {
+        Some(step) if record.state == StateView::InDoubt => {
+            format!(
+                "{reason}; step {} is begun and not finished",
+                shown(&step.name)
+            )
+        }
+        _ if record.goes_on => format!("{reason}; goes on with its next attempt"),
+        _ => reason,
+    }
 }
 
 pub(super) fn key(view: &KeyView) -> String {
@@ -66,6 +86,16 @@ fn record_lines(record: &RecordView, now: u64) -> Vec<(&'static str, String)> {
     }
     if let Some(by) = &record.resolved_by {
         lines.push(("resolved by", shown(by)));
+    }
+    lines.extend(record.steps.iter().map(|step| {
+        let state = match step.result_bytes {
+            Some(bytes) => format!("finished, {bytes} bytes"),
+            None => "begun and not finished".to_owned(),
+        };
+        ("step", format!("{}: {state}", shown(&step.name)))
+    }));
+    if record.goes_on {
+        lines.push(("goes on", "with its next attempt".to_owned()));
     }
     lines.push((
         "answer",
@@ -144,18 +174,49 @@ pub(super) fn swept(swept: &SweptView) -> String {
     ])
 }
 
-/// What is asked back before a doubt is ended.
-pub(super) fn question(outcome: &Outcome, by: &str) -> String {
+/// What is asked back before a doubt, or what is unknown of a step, is ended.
+pub(super) fn question(word: &Word, record: &RecordView, by: &str) -> String {
     let by = shown(by);
-    match outcome {
-        Outcome::Applied { format, answer } => format!(
+    match word {
+        Word::OfCall(Outcome::Applied { format, answer }) => format!(
             "Record that the effect happened, with an answer of {} bytes in format {format}, as \
              resolved by {by}?",
             answer.len()
         ),
-        Outcome::NotApplied => format!(
-            "Say, as {by}, that the effect did not happen and cannot happen any more (its owner is \
-             dead)? The key can be used again afterwards, and who said so is not kept."
+        Word::OfCall(Outcome::NotApplied) => {
+            let steps = record
+                .steps
+                .iter()
+                .filter(|step| step.result_bytes.is_some());
+            let finished = match steps.count() {
+                0 => String::new(),
+                count => format!(
+                    "{count} of its steps are finished: the next call with this key executes them \
+                     again. "
+                ),
+            };
+            format!(
+                "{finished}Say, as {by}, that the effect did not happen and cannot happen any more \
+                 (its owner is dead)? The key can be used again afterwards, and who said so is not \
+                 kept."
+            )
+        }
+        Word::OfStep {
+            step,
+            outcome: StepOutcome::Done { result },
+        } => format!(
+            "Say, as {by}, that the step {} took effect, with a result of {} bytes? The call goes on \
+             behind it.",
+            shown(step),
+            result.len()
+        ),
+        Word::OfStep {
+            step,
+            outcome: StepOutcome::NotExecuted,
+        } => format!(
+            "Say, as {by}, that the step {} was not executed and cannot be any more (its owner is \
+             dead)? The call goes on with it.",
+            shown(step)
         ),
     }
 }
