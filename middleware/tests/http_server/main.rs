@@ -9,6 +9,8 @@ mod kit;
 mod fingerprints;
 mod hostile;
 mod interrupted;
+mod journaled;
+mod journaled_kills;
 mod layering;
 mod outcomes;
 mod outside_clients;

@@ -40,6 +40,9 @@
 //! | panics, fails, or its body fails half-way | in doubt |
 //! | answers more than is kept, or a stream | in doubt; the answer is delivered once, marked `executed; unrecorded`. See [`head_only`](DedupeLayer::head_only) |
 //!
+//! Behind a layer that is [`journaled`](DedupeLayer::journaled) this holds of a run all of whose steps
+//! have a result. Any other leaves its call standing still, or in doubt, whatever the handler answers.
+//!
 //! # Place in the order
 //!
 //! Inside of authentication, which gives the scope, of load shedding and of timeouts. Inside of
