@@ -6,9 +6,8 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use onlyonce::rpc::{CallFailure, Client, Known};
+use onlyonce::rpc::{CallFailure, Client, Known, Steps};
 use onlyonce::storage::journal::StepResolution;
 use onlyonce::storage::{
     IdempotencyKey, Journal, KeyState, Scope, ScopedKey, SledOptions, SledStore, StepName, Store,
@@ -124,7 +123,7 @@ fn cases(seed: Seed) -> Vec<Case> {
     ];
     let mut cases = Vec::new();
     for (point, kills) in kills {
-        let number = cases.len() as u64;
+        let number = cases.len() as u64 + 1;
         let stumbles = [INTERRUPTED, FOUND].contains(&point);
         let operation = if stumbles { STUMBLES_FROM } else { 0 } + number;
         // The last kill at once, and after others had time to go on.
@@ -244,7 +243,7 @@ impl Case {
             panic!("{self}: {state:?}");
         };
         let what = match self.shipped(folder).pop() {
-            Some(receipt) => StepResolution::Done(encoded(&receipt)),
+            Some(receipt) => StepResolution::Done(Steps::result_bytes(&receipt).unwrap()),
             None => StepResolution::NotExecuted,
         };
         let name = StepName::parse("ship").unwrap();
@@ -297,15 +296,6 @@ fn start(folder: &Path, bank: &Bank, kill_at: &str, told: &[(&str, &str)]) -> Pr
     variables.extend(told);
     let test = "journal::child::serves_journaled_calls_until_it_is_killed_when_it_is_the_child";
     Process::spawn(test, &variables)
-}
-
-/// As the server keeps it: the bytes of a receipt.
-fn encoded(receipt: &Receipt) -> Bytes {
-    let mut bytes = vec![u8::try_from(receipt.entry).unwrap()];
-    assert!(receipt.entry < 251 && receipt.paper.len() < 251);
-    bytes.push(u8::try_from(receipt.paper.len()).unwrap());
-    bytes.extend_from_slice(receipt.paper.as_bytes());
-    bytes.into()
 }
 
 const CLAIMED: &str = "journal: claimed, handler not called";
