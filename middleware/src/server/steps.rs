@@ -81,7 +81,9 @@ pub enum StepError {
     NameTwice,
     /// A run before has finished a step that this run has not asked for: the handler has changed, or
     /// does not ask for its steps in the same order each time.
-    #[error("step {finished} was finished by a run before, and this run has not asked for it first")]
+    #[error(
+        "step {finished} was finished by a run before, and this run has not asked for it first"
+    )]
     OutOfOrder {
         /// The step that was finished.
         finished: StepName,
