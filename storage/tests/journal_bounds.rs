@@ -137,11 +137,11 @@ async fn a_restart_is_no_way_around_the_bound_of_all_journals() {
 /// its journal anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn short_notes_of_many_large_journals_at_once_make_no_large_group() {
-    const CALLS: usize = 32;
-    const BYTES: usize = 256 * 1024;
+    const CALLS: usize = 24;
+    const BYTES: usize = 128 * 1024;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
-    let options = || SledOptions::new().log_bytes(1024 * 1024);
+    let options = || SledOptions::new().log_bytes(256 * 1024);
     let store = Arc::new(SledStore::open(&path, options()).unwrap());
     let mut claims = Vec::new();
     for number in 0..CALLS {
