@@ -279,7 +279,7 @@ async fn a_result_whose_type_has_changed_stops_the_run_and_is_not_guessed() {
     let goes_on = client.call_as(key("k"), &ORDER, &0);
     let goes_on = tokio::time::timeout(Duration::from_millis(500), goes_on).await;
     assert!(goes_on.is_err(), "it is told to ask again: {goes_on:?}");
-    let errors = errors.lock();
+    let errors = std::mem::take(&mut *errors.lock());
     assert!(
         matches!(errors[1], Some(StepError::Unreadable(_))),
         "{errors:?}"

@@ -262,7 +262,7 @@ impl Case {
         assert_eq!(bank.charged(self.operation), 1, "{self}");
         assert_eq!(bank.charged(thanks_of(self.operation)), 1, "{self}");
         let shipped = self.shipped(folder);
-        assert_eq!(&shipped[..], [receipt.clone()], "{self}");
+        assert_eq!(&shipped[..], std::slice::from_ref(receipt), "{self}");
     }
 }
 
