@@ -13,7 +13,7 @@ use onlyonce_storage::{Claim, ClaimOutcome, DoubtReason, KeyState, Store as _};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::bank::{Bank, LEVELS, begin, commit, is_absent, replayed};
+use crate::bank::{Bank, LEVELS, begin, commit, is_absent, replayed, with_a_bank};
 use crate::calls::{answer, key, request, run};
 use crate::postgres_rig::pooler::Pooler;
 use crate::postgres_rig::{self, Server};
@@ -235,11 +235,7 @@ async fn is_in_progress(store: &PostgresStore, key: &onlyonce_storage::ScopedKey
 /// B5: who stands still with a transaction that the database has aborted does not keep its key for ever.
 #[test]
 fn an_owner_that_stands_still_after_a_refused_statement_loses_its_key() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let options = bank.options.clone();
         let store = bank
             .store_with(options.answer_within(Duration::from_millis(500)))
