@@ -224,6 +224,8 @@ impl Incoming {
             arguments: request.arguments,
             execution: None,
             transaction: None,
+            steps: None,
+            goes_on_from: None,
         }
     }
 

@@ -3,7 +3,8 @@
 //!
 //! The points are read from the sources (`sources.rs`), so that one that is added is killed at
 //! without anybody thinking of it; one that the workload does not reach fails the test. Those of the
-//! client's outbox are killed at in a client (`outbox/`), all others in a server. Seeds and
+//! client's outbox are killed at in a client (`outbox/`), those of a journal in a server of its own
+//! (`journal/`), all others in a server. Seeds and
 //! schedules are printed; `ONLYONCE_KILL_SEED` repeats one.
 //!
 //! `alone/` kills one call at each point, and holds what is found against the tables of the manual;
@@ -22,6 +23,8 @@ mod child;
 mod clients;
 #[cfg(test)]
 mod folder;
+#[cfg(test)]
+mod journal;
 #[cfg(test)]
 mod kills;
 #[cfg(test)]

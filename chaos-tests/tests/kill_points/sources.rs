@@ -27,6 +27,11 @@ pub fn is_the_outbox_s(name: &str) -> bool {
     name.starts_with("outbox")
 }
 
+/// Whether only a journaled call passes it.
+pub fn is_about_journals(name: &str) -> bool {
+    name.starts_with("journal")
+}
+
 /// Whether only ending a doubt passes it, which the crowd never does.
 pub fn is_about_doubts(name: &str) -> bool {
     name.starts_with("doubt") || name.starts_with("admin")

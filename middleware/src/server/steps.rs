@@ -517,5 +517,5 @@ mod tests {
         assert_ne!(of("ship"), of("charge"));
     }
 
-    const GOLDEN: &str = "";
+    const GOLDEN: &str = "e1ffa15a045843643023534a5eeacdf6911e660f12a54343090748eb07e1c7c1";
 }

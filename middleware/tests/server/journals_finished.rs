@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use onlyonce_middleware::server::{AbandonedCall, DedupeLayer, Refusal, Served};
-use onlyonce_storage::{Inspect, KeyState, MemoryStore, Operator, Resolution, Store};
+use onlyonce_storage::{FencingToken, Inspect, KeyState, MemoryStore, Operator, Resolution, Store};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -13,7 +13,7 @@ use tower::Layer;
 
 use crate::doubts::key;
 use crate::journaled_calls::{is_in_progress, journaled, result, unknown};
-use crate::protocol::{Ask, Handler, Plain, Told, done, send};
+use crate::protocol::{Ask, Effects, Handler, Plain, Told, done, send};
 
 fn order() -> Ask {
     Ask::new("k", "order")
@@ -68,6 +68,36 @@ async fn a_call_that_was_ended_meanwhile_is_not_begun_anew_by_its_server() {
         "{told:?}"
     );
     assert_eq!(store.peek(key("k")).await.unwrap(), KeyState::Absent);
+}
+
+// B6: what stood still in steps must not be had as a whole by a handler without them.
+#[tokio::test]
+async fn a_handler_that_is_not_journaled_goes_on_with_nothing() {
+    let effects = Effects::default();
+    for body in ["pay", "book"] {
+        let store = Arc::new(MemoryStore::default());
+        let server = {
+            let effects = effects.clone();
+            Handler::new(move |ask: Ask| {
+                effects.apply(&ask.body);
+                async { panic!("who knows when") }
+            })
+        }
+        .over(store.clone());
+        send(&server, Ask::new("k", body)).await;
+        let token = match store.peek(key("k")).await.unwrap() {
+            KeyState::InDoubt(doubt) => doubt.token,
+            _ => FencingToken::new(1, 1),
+        };
+        let mut goes_on = Ask::new("k", body);
+        goes_on.goes_on_from = Some(token);
+        let told = send(&server, goes_on).await;
+        assert!(
+            matches!(told, Told::Refused(Refusal::Unavailable { .. })),
+            "{told:?}"
+        );
+        assert_eq!(effects.of(body), 1);
+    }
 }
 
 /// The one call that stands still.

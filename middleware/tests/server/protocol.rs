@@ -179,8 +179,8 @@ impl Adapter for Plain {
         if ask.body.starts_with(ORDER) {
             intent.guarantee = Guarantee::Journaled;
             intent.stored_request = Some(ask.body.clone().into());
-            intent.goes_on_from = ask.goes_on_from;
         }
+        intent.goes_on_from = ask.goes_on_from;
         Admission::Protected(intent, ask)
     }
 

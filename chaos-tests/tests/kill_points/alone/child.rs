@@ -7,7 +7,9 @@ use std::sync::Arc;
 use onlyonce::admin::AdminSocket;
 use onlyonce::middleware::stack;
 use onlyonce::rpc::Serving;
-use onlyonce::rpc::{Caller, Doubt, Failure, Reconciled, Router, Routes, Server, ServerAdapter};
+use onlyonce::rpc::{
+    Caller, Doubt, Failure, Reconciled, Router, Routes, Server, ServerAdapter, ServerOptions,
+};
 use onlyonce::storage::{Inspect, SledStore};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -75,6 +77,7 @@ impl Shop {
         let server = Server::builder()
             .global_scope()
             .dedupe(layers.executions())
+            .options(asked_alone())
             .build()
             .unwrap();
         let serving = server.serve(listener, layers.layer(routes)).unwrap();
@@ -104,6 +107,13 @@ impl Shop {
         self.serving.shutdown(PATIENCE).await;
         self.store.close().await.unwrap();
     }
+}
+
+/// The store is asked for the one call alone.
+fn asked_alone() -> ServerOptions {
+    let mut options = ServerOptions::default();
+    options.finish_abandoned = false;
+    options
 }
 
 fn routes(desk: Desk, folder: PathBuf) -> Routes {

@@ -8,9 +8,9 @@
 
 mod child;
 mod kept;
-mod manual;
+pub mod manual;
 mod measured;
 mod outbox;
-mod outcome;
+pub mod outcome;
 mod scripts;
-mod table;
+pub mod table;

@@ -89,6 +89,10 @@ where
     A: Adapter,
     S: Service<A::Request> + Clone,
 {
+    // A handler that is not journaled any more would have anew what its steps have had.
+    if intent.goes_on_from.is_some() && intent.guarantee != Guarantee::Journaled {
+        return Begun::Landed(Landing::NotExecuted);
+    }
     // The same in each round, so that a store which lost its answer knows its own claim again.
     let attempt = AttemptId::random();
     let give_up_at = far(patience(shared.options.wait, intent.deadline));
