@@ -2,19 +2,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderName;
 use onlyonce_middleware::grpc::DedupeLayer;
 use onlyonce_middleware::http::ByServer;
 use onlyonce_middleware::server::{StepError, Steps, Unfinished};
-use onlyonce_storage::{IdempotencyKey, Scope};
+use onlyonce_storage::{
+    ClaimOutcome, ClaimRequest, DoubtReason, Fingerprint, FingerprintAlgorithm, Fingerprints,
+    IdempotencyKey, Scope, ScopedKey, Store,
+};
 use parking_lot::Mutex;
 use tonic::{Code, Request, Response, Status};
 use tower::Layer;
 
 use crate::bank::{BankServer, REFUND, Receipt, TRANSFER, Transfer};
-use crate::kit::{Ledger, client, keyed, memory, said, serve};
+use crate::kit::{Ledger, client, framed, keyed, memory, said, serve, transfer};
 
 /// What a run saw of its request.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,7 +105,11 @@ impl Banks {
 }
 
 fn journaled() -> DedupeLayer {
-    let layer = DedupeLayer::new(memory(), Scope::principal("alice").unwrap());
+    journaled_over(&memory())
+}
+
+fn journaled_over(store: &Arc<dyn Store>) -> DedupeLayer {
+    let layer = DedupeLayer::new(Arc::clone(store), Scope::principal("alice").unwrap());
     let layer = layer.protect(TRANSFER).journaled("bank").unwrap();
     layer.journaled_metadata([HeaderName::from_static("x-note")])
 }
@@ -195,4 +203,69 @@ async fn the_server_finishes_what_nobody_asks_for_with_the_message_and_what_was_
     expected.by_server = true;
     assert_eq!(second, &expected);
     assert_eq!(second.note.as_deref(), Some("thanks"));
+}
+
+/// Leaves a call of this transfer standing still with these bytes for its request.
+async fn stand_still(store: &Arc<dyn Store>, key: &str, message: &[u8], bytes: Vec<u8>) {
+    let scope = Scope::principal("alice").unwrap();
+    let key = ScopedKey::new(scope, IdempotencyKey::parse(key).unwrap());
+    let print = Fingerprint::builder(FingerprintAlgorithm::new(4));
+    let print = print.field("path", TRANSFER.as_bytes());
+    let print = print.field("message", message).finish();
+    let mut request = ClaimRequest::new(key, Fingerprints::new(print), Duration::from_secs(30));
+    request.journal = Some(bytes.into());
+    let ClaimOutcome::Claimed(claim) = store.claim(request).await.unwrap() else {
+        panic!("a new key is claimed");
+    };
+    let doubted = store.doubt(claim, DoubtReason::OwnerGone, None);
+    doubted.await.unwrap();
+}
+
+/// A transfer as it is kept.
+fn kept(method: &str, body: &[u8]) -> Vec<u8> {
+    let length = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap();
+    let mut bytes = b"grpc\x01\x04bank".to_vec();
+    bytes.push(length(method.as_bytes()));
+    bytes.extend_from_slice(method.as_bytes());
+    bytes.extend_from_slice(&[0, length(TRANSFER.as_bytes())]);
+    bytes.extend_from_slice(TRANSFER.as_bytes());
+    // As it was sent, no headers.
+    bytes.extend_from_slice(&[0; 6]);
+    bytes.extend_from_slice(&[0, 0, 0, length(body)]);
+    bytes.extend_from_slice(body);
+    bytes.push(0);
+    bytes
+}
+
+// N3
+#[tokio::test]
+async fn stored_bytes_that_are_not_the_calls_message_are_not_executed() {
+    let (store, banks) = (memory(), Banks::default());
+    let service = journaled_over(&store).layer(BankServer::new(banks.handler()));
+    let message = |cents| prost::Message::encode_to_vec(&transfer(cents));
+    let ours = message(10);
+    let own = kept("POST", &framed(&ours));
+    let mut http = own.clone();
+    http[..4].copy_from_slice(b"http");
+    for (key, bytes) in [
+        ("another", kept("POST", &framed(&message(11)))),
+        ("none", kept("POST", &[])),
+        ("half", kept("POST", &framed(&ours)[..8])),
+        (
+            "two",
+            kept("POST", &[framed(&ours), framed(&ours)].concat()),
+        ),
+        ("method", kept("PUT", &framed(&ours))),
+        ("protocol", http),
+        ("cut", own[..own.len() - 1].to_vec()),
+    ] {
+        stand_still(&store, key, &ours, bytes).await;
+        let passed = service.finish_abandoned().await.unwrap();
+        assert_eq!(passed.gone_on_with, 0, "{key}");
+    }
+    assert_eq!(banks.effects(), (0, 0));
+    // The control: its own bytes are gone on with.
+    stand_still(&store, "own", &ours, own).await;
+    let passed = service.finish_abandoned().await.unwrap();
+    assert_eq!(passed.gone_on_with, 1);
 }
