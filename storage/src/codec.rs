@@ -118,6 +118,7 @@ struct RecordV3<'a> {
 
 #[derive(bincode::Encode, bincode::BorrowDecode)]
 struct JournalV3<'a> {
+    begun_at: u64,
     request: &'a [u8],
     steps: StepsV3<'a>,
 }
@@ -227,6 +228,7 @@ impl<'a> From<&'a CallJournal> for JournalV3<'a> {
             result: step.result().map(|result| &**result),
         });
         Self {
+            begun_at: journal.begun_at().as_millis(),
             request: journal.request(),
             steps: StepsV3(steps.collect()),
         }
@@ -273,7 +275,8 @@ impl TryFrom<JournalV3<'_>> for CallJournal {
             return Err(StoreError::Corrupt(what));
         }
         let request = Bytes::copy_from_slice(stored.request);
-        Ok(Self::with_steps(request, steps))
+        let begun_at = Timestamp::from_millis(stored.begun_at);
+        Ok(Self::with_steps(request, begun_at, steps))
     }
 }
 

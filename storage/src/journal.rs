@@ -20,6 +20,7 @@ use crate::{
 #[derive(Clone, PartialEq, Eq)]
 pub struct CallJournal {
     request: Bytes,
+    begun_at: Timestamp,
     steps: Vec<Step>,
 }
 
@@ -68,6 +69,8 @@ pub struct AbandonedCall {
     pub since: Timestamp,
     /// When the client first sent it, on the store's clock.
     pub first_sent: Option<Timestamp>,
+    /// When it was first claimed, on the store's clock: no step of it began before.
+    pub begun_at: Timestamp,
     /// The request that was kept when it was first claimed.
     pub request: Bytes,
 }
@@ -199,19 +202,26 @@ pub enum StepResolution {
 // === impl CallJournal ===
 
 impl CallJournal {
-    /// The journal of a call that begins, which keeps this request.
+    /// The journal of a call that begins at this time of the store's clock, which keeps this request.
     #[must_use]
-    pub const fn new(request: Bytes) -> Self {
-        Self {
-            request,
-            steps: Vec::new(),
-        }
+    pub const fn new(request: Bytes, begun_at: Timestamp) -> Self {
+        Self::with_steps(request, begun_at, Vec::new())
     }
 
     /// The journal with these steps, in the order in which they were first noted.
     #[must_use]
-    pub const fn with_steps(request: Bytes, steps: Vec<Step>) -> Self {
-        Self { request, steps }
+    pub const fn with_steps(request: Bytes, begun_at: Timestamp, steps: Vec<Step>) -> Self {
+        Self {
+            request,
+            begun_at,
+            steps,
+        }
+    }
+
+    /// When the call was first claimed, on the store's clock: the same in all its runs.
+    #[must_use]
+    pub const fn begun_at(&self) -> Timestamp {
+        self.begun_at
     }
 
     /// The request that was kept when the call was first claimed.
@@ -289,6 +299,7 @@ impl fmt::Debug for CallJournal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CallJournal")
             .field("request", &Sized(&self.request))
+            .field("begun_at", &self.begun_at)
             .field("steps", &self.steps)
             .finish()
     }
@@ -379,6 +390,7 @@ impl fmt::Debug for AbandonedCall {
             .field("token", &self.token)
             .field("since", &self.since)
             .field("first_sent", &self.first_sent)
+            .field("begun_at", &self.begun_at)
             .field("request", &Sized(&self.request))
             .finish_non_exhaustive()
     }
@@ -499,6 +511,7 @@ mod tests {
         let noted = Noted::Done(bytes("secret"));
         let journal = CallJournal::with_steps(
             bytes("secret"),
+            Timestamp::default(),
             vec![
                 Step::done(name("a"), bytes("secret")),
                 Step::begun(name("b")),
@@ -513,7 +526,7 @@ mod tests {
 
     #[test]
     fn a_note_that_is_made_twice_is_made_once() {
-        let empty = CallJournal::new(bytes("request"));
+        let empty = CallJournal::new(bytes("request"), Timestamp::default());
         for note in [
             StepNote::begun(name("a")),
             StepNote::done(name("a"), bytes("1")),
@@ -526,7 +539,7 @@ mod tests {
 
     #[test]
     fn a_finished_step_is_never_begun_again_nor_changed() {
-        let done = CallJournal::new(Bytes::new())
+        let done = CallJournal::new(Bytes::new(), Timestamp::default())
             .noted(&StepNote::done(name("a"), bytes("1")), WIDE)
             .unwrap();
         for note in [
@@ -540,7 +553,7 @@ mod tests {
 
     #[test]
     fn a_begun_step_is_unfinished_until_its_result_or_its_absence_is_noted() {
-        let begun = CallJournal::new(Bytes::new())
+        let begun = CallJournal::new(Bytes::new(), Timestamp::default())
             .noted(&StepNote::begun(name("a")), WIDE)
             .unwrap();
         assert_eq!(begun.unfinished().map(Step::name), Some(&name("a")));
@@ -556,7 +569,7 @@ mod tests {
             bytes_max: 10,
             steps_max: 2,
         };
-        let journal = CallJournal::new(bytes("1234"));
+        let journal = CallJournal::new(bytes("1234"), Timestamp::default());
         let five = StepNote::done(name("a"), bytes("12345"));
         let full = journal.noted(&five, limits).unwrap();
         let over = full.noted(&StepNote::begun(name("b")), limits);

@@ -19,9 +19,12 @@ pub struct StoreLimits {
     pub journal_bytes_max: usize,
     /// How large the journals of all open calls may be together, in bytes. Default 256 MiB: a store
     /// that is embedded keeps them in memory, with what else a server needs. Beyond it no further call
-    /// keeps a journal, and no step is begun, until some are settled
-    /// ([`StoreError::Unavailable`](crate::StoreError::Unavailable)); the result of a step that was
-    /// begun is taken all the same. Stores on servers have room, and no such bound.
+    /// that keeps a journal is begun until some are settled
+    /// ([`StoreError::Unavailable`](crate::StoreError::Unavailable)). Those that are there go on and
+    /// note their steps all the same, since only so do they come to an end and give their room back:
+    /// together they may be larger by what their steps bring, at most
+    /// [`journal_bytes_max`](Self::journal_bytes_max) each. Stores on servers have room, and no such
+    /// bound.
     pub journals_bytes_max: usize,
     /// How many steps a journaled call may have. Default 256: far more than anybody names, and a
     /// handler that loops is stopped. At most [`STEPS_LIMIT`].

@@ -537,7 +537,7 @@ fn claim_absent(request: &ClaimRequest, token: FencingToken, at: &Circumstances)
         first_sent: request.first_sent,
         session: request.session,
         retention: request.retention,
-        journal: begun_journal(request),
+        journal: begun_journal(request, at),
         state: State::InProgress {
             lease: Lease::until(at.now.plus(request.lease)),
         },
@@ -545,9 +545,9 @@ fn claim_absent(request: &ClaimRequest, token: FencingToken, at: &Circumstances)
 }
 
 /// The journal with which a call begins.
-fn begun_journal(request: &ClaimRequest) -> Option<Box<CallJournal>> {
+fn begun_journal(request: &ClaimRequest, at: &Circumstances) -> Option<Box<CallJournal>> {
     let request = request.journal.clone()?;
-    Some(Box::new(CallJournal::new(request)))
+    Some(Box::new(CallJournal::new(request, at.now)))
 }
 
 /// The call with this journal.

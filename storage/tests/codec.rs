@@ -47,6 +47,7 @@ fn journaled(record: Record, steps: Vec<Step>) -> Record {
     };
     call.journal = Some(Box::new(CallJournal::with_steps(
         Bytes::from("POST"),
+        time(5),
         steps,
     )));
     Record::Call(call)
@@ -327,7 +328,7 @@ fn any_journal() -> impl Strategy<Value = CallJournal> {
     let result = prop::option::of(prop::collection::vec(any::<u8>(), 0..100));
     let steps = prop::collection::btree_map("[!-~]{1,255}", result, 0..8);
     let request = prop::collection::vec(any::<u8>(), 0..300);
-    (request, steps).prop_map(|(request, steps)| {
+    (request, any::<u64>(), steps).prop_map(|(request, begun_at, steps)| {
         let steps = steps.into_iter().map(|(name, result)| {
             let name = step_name(&name);
             match result {
@@ -335,7 +336,8 @@ fn any_journal() -> impl Strategy<Value = CallJournal> {
                 Some(result) => Step::done(name, Bytes::from(result)),
             }
         });
-        CallJournal::with_steps(Bytes::from(request), steps.collect())
+        let begun_at = Timestamp::from_millis(begun_at);
+        CallJournal::with_steps(Bytes::from(request), begun_at, steps.collect())
     })
 }
 
@@ -434,9 +436,9 @@ const GOLDEN: [&str; 13] = [
     "01fd0a68e5cf8b010000030000575794c2eb892c2c",
     "01fd0a68e5cf8b01000004010005fc70110100fb2c0100ce3c6e741e7baa09",
     "02fd1e68e5cf8b0100000098a7d70589da66da",
-    "02fd1e68e5cf8b0100000004504f535402077265736572766501033132610663686172676500110e9ae925d9be80",
-    "01fd0a68e5cf8b01000003000004504f5354002b89638506d9a7de",
-    "01fd0a68e5cf8b01000001000004504f535402077265736572766501033132610663686172676500618b5a957c337921",
+    "02fd1e68e5cf8b01000000fd0568e5cf8b01000004504f535402077265736572766501033132610663686172676500110e9ae925d9be80",
+    "01fd0a68e5cf8b010000030000fd0568e5cf8b01000004504f5354002b89638506d9a7de",
+    "01fd0a68e5cf8b010000010000fd0568e5cf8b01000004504f535402077265736572766501033132610663686172676500618b5a957c337921",
 ];
 
 /// Key, fingerprint, token, attempt, times and session of every call above.

@@ -71,7 +71,7 @@ fn step(step: &str) -> StepName {
 }
 
 /// What the journal of a call holds at a stage.
-fn journal(name: &str, said: Said) -> CallJournal {
+fn journal(name: &str, begun_at: Timestamp, said: Said) -> CallJournal {
     let mut steps = Vec::new();
     if said >= Said::Reserved {
         steps.push(Step::done(step("reserve"), body("seat", name)));
@@ -82,7 +82,7 @@ fn journal(name: &str, said: Said) -> CallJournal {
     if said >= Said::Charged {
         steps.push(Step::done(step("charge"), body("receipt", name)));
     }
-    CallJournal::with_steps(body("request", name), steps)
+    CallJournal::with_steps(body("request", name), begun_at, steps)
 }
 
 /// The child: runs handlers until it is killed, and says a line for everything acknowledged. Does
@@ -250,7 +250,7 @@ async fn found(store: &SledStore, name: &str, abandoned: &mut BTreeMap<String, B
             let stages = [Said::Claimed, Said::Reserved, Said::Charged];
             let stage = stages
                 .into_iter()
-                .find(|stage| found == journal(name, *stage));
+                .find(|stage| found == journal(name, found.begun_at(), *stage));
             stage.unwrap_or_else(|| panic!("{name} has the journal {found:?}"))
         }
         // Nobody knows what became of its step.

@@ -95,7 +95,7 @@ const JOURNALED_3: &str = concat!(
     "03fb2c01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
     "fd0068e5cf8b01000001fd1864e5cf8b0100000109080701fc80ee3600",
     "02fd1e68e5cf8b01000000",
-    "04504f535402077265736572766501033132610663686172676500110e9ae925d9be80",
+    "fd0568e5cf8b01000004504f535402077265736572766501033132610663686172676500110e9ae925d9be80",
 );
 
 #[test]
@@ -108,7 +108,11 @@ fn records_of_format_3_are_read_by_every_version_with_their_journals() {
         Step::done(name("reserve"), Bytes::from("12a")),
         Step::begun(name("charge")),
     ];
-    let journal = CallJournal::with_steps(Bytes::from("POST"), steps);
+    let journal = CallJournal::with_steps(
+        Bytes::from("POST"),
+        Timestamp::from_millis(1_700_000_000_005),
+        steps,
+    );
     assert_eq!(call.journal.take(), Some(Box::new(journal)));
     // All the rest is as it is without one, and written as the version before would.
     let written = encode(&Record::Call(call));

@@ -27,11 +27,8 @@ impl GroupCore {
     ) -> Result<(), NoteError> {
         let existing = overlay.record(key)?;
         let limits = self.limits.journal();
-        let journal = existing.as_ref().and_then(Record::journal);
-        // The result of a step that was begun must be kept: it has happened.
-        if journal.is_some_and(|journal| journal.step(&note.name).is_none()) {
-            self.room_for_journals(note.bytes())?;
-        }
+        // Taken however large all journals are together: what is noted is how a call comes to its end,
+        // and gives its room back.
         let noted = transition::note(existing.as_ref(), token, note, limits, at)?;
         self.write(overlay, key, existing, Some(Record::Call(noted)));
         Ok(())
@@ -59,20 +56,11 @@ impl GroupCore {
 impl GroupCore {
     /// Whether a call that has no record yet may keep a journal.
     pub(super) fn room_for_journal(&self, request: &ClaimRequest) -> Result<(), StoreError> {
-        match &request.journal {
-            None => Ok(()),
-            Some(journal) => self.room_for_journals(journal.len()),
-        }
-    }
-
-    /// How large the journal of an open call is; 0 for one that keeps none.
-    pub(crate) fn journal_bytes(&self, key: KeyDigest) -> usize {
-        self.open.journal_bytes(key)
-    }
-
-    fn room_for_journals(&self, bytes: usize) -> Result<(), StoreError> {
+        let Some(journal) = &request.journal else {
+            return Ok(());
+        };
         let limit = self.limits.journals_bytes_max;
-        if self.open.journals_bytes().saturating_add(bytes) <= limit {
+        if self.open.journals_bytes().saturating_add(journal.len()) <= limit {
             return Ok(());
         }
         Err(StoreError::Unavailable {
@@ -82,6 +70,11 @@ impl GroupCore {
             ),
             retry_after: FULL_RETRY_AFTER,
         })
+    }
+
+    /// How large the journal of an open call is; 0 for one that keeps none.
+    pub(crate) fn journal_bytes(&self, key: KeyDigest) -> usize {
+        self.open.journal_bytes(key)
     }
 }
 
@@ -141,6 +134,7 @@ impl AbandonedCall {
             token: call.token,
             since,
             first_sent: call.first_sent,
+            begun_at: journal.begun_at(),
             request: journal.request().clone(),
         })
     }

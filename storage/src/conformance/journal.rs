@@ -16,7 +16,7 @@ use super::kit::{
 };
 use crate::journal::{NoteError, NoteRefused, StepResolution};
 use crate::{
-    CallJournal, ClaimOutcome, DoubtReason, FencingToken, Resolution, SettleError, StepNote,
+    CallJournal, ClaimOutcome, Clock, DoubtReason, FencingToken, Resolution, SettleError, StepNote,
 };
 
 /// B3: what a call is begun with is there for the run after a crash, and every note that was
@@ -24,10 +24,11 @@ use crate::{
 pub async fn a_request_and_its_notes_outlive_a_crash(mut harness: impl Harness) {
     let store = harness.store();
     let (bare, noted) = (key("bare"), key("noted"));
+    let begun_at = harness.clock().now();
     let begun = journaled(&*store, &bare).await;
     assert_eq!(
         begun.journal(),
-        Some(&CallJournal::new(Bytes::from(REQUEST)))
+        Some(&CallJournal::new(Bytes::from(REQUEST), begun_at))
     );
     let claim = journaled(&*store, &noted).await;
     note(&*store, &claim, done("reserve", "seat 12a")).await;
@@ -44,7 +45,7 @@ pub async fn a_request_and_its_notes_outlive_a_crash(mut harness: impl Harness) 
     let again = goes_on(&*store, &bare).await;
     assert_eq!(
         again.journal(),
-        Some(&CallJournal::new(Bytes::from(REQUEST)))
+        Some(&CallJournal::new(Bytes::from(REQUEST), begun_at))
     );
     let again = goes_on(&*store, &noted).await;
     assert_eq!(kept(&again), steps);

@@ -4,16 +4,16 @@ use bytes::Bytes;
 
 use super::journal_kit::{
     REQUEST, abandoned, done, goes_on, journaled, journaled_request, kept, name, note, page,
-    resolve_step, shown, stays_in_doubt, step, try_note,
+    resolve_step, shown, stays_in_doubt, step, steps_shown, try_note,
 };
 use super::kit::{
-    LEASE, answer, ask, bytes, claimed, gets_in_doubt, given, in_doubt, key, key_of, peek, request,
-    settle,
+    DAY, LEASE, answer, ask, bytes, claimed, gets_in_doubt, given, in_doubt, key, key_of, peek, request,
+    settle, sweep,
 };
 use super::{Harness, IN_DOUBT_MAX};
 use crate::journal::{ABANDONED_CALLS_MAX, NoteError, NoteRefused, Step, StepResolution};
 use crate::{
-    ClaimOutcome, DoubtReason, KeyState, KeyView, ScopedKey, SessionCall, SessionRequest,
+    CallJournal, ClaimOutcome, Clock, DoubtReason, KeyState, KeyView, ScopedKey, SessionCall, SessionRequest,
     SessionState, SettleError, StepNote, StoreError,
 };
 
@@ -232,8 +232,53 @@ pub async fn a_call_that_goes_on_is_counted_once(harness: impl Harness) {
     drop(journaled(&*store, &key("over")).await);
 }
 
-/// E1: neither a session nor a first-sent time is lost by going on, and a call that is older than what is
-/// remembered goes on no more.
+/// E1: a run that says when its call was first sent does not go on with it once calls of that time are
+/// forgotten: its peers may have forgotten them as well.
+pub async fn a_call_that_is_older_than_what_is_remembered_goes_on_no_more(harness: impl Harness) {
+    let store = harness.store();
+    let (older, filler) = (key("older"), key("filler"));
+    harness.clock().advance(DAY / 24);
+    let mut asked = journaled_request(&older, "transfer 100");
+    asked.first_sent = Some(store.now());
+    let claim = given(ask(&*store, asked.clone()).await);
+    asked.rerun_of = Some(claim.token());
+    note(&*store, &claim, done("reserve", "seat 12a")).await;
+    let written = store.doubt(claim, DoubtReason::OwnerGone, None).await;
+    assert_eq!(written, Ok(()));
+    settle(&*store, &filler, "paid").await;
+    for _ in 0..9 {
+        harness.clock().advance(DAY);
+        sweep(&*store).await;
+    }
+    assert_eq!(peek(&*store, &filler).await, KeyState::Absent);
+    let late = ask(&*store, asked).await;
+    assert!(matches!(late, ClaimOutcome::InDoubt(_)), "{late:?}");
+    assert_eq!(steps_shown(&*store, &older).await, 1);
+}
+
+/// B6: since when a call may have had effects is said of it in every run, however often it was gone on with
+/// and its store was opened.
+pub async fn a_call_that_goes_on_says_when_it_was_begun(mut harness: impl Harness) {
+    let key = key("begun");
+    let begun_at = harness.clock().now();
+    drop(journaled(&*harness.store(), &key).await);
+    for _ in 0..3 {
+        harness.clock().advance(LEASE + DAY);
+        if !harness.reopen().await {
+            return;
+        }
+        let store = harness.store();
+        let listed = abandoned(&*store).await;
+        let listed: Vec<_> = listed.iter().map(|call| call.begun_at).collect();
+        assert_eq!(listed, [begun_at]);
+        let claim = goes_on(&*store, &key).await;
+        assert_eq!(claim.journal().map(CallJournal::begun_at), Some(begun_at));
+        note(&*store, &claim, done("reserve", "seat 12a")).await;
+        std::mem::forget(claim);
+    }
+}
+
+/// E1: neither a session nor a first-sent time is lost by going on.
 pub async fn sessions_and_first_sent_times_hold_for_a_call_that_goes_on(harness: impl Harness) {
     let store = harness.store();
     let scope = key("scope").scope().clone();

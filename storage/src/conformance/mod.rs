@@ -238,6 +238,8 @@ macro_rules! conformance_journal {
             journal_bounds: a_lapsed_run_is_listed_until_somebody_goes_on
             journal_bounds: a_page_of_abandoned_calls_is_bounded
             journal_bounds: a_call_that_goes_on_is_counted_once
+            journal_bounds: a_call_that_is_older_than_what_is_remembered_goes_on_no_more
+            journal_bounds: a_call_that_goes_on_says_when_it_was_begun
             journal_bounds: sessions_and_first_sent_times_hold_for_a_call_that_goes_on
             journal_bounds: operators_see_the_steps_and_none_of_their_results
         }

@@ -227,7 +227,8 @@ fn given(shared: &Shared, request: &ClaimRequest, row: &Row) -> Result<ClaimOutc
             record: Record::Call(mut call),
             ..
         }) if call.key == request.key => {
-            let kept = request.journal.clone().map(CallJournal::new);
+            let kept = request.journal.clone();
+            let kept = kept.map(|request| CallJournal::new(request, call.claimed_at));
             call.journal = kept.map(Box::new);
             Ok(claimed(shared, &call))
         }

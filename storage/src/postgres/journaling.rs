@@ -23,7 +23,7 @@ use crate::record::{CallRecord, Record, State};
 use crate::transition;
 use crate::{
     CallJournal, ClaimRequest, Cursor, FencingToken, KeyDigest, NoteError, OpenState, ScopedKey,
-    SettleError, StepName, StepNote, StepView, StoreError,
+    SettleError, StepName, StepNote, StepView, StoreError, Timestamp,
 };
 
 /// Notes something of a step: one round trip.
@@ -99,7 +99,7 @@ pub(super) async fn with_journal(
     };
     let rows = pool.rows(|_| {
         pool.told(
-            "SELECT j.name, j.result
+            "SELECT j.name, j.result, j.begun_at
             FROM {schema}.records r LEFT JOIN {schema}.journal j ON j.key = r.key
             WHERE r.key = $1 AND r.version = $2 AND r.journal_of = r.sequence
                 AND r.incarnation = $3 AND r.sequence = $4
@@ -122,12 +122,12 @@ pub(super) async fn with_journal(
 /// The request comes first, and then the steps.
 fn journal(rows: &[Row]) -> Result<CallJournal, StoreError> {
     let missing = || corrupt("its journal has no request");
-    let (request, steps) = rows.split_first().ok_or_else(missing)?;
-    if get::<Option<&str>>(request, "name")? != Some("") {
+    let (request_row, steps) = rows.split_first().ok_or_else(missing)?;
+    if get::<Option<&str>>(request_row, "name")? != Some("") {
         return Err(missing());
     }
     let bytes = |row| get::<Option<Vec<u8>>>(row, "result");
-    let request = bytes(request)?.ok_or_else(missing)?;
+    let request = bytes(request_row)?.ok_or_else(missing)?;
     let steps = steps.iter().map(|row| {
         let name = step_name(get(row, "name")?)?;
         Ok(match bytes(row)? {
@@ -136,7 +136,15 @@ fn journal(rows: &[Row]) -> Result<CallJournal, StoreError> {
         })
     });
     let steps = steps.collect::<Result<_, StoreError>>()?;
-    Ok(CallJournal::with_steps(Bytes::from(request), steps))
+    let begun_at = begun_at(request_row)?;
+    Ok(CallJournal::with_steps(Bytes::from(request), begun_at, steps))
+}
+
+/// When the call of a request's row was first claimed.
+fn begun_at(row: &Row) -> Result<Timestamp, StoreError> {
+    let at: Option<i64> = get(row, "begun_at")?;
+    let at = at.ok_or_else(|| corrupt("its journal does not say when it was begun"))?;
+    Ok(Timestamp::from_millis(number(at)?))
 }
 
 fn step_name(name: &str) -> Result<StepName, StoreError> {
@@ -254,7 +262,11 @@ pub(super) async fn abandoned(
             true => vec![Step::begun(step_name("unfinished")?)],
             false => Vec::new(),
         };
-        call.journal = Some(Box::new(CallJournal::with_steps(Bytes::new(), steps)));
+        call.journal = Some(Box::new(CallJournal::with_steps(
+            Bytes::new(),
+            Timestamp::default(),
+            steps,
+        )));
         if let Some(call) = AbandonedCall::of(&call) {
             let request: Option<i32> = get(row, "request_bytes")?;
             let request = request.and_then(|bytes| usize::try_from(bytes).ok());
@@ -300,7 +312,7 @@ async fn with_requests(pool: &Pool, calls: &mut Vec<AbandonedCall>) -> Result<()
     let keys: Vec<_> = calls.iter().map(|call| call.key.digest()).collect();
     let rows = pool.rows(|_| {
         pool.told(
-            "SELECT r.key, r.incarnation, r.sequence, j.result AS request
+            "SELECT r.key, r.incarnation, r.sequence, j.result AS request, j.begun_at
             FROM {schema}.records r JOIN {schema}.journal j ON j.key = r.key
             WHERE j.key = ANY ($1) AND j.name = '' AND r.journal_of = r.sequence
                 AND r.state <= 2",
@@ -310,12 +322,15 @@ async fn with_requests(pool: &Pool, calls: &mut Vec<AbandonedCall>) -> Result<()
     let mut requests = HashMap::new();
     for row in &rows.await? {
         let request: Vec<u8> = get(row, "request")?;
-        requests.insert(key_and_token(row)?, Bytes::from(request));
+        let request = (Bytes::from(request), begun_at(row)?);
+        requests.insert(key_and_token(row)?, request);
     }
     calls.retain_mut(|call| {
-        let request = requests.remove(&(call.key.digest(), call.token));
-        call.request = request.clone().unwrap_or_default();
-        request.is_some()
+        let Some((request, begun_at)) = requests.remove(&(call.key.digest(), call.token)) else {
+            return false;
+        };
+        (call.request, call.begun_at) = (request, begun_at);
+        true
     });
     Ok(())
 }

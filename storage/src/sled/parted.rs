@@ -303,7 +303,11 @@ mod tests {
     /// A call in progress, with a request of so many bytes of this value.
     fn journaled(length: usize, value: u8) -> Record {
         let step = Step::done(StepName::parse("reserve").unwrap(), Bytes::from("seat 12a"));
-        let journal = CallJournal::with_steps(Bytes::from(vec![value; length]), vec![step]);
+        let journal = CallJournal::with_steps(
+            Bytes::from(vec![value; length]),
+            Timestamp::from_millis(1_700_000_000_000),
+            vec![step],
+        );
         Record::Call(CallRecord {
             journal: Some(Box::new(journal)),
             key: ScopedKey::new(

@@ -20,6 +20,8 @@ CREATE TABLE {schema}.journal (
     -- In the order in which they were first noted.
     place integer NOT NULL,
     result bytea,
+    -- Of the request: when the call was first claimed.
+    begun_at bigint,
     PRIMARY KEY (key, name)
 ) WITH (fillfactor = 70);
 
@@ -173,7 +175,7 @@ BEGIN
             r.journal_of := r.sequence;
             -- What an earlier life of the key might have left would be taken for steps of this one.
             DELETE FROM {schema}.journal j WHERE j.key = p_key;
-            INSERT INTO {schema}.journal VALUES (p_key, '', 0, p_request);
+            INSERT INTO {schema}.journal VALUES (p_key, '', 0, p_request, claim.now_ms);
         END IF;
         INSERT INTO {schema}.records VALUES (r.*);
         claim.verdict := 1;
