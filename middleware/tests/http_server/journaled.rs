@@ -432,6 +432,26 @@ async fn what_refuses_before_the_first_step_answers_nobody_where_the_server_goes
     assert_eq!((reply.code, reply.said()), (410, "replayed"));
 }
 
+#[tokio::test]
+async fn a_nested_router_with_the_layer_is_finished_by_a_layered_clone_of_it_as_it_was() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let layer = DedupeLayer::new(memory(), Scope::global());
+    let layer = layer.journaled("shop").unwrap();
+    let router = Router::new().route("/orders/{id}", route_post(look));
+    let router = router.with_state(Arc::clone(&seen));
+    let finishing: Dedupe<Router> = layer.layer(router.clone());
+    let server = serve(Router::new().nest("/v1", router.layer(layer))).await;
+    let order = post("/v1/orders/7", "a book").key("k");
+    assert_eq!(order.send(server).await.said(), "in-progress");
+    finishing.finish_abandoned().await.unwrap();
+    let again = order.send(server).await;
+    assert_eq!((again.said(), again.text()), ("replayed", "done"));
+    let seen = seen.lock().clone();
+    let of_both = [seen[0].id.as_str(), seen[1].id.as_str()];
+    assert_eq!(of_both, ["7", "7"]);
+    assert_eq!(seen[1].sent_to, "/v1/orders/7");
+}
+
 /// Leaves a call standing still with these bytes for its request.
 async fn stand_still(store: &Arc<dyn Store>, key: &str, print: Fingerprint, bytes: Vec<u8>) {
     let key = ScopedKey::new(Scope::global(), IdempotencyKey::parse(key).unwrap());
