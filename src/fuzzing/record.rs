@@ -126,7 +126,11 @@ fn journaled(state: State) -> Record {
     ];
     let mut record = call(state);
     if let Record::Call(call) = &mut record {
-        let journal = CallJournal::with_steps(Bytes::from("POST"), Timestamp::from_millis(1_700_000_000_005), steps);
+        let journal = CallJournal::with_steps(
+            Bytes::from("POST"),
+            Timestamp::from_millis(1_700_000_000_005),
+            steps,
+        );
         call.journal = Some(Box::new(journal));
     }
     record

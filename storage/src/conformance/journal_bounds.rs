@@ -7,14 +7,14 @@ use super::journal_kit::{
     resolve_step, shown, stays_in_doubt, step, steps_shown, try_note,
 };
 use super::kit::{
-    DAY, LEASE, answer, ask, bytes, claimed, gets_in_doubt, given, in_doubt, key, key_of, peek, request,
-    settle, sweep,
+    DAY, LEASE, answer, ask, bytes, claimed, gets_in_doubt, given, in_doubt, key, key_of, peek,
+    request, settle, sweep,
 };
 use super::{Harness, IN_DOUBT_MAX};
 use crate::journal::{ABANDONED_CALLS_MAX, NoteError, NoteRefused, Step, StepResolution};
 use crate::{
-    CallJournal, ClaimOutcome, Clock, DoubtReason, KeyState, KeyView, ScopedKey, SessionCall, SessionRequest,
-    SessionState, SettleError, StepNote, StoreError,
+    CallJournal, ClaimOutcome, Clock, DoubtReason, KeyState, KeyView, ScopedKey, SessionCall,
+    SessionRequest, SessionState, SettleError, StepNote, StoreError,
 };
 
 /// A result that does not fit is refused with the bound, and the step stays begun.

@@ -137,7 +137,11 @@ fn journal(rows: &[Row]) -> Result<CallJournal, StoreError> {
     });
     let steps = steps.collect::<Result<_, StoreError>>()?;
     let begun_at = begun_at(request_row)?;
-    Ok(CallJournal::with_steps(Bytes::from(request), begun_at, steps))
+    Ok(CallJournal::with_steps(
+        Bytes::from(request),
+        begun_at,
+        steps,
+    ))
 }
 
 /// When the call of a request's row was first claimed.
