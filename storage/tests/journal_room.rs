@@ -50,7 +50,7 @@ async fn note(store: &MemoryStore, claim: &Claim, step: &str, bytes: usize) {
 
 /// That a new call with a journal is refused for want of room.
 async fn is_full(store: &MemoryStore) {
-    let refused = store.claim(request("one more", 1)).await;
+    let refused = store.claim(request("one-more", 1)).await;
     assert!(
         matches!(&refused, Err(StoreError::Unavailable { reason, .. }) if reason.contains("1000 bytes")),
         "{refused:?}"
@@ -81,7 +81,7 @@ async fn a_store_whose_room_for_journals_is_full_goes_on_with_the_calls_that_are
         let answer = Answer::new(AnswerFormat::new(1), &b"paid"[..]);
         assert_eq!(store.complete(claim, answer).await, Ok(()), "{name}");
     }
-    drop(claimed(&store, request("one more", 1)).await);
+    drop(claimed(&store, request("one-more", 1)).await);
 }
 
 // E10
@@ -97,7 +97,7 @@ async fn a_call_that_an_operator_ends_gives_back_the_room_of_its_journal() {
     let by = Operator::parse("carol").unwrap();
     let resolved = store.resolve(key("a"), token, Resolution::NotApplied, by);
     assert_eq!(resolved.await, Ok(()));
-    drop(claimed(&store, request("one more", 1)).await);
+    drop(claimed(&store, request("one-more", 1)).await);
 }
 
 // Who keeps no journal needs no room for one.

@@ -222,3 +222,27 @@ async fn who_would_have_finished_steps_executed_again_is_asked_in_these_words() 
     assert_eq!(shown(&folder, "halfway").await["record"]["goes_on"], true);
     assert!(server.stop().await.success());
 }
+
+// B6: a script that ends doubts does not know of steps.
+#[tokio::test]
+async fn a_call_with_finished_steps_is_not_forgotten_unasked_unless_that_is_said() {
+    let folder = TempDir::new().unwrap();
+    make(&folder).await;
+    let server = Server::start(folder.path()).await;
+    for key in ["halfway", "charging"] {
+        let token = token_of(&folder, key).await;
+        let head = ["resolve", "--token", &token, "--not-applied", "--yes"];
+        let arguments = [&head, OF_ALICE, &[key]].concat();
+        let refused = records(&folder, &arguments).await;
+        assert_eq!(refused.code, 2, "{refused:?}");
+        for words in ["finished steps of this call: 1", "--repeat-steps"] {
+            assert!(refused.words.contains(words), "{}", refused.words);
+        }
+        assert_eq!(shown(&folder, key).await["record"]["token"], token.as_str());
+
+        let said = records(&folder, &[&arguments[..], &["--repeat-steps"]].concat()).await;
+        assert_eq!(said.code, 0, "{said:?}");
+        assert_eq!(shown(&folder, key).await["state"], "absent");
+    }
+    assert!(server.stop().await.success());
+}

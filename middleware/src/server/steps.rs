@@ -11,12 +11,13 @@ use bytes::Bytes;
 use onlyonce_storage::journal::{NoteRefused, StepNameError};
 use onlyonce_storage::{
     CallJournal, FencingToken, IdempotencyKey, KeyDigest, NoteError, StepName, StepNote, Store,
-    StoreError,
+    StoreError, Timestamp,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::client::Ticket;
 use crate::jitter;
 use crate::observe::server as observe;
 
@@ -54,6 +55,11 @@ pub struct StepRun {
     pub key: IdempotencyKey,
     /// Orders this run of the call among all others: for a peer that refuses an older token.
     pub token: FencingToken,
+    /// When the call was first claimed, on the clock of this server's store: the same in every run. No
+    /// attempt of this step is older. A peer that can be told when a call was first sent, and refuses
+    /// what is older than it remembers, is safe whenever the step is asked for again: see
+    /// [`ticket`](Self::ticket).
+    pub begun_at: Timestamp,
 }
 
 /// What the code of a step says if it has no result.
@@ -136,6 +142,7 @@ struct Run {
     store: Arc<dyn Store>,
     key: KeyDigest,
     token: FencingToken,
+    begun_at: Timestamp,
     state: Mutex<State>,
     /// Tells who waits for it that a step was asked for.
     asked: Notify,
@@ -184,6 +191,7 @@ impl Steps {
                 store,
                 key,
                 token,
+                begun_at: journal.begun_at(),
                 state: Mutex::new(state),
                 asked: Notify::new(),
             }),
@@ -329,6 +337,22 @@ impl fmt::Debug for Steps {
     }
 }
 
+// === impl StepRun ===
+
+impl StepRun {
+    /// The step as a call of this crate's clients, first sent when this server's call was begun. A peer
+    /// of this crate that has forgotten calls of that time refuses it as stale, and never executes it
+    /// again.
+    ///
+    /// Only where the clocks of the two stores differ by less than five minutes: a peer whose clock is
+    /// further behind refuses such a call, as sent in the future. Elsewhere give the peer the
+    /// [`key`](Self::key) alone.
+    #[must_use]
+    pub fn ticket(&self) -> Ticket {
+        Ticket::new(self.key.clone()).first_sent(self.begun_at)
+    }
+}
+
 // === impl Run ===
 
 impl Run {
@@ -447,6 +471,7 @@ impl Run {
         StepRun {
             key: step_key(self.key, name),
             token: self.token,
+            begun_at: self.begun_at,
         }
     }
 }

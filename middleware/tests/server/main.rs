@@ -15,6 +15,7 @@ mod handed_over;
 mod identity;
 mod journaling;
 mod journals_finished;
+mod journals_too_old;
 mod leases;
 mod observe;
 mod outcomes;

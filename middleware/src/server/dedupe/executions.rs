@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use onlyonce_storage::{
     Scope, SessionRequest, SessionState, Store, StoreError, StoreId, Timestamp,
@@ -20,11 +21,20 @@ use super::flight::Flights;
 pub struct Executions {
     store: Arc<dyn Store>,
     flights: Arc<Flights>,
+    go_on_within: Duration,
 }
 
 impl Executions {
-    pub(super) const fn new(store: Arc<dyn Store>, flights: Arc<Flights>) -> Self {
-        Self { store, flights }
+    pub(super) const fn new(
+        store: Arc<dyn Store>,
+        flights: Arc<Flights>,
+        go_on_within: Duration,
+    ) -> Self {
+        Self {
+            store,
+            flights,
+            go_on_within,
+        }
     }
 
     /// The identity of the store that the layer dedupes against.
@@ -59,7 +69,7 @@ impl Executions {
     #[must_use]
     pub fn finisher(&self) -> Option<Finisher> {
         self.store.journal()?;
-        Some(Finisher::new(Arc::clone(&self.store)))
+        Some(Finisher::new(Arc::clone(&self.store), self.go_on_within))
     }
 
     /// How many calls are being executed, whether or not anybody waits for them.

@@ -11,17 +11,21 @@ use onlyonce_storage::journal::{ABANDONED_CALLS_MAX, AbandonedCall};
 use onlyonce_storage::{Cursor, KeyDigest, Store, StoreError};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::options::is_too_old;
 use crate::jitter;
 
 /// Finds the journaled calls of one store that stand still, and has them gone on with: once when it
 /// starts, and then every ten seconds or so.
 ///
 /// A call that stands still again waits twice as long each time, up to ten minutes. What it remembers
-/// for that is bounded; what it does not remember it tries each time.
+/// for that is bounded; what it does not remember it tries each time. A call that was begun longer ago than
+/// [`DedupeOptions::go_on_within`](super::DedupeOptions::go_on_within) is left standing, and logged.
 ///
 /// One for each store and process is enough. More do no harm, since a call is run by one at a time.
 pub struct Finisher {
     store: Arc<dyn Store>,
+    /// How long ago a call may have been begun.
+    go_on_within: Duration,
     waiting: HashMap<KeyDigest, Waiting>,
     /// Where the pass before stopped.
     after: Option<Cursor>,
@@ -43,17 +47,19 @@ struct Waiting {
 // === impl Finisher ===
 
 impl Finisher {
-    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, go_on_within: Duration) -> Self {
         Self {
             store,
+            go_on_within,
             waiting: HashMap::new(),
             after: None,
             round: 0,
         }
     }
 
-    /// One pass over the calls that stand still, at most 1,024 of them: has `go_on` go on with each that
-    /// is due, and waits up to 30 s for it. The next pass goes on where this one stopped.
+    /// One pass over the calls that stand still, at most 1,024 of them and at most 32 pages of the
+    /// store's list: has `go_on` go on with each that is due, and waits up to 30 s for it. The next pass
+    /// goes on where this one stopped.
     ///
     /// `go_on` makes the call's request again and has it executed by the dedupe layer, which goes on
     /// with nothing but that very call where its [`Intent`] names [`AbandonedCall::token`]. What it
@@ -78,14 +84,28 @@ impl Finisher {
             return Ok(Passed::default());
         };
         let mut passed = Passed::default();
-        while passed.seen < PASS_CALLS_MAX {
+        for _ in 0..PASS_PAGES_MAX {
+            if passed.seen >= PASS_CALLS_MAX {
+                break;
+            }
             if self.after.is_none() {
                 self.round += 1;
             }
             let page = journal.abandoned(self.after, ABANDONED_CALLS_MAX).await?;
             passed.seen += page.calls.len();
-            let due = page.calls.into_iter().filter(|call| self.is_due(call));
-            let due: Vec<_> = due.collect();
+            let (now, mut due) = (store.now(), Vec::new());
+            for call in page.calls {
+                let is_due = self.is_due(&call);
+                if !is_too_old(call.begun_at, now, self.go_on_within) {
+                    due.extend(is_due.then_some(call));
+                    continue;
+                }
+                passed.too_old += 1;
+                if is_due {
+                    let (token, begun_at) = (call.token, call.begun_at.as_millis());
+                    tracing::warn!(target: "onlyonce", %token, begun_at, "a journaled call was begun too long ago to be gone on with; resolve it");
+                }
+            }
             let running = stream::iter(due).filter_map(|call| {
                 onlyonce_storage::kill_point!("journal: abandoned call listed, not claimed");
                 let running = go_on(call);
@@ -172,6 +192,8 @@ pub struct Passed {
     pub seen: usize,
     /// Those of them that were gone on with, whatever it came to.
     pub gone_on_with: usize,
+    /// Those of them that were begun too long ago, and stay where they are.
+    pub too_old: usize,
 }
 
 /// Often enough that nobody waits long for a call whose server has died, and seldom enough that a
@@ -190,6 +212,10 @@ const WAITED_FOR_MAX: Duration = Duration::from_secs(30);
 
 /// Each brings its request. What is left comes with the next pass.
 const PASS_CALLS_MAX: usize = 1_024;
+
+/// A page may have no call that can go on and have cost the store a look at a thousand in doubt: so a pass
+/// looks at some 30,000, beside those who wait for the same store.
+const PASS_PAGES_MAX: usize = 32;
 
 /// About a megabyte.
 const WAITING_MAX: usize = 16_384;

@@ -16,6 +16,7 @@ use tower::Service;
 use super::begin::Grant;
 use super::flight::Landing;
 use super::in_doubt::Execution;
+use super::options::is_too_old;
 use super::owner::{Ended, under_lease};
 use super::runs::RunningHere;
 use super::service::Shared;
@@ -39,6 +40,17 @@ where
     let Some(journal) = grant.claim.journal() else {
         return nothing(shared, grant, NO_JOURNAL).await;
     };
+    // Only with the claim it is known when the call was begun. Nothing else is told of one that no run
+    // goes on with: it is in doubt, and not listed any more as one that can go on.
+    let options = &shared.options;
+    if grant.rerun_of.is_some()
+        && is_too_old(journal.begun_at(), shared.store.now(), options.go_on_within)
+    {
+        let (token, held_until) = (grant.claim.token(), grant.held_until);
+        tracing::warn!(target: "onlyonce", %token, "a journaled call was begun too long ago to be gone on with; resolve it");
+        let run = Run::ended(grant, held_until, options.lease).journaled();
+        return doubt(shared, run, DoubtReason::Ambiguous, None, None).await;
+    }
     let name = (grant.claim.digest(), grant.claim.token());
     let steps = Steps::new(Arc::clone(&shared.store), name, journal);
     let before = grant.rerun_of.as_ref().map(|before| before.token);

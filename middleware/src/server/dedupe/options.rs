@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use onlyonce_storage::KeyPolicy;
+use onlyonce_storage::transition::CLOCK_DIFFERENCE_MAX;
+use onlyonce_storage::{KeyPolicy, Timestamp};
 
 /// How the dedupe layer treats keys, duplicates and waiting callers.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,13 @@ pub struct DedupeOptions {
     /// reads. Default 8: each time somebody else has committed, so this many in a row means that the
     /// row is too hot. Then the attempt is refused as not executed, and may come again.
     pub transaction_runs_max: u32,
+    /// For how long after it was begun a journaled call is gone on with, by a duplicate or by the server.
+    /// Default 20 h. A step that was cut off is asked for again with its key, and a peer that has
+    /// forgotten the key has the effect again: payment providers keep keys for 24 h, and this crate's
+    /// stores keep answers as long. The 4 h between are for the run itself, and for what it asks again.
+    /// An older call is left in doubt, for an operator to end. Raise it only where all peers of keyed
+    /// steps remember for longer; lower it to what the peer remembers that forgets first.
+    pub go_on_within: Duration,
 }
 
 /// What a duplicate does while the call is being executed.
@@ -66,8 +74,15 @@ impl Default for DedupeOptions {
             reconcile_timeout: Duration::from_secs(5),
             reconciles_max: 64,
             transaction_runs_max: 8,
+            go_on_within: Duration::from_secs(20 * 60 * 60),
         }
     }
+}
+
+/// Whether a journaled call that was begun then has stood still for longer than its peers may remember.
+/// Of one that says to have been begun in the future nobody knows how old it is: a clock was wrong.
+pub(super) fn is_too_old(begun_at: Timestamp, now: Timestamp, go_on_within: Duration) -> bool {
+    now.since(begun_at) > go_on_within || begun_at.since(now) > CLOCK_DIFFERENCE_MAX
 }
 
 /// A shorter one could end while a store syncs its first renewal.

@@ -83,7 +83,7 @@ where
     S::Future: Send + 'static,
 {
     /// Goes on with the journaled calls of the store that stand still, in one pass over at most 1,024
-    /// of them: those whose request the adapter [revives](Adapter::revive). It ends when they have, or
+    /// of them, but for those that were begun [too long](DedupeOptions::go_on_within) ago: those whose request the adapter [revives](Adapter::revive). It ends when they have, or
     /// after 30 s for each; they go on all the same.
     ///
     /// # Errors
@@ -97,7 +97,7 @@ where
         &self,
     ) -> impl Future<Output = Result<Passed, StoreError>> + Send + use<S, A> {
         let this = self.clone();
-        let mut finisher = Finisher::new(Arc::clone(&self.shared.store));
+        let mut finisher = self.shared.finisher();
         async move { finisher.pass(move |call| this.go_on(call)).await }
     }
 
@@ -109,7 +109,7 @@ where
     ///
     /// Dropping the future leaves the executions running to their ends.
     pub async fn keep_finishing_abandoned(self) {
-        let finisher = Finisher::new(Arc::clone(&self.shared.store));
+        let finisher = self.shared.finisher();
         finisher.keep_on(move |call| self.go_on(call)).await;
     }
 
@@ -327,7 +327,15 @@ fn not_executed(reason: &str) -> Refusal {
 
 impl<A> Shared<A> {
     pub(super) fn executions(&self) -> Executions {
-        Executions::new(Arc::clone(&self.store), Arc::clone(&self.flights))
+        Executions::new(
+            Arc::clone(&self.store),
+            Arc::clone(&self.flights),
+            self.options.go_on_within,
+        )
+    }
+
+    fn finisher(&self) -> Finisher {
+        Finisher::new(Arc::clone(&self.store), self.options.go_on_within)
     }
 
     /// What can be refused before anything is looked up.

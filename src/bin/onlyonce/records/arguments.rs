@@ -141,6 +141,10 @@ pub(crate) struct ResolveArguments {
     /// The effect did not happen and cannot happen any more: the key can be used again
     #[arg(long, conflicts_with = "applied")]
     not_applied: bool,
+    /// With --yes, of a call whose steps are partly finished: the next call with this key executes those
+    /// again
+    #[arg(long, requires = "not_applied")]
+    pub(super) repeat_steps: bool,
     /// The answer, as the protocol's adapter encodes it
     #[arg(long, value_name = "FILE", requires = "applied")]
     pub(super) answer_file: Option<PathBuf>,

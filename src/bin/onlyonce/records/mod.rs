@@ -160,6 +160,10 @@ async fn resolve(reached: &Reached, arguments: ResolveArguments, form: Form) -> 
     {
         return not_begun(&seen, form);
     }
+    // Who is asked is told; who is not asked has to say that he knows.
+    if arguments.yes && matches!(word, Word::OfCall(Outcome::NotApplied)) {
+        steps_to_repeat(record, arguments.repeat_steps)?;
+    }
     if !arguments.yes {
         output::tell(&table::key(&seen));
         care::confirm(&table::question(&word, record, &by))?;
@@ -190,6 +194,20 @@ async fn resolve(reached: &Reached, arguments: ResolveArguments, form: Form) -> 
         AdminReply::Superseded(view) => superseded(&view, form),
         other => Err(unexpected(&other)),
     }
+}
+
+/// That the next call with this key executes steps again which are finished has to be said.
+fn steps_to_repeat(record: &RecordView, is_said: bool) -> Result<(), Failed> {
+    let steps = record.steps.iter();
+    let finished = steps.filter(|step| step.result_bytes.is_some()).count();
+    if finished == 0 || is_said {
+        return Ok(());
+    }
+    let words = format!(
+        "finished steps of this call: {finished}. The next call with this key would execute them again: \
+         say --repeat-steps as well where they are undone, or say --applied. Nothing was changed"
+    );
+    Err(Failed::new(exit::MISUSED, words))
 }
 
 /// What the operator says.
