@@ -16,7 +16,7 @@ use onlyonce_storage::sled::{SledOptions, SledStore};
 use onlyonce_storage::{
     Answer, AnswerFormat, CallJournal, Claim, ClaimOutcome, ClaimRequest, Completion, DoubtReason,
     Fingerprint, FingerprintAlgorithm, Fingerprints, IdempotencyKey, InDoubt, Scope, ScopedKey,
-    StepName, StepNote, Store,
+    StepName, StepNote, Store, Timestamp,
 };
 
 const DIRECTORY: &str = "ONLYONCE_KILL_TEST_DIRECTORY";
