@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use onlyonce_middleware::server::{AbandonedCall, DedupeLayer, Refusal, Served};
-use onlyonce_storage::{FencingToken, Inspect, KeyState, MemoryStore, Operator, Resolution, Store};
+use onlyonce_storage::{
+    ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Fingerprint, FingerprintAlgorithm,
+    Fingerprints, Inspect, KeyState, MemoryStore, Operator, Resolution, Store,
+};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tower::Layer;
 
 use crate::doubts::key;
@@ -253,4 +257,41 @@ async fn a_handler_that_never_ends_does_not_hold_up_the_other_calls() {
         assert_eq!(told, Told::Done("ordered".to_owned(), Served::Replayed));
     }
     finishing.abort();
+}
+
+// E10: on a store that looks through all its doubts a pass is as long as they are many.
+#[tokio::test]
+async fn a_pass_that_has_looked_at_many_doubts_ends_and_the_next_one_goes_on_behind_them() {
+    const LOOKED_AT_MAX: usize = 32 * 1_024;
+    let store = Arc::new(MemoryStore::default());
+    let begun = Instant::now();
+    for first in (0..LOOKED_AT_MAX).step_by(64) {
+        let doubts = (first..first + 64).map(|number| {
+            let store = store.clone();
+            async move {
+                let print = Fingerprint::builder(FingerprintAlgorithm::new(1)).finish();
+                let lease = Duration::from_secs(600);
+                let key = key(&format!("in-doubt-{number}"));
+                let asked = ClaimRequest::new(key, Fingerprints::new(print), lease);
+                let ClaimOutcome::Claimed(claim) = store.claim(asked).await.unwrap() else {
+                    panic!("a new key is claimed");
+                };
+                let doubted = store.doubt(claim, DoubtReason::Ambiguous, None);
+                doubted.await.unwrap();
+            }
+        });
+        join_all(doubts).await;
+    }
+    // The list is by time.
+    sleep(Duration::from_millis(5)).await;
+    let server = standing_still(1).over(store);
+    assert!(is_in_progress(&send(&server, order()).await));
+
+    let mut finisher = server.executions().finisher().unwrap();
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        let passed = finisher.pass(|_| Some(std::future::ready(())));
+        found.push(passed.await.unwrap().seen);
+    }
+    assert_eq!(found, [0, 1], "after {:?}", begun.elapsed());
 }

@@ -56,6 +56,7 @@
 //! | --- | --- | --- | --- |
 //! | a step has no result, whatever the handler answers | stands still | in progress | go on |
 //! | a step that must not be repeated is cut off, or does not know | in doubt | in doubt | in doubt, until somebody says what became of the step |
+//! | it was begun longer ago than [`DedupeOptions::go_on_within`] | in doubt once an attempt comes | in doubt | in doubt, until somebody ends the call |
 //! | the handler panics outside of such a step | stands still | in doubt | go on |
 //! | the lease is lost, or the process dies, outside of such a step | stands still | in progress, or a lost connection | go on |
 //! | the handler says "not executed" after a step | stands still | in progress | go on |
