@@ -11,7 +11,7 @@ use onlyonce_storage::postgres::{PostgresOptions, PostgresStore};
 use onlyonce_storage::transaction::{Transaction, TransactionError, TransactionalStore as _};
 use onlyonce_storage::{Claim, ClaimOutcome, DoubtReason, KeyState, Store as _};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::bank::{Bank, LEVELS, begin, commit, is_absent, replayed, with_a_bank};
 use crate::calls::{answer, key, request, run};
@@ -104,6 +104,12 @@ async fn waits_for_its_key(
     panic!("it does not wait");
 }
 
+/// How many calls were settled when the key was given.
+async fn given(waits: JoinHandle<i64>) -> i64 {
+    let given = timeout(Duration::from_secs(60), waits).await;
+    given.expect("the key is kept for ever").unwrap()
+}
+
 /// Nothing is left in connections that live on.
 async fn no_key_is_kept(bank: &Bank) {
     let kept = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
@@ -142,7 +148,7 @@ fn who_waits_for_the_key_of_a_call_gets_it_once_that_is_settled_and_not_before()
                     };
                     settled += 1;
                     assert_eq!(ended, Ok(()), "{name}");
-                    assert_eq!(waits.await.unwrap(), settled, "{name}");
+                    assert_eq!(given(waits).await, settled, "{name}");
                     let told = bank.store().await.begin(request(&key(&name))).await;
                     let is_told = match told {
                         Ok(ClaimOutcome::InDoubt(_)) => doubts,
@@ -179,7 +185,7 @@ fn a_run_that_comes_again_has_kept_its_key() {
             let again = store.start(&claim);
             assert_eq!(bank.add(&again, "alice", -10).await, Ok(1));
             commit(&store, claim, &again, "then").await.unwrap();
-            assert_eq!(waits.await.unwrap(), i64::try_from(number).unwrap() + 1);
+            assert_eq!(given(waits).await, i64::try_from(number).unwrap() + 1);
         }
         assert_eq!(bank.cents("alice").await, 70);
         no_key_is_kept(&bank).await;
