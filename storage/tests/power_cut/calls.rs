@@ -42,6 +42,8 @@ pub fn journal(name: &str) -> Option<CallJournal> {
     let length = draw(&format!("request of {name}"), 12_000);
     Some(CallJournal::new(
         bytes(&format!("request of {name}"), length).body().clone(),
+        // When that is is not known from the name.
+        Timestamp::default(),
     ))
 }
 
