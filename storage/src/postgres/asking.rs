@@ -3,8 +3,9 @@
 use tokio_postgres::Row;
 
 use super::claiming::{held_lock, lock};
-use super::journaling::steps_of;
+use super::journaling::{Unlisted, list_steps, with_journal};
 use super::pool::Pool;
+use super::settling::{ROUNDS_MAX, too_contended};
 use super::statement::Told;
 use super::store::Shared;
 use super::stored::{
@@ -214,30 +215,39 @@ pub(super) async fn show(
         AnswerBytes::LeaveOut => AnswerColumn::Length,
         AnswerBytes::Show => AnswerColumn::Bytes,
     };
-    let found = read(pool, key.digest(), column).await?;
-    let Some(stored) = found.stored else {
-        return Ok(KeyView::Absent);
-    };
-    let keeps_journal = stored.keeps_journal;
-    let record = match stored.record {
-        Record::Sealed { at } => return Ok(KeyView::Sealed { at }),
-        call @ Record::Call(_) => call,
-    };
+    for _ in 0..ROUNDS_MAX {
+        let found = read(pool, key.digest(), column).await?;
+        let Some(stored) = found.stored else {
+            return Ok(KeyView::Absent);
+        };
+        let (record, is_whole) = if stored.keeps_journal {
+            match with_journal(pool, &stored).await? {
+                None => continue,
+                Some(journaled) => (journaled.record, journaled.is_whole),
+            }
+        } else {
+            (stored.record, true)
+        };
+        return Ok(viewed(&record, is_whole, &found.at, answer));
+    }
+    Err(too_contended(key.digest()))
+}
+
+fn viewed(record: &Record, is_whole: bool, at: &Circumstances, answer: AnswerBytes) -> KeyView {
     // A lapse that nobody has written down yet is told as what it is.
-    let lapsed = transition::lapse(Some(&record), &found.at);
+    let lapsed = transition::lapse(Some(record), at);
     let Some(call) = lapsed.as_ref().or(record.call()) else {
-        return Ok(KeyView::Absent);
+        return match record {
+            Record::Sealed { at } => KeyView::Sealed { at: *at },
+            Record::Call(_) => KeyView::Absent,
+        };
     };
-    let mut view = RecordView::of(call, found.at.now);
-    if keeps_journal {
-        let mut steps = steps_of(pool, &[key.digest()]).await?;
-        let steps = steps.remove(&(key.digest(), call.token));
-        view.steps = steps.unwrap_or_default();
-    }
+    let mut view = RecordView::of(call, at.now);
+    view.goes_on &= is_whole;
     if answer == AnswerBytes::LeaveOut || view.answer().is_none() {
-        return Ok(KeyView::Call(view));
+        return KeyView::Call(view);
     }
-    Ok(KeyView::Call(view.with_answer(answer_of(call))))
+    KeyView::Call(view.with_answer(answer_of(call)))
 }
 
 fn answer_of(call: &CallRecord) -> Option<Answer> {
@@ -257,13 +267,9 @@ fn answer_of(call: &CallRecord) -> Option<Answer> {
 
 /// A page of what is open: first what is in progress, then what is in doubt.
 pub(super) async fn list(pool: &Pool, request: &ListRequest) -> Result<ListPage, StoreError> {
-    let mut keep_journals = Vec::new();
-    let mut page = list_records(pool, request, &mut keep_journals).await?;
-    let mut steps = steps_of(pool, &keep_journals).await?;
-    for view in &mut page.records {
-        let steps = steps.remove(&(view.key.digest(), view.token));
-        view.steps = steps.unwrap_or_default();
-    }
+    let mut unlisted = Vec::new();
+    let mut page = list_records(pool, request, &mut unlisted).await?;
+    list_steps(pool, &mut page.records, unlisted).await?;
     Ok(page)
 }
 
@@ -271,7 +277,7 @@ pub(super) async fn list(pool: &Pool, request: &ListRequest) -> Result<ListPage,
 async fn list_records(
     pool: &Pool,
     request: &ListRequest,
-    keep_journals: &mut Vec<KeyDigest>,
+    unlisted: &mut Vec<Unlisted>,
 ) -> Result<ListPage, StoreError> {
     let records_max = request.records_max.clamp(1, PAGE_RECORDS_MAX);
     let mut page = ListPage {
@@ -310,7 +316,11 @@ async fn list_records(
             };
             let view = RecordView::of(call, found.at.now);
             if request.matches(&view, found.at.now) {
-                keep_journals.extend(stored.keeps_journal.then_some(stored.key));
+                unlisted.extend(stored.keeps_journal.then(|| Unlisted {
+                    place: page.records.len(),
+                    call: call.clone(),
+                    now: found.at.now,
+                }));
                 page.records.push(view);
             }
         }

@@ -14,7 +14,7 @@ use super::asking::{AS_VIEWED, arrive, circumstances, read};
 use super::pool::{Asked, Pool};
 use super::settling::{ROUNDS_MAX, too_contended};
 use super::stored::{AnswerColumn, Stored, array, corrupt, get, number, stored, time};
-use crate::inspect::PAGE_SEEN_MAX;
+use crate::inspect::{LISTED_STEPS_MAX, PAGE_SEEN_MAX};
 use crate::journal::{
     ABANDONED_BYTES_MAX, ABANDONED_CALLS_MAX, AbandonedCall, AbandonedPage, NoteRefused, Noted,
     Step, StepResolution,
@@ -22,8 +22,8 @@ use crate::journal::{
 use crate::record::{CallRecord, Record, State};
 use crate::transition;
 use crate::{
-    CallJournal, ClaimRequest, Cursor, FencingToken, KeyDigest, NoteError, OpenState, ScopedKey,
-    SettleError, StepName, StepNote, StepView, StoreError, Timestamp,
+    CallJournal, ClaimRequest, Cursor, FencingToken, KeyDigest, NoteError, OpenState, RecordView,
+    ScopedKey, SettleError, StepName, StepNote, StoreError, Timestamp,
 };
 
 /// Notes something of a step: one round trip.
@@ -173,35 +173,58 @@ fn step_name(name: &str) -> Result<StepName, StoreError> {
     StepName::parse(name).map_err(|error| corrupt(&error.to_string()))
 }
 
-/// What is told of the steps of these calls, by key and token: of their results only how large they are.
-pub(super) async fn steps_of(
+/// A call of a list that keeps a journal, of which nothing is read yet.
+pub(super) struct Unlisted {
+    /// Its place in the list.
+    pub(super) place: usize,
+    pub(super) call: CallRecord,
+    pub(super) now: Timestamp,
+}
+
+/// Puts in what a list tells of the steps of these calls: one round trip, where there are any.
+pub(super) async fn list_steps(
     pool: &Pool,
-    keys: &[KeyDigest],
-) -> Result<HashMap<(KeyDigest, FencingToken), Vec<StepView>>, StoreError> {
-    let mut steps = HashMap::<_, Vec<StepView>>::new();
-    if keys.is_empty() {
-        return Ok(steps);
+    records: &mut [RecordView],
+    unlisted: Vec<Unlisted>,
+) -> Result<(), StoreError> {
+    if unlisted.is_empty() {
+        return Ok(());
     }
+    let keys: Vec<_> = unlisted.iter().map(|it| it.call.key.digest()).collect();
     let rows = pool.rows(|_| {
-        pool.told(
-            "SELECT j.key, r.incarnation, r.sequence, j.name, octet_length(j.result) AS size
-            FROM {schema}.records r JOIN {schema}.journal j ON j.key = r.key
-            WHERE j.key = ANY ($1) AND j.place > 0
-                AND r.journal_of = r.sequence AND r.state <= 2
-            ORDER BY j.key, j.place",
-        )
-        .keys(keys)
+        pool.told(&format!(
+            "SELECT r.key, r.incarnation, r.sequence, {IS_WHOLE} AS is_whole,
+                (
+                    SELECT count(*) FROM {{schema}}.journal j WHERE j.key = r.key AND j.place > 0
+                ) AS noted,
+                ARRAY(
+                    SELECT j.name FROM {{schema}}.journal j
+                    WHERE j.key = r.key AND j.result IS NULL ORDER BY j.place LIMIT $2
+                ) AS begun
+            FROM {{schema}}.store s, {{schema}}.records r
+            WHERE r.key = ANY ($1) AND r.journal_of = r.sequence AND r.state <= 2"
+        ))
+        .keys(&keys)
+        .number(LISTED_STEPS_MAX as u64)
     });
+    let of = |it: Unlisted| ((it.call.key.digest(), it.call.token), it);
+    let mut unlisted: HashMap<_, _> = unlisted.into_iter().map(of).collect();
     for row in &rows.await? {
-        let size: Option<i32> = get(row, "size")?;
-        let size = size.map(|size| number(size.into())).transpose()?;
-        let step = StepView {
-            name: step_name(get(row, "name")?)?,
-            result_bytes: size,
+        let Some(Unlisted { place, call, now }) = unlisted.remove(&key_and_token(row)?) else {
+            continue;
         };
-        steps.entry(key_and_token(row)?).or_default().push(step);
+        let begun = get::<Vec<String>>(row, "begun")?;
+        let begun = begun.iter().map(|name| step_name(name).map(Step::begun));
+        let journal = CallJournal::with_steps(Bytes::new(), begun.collect::<Result<_, _>>()?);
+        let journal = Some(Box::new(journal));
+        let mut view = RecordView::of(&CallRecord { journal, ..call }, now).listed();
+        view.steps_noted = number(get(row, "noted")?)?;
+        view.goes_on &= get::<bool>(row, "is_whole")?;
+        if let Some(record) = records.get_mut(place) {
+            *record = view;
+        }
     }
-    Ok(steps)
+    Ok(())
 }
 
 fn key_and_token(row: &Row) -> Result<(KeyDigest, FencingToken), StoreError> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use onlyonce_storage::postgres::{OpenError, PostgresOptions, PostgresStore};
 use onlyonce_storage::transaction::TransactionalStore as _;
 use onlyonce_storage::{
-    ClaimOutcome, DoubtReason, Journal as _, KeyState, Question, SessionRequest, SessionState,
-    StepName, StepNote, Store as _,
+    AnswerBytes, ClaimOutcome, DoubtReason, Inspect as _, Journal as _, KeyState, KeyView,
+    ListRequest, Question, SessionRequest, SessionState, StepName, StepNote, Store as _,
 };
 
 use crate::calls::{answer, given, key, replayed, request, run};
@@ -115,6 +115,19 @@ fn a_call_that_was_claimed_before_a_failover_does_not_go_on_by_its_journal() {
             let goes_on = matches!(outcome, ClaimOutcome::Claimed(_));
             assert_eq!(goes_on, !is_moved, "{outcome:?}");
             assert_eq!(store.abandoned(None, 10).await.unwrap().calls, []);
+            let KeyView::Call(view) = store.show(key(name), AnswerBytes::LeaveOut).await.unwrap()
+            else {
+                panic!("it is there");
+            };
+            assert_eq!((view.goes_on, view.steps_noted), (false, 1));
+            let page = store.list(ListRequest::default()).await.unwrap();
+            let listed = page.records.iter().filter(|view| view.key == key(name));
+            assert!(
+                listed
+                    .clone()
+                    .all(|view| !view.goes_on && view.steps_noted == 1)
+            );
+            assert_eq!(listed.count(), 1);
         }
     });
 }
