@@ -158,7 +158,11 @@ async fn list(store: &dyn Inspect, query: ListQuery) -> Result<PageView, AdminFa
     Ok(PageView {
         store: store.id().to_string(),
         now_ms: store.now().as_millis(),
-        records: page.records.into_iter().map(RecordView::of).collect(),
+        records: page
+            .records
+            .into_iter()
+            .map(|record| RecordView::of(record.listed()))
+            .collect(),
         next: page.next.map(text_of),
     })
 }

@@ -216,6 +216,13 @@ impl server::Adapter for ServerAdapter {
     type Error = Infallible;
 
     async fn admit(&self, incoming: Incoming) -> Admission<Incoming> {
+        let guarantee = self.routes.guarantee(&incoming.method);
+        if incoming.goes_on_from.is_some() && guarantee != Guarantee::Journaled {
+            return Admission::Refused(Refusal::Unavailable {
+                reason: "the call's method is not journaled here".to_owned(),
+                retry_after: Duration::ZERO,
+            });
+        }
         if incoming.verb == Verb::Call && !self.routes.has_effects(&incoming.method) {
             return Admission::Unprotected(incoming);
         }

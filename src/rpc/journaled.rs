@@ -84,6 +84,16 @@ impl Steps {
         self.decoded(&result)
     }
 
+    /// The bytes that a step's result is kept as: for whoever says by hand what became of a step, with
+    /// [`Journal::resolve_step`](onlyonce_storage::Journal::resolve_step).
+    ///
+    /// # Errors
+    ///
+    /// [`StepError::Unreadable`] for a value that has no bytes (a map of unknown length).
+    pub fn result_bytes<T: Serialize>(result: &T) -> Result<Bytes, StepError> {
+        value::encode(result).map_err(|error| StepError::Unreadable(error.to_string()))
+    }
+
     fn decoded<T: DeserializeOwned>(&self, result: &Bytes) -> Result<T, StepError> {
         value::decode(result).map_err(|error: ValueError| self.inner.unreadable(error.to_string()))
     }

@@ -64,13 +64,17 @@ async fn an_operator_sees_which_steps_are_finished_which_calls_go_on_and_no_resu
     let server = Server::start(folder.path()).await;
     let listed = records(&folder, &["list", "--json"]).await;
     let page = listed.json();
-    let steps = |at: usize| page["records"][at]["steps"].clone();
+    let seen = |at: usize| {
+        let record = &page["records"][at];
+        json!([record["steps"], record["steps_noted"], record["goes_on"]])
+    };
     let reserve = json!({ "name": "reserve", "result_bytes": 17 });
-    assert_eq!(steps(0), json!([reserve]));
-    assert_eq!(page["records"][0]["goes_on"], true);
     let charge = json!({ "name": "charge", "result_bytes": null });
-    assert_eq!(steps(1), json!([reserve, charge]));
-    assert_eq!(page["records"][1]["goes_on"], false);
+    // In a list is what somebody has to look at.
+    assert_eq!(seen(0), json!([[], 1, true]));
+    assert_eq!(seen(1), json!([[charge], 2, false]));
+    let view = shown(&folder, "charging").await;
+    assert_eq!(view["record"]["steps"], json!([reserve, charge]));
 
     let table = records(&folder, &["list"]).await;
     let gone = "the owner is gone before it finished";

@@ -221,6 +221,7 @@ pub fn claim(body: Body, ticket: Ticket) -> Operation {
         rerun_of: None,
         first_sent: ticket.first_sent,
         session: None,
+        journal: None,
     })
 }
 

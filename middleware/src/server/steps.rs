@@ -248,6 +248,12 @@ impl Steps {
         self.run.mistaken(StepError::Unreadable(why))
     }
 
+    /// Whether this run has come to a step.
+    #[cfg(feature = "http")]
+    pub(crate) fn has_come_to_one(&self) -> bool {
+        !self.run.state.lock().named.is_empty()
+    }
+
     /// Ends the run: no clone of this begins anything any more.
     pub(crate) fn end(&self) -> Ran {
         let mut state = self.run.state.lock();

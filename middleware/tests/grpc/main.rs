@@ -11,6 +11,7 @@ mod safe;
 mod calls;
 mod cuts;
 mod entries;
+mod journaled;
 mod layered;
 mod methods;
 mod outcomes;

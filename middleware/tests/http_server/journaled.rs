@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::{OriginalUri, Path, Request, State};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post as route_post;
 use axum::{Extension, Router};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 use onlyonce_middleware::http::axum::{Interrupted, Steps};
-use onlyonce_middleware::http::{Body, ByServer, Dedupe, DedupeLayer};
+use onlyonce_middleware::http::{Body, ByServer, Dedupe, DedupeLayer, Definitive};
 use onlyonce_middleware::server::{StepError, Unfinished};
 use onlyonce_storage::{
     ClaimOutcome, ClaimRequest, DoubtReason, Fingerprint, FingerprintAlgorithm, Fingerprints,
@@ -372,6 +373,83 @@ async fn what_is_gone_on_with_is_the_request_byte_for_byte_without_what_was_not_
         assert_eq!(second, &expected);
     })
     .await;
+}
+
+// I1, B6: the charge may have happened, so that no refusal is the call's answer.
+#[tokio::test]
+async fn what_refuses_before_the_first_step_answers_nobody_where_the_server_goes_on() {
+    async fn charge(
+        State(shop): State<Shop>,
+        steps: Steps,
+        body: Bytes,
+    ) -> Result<Response, Interrupted> {
+        if body == "definitive" && shop.charged.effects() > 0 {
+            return Ok((StatusCode::GONE, Definitive, "gone").into_response());
+        }
+        let charge = async |_| match shop.charged.apply() {
+            1 => Err(Unfinished::Unknown("no answer".to_owned())),
+            number => Ok(Bytes::from(number.to_string())),
+        };
+        steps.0.run_keyed("charge", charge).await?;
+        Ok("charged".into_response())
+    }
+    async fn ask_for_credential(request: Request, next: Next) -> Response {
+        match request.headers().contains_key("authorization") {
+            true => next.run(request).await,
+            false => (StatusCode::FORBIDDEN, "who are you?").into_response(),
+        }
+    }
+    let (store, shop) = (memory(), Shop::default());
+    let layer = DedupeLayer::new(Arc::clone(&store), Scope::global());
+    let layer = layer.journaled("shop").unwrap();
+    let open = Router::new().route("/orders", route_post(charge));
+    let open = open.with_state(shop.clone());
+    let guarded = layer.layer(open.clone().layer(from_fn(ask_for_credential)));
+    let server = serve(Router::new().fallback_service(guarded.clone())).await;
+    let order = post("/orders", "").header("authorization", "Bearer s3cret");
+    let order = order.key("k");
+    assert_eq!(order.send(server).await.said(), "in-progress");
+    for _ in 0..2 {
+        let passed = guarded.finish_abandoned().await.unwrap();
+        assert_eq!((passed.seen, passed.gone_on_with), (1, 1));
+    }
+    assert_eq!(shop.charged.effects(), 1);
+    let reply = order.send(server).await;
+    assert_eq!((reply.said(), reply.text()), ("executed", "charged"));
+    assert_eq!(shop.charged.effects(), 2);
+
+    // What is said to be for good is.
+    let (store, shop) = (memory(), Shop::default());
+    let layer = DedupeLayer::new(Arc::clone(&store), Scope::global());
+    let router = Router::new().route("/orders", route_post(charge));
+    let layer = layer.journaled("shop").unwrap();
+    let service = layer.layer(router.with_state(shop.clone()));
+    let server = serve(Router::new().fallback_service(service.clone())).await;
+    let order = post("/orders", "definitive").key("k");
+    assert_eq!(order.send(server).await.said(), "in-progress");
+    service.finish_abandoned().await.unwrap();
+    let reply = order.send(server).await;
+    assert_eq!((reply.code, reply.said()), (410, "replayed"));
+}
+
+#[tokio::test]
+async fn a_nested_router_with_the_layer_is_finished_by_a_layered_clone_of_it_as_it_was() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let layer = DedupeLayer::new(memory(), Scope::global());
+    let layer = layer.journaled("shop").unwrap();
+    let router = Router::new().route("/orders/{id}", route_post(look));
+    let router = router.with_state(Arc::clone(&seen));
+    let finishing: Dedupe<Router> = layer.layer(router.clone());
+    let server = serve(Router::new().nest("/v1", router.layer(layer))).await;
+    let order = post("/v1/orders/7", "a book").key("k");
+    assert_eq!(order.send(server).await.said(), "in-progress");
+    finishing.finish_abandoned().await.unwrap();
+    let again = order.send(server).await;
+    assert_eq!((again.said(), again.text()), ("replayed", "done"));
+    let seen = seen.lock().clone();
+    let of_both = [seen[0].id.as_str(), seen[1].id.as_str()];
+    assert_eq!(of_both, ["7", "7"]);
+    assert_eq!(seen[1].sent_to, "/v1/orders/7");
 }
 
 /// Leaves a call standing still with these bytes for its request.

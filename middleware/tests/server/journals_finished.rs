@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use onlyonce_middleware::server::{AbandonedCall, DedupeLayer, Refusal, Served};
 use onlyonce_storage::{
-    ClaimOutcome, ClaimRequest, DoubtReason, Fingerprint, FingerprintAlgorithm, Fingerprints,
-    Inspect, KeyState, MemoryStore, Operator, Resolution, Store,
+    ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Fingerprint, FingerprintAlgorithm,
+    Fingerprints, Inspect, KeyState, MemoryStore, Operator, Resolution, Store,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -115,6 +115,36 @@ async fn what_a_handler_says_before_its_first_step_to_a_run_that_nobody_asked_fo
     server.finish_abandoned().await.unwrap();
     let told = send(&server, order()).await;
     assert_eq!(told, Told::Done("ordered".to_owned(), Served::Executed));
+}
+
+// B6: what stood still in steps must not be had as a whole by a handler without them.
+#[tokio::test]
+async fn a_handler_that_is_not_journaled_goes_on_with_nothing() {
+    let effects = Effects::default();
+    for body in ["pay", "book"] {
+        let store = Arc::new(MemoryStore::default());
+        let server = {
+            let effects = effects.clone();
+            Handler::new(move |ask: Ask| {
+                effects.apply(&ask.body);
+                async { panic!("who knows when") }
+            })
+        }
+        .over(store.clone());
+        send(&server, Ask::new("k", body)).await;
+        let token = match store.peek(key("k")).await.unwrap() {
+            KeyState::InDoubt(doubt) => doubt.token,
+            _ => FencingToken::new(1, 1),
+        };
+        let mut goes_on = Ask::new("k", body);
+        goes_on.goes_on_from = Some(token);
+        let told = send(&server, goes_on).await;
+        assert!(
+            matches!(told, Told::Refused(Refusal::Unavailable { .. })),
+            "{told:?}"
+        );
+        assert_eq!(effects.of(body), 1);
+    }
 }
 
 /// The one call that stands still.

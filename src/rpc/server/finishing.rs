@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
+use onlyonce_middleware::server::Executions;
 use tower::ServiceExt;
 use tower_service::Service;
 
@@ -18,7 +19,7 @@ where
     S::Future: Send,
 {
     let executions = shared.server.executions.as_ref();
-    let Some(finisher) = executions.and_then(|executions| executions.finisher()) else {
+    let Some(finisher) = executions.and_then(Executions::finisher) else {
         return;
     };
     let service = shared.service.clone();

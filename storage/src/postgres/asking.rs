@@ -39,12 +39,17 @@ pub(super) async fn read(
     if is_here {
         return Ok(found);
     }
+    arrive(pool).await?;
+    Ok(read_once(pool, key, answer).await?.0)
+}
+
+/// Notes that the database has moved.
+pub(super) async fn arrive(pool: &Pool) -> Result<(), StoreError> {
     let noted = pool.rows(|_| {
         pool.told("SELECT {schema}.arrive($1)")
             .time(pool.options().told_now())
     });
-    noted.await?;
-    Ok(read_once(pool, key, answer).await?.0)
+    noted.await.map(drop)
 }
 
 /// What is there, for who does not come back: that nothing is there is not said of a call that was just committed.

@@ -16,7 +16,7 @@ use super::stored::{AnswerColumn, Stored, corrupt, get, number, stored, time};
 use crate::record::{AnswerKept, CallRecord, Record, State};
 use crate::transition::{self, Circumstances, ClaimStep, Refusal};
 use crate::{
-    Abandoned, CallJournal, Claim, ClaimOutcome, ClaimRequest, Comparison, Completion,
+    Abandoned, AttemptId, CallJournal, Claim, ClaimOutcome, ClaimRequest, Comparison, Completion,
     FencingToken, InDoubt, KeyDigest, SessionCall, StoreError, StoreId,
 };
 
@@ -195,14 +195,21 @@ async fn decided(
     at: &Circumstances,
 ) -> Result<Option<ClaimOutcome>, StoreError> {
     let pool = &*shared.pool;
-    let with_journal = match journaling::is_wanted(request, found) {
-        false => None,
-        true => match journaling::with_journal(pool, found).await? {
+    let (mut kept, mut stranger) = (None, None);
+    if journaling::is_wanted(request, found) {
+        match journaling::with_journal(pool, found).await? {
             None => return Ok(None),
-            with_journal => with_journal,
-        },
-    };
-    let record = with_journal.as_ref().unwrap_or(&found.record);
+            Some(journaled) if journaled.is_whole => kept = Some(journaled.record),
+            // Nobody goes on with it, and nobody takes a claim for his own by which he would.
+            Some(_) => {
+                let mut request = request.clone();
+                request.attempt = AttemptId::random();
+                stranger = Some(request);
+            }
+        }
+    }
+    let record = kept.as_ref().unwrap_or(&found.record);
+    let request = stranger.as_ref().unwrap_or(request);
     let step = transition::claim(Some(record), request, NOT_DRAWN, at)?;
     Ok(match step {
         ClaimStep::Claim(call) => {

@@ -217,10 +217,9 @@ async fn arrive_at(
     {
         connection.kept = Some(Kept::default());
         // What was said for a transaction alone is gone when that is aborted: this is what holds then.
-        let settings = format!(
-            "SELECT set_config('idle_in_transaction_session_timeout', '{}', false)",
-            (options.answer_within * ABORTED_IDLE).as_millis()
-        );
+        let within = (within * ABORTED_IDLE).min(MILLISECONDS_MAX);
+        let settings =
+            format!("SELECT set_config('idle_in_transaction_session_timeout', '{within}', false)");
         connection.rows(&Told::new(settings)).await?;
     }
     migrations::check(&connection, schema).await?;
@@ -392,7 +391,10 @@ impl Drop for Connection {
 
 /// How long a transaction may stand that the database has aborted, with the key of its call, in `answer_within`s: as
 /// long as a lease, as both come.
-const ABORTED_IDLE: u32 = 6;
+const ABORTED_IDLE: u128 = 6;
+
+/// As long as the database can count.
+const MILLISECONDS_MAX: u128 = i32::MAX as u128;
 
 /// Shorter than most firewalls forget a connection that is quiet.
 const KEEPALIVE: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use tokio_postgres::Row;
 
-use super::asking::{AS_VIEWED, circumstances, read};
+use super::asking::{AS_VIEWED, arrive, circumstances, read};
 use super::pool::{Asked, Pool};
 use super::settling::{ROUNDS_MAX, too_contended};
 use super::stored::{AnswerColumn, Stored, array, corrupt, get, number, stored, time};
@@ -89,34 +89,52 @@ pub(super) fn is_wanted(request: &ClaimRequest, found: &Stored) -> bool {
         })
 }
 
-/// The record with its journal; `None` where it is not the one any more that was read.
+/// A record with its journal.
+pub(super) struct Journaled {
+    pub(super) record: Record,
+    /// Whether all is there that was noted. The call may have been claimed before a failover, and then a note
+    /// of a step that was begun may be lost: nobody can tell.
+    pub(super) is_whole: bool,
+}
+
+/// The record with its journal; `None` where it is not the one any more that was read, or the database has moved
+/// under the connection, which is noted.
 pub(super) async fn with_journal(
     pool: &Pool,
     found: &Stored,
-) -> Result<Option<Record>, StoreError> {
+) -> Result<Option<Journaled>, StoreError> {
     let Record::Call(call) = &found.record else {
         return Ok(None);
     };
     let rows = pool.rows(|_| {
-        pool.told(
-            "SELECT j.name, j.result, j.begun_at
-            FROM {schema}.records r LEFT JOIN {schema}.journal j ON j.key = r.key
+        pool.told(&format!(
+            "SELECT j.name, j.result, j.begun_at, {IS_WHOLE} AS is_whole,
+                CASE WHEN j.place = 0 THEN {{schema}}.is_here(s.place, s.started) END AS is_here
+            FROM {{schema}}.store s CROSS JOIN {{schema}}.records r
+                LEFT JOIN {{schema}}.journal j ON j.key = r.key
             WHERE r.key = $1 AND r.version = $2 AND r.journal_of = r.sequence
                 AND r.incarnation = $3 AND r.sequence = $4
-            ORDER BY j.place",
-        )
+            ORDER BY j.place"
+        ))
         .bytes(Some(found.key.as_bytes()))
         .long(found.version)
         .number(call.token.incarnation())
         .number(call.token.sequence())
     });
     let rows = rows.await?;
-    if rows.is_empty() {
+    let Some(first) = rows.first() else {
+        return Ok(None);
+    };
+    if get::<Option<bool>>(first, "is_here")? == Some(false) {
+        arrive(pool).await?;
         return Ok(None);
     }
     let journal = Some(Box::new(journal(&rows)?));
     let call = call.clone();
-    Ok(Some(Record::Call(CallRecord { journal, ..call })))
+    Ok(Some(Journaled {
+        record: Record::Call(CallRecord { journal, ..call }),
+        is_whole: get(first, "is_whole")?,
+    }))
 }
 
 /// The request comes first, and then the steps.
@@ -193,13 +211,16 @@ fn key_and_token(row: &Row) -> Result<(KeyDigest, FencingToken), StoreError> {
     Ok((key, token))
 }
 
-/// A page of the calls that can go on: two round trips, the second for their requests.
+/// A page of the calls that can go on: two round trips, the second for their requests. It looks through what is
+/// in doubt in the order in which that is listed; an index of their own would be looked at for every record that
+/// is written.
 pub(super) async fn abandoned(
     pool: &Pool,
     after: Option<Cursor>,
     calls_max: usize,
 ) -> Result<AbandonedPage, StoreError> {
     let calls_max = calls_max.clamp(1, ABANDONED_CALLS_MAX);
+    let seen_max = i64::try_from(PAGE_SEEN_MAX).unwrap_or(i64::MAX);
     let is_of = |state| move |after: &Cursor| after.state == state;
     let leases = match after {
         Some(after) if after.state == OpenState::InDoubt => Behind::everything(),
@@ -215,50 +236,62 @@ pub(super) async fn abandoned(
                 ) AS request_bytes,
                 EXISTS (
                     SELECT FROM {{schema}}.journal j WHERE j.key = r.key AND j.result IS NULL
-                ) AS is_unfinished
+                ) AS is_unfinished, {IS_WHOLE} AS is_whole, r.seen
             FROM {{schema}}.store s, (
-                (SELECT * FROM {{schema}}.records l
-                WHERE l.state = 1 AND l.journal_of IS NOT NULL AND (l.at, l.key) > ($2, $3)
-                    AND l.at <= (SELECT COALESCE($1, {{schema}}.now_ms()))
-                ORDER BY l.at, l.key LIMIT $6)
-                UNION ALL
-                (SELECT * FROM {{schema}}.records d
-                WHERE d.state = 2 AND d.journal_of IS NOT NULL AND (d.at, d.key) > ($4, $5)
-                ORDER BY d.at, d.key LIMIT $6)
+                SELECT *, count(*) OVER () AS seen,
+                    row_number() OVER (ORDER BY o.state, o.at, o.key) AS place
+                FROM (
+                    (SELECT * FROM {{schema}}.records l
+                    WHERE l.state = 1 AND (l.at, l.key) > ($2, $3)
+                        AND l.at <= (SELECT COALESCE($1, {{schema}}.now_ms()))
+                    ORDER BY l.at, l.key LIMIT $6)
+                    UNION ALL
+                    (SELECT * FROM {{schema}}.records d
+                    WHERE d.state = 2 AND (d.at, d.key) > ($4, $5)
+                    ORDER BY d.at, d.key LIMIT $6)
+                    ORDER BY state, at, key LIMIT $6
+                ) o
             ) r
-            ORDER BY r.state, r.at, r.key LIMIT $6"
+            WHERE r.journal_of IS NOT NULL OR r.place = r.seen
+            ORDER BY r.place"
         ))
         .time(pool.options().told_now())
         .long(leases.at)
         .bytes(Some(&leases.key))
         .long(doubts.at)
         .bytes(Some(&doubts.key))
-        .number(PAGE_SEEN_MAX as u64)
+        .long(seen_max)
     });
     let rows = rows.await?;
     let mut page = AbandonedPage::default();
-    let mut is_whole = rows.len() < PAGE_SEEN_MAX;
+    let mut is_whole = true;
     let mut bytes = 0;
     for row in &rows {
         if page.calls.len() == calls_max || bytes > ABANDONED_BYTES_MAX {
             is_whole = false;
             break;
         }
+        is_whole = get::<i64>(row, "seen")? < seen_max;
+        page.next = Some(Cursor {
+            state: match get::<i16>(row, "state")? {
+                1 => OpenState::InProgress,
+                _ => OpenState::InDoubt,
+            },
+            time: time(row, "at")?,
+            key: KeyDigest::from_bytes(array(get(row, "key")?)?),
+        });
+        // The last one that was seen says where to go on, whatever it is.
+        if get::<Option<i64>>(row, "journal_of")?.is_none() {
+            continue;
+        }
         let at = circumstances(pool, time(row, "now_ms")?, time(row, "forgotten_until")?);
         let Some(found) = stored(row, AnswerColumn::Length)? else {
             continue;
         };
-        page.next = Some(Cursor {
-            state: match found.record.call().map(|call| &call.state) {
-                Some(State::InProgress { .. }) => OpenState::InProgress,
-                _ => OpenState::InDoubt,
-            },
-            time: time(row, "at")?,
-            key: found.key,
-        });
         let lapsed = transition::lapse(Some(&found.record), &at);
         let call = lapsed.as_ref().or(found.record.call()).cloned();
-        let Some(mut call) = call.filter(|_| found.keeps_journal) else {
+        let goes_on = found.keeps_journal && get::<bool>(row, "is_whole")?;
+        let Some(mut call) = call.filter(|_| goes_on) else {
             continue;
         };
         // What is decided needs no more of it than whether a step is unfinished.
@@ -355,7 +388,7 @@ pub(super) async fn resolve_step(
         let Some(it) = found.stored.filter(|it| it.keeps_journal) else {
             return Err(SettleError::Fenced);
         };
-        let Some(record) = with_journal(pool, &it).await? else {
+        let Some(Journaled { record, .. }) = with_journal(pool, &it).await? else {
             continue;
         };
         if was_asked && says(&record, token, name, resolution) {
@@ -425,3 +458,6 @@ fn says(
         }
     }
 }
+
+/// A database that stands elsewhere than before has raised its incarnation by that much.
+const IS_WHOLE: &str = "r.incarnation > s.incarnation - 1000000";

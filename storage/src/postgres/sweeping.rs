@@ -17,7 +17,7 @@ pub(super) async fn sweep(shared: &Shared) -> Result<Swept, StoreError> {
     let pool = &*shared.pool;
     let options = pool.options();
     let horizon = options.retention.horizon.max(options.retention.answer);
-    let horizon = horizon.max(options.answer_within * STATEMENTS);
+    let horizon = horizon.max(options.answer_within.saturating_mul(STATEMENTS));
     let mut swept = Swept::default();
     loop {
         let rows = pool.rows(|_| {

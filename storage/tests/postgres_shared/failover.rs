@@ -5,7 +5,8 @@ use std::time::Duration;
 use onlyonce_storage::postgres::{OpenError, PostgresOptions, PostgresStore};
 use onlyonce_storage::transaction::TransactionalStore as _;
 use onlyonce_storage::{
-    ClaimOutcome, KeyState, Question, SessionRequest, SessionState, Store as _,
+    ClaimOutcome, DoubtReason, Journal as _, KeyState, Question, SessionRequest, SessionState,
+    StepName, StepNote, Store as _,
 };
 
 use crate::calls::{answer, given, key, replayed, request, run};
@@ -77,6 +78,44 @@ fn after_a_failover_that_lost_a_claim_nobody_who_says_when_executes_it_again() {
         let mut silent = lost;
         silent.first_sent = None;
         drop(given(store.claim(silent).await.unwrap()));
+    });
+}
+
+/// That a step was begun may be lost with the rest. So a call that keeps a journal and was claimed before a failover
+/// does not go on after it, also where it does not say when it was first sent: it is in doubt. Those that are claimed
+/// after it do. Noticed by the first who would go on, over a connection that lives on.
+#[test]
+fn a_call_that_was_claimed_before_a_failover_does_not_go_on_by_its_journal() {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async {
+        let (schema, options) = postgres_rig::named(server);
+        let store = postgres_rig::store(options).await;
+        let client = server.client().await;
+        let moved = format!(
+            "UPDATE {schema}.store SET place = regexp_replace(place, '.{{8}}$', '00000009')"
+        );
+        for (name, is_moved) in [("before", true), ("after", false)] {
+            let mut journaled = request(&key(name));
+            journaled.journal = Some(bytes::Bytes::from_static(b"POST /orders"));
+            let claim = given(store.claim(journaled.clone()).await.unwrap());
+            let note = StepNote::done(StepName::parse("reserve").unwrap(), "seat 7".into());
+            let noted = store.note(claim.digest(), claim.token(), note).await;
+            assert_eq!(noted, Ok(()));
+            let token = claim.token();
+            let left = store.doubt(claim, DoubtReason::OwnerGone, None).await;
+            assert_eq!(left, Ok(()));
+            if is_moved {
+                client.batch_execute(&moved).await.unwrap();
+            }
+            journaled.rerun_of = Some(token);
+            journaled.attempt = onlyonce_storage::AttemptId::random();
+            let outcome = store.claim(journaled).await.unwrap();
+            let goes_on = matches!(outcome, ClaimOutcome::Claimed(_));
+            assert_eq!(goes_on, !is_moved, "{outcome:?}");
+            assert_eq!(store.abandoned(None, 10).await.unwrap().calls, []);
+        }
     });
 }
 

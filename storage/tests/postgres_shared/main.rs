@@ -10,6 +10,7 @@ mod cuts;
 mod disk;
 mod failover;
 mod hearing;
+mod journal_rows;
 mod journals;
 mod moving;
 mod opening;

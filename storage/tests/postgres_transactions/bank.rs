@@ -8,7 +8,7 @@ use onlyonce_storage::transaction::{
 };
 use onlyonce_storage::{Claim, ClaimOutcome, ScopedKey, Store as _};
 
-use crate::calls::{answer, given, request};
+use crate::calls::{answer, given, request, run};
 use crate::postgres_rig::{self, Server};
 
 pub const LEVELS: [Isolation; 3] = [
@@ -22,6 +22,14 @@ pub struct Bank {
     pub schema: String,
     pub options: PostgresOptions,
     client: tokio_postgres::Client,
+}
+
+/// Runs a test at a bank of its own; it passes where PostgreSQL is not installed.
+pub fn with_a_bank(test: impl AsyncFnOnce(Bank)) {
+    let Some(server) = postgres_rig::shared() else {
+        return;
+    };
+    run(async { test(Bank::open(server).await).await });
 }
 
 impl Bank {

@@ -9,17 +9,13 @@ use onlyonce_storage::{
     ClaimOutcome, IdempotencyKey, KeyState, MemoryStore, Scope, ScopedKey, Store as _,
 };
 
-use crate::bank::{Bank, LEVELS, begin, commit, is_absent, replayed};
+use crate::bank::{Bank, LEVELS, begin, commit, is_absent, replayed, with_a_bank};
 use crate::calls::{answer, given, key, leased, request, run};
 use crate::postgres_rig::{self, Durable, Server};
 
 #[test]
 fn what_a_handler_changes_is_there_with_its_answer_and_not_before() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         for level in LEVELS {
             let options = bank.options.clone().isolation(level);
             let (store, other) = (bank.store_with(options).await, bank.store().await);
@@ -85,11 +81,7 @@ fn a_crash_before_the_commit_leaves_nothing_and_no_doubt() {
 /// B15: an owner that goes away, gives up or panics has applied nothing, and its key is free.
 #[test]
 fn a_claim_that_is_dropped_or_released_undoes_its_run_and_frees_its_key() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank.store().await;
         let (claim, transaction) = begin(&store, &key("a")).await;
         assert_eq!(bank.add(&transaction, "alice", -10).await, Ok(1));
@@ -120,11 +112,7 @@ fn a_claim_that_is_dropped_or_released_undoes_its_run_and_frees_its_key() {
 /// statement before.
 #[test]
 fn a_definitive_refusal_is_recorded_and_has_no_effect() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         for level in LEVELS {
             let store = bank.store_with(bank.options.clone().isolation(level)).await;
             let key = key(&format!("{level:?}"));
@@ -152,11 +140,7 @@ fn a_definitive_refusal_is_recorded_and_has_no_effect() {
 
 #[test]
 fn a_statement_that_is_refused_can_be_set_back_to_a_savepoint() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank.store().await;
         let (claim, transaction) = begin(&store, &key("a")).await;
         assert_eq!(bank.add(&transaction, "alice", 1).await, Ok(1));
@@ -182,11 +166,7 @@ fn a_statement_that_is_refused_can_be_set_back_to_a_savepoint() {
 /// answers the `COMMIT` of an aborted transaction with a `ROLLBACK`.
 #[test]
 fn a_commit_that_the_database_turns_into_a_rollback_is_never_a_success() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank.store().await;
         let (claim, transaction) = begin(&store, &key("hidden")).await;
         assert_eq!(bank.add(&transaction, "bob", 5).await, Ok(1));
@@ -221,11 +201,7 @@ fn a_commit_that_the_database_turns_into_a_rollback_is_never_a_success() {
 /// A handler cannot end its transaction by itself, and so not commit half of its work.
 #[test]
 fn a_handler_cannot_end_its_transaction() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank.store().await;
         let ends = [
             "COMMIT",
@@ -254,11 +230,7 @@ fn a_handler_cannot_end_its_transaction() {
 /// A constraint that is checked when the transaction is committed.
 #[test]
 fn what_is_refused_at_the_commit_leaves_nothing_and_frees_the_key() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         bank.run(
             "CREATE TABLE {schema}.seats (
                 number bigint, UNIQUE (number) DEFERRABLE INITIALLY DEFERRED
@@ -283,11 +255,7 @@ fn what_is_refused_at_the_commit_leaves_nothing_and_frees_the_key() {
 /// What a handler meant to do with a statement's answer is not done.
 #[test]
 fn a_run_that_drops_a_statement_commits_nothing() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank.store().await;
         let (claim, transaction) = begin(&store, &key("a")).await;
         assert_eq!(bank.add(&transaction, "bob", 5).await, Ok(1));
@@ -313,11 +281,7 @@ fn a_run_that_drops_a_statement_commits_nothing() {
 /// waits for it; what it says when it wakes comes too late.
 #[test]
 fn an_owner_that_stands_still_is_cut_off_and_its_late_commit_applies_nothing() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let (store, other) = (bank.store().await, bank.store().await);
         let short = leased(&key("a"), Duration::from_millis(300));
         let mut claim = given(store.begin(short.clone()).await.unwrap());
@@ -352,11 +316,7 @@ fn an_owner_that_stands_still_is_cut_off_and_its_late_commit_applies_nothing() {
 /// within a bounded time.
 #[test]
 fn handlers_that_take_long_do_not_keep_questions_waiting() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let options = bank.options.clone().connections_max(3);
         let options = options.answer_within(Duration::from_millis(500));
         let store = bank.store_with(options).await;
@@ -409,11 +369,7 @@ fn a_handler_that_asks_for_what_its_store_has_not_is_told_so() {
 /// I6: keys, scopes and the values of a handler's statements are values, whatever is in them.
 #[test]
 fn names_and_values_of_a_transaction_are_data_whatever_they_spell() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank.store().await;
         let nasty = [
             "'; DROP SCHEMA public CASCADE; --",
@@ -446,11 +402,7 @@ fn names_and_values_of_a_transaction_are_data_whatever_they_spell() {
 /// Whoever begins a transaction there notices, and what was first sent before is not executed.
 #[test]
 fn a_transaction_that_begins_on_another_timeline_notices_it() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         for level in LEVELS {
             let store = bank.store_with(bank.options.clone().isolation(level)).await;
             let mut sent_before = request(&key(&format!("before-{level:?}")));

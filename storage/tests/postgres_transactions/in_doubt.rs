@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use onlyonce_storage::Store as _;
-use onlyonce_storage::postgres::PostgresOptions;
+use onlyonce_storage::postgres::{PostgresOptions, PostgresStore};
 use onlyonce_storage::transaction::CommitError;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -92,6 +92,14 @@ impl Cutter {
     }
 }
 
+/// A store whose words to its database go through a cutter.
+async fn behind_a_cutter(bank: &Bank, server: &Server) -> (Cutter, Arc<PostgresStore>) {
+    let (cutter, port) = Cutter::start(server).await;
+    let url = format!("postgres://owner@127.0.0.1:{port}/postgres");
+    let options = PostgresOptions::new(url).schema(&bank.schema);
+    (cutter, bank.store_with(options).await)
+}
+
 /// B13: the database has committed and its word is lost: the record says so.
 #[test]
 fn a_commit_whose_answer_was_cut_off_is_found_to_be_done() {
@@ -100,11 +108,7 @@ fn a_commit_whose_answer_was_cut_off_is_found_to_be_done() {
     };
     run(async {
         let bank = Bank::open(server).await;
-        let (cutter, port) = Cutter::start(server).await;
-        let url = format!("postgres://owner@127.0.0.1:{port}/postgres");
-        let store = bank
-            .store_with(PostgresOptions::new(url).schema(&bank.schema))
-            .await;
+        let (cutter, store) = behind_a_cutter(&bank, server).await;
         for number in 0..5 {
             let key = key(&format!("done-{number}"));
             let (claim, transaction) = begin(&store, &key).await;
@@ -127,11 +131,7 @@ fn a_commit_that_a_pooler_calls_crashed_is_found_to_be_done() {
     };
     run(async {
         let bank = Bank::open(server).await;
-        let (cutter, port) = Cutter::start(server).await;
-        let url = format!("postgres://owner@127.0.0.1:{port}/postgres");
-        let store = bank
-            .store_with(PostgresOptions::new(url).schema(&bank.schema))
-            .await;
+        let (cutter, store) = behind_a_cutter(&bank, server).await;
         let key = key("crashed");
         let (claim, transaction) = begin(&store, &key).await;
         bank.add(&transaction, "bob", 5).await.unwrap();
@@ -162,11 +162,7 @@ fn a_record_of_another_attempt_with_the_same_token_is_not_taken_for_ones_own() {
                 FOR EACH ROW EXECUTE FUNCTION {schema}.of_another()",
         )
         .await;
-        let (cutter, port) = Cutter::start(server).await;
-        let url = format!("postgres://owner@127.0.0.1:{port}/postgres");
-        let store = bank
-            .store_with(PostgresOptions::new(url).schema(&bank.schema))
-            .await;
+        let (cutter, store) = behind_a_cutter(&bank, server).await;
         let (claim, transaction) = begin(&store, &key("theirs")).await;
         cutter.cut(AFTER);
         let told = commit(&store, claim, &transaction, "ours").await;
@@ -192,11 +188,7 @@ fn a_commit_that_never_arrived_is_found_not_to_be_done() {
     };
     run(async {
         let bank = Bank::open(server).await;
-        let (cutter, port) = Cutter::start(server).await;
-        let url = format!("postgres://owner@127.0.0.1:{port}/postgres");
-        let store = bank
-            .store_with(PostgresOptions::new(url).schema(&bank.schema))
-            .await;
+        let (cutter, store) = behind_a_cutter(&bank, server).await;
         for number in 0..5 {
             let key = key(&format!("lost-{number}"));
             let (claim, transaction) = begin(&store, &key).await;
@@ -309,7 +301,7 @@ fn a_database_that_is_killed_under_load_keeps_effects_and_answers_together() {
 /// True once the call has an answer.
 async fn one_attempt(
     bank: &Bank,
-    store: &onlyonce_storage::postgres::PostgresStore,
+    store: &PostgresStore,
     key: &onlyonce_storage::ScopedKey,
     name: &str,
 ) -> bool {

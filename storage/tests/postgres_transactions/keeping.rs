@@ -7,7 +7,7 @@ use onlyonce_storage::postgres::{OneStatement, OneStatementOutcome, SqlValue};
 use onlyonce_storage::transaction::{Transaction, TransactionError, TransactionalStore as _};
 use onlyonce_storage::{KeyState, Store as _};
 
-use crate::bank::{Bank, begin, commit, is_absent, replayed};
+use crate::bank::{Bank, begin, commit, is_absent, replayed, with_a_bank};
 use crate::calls::{given, key, request, run};
 use crate::postgres_rig;
 
@@ -28,11 +28,7 @@ async fn kept(transaction: &Transaction, like: &str) -> i64 {
 /// costs one more run, and no call.
 #[test]
 fn a_table_that_is_altered_under_a_kept_statement_costs_a_run_and_no_call() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank
             .store_with(bank.options.clone().connections_max(2))
             .await;
@@ -61,11 +57,7 @@ fn a_table_that_is_altered_under_a_kept_statement_costs_a_run_and_no_call() {
 /// plan it anew for each call, it does that, and a call costs half as much again.
 #[test]
 fn what_is_kept_is_not_planned_for_each_call() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank
             .store_with(bank.options.clone().connections_max(2))
             .await;
@@ -111,11 +103,7 @@ fn what_is_kept_is_not_planned_for_each_call() {
 /// Who says that a pooler lies between has nothing kept, whoever has greeted.
 #[test]
 fn behind_a_pooler_that_was_declared_nothing_is_kept() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         for (is_declared, expected) in [(false, true), (true, false)] {
             let mut options = bank.options.clone().connections_max(2);
             if is_declared {
@@ -138,11 +126,7 @@ fn behind_a_pooler_that_was_declared_nothing_is_kept() {
 /// the database's own word of a plan means that the plan is of no use.
 #[test]
 fn a_function_that_says_not_supported_is_taken_at_its_word() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         bank.run(
             "CREATE FUNCTION {schema}.refuses() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN
                 RAISE EXCEPTION 'not here' USING ERRCODE = 'feature_not_supported';
@@ -165,11 +149,7 @@ fn a_function_that_says_not_supported_is_taken_at_its_word() {
 /// Also where the store's own statements are forgotten by somebody: the call is begun again.
 #[test]
 fn statements_that_were_forgotten_behind_the_store_are_made_anew() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank
             .store_with(bank.options.clone().connections_max(2))
             .await;
@@ -212,11 +192,7 @@ fn statements_that_were_forgotten_behind_the_store_are_made_anew() {
 /// never that there is none.
 #[test]
 fn a_look_in_the_instant_of_a_commit_never_finds_nothing() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let (store, other) = (bank.store().await, bank.store().await);
         for number in 0..300 {
             let key = key(&format!("look-{number}"));

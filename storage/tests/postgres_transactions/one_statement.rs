@@ -14,7 +14,7 @@ use onlyonce_storage::{
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::bank::{Bank, LEVELS, begin, commit, is_absent, replayed};
+use crate::bank::{Bank, LEVELS, begin, commit, is_absent, replayed, with_a_bank};
 use crate::calls::{answer, given, key, request, run};
 use crate::postgres_rig::{self, Server};
 
@@ -74,11 +74,7 @@ fn in_session(key: &ScopedKey, session: u64, sequence: u64) -> ClaimRequest {
 /// every level of isolation.
 #[test]
 fn an_effect_of_one_statement_happens_once_and_its_answer_is_replayed() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         for level in LEVELS {
             let store = bank.store_with(bank.options.clone().isolation(level)).await;
             let before = bank.cents("bob").await;
@@ -119,11 +115,8 @@ fn an_effect_of_one_statement_happens_once_and_its_answer_is_replayed() {
 /// A1: three servers race for the same keys, half of them with a transaction that is begun for a handler.
 #[test]
 fn of_many_racers_each_statement_is_executed_once() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Arc::new(Bank::open(server).await);
+    with_a_bank(async |bank| {
+        let bank = Arc::new(bank);
         let mut racers = Vec::new();
         for racer in 0..6 {
             let (bank, store) = (Arc::clone(&bank), bank.store().await);
@@ -177,11 +170,7 @@ fn of_many_racers_each_statement_is_executed_once() {
 /// What does not change as many rows as it must has not happened, and nothing is recorded.
 #[test]
 fn a_statement_that_would_change_other_rows_leaves_nothing_and_frees_its_key() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank.store().await;
         let key = key("withdraw");
         let all = bank.sql("UPDATE {schema}.accounts SET cents = cents - $1");
@@ -206,11 +195,7 @@ fn a_statement_that_would_change_other_rows_leaves_nothing_and_frees_its_key() {
 /// What the database refuses is not told as refused where the reason is that the call was executed before.
 #[test]
 fn a_duplicate_that_would_be_refused_is_told_the_answer() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank.store().await;
         let insert = bank.sql("INSERT INTO {schema}.accounts VALUES ($1, $2)");
         let key = key("opens");
@@ -241,11 +226,7 @@ fn a_duplicate_that_would_be_refused_is_told_the_answer() {
 /// A call that somebody executes is in progress, and nothing of the statement happens.
 #[test]
 fn a_statement_of_a_call_that_is_in_progress_does_nothing() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let (store, other) = (bank.store().await, bank.store().await);
         let (held, claimed) = (key("held"), key("claimed"));
         let (claim, transaction) = begin(&store, &held).await;
@@ -272,11 +253,7 @@ fn a_statement_of_a_call_that_is_in_progress_does_nothing() {
 /// E7: what was acknowledged is not executed again, nor what names a session that is somebody else's or none.
 #[test]
 fn a_statement_in_a_session_keeps_to_it() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank.store().await;
         let key = key("numbered");
         let scope = key.scope().clone();
@@ -313,11 +290,7 @@ fn a_statement_in_a_session_keeps_to_it() {
 /// F2: over quota nothing happens.
 #[test]
 fn a_statement_over_quota_does_nothing() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let limits = StoreLimits::default().in_progress_max(1);
         let store = bank.store_with(bank.options.clone().limits(limits)).await;
         let claim = given(store.claim(request(&key("open"))).await.unwrap());
@@ -411,11 +384,7 @@ async fn carry(loses: Arc<AtomicBool>, mut client: TcpStream, mut server: TcpStr
 /// nothing. There is one record for each key: its own cannot be written, and its effect is undone.
 #[test]
 fn whoever_is_overtaken_while_he_takes_a_call_has_no_effect_and_replays() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank
             .store_with(bank.options.clone().isolation(Isolation::ReadCommitted))
             .await;
@@ -451,11 +420,7 @@ fn whoever_is_overtaken_while_he_takes_a_call_has_no_effect_and_replays() {
 /// E7: that a row is there already says nothing of whether the call was executed.
 #[test]
 fn a_duplicate_of_what_is_forgotten_is_stale_also_where_its_statement_would_be_refused() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank.store().await;
         let insert = bank.sql("INSERT INTO {schema}.accounts VALUES ($1, $2)");
         let key = key("opened-once");
@@ -480,11 +445,7 @@ fn a_duplicate_of_what_is_forgotten_is_stale_also_where_its_statement_would_be_r
 /// The text of an effect is the caller's: nothing in it is taken for a part of ours.
 #[test]
 fn an_effect_says_what_it_says_and_reaches_nothing_of_ours() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank.store().await;
         let insert = bank.sql("INSERT INTO {schema}.accounts VALUES ") + "('{schema}', $1)";
         let opened = execute(&store, request(&key("braces")), &insert, &[&7_i64]).await;
@@ -506,11 +467,7 @@ fn an_effect_says_what_it_says_and_reaches_nothing_of_ours() {
 /// A claim that was written and not heard of is somebody's: it is not taken over by a statement of the same request.
 #[test]
 fn a_statement_takes_over_no_claim_of_its_own_request() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank.store().await;
         let asked = request(&key("claimed-before"));
         let claim = given(store.claim(asked.clone()).await.unwrap());

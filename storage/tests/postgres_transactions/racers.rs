@@ -9,19 +9,14 @@ use onlyonce_storage::{
     ClaimOutcome, KeyState, ScopedKey, SessionCall, SessionRequest, SessionState, Store as _,
 };
 
-use crate::bank::{Bank, LEVELS, begin, commit, is_absent, replayed};
-use crate::calls::{answer, given, key, request, run};
-use crate::postgres_rig;
+use crate::bank::{Bank, LEVELS, begin, commit, is_absent, replayed, with_a_bank};
+use crate::calls::{answer, given, key, request};
 
 /// A2, A10: of two that race for a key one has its effect; the other one is told that the call is in
 /// progress, and replays the winner. At every level of isolation.
 #[test]
 fn of_two_racers_the_loser_has_no_effect_and_replays_the_winner() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         for level in LEVELS {
             let options = bank.options.clone().isolation(level);
             let store = bank.store_with(options.clone()).await;
@@ -57,11 +52,8 @@ fn of_two_racers_the_loser_has_no_effect_and_replays_the_winner() {
 /// A2, A10: three servers, many tasks, few keys: each call has its effect once, and all hear the same.
 #[test]
 fn of_many_racers_on_three_servers_each_call_is_executed_once() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Arc::new(Bank::open(server).await);
+    with_a_bank(async |bank| {
+        let bank = Arc::new(bank);
         for level in LEVELS {
             let options = bank.options.clone().isolation(level).connections_max(4);
             let mut racing = Vec::new();
@@ -135,11 +127,7 @@ pub async fn until_answered(
 /// A10: each reads what the other writes. One runs again, and nothing is recorded of the run that lost.
 #[test]
 fn a_serialization_failure_runs_again_and_is_never_recorded() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let options = bank.options.clone().isolation(Isolation::Serializable);
         let (store, other) = (
             bank.store_with(options.clone()).await,
@@ -177,11 +165,7 @@ fn a_serialization_failure_runs_again_and_is_never_recorded() {
 /// A10: two that wait for each other's rows. The database ends one; it runs again.
 #[test]
 fn a_deadlock_runs_again_and_is_never_recorded() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank.store().await;
         let (first, mine) = begin(&store, &key("a")).await;
         let (second, theirs) = begin(&store, &key("b")).await;
@@ -214,11 +198,7 @@ fn a_deadlock_runs_again_and_is_never_recorded() {
 /// again finds that out before it has any effect.
 #[test]
 fn a_run_that_comes_again_finds_that_somebody_else_has_the_call() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let options = bank.options.clone().isolation(Isolation::RepeatableRead);
         let (store, other) = (bank.store_with(options).await, bank.store().await);
         let (claim, transaction) = begin(&store, &key("a")).await;
@@ -267,11 +247,7 @@ fn a_run_that_comes_again_finds_that_somebody_else_has_the_call() {
 /// refused all the same, at every level of isolation.
 #[test]
 fn what_was_acknowledged_elsewhere_is_not_executed_by_a_late_transaction() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         for level in LEVELS {
             let options = bank.options.clone().isolation(level);
             let (store, other) = (

@@ -13,10 +13,11 @@ use onlyonce_storage::{Claim, ClaimOutcome, DoubtReason, KeyState, Store as _};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::bank::{Bank, LEVELS, begin, commit, is_absent, replayed};
+use crate::bank::{Bank, LEVELS, begin, commit, is_absent, replayed, with_a_bank};
 use crate::calls::{answer, key, request, run};
 use crate::postgres_rig::pooler::Pooler;
 use crate::postgres_rig::{self, Server};
+use crate::racers::until_answered;
 
 /// What a handler has behind it when its call is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,17 +233,53 @@ async fn is_in_progress(store: &PostgresStore, key: &onlyonce_storage::ScopedKey
     }
 }
 
-/// B5: who stands still with a transaction that the database has aborted does not keep its key for ever.
+/// B5: who takes a call in a race, loses one or gives one up keeps no key for ever, also over connections that live on.
 #[test]
-fn an_owner_that_stands_still_after_a_refused_statement_loses_its_key() {
+fn after_a_race_no_connection_keeps_a_key() {
     let Some(server) = postgres_rig::shared() else {
         return;
     };
     run(async {
-        let bank = Bank::open(server).await;
+        let bank = Arc::new(Bank::open(server).await);
+        let pooler = Pooler::start(server, 7).await;
+        let mut stores = Vec::new();
+        let mut racing = Vec::new();
+        for options in everywhere(&bank, pooler.as_ref()) {
+            let store = bank.store_with(options.connections_max(4)).await;
+            for task in 0..2 {
+                let (bank, store) = (Arc::clone(&bank), Arc::clone(&store));
+                racing.push(tokio::spawn(async move {
+                    for call in 0..20 {
+                        let key = key(&format!("race-{call}"));
+                        if task == 0 {
+                            until_answered(&bank, &store, &key, "paid").await;
+                        } else if let Ok(ClaimOutcome::Claimed(claim)) =
+                            store.begin(request(&key)).await
+                        {
+                            refused(&store.start(&claim)).await;
+                            store.release(claim).await.unwrap();
+                        }
+                    }
+                }));
+            }
+            stores.push(store);
+        }
+        for racer in racing {
+            racer.await.unwrap();
+        }
+        assert_eq!(bank.cents("bob").await, 120);
+        no_key_is_kept(&bank).await;
+        drop(stores);
+    });
+}
+
+/// B5: who stands still with a transaction that the database has aborted does not keep its key for ever.
+#[test]
+fn an_owner_that_stands_still_after_a_refused_statement_loses_its_key() {
+    with_a_bank(async |bank| {
         let options = bank.options.clone();
         let store = bank
-            .store_with(options.answer_within(Duration::from_millis(500)))
+            .store_with(options.answer_within(Duration::from_secs(1)))
             .await;
         let other = bank.store().await;
         let key = key("stands");

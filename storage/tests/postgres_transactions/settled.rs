@@ -8,9 +8,9 @@ use onlyonce_storage::transaction::TransactionalStore as _;
 use onlyonce_storage::{ClaimOutcome, DoubtReason, KeyState, Store as _};
 use tokio::time::{sleep, timeout};
 
-use crate::bank::{Bank, begin, commit, replayed};
+use crate::bank::{Bank, begin, commit, replayed, with_a_bank};
 use crate::calls::{answer, key, request, run};
-use crate::postgres_rig::{self, Durable, Server};
+use crate::postgres_rig::{Durable, Server};
 
 /// B15: what was done is rolled back and the call begun again, to write its doubt. Meanwhile nobody else is
 /// given the key, and nobody who waits for a connection is given that of the call.
@@ -66,11 +66,7 @@ fn a_doubt_after_statements_keeps_its_key_and_its_connection() {
 /// The same where a statement was refused: an aborted transaction takes no word but to be rolled back.
 #[test]
 fn an_answer_after_a_refused_statement_keeps_its_connection() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         for level in [Isolation::ReadCommitted, Isolation::Serializable] {
             let two = bank.options.clone().connections_max(2).isolation(level);
             let store = bank.store_with(two).await;
@@ -101,11 +97,7 @@ fn an_answer_after_a_refused_statement_keeps_its_connection() {
 /// call whose owner stands still.
 #[test]
 fn a_setting_that_a_handler_leaves_behind_does_not_reach_the_next_call() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         let store = bank
             .store_with(bank.options.clone().connections_max(2))
             .await;
@@ -132,11 +124,7 @@ fn a_setting_that_a_handler_leaves_behind_does_not_reach_the_next_call() {
 /// B21: no answer leaves before it is durable, whatever the handler says of its commit.
 #[test]
 fn a_handler_that_does_not_wait_for_its_commit_waits_all_the_same() {
-    let Some(server) = postgres_rig::shared() else {
-        return;
-    };
-    run(async {
-        let bank = Bank::open(server).await;
+    with_a_bank(async |bank| {
         bank.run("CREATE TABLE {schema}.seen (how text)").await;
         bank.run(
             "CREATE FUNCTION {schema}.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use onlyonce::admin::AdminSocket;
 use onlyonce::middleware::server::DedupeOptions;
 use onlyonce::middleware::stack;
 use onlyonce::rpc::{
@@ -27,6 +28,9 @@ pub const OWN_KEYS: &str = "ONLYONCE_KILL_POINTS_OWN_KEYS";
 
 /// The first charge of an operation from here on is never answered.
 pub const STUMBLES_FROM: u64 = 1_000_000;
+
+/// Of an operation from here on that is true of the thanks, and not of the charge.
+pub const THANKS_STUMBLE_FROM: u64 = 2_000_000;
 
 #[derive(Clone)]
 struct Desk {
@@ -56,7 +60,7 @@ async fn live(folder: PathBuf, bank: &str) {
     let desk = Desk {
         bank: Client::new(bank),
         till: Till::open(&folder),
-        folder,
+        folder: folder.clone(),
         own_keys: std::env::var(OWN_KEYS).is_ok(),
     };
     let routes = Router::new(desk)
@@ -72,8 +76,10 @@ async fn live(folder: PathBuf, bank: &str) {
         .build()
         .unwrap();
     let serving = server.serve(listener, layers.layer(routes)).unwrap();
+    let socket = AdminSocket::serve(store.clone(), folder.join("store")).unwrap();
     say(&format!("listening {}", serving.local_addr()));
     until_parent_says_stop().await;
+    socket.close().await;
     serving.shutdown(PATIENCE).await;
     store.close().await.unwrap();
     say_passed("ended");
@@ -86,8 +92,8 @@ async fn order(
     order: Order,
 ) -> Result<Receipt, Interrupted<Declined>> {
     let charge = async |run: StepRun| {
-        if order.operation >= STUMBLES_FROM && is_first(&desk.folder, order) {
-            return Err(UnfinishedStep::Unknown("the bank was not asked".to_owned()));
+        if stumbles_at(order) == Some("charge") && is_first(&desk.folder, order) {
+            return Err(not_asked());
         }
         let key = match desk.own_keys {
             true => IdempotencyKey::unique(),
@@ -101,6 +107,9 @@ async fn order(
         .run_once("ship", async |_| Ok(desk.till.pay(order.operation).await))
         .await?;
     let thank = async |run: StepRun| {
+        if stumbles_at(order) == Some("thank") && is_first(&desk.folder, order) {
+            return Err(not_asked());
+        }
         // Another operation of the bank's, that is.
         let thanks = Order {
             operation: thanks_of(order.operation),
@@ -110,6 +119,19 @@ async fn order(
     let thanked = steps.run_keyed("thank", thank).await?;
     thanked.map_err(Interrupted::Fault)?;
     Ok(receipt)
+}
+
+/// The step that has no result at first.
+const fn stumbles_at(order: Order) -> Option<&'static str> {
+    match order.operation {
+        ..STUMBLES_FROM => None,
+        STUMBLES_FROM..THANKS_STUMBLE_FROM => Some("charge"),
+        _ => Some("thank"),
+    }
+}
+
+fn not_asked() -> UnfinishedStep {
+    UnfinishedStep::Unknown("the bank was not asked".to_owned())
 }
 
 /// What the bank is asked for in the last step.

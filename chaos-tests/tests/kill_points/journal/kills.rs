@@ -6,9 +6,10 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
-use onlyonce::rpc::{CallFailure, Client, Known};
+use onlyonce::admin::{self, AdminRequest, KeyName, StepOutcome};
+use onlyonce::rpc::{CallFailure, Client, Known, Steps};
 use onlyonce::storage::journal::StepResolution;
 use onlyonce::storage::{
     IdempotencyKey, Journal, KeyState, Scope, ScopedKey, SledOptions, SledStore, StepName, Store,
@@ -18,7 +19,7 @@ use onlyonce_storage::points::KILL_AT;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::bank::Bank;
-use super::child::{BANK, ORDER, OWN_KEYS, STUMBLES_FROM, thanks_of};
+use super::child::{BANK, ORDER, OWN_KEYS, STUMBLES_FROM, THANKS_STUMBLE_FROM, thanks_of};
 use crate::alone::manual::are_meant;
 use crate::alone::outcome::Found;
 use crate::alone::table;
@@ -35,6 +36,8 @@ struct Case {
     point: &'static str,
     kills: Vec<String>,
     operation: u64,
+    /// So many calls more are made beside it, with the next numbers of its kind.
+    beside: u64,
 }
 
 /// What the next life made of the call, before anybody asked.
@@ -91,6 +94,7 @@ async fn a_keyed_step_that_uses_another_key_each_time_is_found_out_by_one_kill()
         point: RUN,
         kills: vec![format!("{RUN}#1")],
         operation: 1,
+        beside: 0,
     };
     let folder = tempfile::tempdir().unwrap();
     let own_keys = [(OWN_KEYS, "yes")];
@@ -106,7 +110,7 @@ async fn a_keyed_step_that_uses_another_key_each_time_is_found_out_by_one_kill()
 fn cases(seed: Seed) -> Vec<Case> {
     let at = |point: &str, passing: u64| format!("{point}#{passing}");
     let claimed = || at(CLAIMED, 1);
-    let kills: [(&'static str, Vec<String>); 13] = [
+    let kills: [(&'static str, Vec<String>); 16] = [
         (CLAIMED, vec![claimed()]),
         // It is claimed anew in the second life, and killed again.
         (CLAIMED, vec![claimed(), claimed()]),
@@ -121,23 +125,33 @@ fn cases(seed: Seed) -> Vec<Case> {
         (KEPT, vec![at(KEPT, 1)]),
         (KEPT, vec![at(KEPT, 2)]),
         (KEPT, vec![at(KEPT, 3), at(CLAIMED, 1)]),
+        // An operator says that the step of the first life was not executed.
+        (READ, vec![at(BEGUN, 1), at(READ, 1)]),
+        (RESOLVED, vec![at(BEGUN, 1), at(RESOLVED, 1)]),
+        (PARTS, vec![at(PARTS, 1)]),
     ];
     let mut cases = Vec::new();
     for (point, kills) in kills {
-        let number = cases.len() as u64;
-        let stumbles = [INTERRUPTED, FOUND].contains(&point);
-        let operation = if stumbles { STUMBLES_FROM } else { 0 } + number;
+        let number = cases.len() as u64 + 1;
+        let (operation, beside) = match point {
+            INTERRUPTED | FOUND => (STUMBLES_FROM + number, 0),
+            // The receipts of these are long, and so the log is full while they stand still.
+            PARTS => (LONG_FROM + 6 * number, MANY),
+            _ => (number, 0),
+        };
+        let step = if beside > 0 { 6 * (beside + 1) } else { 1 };
         // The last kill at once, and after others had time to go on.
         let linger = seed.draw(&[number]).within(1..=LINGER_MS);
         let mut waiting = kills.clone();
         if let Some(last) = waiting.last_mut() {
             last.push_str(&format!("+{linger}"));
         }
-        for (kills, operation) in [(kills, operation), (waiting, operation + 1)] {
+        for (kills, operation) in [(kills, operation), (waiting, operation + step)] {
             cases.push(Case {
                 point,
                 kills,
                 operation,
+                beside,
             });
         }
     }
@@ -147,13 +161,18 @@ fn cases(seed: Seed) -> Vec<Case> {
 // === impl Case ===
 
 impl Case {
-    fn order(&self) -> Order {
+    const fn order(&self) -> Order {
         let operation = self.operation;
         Order { operation }
     }
 
     fn key(&self) -> IdempotencyKey {
-        IdempotencyKey::parse(&format!("order-{}", self.operation)).unwrap()
+        key(self.order())
+    }
+
+    fn all_orders(&self) -> impl Iterator<Item = Order> {
+        let operations = (0..=self.beside).map(|number| self.operation + 6 * number);
+        operations.map(|operation| Order { operation })
     }
 
     fn scoped_key(&self) -> ScopedKey {
@@ -191,6 +210,12 @@ impl Case {
         let receipt = receipt.unwrap_or_else(|| panic!("{self}: it is in doubt again"));
         let asked = client.call_as(self.key(), &ORDER, &self.order()).await;
         assert_eq!(asked.unwrap(), receipt, "{self}");
+        for order in self.all_orders().skip(1) {
+            let asked = client.call_as(key(order), &ORDER, &order).await;
+            // The kill may have come while it shipped.
+            let told = matches!(asked, Ok(_) | Err(CallFailure::InDoubt(_)));
+            assert!(told, "{self}: {order:?}: {asked:?}");
+        }
         assert_eq!(next.stop().await, End::Stopped, "{self}");
         self.judge(folder.path(), bank, &receipt);
         became
@@ -206,12 +231,63 @@ impl Case {
                 && life == 0
             {
                 let client = Client::new(address.to_string());
-                let (key, order) = (self.key(), self.order());
-                tokio::spawn(async move { client.call_as(key, &ORDER, &order).await });
+                tokio::spawn(self.clone().call(client));
+            }
+            if kill_at.starts_with("admin") {
+                self.resolve_by_socket(folder).await;
             }
             let end = timeout(PATIENCE, server.end()).await;
             let end = end.unwrap_or_else(|_| panic!("{self}: {kill_at:?} is not reached"));
             assert_eq!(end, End::Killed, "{self}");
+        }
+    }
+
+    /// Makes the call, and those beside it once it stands still.
+    async fn call(self, client: Client) {
+        let order = self.order();
+        let first = client.call_as(self.key(), &ORDER, &order);
+        let beside = async {
+            let in_doubt = async || {
+                let known = client.peek(self.key(), &ORDER).await;
+                matches!(known, Ok(Known::InDoubt(_)))
+            };
+            while self.beside > 0 && !in_doubt().await {
+                sleep(LOOK / 4).await;
+            }
+            let others = self.all_orders().skip(1);
+            let others = others.map(|order| {
+                let client = client.clone();
+                async move { client.call_as(key(order), &ORDER, &order).await }
+            });
+            join_all(others).await
+        };
+        // What comes of them is looked at when the server is gone.
+        let _ = tokio::join!(first, beside);
+    }
+
+    /// The operator says that the shipping was not executed, until the server is gone that was told.
+    async fn resolve_by_socket(&self, folder: &Path) {
+        let store = folder.join("store");
+        let key = KeyName {
+            principal: None,
+            operation: Some(ORDER.name().to_owned()),
+            key: self.key().as_str().to_owned(),
+        };
+        let show = AdminRequest::Show {
+            key: key.clone(),
+            with_answer: false,
+        };
+        while let Ok(admin::AdminReply::Key(view)) = admin::ask(store.clone(), &show).await {
+            let request = AdminRequest::ResolveStep {
+                key: key.clone(),
+                token: view.record.unwrap().token,
+                step: "ship".to_owned(),
+                outcome: StepOutcome::NotExecuted,
+                by: "carol".to_owned(),
+            };
+            if admin::ask(store.clone(), &request).await.is_err() {
+                return;
+            }
         }
     }
 
@@ -244,7 +320,7 @@ impl Case {
             panic!("{self}: {state:?}");
         };
         let what = match self.shipped(folder).pop() {
-            Some(receipt) => StepResolution::Done(encoded(&receipt)),
+            Some(receipt) => StepResolution::Done(Steps::result_bytes(&receipt).unwrap()),
             None => StepResolution::NotExecuted,
         };
         let name = StepName::parse("ship").unwrap();
@@ -255,15 +331,28 @@ impl Case {
 
     fn shipped(&self, folder: &Path) -> Vec<Receipt> {
         let lines = Till::read(folder).into_iter();
-        lines.map(|(_, receipt)| receipt).collect()
+        let own = lines.filter(|(operation, _)| *operation == self.operation);
+        own.map(|(_, receipt)| receipt).collect()
     }
 
     /// Each step had its effect once, and the answer is of that one.
     fn judge(&self, folder: &Path, bank: &Bank, receipt: &Receipt) {
         assert_eq!(bank.charged(self.operation), 1, "{self}");
         assert_eq!(bank.charged(thanks_of(self.operation)), 1, "{self}");
+        let lines = Till::read(folder);
+        for Order { operation } in self.all_orders() {
+            let effects = [
+                bank.charged(operation),
+                bank.charged(thanks_of(operation)),
+                lines.iter().filter(|(of, _)| *of == operation).count(),
+            ];
+            assert!(
+                effects.iter().all(|count| *count <= 1),
+                "{self}: {effects:?}"
+            );
+        }
         let shipped = self.shipped(folder);
-        assert_eq!(&shipped[..], [receipt.clone()], "{self}");
+        assert_eq!(&shipped[..], std::slice::from_ref(receipt), "{self}");
     }
 }
 
@@ -287,6 +376,10 @@ impl fmt::Display for Became {
     }
 }
 
+fn key(order: Order) -> IdempotencyKey {
+    IdempotencyKey::parse(&format!("order-{}", order.operation)).unwrap()
+}
+
 fn start(folder: &Path, bank: &Bank, kill_at: &str, told: &[(&str, &str)]) -> Process {
     let bank = bank.address().to_string();
     let mut variables = vec![
@@ -299,15 +392,6 @@ fn start(folder: &Path, bank: &Bank, kill_at: &str, told: &[(&str, &str)]) -> Pr
     Process::spawn(test, &variables)
 }
 
-/// As the server keeps it: the bytes of a receipt.
-fn encoded(receipt: &Receipt) -> Bytes {
-    let mut bytes = vec![u8::try_from(receipt.entry).unwrap()];
-    assert!(receipt.entry < 251 && receipt.paper.len() < 251);
-    bytes.push(u8::try_from(receipt.paper.len()).unwrap());
-    bytes.extend_from_slice(receipt.paper.as_bytes());
-    bytes.into()
-}
-
 const CLAIMED: &str = "journal: claimed, handler not called";
 const LISTED: &str = "journal: abandoned call listed, not claimed";
 const INTERRUPTED: &str = "journal: interrupted, nobody told";
@@ -315,6 +399,16 @@ const FOUND: &str = "journal: found standing still, not claimed";
 const BEGUN: &str = "journal: step begun, not run";
 const RUN: &str = "journal: step run, result not kept";
 const KEPT: &str = "journal: step kept, handler not told";
+
+const READ: &str = "admin: resolution of a step read, nothing done";
+const RESOLVED: &str = "admin: step resolved, nobody told";
+const PARTS: &str = "checkpoint: parts of a record written, not named";
+
+/// The first whose thanks stumble and whose receipt is long.
+const LONG_FROM: u64 = THANKS_STUMBLE_FROM + 3;
+
+/// Their receipts are larger than the log together.
+const MANY: u64 = 7;
 
 /// A life that is to be killed comes to its point within it, also where it waits for a second look.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,8 +6,11 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use onlyonce_storage::journal::AbandonedCall;
 use onlyonce_storage::transaction::Transaction;
-use onlyonce_storage::{Answer, AnswerFormat, KeyState, ScopedKey, Store};
+use onlyonce_storage::{
+    Answer, AnswerFormat, Comparison, Fingerprints, KeyState, Scope, ScopedKey, Store,
+};
 use tokio::time::Instant;
 
 use super::declaration::{Entering, NeverEntered};
@@ -22,13 +25,17 @@ use crate::http::server::answer::Recorded;
 use crate::http::server::fidelity::{CREDENTIALS, kept};
 use crate::http::server::handler::{Failure, FromRecord, Keep, Keeping, Kept};
 use crate::http::server::intake::hear_out;
+use crate::http::server::journal::{NotRevived, Revived, say_why};
 use crate::http::server::outcome::Meaning;
 use crate::http::server::recording::{
-    answered, encode, in_transaction, nothing, outcome, say_as_kept,
+    answered, encode, in_transaction, nothing, outcome, say_as_kept, with_steps,
 };
+use crate::http::server::stored::Protocol;
 use crate::http::server::words::{Asked, Words};
 use crate::http::{Body, Contents, NotExecuted, ServingStore, Status, key, names};
-use crate::server::{Adapter, Admission, Execution, Recording, Refusal, Served};
+use crate::server::{
+    Adapter, Admission, Execution, Guarantee, Intent, Recording, Refusal, Served, Steps,
+};
 
 /// Adapts the server layers to gRPC.
 #[derive(Clone, Debug)]
@@ -118,6 +125,28 @@ impl Adapter for GrpcAdapter {
         transaction: &Transaction,
     ) -> Option<Request<Body>> {
         in_transaction(request, execution, transaction)
+    }
+
+    fn journaling(
+        &self,
+        request: Request<Body>,
+        execution: Execution,
+        steps: &Steps,
+    ) -> Option<Request<Body>> {
+        Some(with_steps(request, execution, steps))
+    }
+
+    fn revive(&self, call: &AbandonedCall) -> Option<(Intent, Request<Body>)> {
+        let revived = self.revived(call);
+        let revived = revived.map_err(|why| say_why(call, why)).ok()?;
+        let fingerprints = Fingerprints::new(call.fingerprint);
+        let mut intent = Intent::new(call.key.clone(), fingerprints);
+        intent.guarantee = Guarantee::Journaled;
+        intent.first_sent = call.first_sent;
+        intent.stored_request = Some(call.request.clone());
+        intent.goes_on_from = Some(call.token);
+        let request = self.request(revived.parts, revived.contents, &call.key);
+        Some((intent, request))
     }
 
     async fn record(&self, result: Result<Response<Body>, Failure>) -> Recording<Response<Body>> {
@@ -236,28 +265,68 @@ impl GrpcAdapter {
         let contents = self.rules.intake.read(body, asked.deadline).await?;
         let message = Message::only_one_of(&contents.bytes).map_err(unreadable)?;
         let fingerprints = fingerprint::of(&parts, &message);
-        let deduped_by = DedupedBy::of(&*self.store, &asked.key);
-        let in_handler = asked.key.key().clone();
-        let attempt = asked.words.attempt;
+        let mut stored = None;
+        if self.rules.guarantee == Guarantee::Journaled {
+            let request = (&parts, &contents);
+            let kept = self
+                .rules
+                .journal
+                .kept(Protocol::Grpc, request, &parts.uri, KEPT.iter())?;
+            stored = Some(kept);
+            // The same in each run of the call, whoever asks.
+            if parts.extensions.get::<Scope>().is_none() {
+                parts.extensions.insert(asked.key.scope().clone());
+            }
+        }
+        let (key, attempt) = (asked.key.clone(), asked.words.attempt);
         let mut intent = asked.into_intent(fingerprints);
         intent.guarantee = self.rules.guarantee;
+        intent.stored_request = stored;
         let repeated = parts.headers.contains_key(grpc::PREVIOUS_ATTEMPTS);
         intent.caller_retries = attempt.is_some() || repeated;
+        // A duplicate may come from a client that takes another compression, or none.
+        parts.headers.remove(grpc::ACCEPT_ENCODING);
+        let request = self.request(parts, contents, &key);
+        Ok(Admission::Protected(intent, request))
+    }
+
+    /// The request as the handler gets it.
+    fn request(&self, mut parts: Parts, contents: Contents, key: &ScopedKey) -> Request<Body> {
         let said_of_method = self.rules.methods.protection(parts.uri.path());
         if said_of_method == Some(Protection::ProtectedEntered) {
             parts.extensions.insert(Entering);
         }
-        // A duplicate may come from a client that takes another compression, or none.
-        parts.headers.remove(grpc::ACCEPT_ENCODING);
-        parts.extensions.insert(in_handler);
-        parts.extensions.insert(deduped_by);
+        parts.extensions.insert(key.key().clone());
+        parts.extensions.insert(DedupedBy::of(&*self.store, key));
         parts.extensions.insert(Keeping {
             keep: Keep::Whole,
             answer_bytes_max: self.rules.answer_bytes_max,
             applies_nothing,
         });
-        let request = Request::from_parts(parts, Body::from(contents));
-        Ok(Admission::Protected(intent, request))
+        Request::from_parts(parts, Body::from(contents))
+    }
+
+    /// The request of a call that stands still, with what a layer outside would have put there.
+    fn revived(&self, call: &AbandonedCall) -> Result<Revived, NotRevived> {
+        let rules = &*self.rules;
+        if rules.guarantee != Guarantee::Journaled {
+            return Err(NotRevived::Elsewhere);
+        }
+        let mut revived = rules.journal.revived(Protocol::Grpc, call)?;
+        let message = Message::only_one_of(&revived.contents.bytes);
+        let message = message.map_err(|_| NotRevived::OtherRequest)?;
+        let fingerprints = fingerprint::of(&revived.parts, &message);
+        let same = fingerprints.compare(&call.fingerprint) == Comparison::Same;
+        if !same || revived.parts.method != Method::POST {
+            return Err(NotRevived::OtherRequest);
+        }
+        // Each of two layers has methods of its own.
+        if !rules.methods.protects(revived.parts.uri.path()) {
+            return Err(NotRevived::Elsewhere);
+        }
+        let scope = call.key.scope().clone();
+        revived.parts.extensions.insert(scope);
+        Ok(revived)
     }
 
     fn encode(&self, parts: &http::response::Parts, contents: &Contents) -> Option<Answer> {
@@ -317,6 +386,9 @@ fn unreadable(reason: &str) -> Refusal {
 
 /// Numbers of formats are never used again.
 const ANSWER: AnswerFormat = AnswerFormat::new(3);
+
+/// How to read the message.
+const KEPT: [HeaderName; 2] = [header::CONTENT_TYPE, grpc::ENCODING];
 
 const GRPC: &[u8] = b"application/grpc";
 const NOT_GRPC: &str = "a protected method takes gRPC: POST, and content type application/grpc";

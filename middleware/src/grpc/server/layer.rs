@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, request, response};
-use onlyonce_storage::Store;
+use onlyonce_storage::{ScopeError, Store};
 use tower_layer::Layer;
 
 use super::Dedupe;
@@ -148,6 +148,46 @@ impl DedupeLayer {
     /// it may run several times, and a run may come to nothing.
     pub fn transactional(self) -> Self {
         self.change(|rules| rules.guarantee = server::Guarantee::Transactional)
+    }
+
+    /// The handlers' effects are named steps, each with any effect: each finds
+    /// [`Steps`](server::Steps) among the extensions of its request. What a step came to is kept beside
+    /// the call's claim, and the request with it. So a run after a crash, or after a peer that did not
+    /// answer, goes on behind the last step that is finished: when its client asks again, and by the
+    /// server itself, where
+    /// [`keep_finishing_abandoned`](super::Dedupe::keep_finishing_abandoned) is spawned beside it.
+    ///
+    /// `service` is kept with the requests. Servers that share a store have one each, and it stays the
+    /// same: it says which of the calls that stand still are this one's.
+    ///
+    /// A caller whose call stands still is told `ABORTED`, `in-progress`, with a pushback, whatever the
+    /// handler answered; one whose call was cut off in a step that must not be repeated is told
+    /// `UNKNOWN`, `in-doubt`. A handler all of whose steps have a result is answered for as any other.
+    ///
+    /// The handler has no effect outside of its steps, and comes to the same steps each time that it
+    /// runs with the same message and results. What it reads of the metadata is named in
+    /// [`journaled_metadata`](Self::journaled_metadata).
+    ///
+    /// The store has to keep journals (`SledStore` and `MemoryStore` do); over another one its calls are
+    /// refused as not executed.
+    ///
+    /// # Errors
+    ///
+    /// When `service` is empty or longer than 255 bytes.
+    pub fn journaled(self, service: &str) -> Result<Self, ScopeError> {
+        let mut journal = self.adapter.rules.journal.clone();
+        journal.name(service)?;
+        Ok(self.change(|rules| {
+            rules.guarantee = server::Guarantee::Journaled;
+            rules.journal = journal;
+        }))
+    }
+
+    /// Keeps this metadata of the requests of [journaled](Self::journaled) calls too, until the call is
+    /// settled. Kept are path, message, and what compresses it. No other metadata is, and no credential
+    /// unless it is named here: it would lie in the store.
+    pub fn journaled_metadata(self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.change(|rules| rules.journal.keep_headers(names))
     }
 
     /// These codes say that nothing was executed, and free the key; without it no code does.

@@ -13,6 +13,7 @@ use crate::grpc::methods::Methods;
 use crate::http::ScopeOf;
 use crate::http::server::fidelity::CREDENTIALS;
 use crate::http::server::intake::Intake;
+use crate::http::server::journal::JournalRules;
 use crate::http::server::rules::OnReplay;
 use crate::server::Guarantee;
 
@@ -22,6 +23,7 @@ pub(super) struct Rules {
     pub(super) scope: Arc<dyn ScopeOf>,
     pub(super) methods: Methods,
     pub(super) guarantee: Guarantee,
+    pub(super) journal: JournalRules,
     pub(super) deadline_max: Option<Duration>,
     pub(super) intake: Intake,
     pub(super) answer_bytes_max: usize,
@@ -43,6 +45,7 @@ impl Rules {
             scope: Arc::new(scope),
             methods: Methods::default(),
             guarantee: Guarantee::Claimed,
+            journal: JournalRules::default(),
             deadline_max: None,
             intake: Intake::default(),
             answer_bytes_max: ANSWER_BYTES_MAX,

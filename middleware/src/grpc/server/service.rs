@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::future::Either;
 use http::{Request, Response};
+use onlyonce_storage::StoreError;
 use tower_service::Service;
 
 use super::adapter::GrpcAdapter;
@@ -15,7 +16,7 @@ use crate::http::server::handler::Handler;
 use crate::http::server::service::{ResponseFuture, answer_allowed};
 use crate::http::{Body, BoxError};
 use crate::observe::ServeSpan;
-use crate::server;
+use crate::server::{self, Passed};
 
 /// See [`DedupeLayer`](super::DedupeLayer).
 ///
@@ -36,6 +37,49 @@ impl<S> Dedupe<S> {
         adapter: GrpcAdapter,
     ) -> Self {
         Self { core, adapter }
+    }
+}
+
+impl<S, R> Dedupe<S>
+where
+    S: Service<Request<Body>, Response = Response<R>> + Clone + Send + 'static,
+    S::Error: Send + 'static,
+    S::Future: Send + 'static,
+    R: http_body::Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    /// Goes on with the [journaled](super::DedupeLayer::journaled) calls of this service that stand
+    /// still, now and every ten seconds or so; a call that stands still again waits twice as long each
+    /// time, up to ten minutes. It never ends: spawn it beside the server, and abort it when that shuts
+    /// down. What it has begun goes on then, as with a caller who goes away, and
+    /// [`idle`](server::Executions::idle) waits for it.
+    ///
+    /// The requests go to the service that this layer wraps, as it is here. What layers further outside
+    /// put into requests is missing in these, except for the [`Scope`](onlyonce_storage::Scope): see
+    /// [`ByServer`](crate::http::ByServer). A server of tonic's takes the layer and not the layered
+    /// service; so wrap a clone of the service for this, by the same layer.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the executions running to their ends.
+    pub async fn keep_finishing_abandoned(self) {
+        self.core.into_inner().keep_finishing_abandoned().await;
+    }
+
+    /// Goes on with the journaled calls of this service that stand still, in one pass over at most 1,024
+    /// of them. It ends when they have, or after 30 s for each; they go on all the same. See
+    /// [`keep_finishing_abandoned`](Self::keep_finishing_abandoned).
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot tell.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the executions running to their ends.
+    pub async fn finish_abandoned(&self) -> Result<Passed, StoreError> {
+        let core = self.core.clone().into_inner();
+        core.finish_abandoned().await
     }
 }
 

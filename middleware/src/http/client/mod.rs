@@ -28,6 +28,7 @@ mod peers;
 mod retry_after;
 pub(crate) mod stack;
 mod stamp;
+mod step;
 
 #[cfg(feature = "hyper-util")]
 mod hyper_util;

@@ -18,11 +18,14 @@ use super::answer::Recorded;
 use super::fidelity::kept;
 use super::handler::{EVENT_STREAM, Failure, FromRecord, Keep, Keeping, Kept};
 use super::intake::hear_out;
-use super::journal::{NotRevived, revived, scope_outside};
+use super::journal::{ALWAYS, revived, say_why, scope_outside};
 use super::outcome::{applies_nothing, meaning};
 use super::problem;
-use super::recording::{answered, encode, in_transaction, nothing, outcome, say_as_kept};
+use super::recording::{
+    answered, encode, in_transaction, nothing, outcome, say_as_kept, with_steps,
+};
 use super::rules::{KeyRule, Rules};
+use super::stored::Protocol;
 use super::words::{Asked, Words};
 use crate::http::{Body, Contents, ServingStore, Status, key, names};
 use crate::server::{
@@ -117,32 +120,24 @@ impl Adapter for HttpAdapter {
 
     fn journaling(
         &self,
-        mut request: Request<Body>,
+        request: Request<Body>,
         execution: Execution,
         steps: &Steps,
     ) -> Option<Request<Body>> {
-        request.extensions_mut().insert(execution);
-        request.extensions_mut().insert(steps.clone());
-        Some(request)
+        Some(with_steps(request, execution, steps))
     }
 
     fn revive(&self, call: &AbandonedCall) -> Option<(Intent, Request<Body>)> {
-        let (parts, contents) = match revived(&self.rules, call) {
-            Ok(revived) => revived,
-            Err(NotRevived::Elsewhere) => return None,
-            Err(why) => {
-                let token = call.token;
-                tracing::warn!(target: "onlyonce", %token, %why, "a call that stands still is not gone on with");
-                return None;
-            }
-        };
+        let revived = revived(&self.rules, call);
+        let revived = revived.map_err(|why| say_why(call, why)).ok()?;
         let fingerprints = Fingerprints::new(call.fingerprint);
         let mut intent = Intent::new(call.key.clone(), fingerprints);
         intent.guarantee = Guarantee::Journaled;
         intent.first_sent = call.first_sent;
         intent.stored_request = Some(call.request.clone());
         intent.goes_on_from = Some(call.token);
-        Some((intent, self.request(parts, contents, &call.key)))
+        let request = self.request(revived.parts, revived.contents, &call.key);
+        Some((intent, request))
     }
 
     fn record(
@@ -269,12 +264,12 @@ impl HttpAdapter {
         let fingerprints = rules.fingerprint.of(&parts, sent_to, &contents);
         let mut stored = None;
         if rules.guarantee == Guarantee::Journaled {
-            let compared = &rules.fingerprint;
-            stored = rules.journal.stored(compared, &parts, sent_to, &contents);
-            if stored.is_none() {
-                return Admission::Refused(Refusal::Unreadable {
-                    reason: TOO_LONG.to_owned(),
-                });
+            let names = ALWAYS.iter().chain(rules.fingerprint.headers());
+            let request = (&parts, &contents);
+            let kept = rules.journal.kept(Protocol::Http, request, sent_to, names);
+            match kept {
+                Ok(kept) => stored = Some(kept),
+                Err(refusal) => return Admission::Refused(refusal),
             }
             // The same in each run of the call, whoever asks.
             if parts.extensions.get::<Scope>().is_none() {
@@ -394,8 +389,6 @@ fn wants_only_events(headers: &HeaderMap) -> bool {
 /// Numbers of formats are never used again.
 const ANSWER: AnswerFormat = AnswerFormat::new(2);
 
-const TOO_LONG: &str =
-    "the request's method or body is longer than what can be kept of a journaled call";
 const BATCH: &str = "this address takes several items at once, and one idempotency key cannot stand \
                      for them: send it without";
 const TWICE: &str = "two dedupe layers of one store stand on this address: leave one of them";

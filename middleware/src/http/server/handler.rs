@@ -14,7 +14,9 @@ use http::{Request, Response, StatusCode, header};
 use onlyonce_storage::transaction::Transaction;
 use tower_service::Service;
 
+use super::said::{ByServer, NotExecuted};
 use crate::http::{Body, BoxError, Contents, Read};
+use crate::server::Steps;
 
 /// A handler of any body and any error, as the layers below see it.
 #[derive(Clone, Debug)]
@@ -94,6 +96,7 @@ where
         // read the answer in this one's place.
         let keeping = request.extensions_mut().remove::<Keeping>();
         let transaction = request.extensions().get::<Transaction>().cloned();
+        let unasked = steps_of_unasked(&request);
         let answering = self.inner.call(request);
         Box::pin(async move {
             let response = answering
@@ -111,6 +114,11 @@ where
                 && let Some(transaction) = transaction
             {
                 transaction.refuse_writes();
+            }
+            // What refuses before the first step may miss what only the client's request has: a
+            // credential, a header that is not kept. The call waits for its client then.
+            if unasked.is_some_and(|steps| !steps.has_come_to_one()) {
+                parts.extensions.insert(NotExecuted);
             }
             parts.extensions.insert(kept);
             Ok(Response::from_parts(parts, body))
@@ -150,6 +158,13 @@ impl Keeping {
             }
         }
     }
+}
+
+/// The steps of a run that nobody asked for.
+fn steps_of_unasked(request: &Request<Body>) -> Option<Steps> {
+    let extensions = request.extensions();
+    extensions.get::<ByServer>()?;
+    extensions.get::<Steps>().cloned()
 }
 
 /// Whether events come for as long as somebody listens.

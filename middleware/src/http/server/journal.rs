@@ -1,8 +1,8 @@
 //! What is kept of a journaled call's request, and the request that is made of it again.
 //!
-//! Kept is what tells requests apart (method, address, `Content-Type`, `Content-Encoding`, the headers
-//! that the route's author compares, body and trailers), and what the author lists beside that. So no
-//! credential is, unless it is listed or stands in the address or the body.
+//! Kept is what tells requests apart (over HTTP method, address, `Content-Type`, `Content-Encoding`, the
+//! headers that the route's author compares, body and trailers), and what the author lists beside that.
+//! So no credential is, unless it is listed or stands in the address or the body.
 //!
 //! What is made of it again has to be told apart from others as the call's first request was: what was
 //! damaged, or swapped, is not executed.
@@ -14,25 +14,34 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use onlyonce_storage::journal::AbandonedCall;
 use onlyonce_storage::{Comparison, Scope, ScopeError, ScopedKey};
 
-use super::fingerprint::{FingerprintRules, tells_apart};
+use super::fingerprint::tells_apart;
 use super::rules::Rules;
 use super::said::ByServer;
-use super::stored::{NotStored, Stored};
+use super::stored::{NotStored, Protocol, Stored};
 use crate::http::{Contents, key, names};
-use crate::server::Guarantee;
+use crate::server::{Guarantee, Refusal};
 
 /// What the author of a route says of the requests that are kept.
 #[derive(Clone, Debug, Default)]
-pub(super) struct JournalRules {
+pub(crate) struct JournalRules {
     /// Whose requests they are, so that no other service takes them for its own.
     service: Box<str>,
     /// More headers that are kept.
     headers: Vec<HeaderName>,
 }
 
+/// What is made of what was kept.
+#[derive(Debug)]
+pub(crate) struct Revived {
+    pub(crate) parts: Parts,
+    /// As the client sent it.
+    pub(crate) sent_to: Uri,
+    pub(crate) contents: Contents,
+}
+
 /// Why a call that stands still is not gone on with here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NotRevived {
+pub(crate) enum NotRevived {
     /// It is gone on with elsewhere, or was.
     #[error("it is another service's")]
     Elsewhere,
@@ -48,105 +57,109 @@ impl JournalRules {
     /// # Errors
     ///
     /// When `service` is empty or longer than 255 bytes.
-    pub(super) fn name(&mut self, service: &str) -> Result<(), ScopeError> {
+    pub(crate) fn name(&mut self, service: &str) -> Result<(), ScopeError> {
         // It has the bounds of an operation's name.
         Scope::global().operation(service)?;
         self.service = service.into();
         Ok(())
     }
 
-    pub(super) fn keep_headers(&mut self, names: impl IntoIterator<Item = HeaderName>) {
+    pub(crate) fn keep_headers(&mut self, names: impl IntoIterator<Item = HeaderName>) {
         self.headers.extend(names);
     }
 
-    /// The bytes that are kept of a request; `None` where a part of it is too long.
-    pub(super) fn stored(
-        &self,
-        compared: &FingerprintRules,
-        request: &Parts,
+    /// The bytes that are kept of a request: these headers of it, and those that were listed.
+    ///
+    /// # Errors
+    ///
+    /// The refusal to give instead, where a part of it is too long.
+    pub(crate) fn kept<'a>(
+        &'a self,
+        protocol: Protocol,
+        request: (&Parts, &Contents),
         sent_to: &Uri,
-        contents: &Contents,
-    ) -> Option<Bytes> {
-        let address = address(&request.uri);
-        let sent_to_address = self::address(sent_to);
+        names: impl Iterator<Item = &'a HeaderName>,
+    ) -> Result<Bytes, Refusal> {
+        let (parts, contents) = request;
+        let address = address(&parts.uri);
+        let as_sent = self::address(sent_to);
+        let names = names.chain(&self.headers);
         let stored = Stored {
             service: self.service.clone(),
-            method: request.method.clone(),
-            sent_to: (sent_to_address != address).then_some(sent_to_address),
+            method: parts.method.clone(),
+            sent_to: (as_sent != address).then_some(as_sent),
             address,
-            headers: self.kept(compared, &request.headers, sent_to),
+            headers: kept_headers(&parts.headers, sent_to, names),
             contents: Contents {
                 bytes: contents.bytes.clone(),
                 trailers: contents.trailers.as_ref().map(compared_trailers),
             },
         };
-        stored.encode()
+        stored.encode(protocol).ok_or_else(|| Refusal::Unreadable {
+            reason: TOO_LONG.to_owned(),
+        })
     }
 
-    fn kept(&self, compared: &FingerprintRules, headers: &HeaderMap, sent_to: &Uri) -> HeaderMap {
-        let mut kept = HeaderMap::new();
-        for name in ALWAYS.iter().chain(compared.headers()).chain(&self.headers) {
-            // Two lists may have the same name.
-            if kept.contains_key(name) {
-                continue;
-            }
-            // Of two that say different hosts the address counts.
-            if name == header::HOST
-                && let Some(host) = host(sent_to)
-            {
-                kept.insert(name, host);
-                continue;
-            }
-            for value in headers.get_all(name) {
-                kept.append(name, value.clone());
-            }
-        }
-        kept
+    /// What was kept of a call's request, as a request that nobody asks with. Whether it is the call's
+    /// is for the adapter to tell.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not to be executed here.
+    pub(crate) fn revived(
+        &self,
+        protocol: Protocol,
+        call: &AbandonedCall,
+    ) -> Result<Revived, NotRevived> {
+        let stored = match Stored::decode(protocol, &call.request) {
+            Ok(stored) if stored.service == self.service => stored,
+            Ok(_) | Err(NotStored::OtherProtocol) => return Err(NotRevived::Elsewhere),
+            Err(unreadable) => return Err(NotRevived::Unreadable(unreadable)),
+        };
+        let sent_to = stored.sent_to.unwrap_or_else(|| stored.address.clone());
+        let mut request = Request::new(());
+        *request.method_mut() = stored.method;
+        *request.uri_mut() = Uri::from(stored.address);
+        *request.headers_mut() = stored.headers;
+        let key = key::header_value(call.key.key());
+        request.headers_mut().insert(names::KEY, key);
+        request.extensions_mut().insert(ByServer);
+        Ok(Revived {
+            parts: request.into_parts().0,
+            sent_to: Uri::from(sent_to),
+            contents: stored.contents,
+        })
     }
 }
 
-/// The request of a call that stands still, as the first one's head and body, with what a layer outside
-/// would have put there.
+/// The request of a call that stands still, with what a layer outside would have put there.
 ///
 /// # Errors
 ///
 /// Why it is not to be executed here.
-pub(super) fn revived(
-    rules: &Rules,
-    call: &AbandonedCall,
-) -> Result<(Parts, Contents), NotRevived> {
-    let elsewhere = rules.guarantee != Guarantee::Journaled
-        || (rules.operation.is_some()
-            && rules.operation.as_deref() != call.key.scope().operation_name());
-    if elsewhere {
+pub(super) fn revived(rules: &Rules, call: &AbandonedCall) -> Result<Revived, NotRevived> {
+    let operation = rules.operation.as_deref();
+    let other_operation = operation.is_some() && operation != call.key.scope().operation_name();
+    if rules.guarantee != Guarantee::Journaled || other_operation {
         return Err(NotRevived::Elsewhere);
     }
-    let stored = match Stored::decode(&call.request) {
-        Ok(stored) if stored.service == rules.journal.service => stored,
-        Ok(_) | Err(NotStored::OtherProtocol) => return Err(NotRevived::Elsewhere),
-        Err(unreadable) => return Err(NotRevived::Unreadable(unreadable)),
-    };
-    let sent_to = stored.sent_to.unwrap_or_else(|| stored.address.clone());
-    let sent_to = Uri::from(sent_to);
-    let mut request = Request::new(());
-    *request.method_mut() = stored.method;
-    *request.uri_mut() = Uri::from(stored.address);
-    *request.headers_mut() = stored.headers;
-    let (mut parts, ()) = request.into_parts();
-    let fingerprints = rules.fingerprint.of(&parts, &sent_to, &stored.contents);
+    let mut revived = rules.journal.revived(Protocol::Http, call)?;
+    let Revived {
+        parts,
+        sent_to,
+        contents,
+    } = &mut revived;
+    let fingerprints = rules.fingerprint.of(parts, sent_to, contents);
     let same = fingerprints.compare(&call.fingerprint) == Comparison::Same;
     if !same || parts.method.is_safe() {
         return Err(NotRevived::OtherRequest);
     }
-    let key = key::header_value(call.key.key());
-    parts.headers.insert(names::KEY, key);
-    parts.extensions.insert(ByServer);
     parts.extensions.insert(scope_outside(rules, &call.key));
     #[cfg(feature = "axum")]
     parts
         .extensions
-        .insert(::axum::extract::OriginalUri(sent_to));
-    Ok((parts, stored.contents))
+        .insert(::axum::extract::OriginalUri(sent_to.clone()));
+    Ok(revived)
 }
 
 /// The scope of a call as it was found in its request, before it was narrowed here.
@@ -155,6 +168,39 @@ pub(super) fn scope_outside(rules: &Rules, key: &ScopedKey) -> Scope {
         Some(_) => key.scope().of_principal(),
         None => key.scope().clone(),
     }
+}
+
+/// Says why a call that stands still is not gone on with, where that is not another service's task.
+pub(crate) fn say_why(call: &AbandonedCall, why: NotRevived) {
+    if why != NotRevived::Elsewhere {
+        let token = call.token;
+        tracing::warn!(target: "onlyonce", %token, %why, "a call that stands still is not gone on with");
+    }
+}
+
+fn kept_headers<'a>(
+    headers: &HeaderMap,
+    sent_to: &Uri,
+    names: impl Iterator<Item = &'a HeaderName>,
+) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    for name in names {
+        // Two lists may have the same name.
+        if kept.contains_key(name) {
+            continue;
+        }
+        // Of two that say different hosts the address counts.
+        if name == header::HOST
+            && let Some(host) = host(sent_to)
+        {
+            kept.insert(name, host);
+            continue;
+        }
+        for value in headers.get_all(name) {
+            kept.append(name, value.clone());
+        }
+    }
+    kept
 }
 
 /// Path and query. Host and scheme are the server's own.
@@ -183,4 +229,7 @@ fn compared_trailers(trailers: &HeaderMap) -> HeaderMap {
 }
 
 /// How to read the body.
-const ALWAYS: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_ENCODING];
+pub(super) const ALWAYS: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_ENCODING];
+
+const TOO_LONG: &str =
+    "the request's method or body is longer than what can be kept of a journaled call";

@@ -57,7 +57,7 @@ pub(crate) mod fidelity;
 mod fingerprint;
 pub(crate) mod handler;
 pub(crate) mod intake;
-mod journal;
+pub(crate) mod journal;
 mod layer;
 pub(crate) mod outcome;
 mod problem;
@@ -66,7 +66,7 @@ pub(crate) mod rules;
 mod said;
 mod scope;
 pub(crate) mod service;
-mod stored;
+pub(crate) mod stored;
 pub(crate) mod words;
 
 pub use self::adapter::answer;

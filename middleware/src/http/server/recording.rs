@@ -10,7 +10,7 @@ use super::fidelity::{kept, kept_without_body};
 use super::handler::{Failure, Kept};
 use super::outcome::Meaning;
 use crate::http::{Body, Contents, names, try_clone_request};
-use crate::server::{Execution, Outcome, Recording};
+use crate::server::{Execution, Outcome, Recording, Steps};
 
 /// The answer that a run came to, and what there is of it; `None` where it failed without, or its body
 /// was cut.
@@ -89,4 +89,15 @@ pub(crate) fn in_transaction(
     again.extensions_mut().insert(execution);
     again.extensions_mut().insert(transaction.clone());
     Some(again)
+}
+
+/// The request of one run of a journaled handler.
+pub(crate) fn with_steps(
+    mut request: Request<Body>,
+    execution: Execution,
+    steps: &Steps,
+) -> Request<Body> {
+    request.extensions_mut().insert(execution);
+    request.extensions_mut().insert(steps.clone());
+    request
 }

@@ -2,7 +2,7 @@
 //! on with the call although nobody asks again.
 //!
 //! ```text
-//!  0..4   "http", so that no other protocol takes it for its own
+//!  0..4   "http" or "grpc", so that no other protocol takes it for its own
 //!  4      version: 1
 //!         name of the service whose request it is: its length (1), its bytes
 //!         method: its length (1), its bytes
@@ -22,20 +22,28 @@ use crate::http::Contents;
 
 /// What is kept of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     /// Whose it is.
-    pub(super) service: Box<str>,
-    pub(super) method: Method,
-    pub(super) address: PathAndQuery,
+    pub(crate) service: Box<str>,
+    pub(crate) method: Method,
+    pub(crate) address: PathAndQuery,
     /// As the client sent it, where that is another.
-    pub(super) sent_to: Option<PathAndQuery>,
-    pub(super) headers: HeaderMap,
-    pub(super) contents: Contents,
+    pub(crate) sent_to: Option<PathAndQuery>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) contents: Contents,
+}
+
+/// Which adapter keeps a request. Names are never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    #[cfg(feature = "grpc")]
+    Grpc,
+    Http,
 }
 
 /// Why bytes are no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NotStored {
+pub(crate) enum NotStored {
     #[error("it is cut off, goes on behind its end, or says what no request says")]
     Malformed,
     #[error("it is of another protocol")]
@@ -44,14 +52,26 @@ pub(super) enum NotStored {
     OtherVersion,
 }
 
+// === impl Protocol ===
+
+impl Protocol {
+    const fn name(self) -> &'static [u8; 4] {
+        match self {
+            #[cfg(feature = "grpc")]
+            Self::Grpc => b"grpc",
+            Self::Http => b"http",
+        }
+    }
+}
+
 // === impl Stored ===
 
 impl Stored {
     /// Its bytes; `None` where a part of it is longer than its length can say.
-    pub(super) fn encode(&self) -> Option<Bytes> {
+    pub(super) fn encode(&self, protocol: Protocol) -> Option<Bytes> {
         let body = &self.contents.bytes;
         let mut out = BytesMut::with_capacity(body.len() + 32 * self.headers.len() + 256);
-        out.put_slice(PROTOCOL);
+        out.put_slice(protocol.name());
         out.put_u8(VERSION);
         put_short(&mut out, self.service.as_bytes())?;
         put_short(&mut out, self.method.as_str().as_bytes())?;
@@ -68,10 +88,11 @@ impl Stored {
     /// # Errors
     ///
     /// Why they are no request.
-    pub(super) fn decode(bytes: &Bytes) -> Result<Self, NotStored> {
+    pub(super) fn decode(protocol: Protocol, bytes: &Bytes) -> Result<Self, NotStored> {
         let mut bytes = bytes.clone();
-        match take(&mut bytes, PROTOCOL.len()) {
-            Some(protocol) if protocol == PROTOCOL => {}
+        let name = protocol.name().as_slice();
+        match take(&mut bytes, name.len()) {
+            Some(kept_by) if kept_by == name => {}
             _ => return Err(NotStored::OtherProtocol),
         }
         match bytes.try_get_u8() {
@@ -130,7 +151,6 @@ fn take_address(bytes: &mut Bytes) -> Option<Option<PathAndQuery>> {
     PathAndQuery::from_maybe_shared(address).ok().map(Some)
 }
 
-const PROTOCOL: &[u8] = b"http";
 const VERSION: u8 = 1;
 
 #[cfg(test)]
@@ -139,6 +159,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn decode(bytes: &Bytes) -> Result<Stored, NotStored> {
+        Stored::decode(Protocol::Http, bytes)
+    }
+
+    fn encode(stored: &Stored) -> Bytes {
+        stored.encode(Protocol::Http).unwrap()
+    }
 
     fn example() -> Stored {
         let mut headers = HeaderMap::new();
@@ -172,30 +200,30 @@ mod tests {
             \x00\x06x-name\x00\x00\x00\x03tea\
             \x00\x00\x00\x0a\x00two books\
             \x01\x00\x00\x00\x01\x00\x05x-sum\x00\x00\x00\x017";
-        assert_eq!(example().encode().unwrap(), golden.as_slice());
-        let read = Stored::decode(&Bytes::from_static(golden));
+        assert_eq!(encode(&example()), golden.as_slice());
+        let read = decode(&Bytes::from_static(golden));
         assert_eq!(read, Ok(example()));
     }
 
     #[test]
     fn a_request_that_is_cut_off_or_goes_on_is_none() {
-        let bytes = example().encode().unwrap();
+        let bytes = encode(&example());
         for length in 0..bytes.len() {
-            let cut = Stored::decode(&bytes.slice(..length));
+            let cut = decode(&bytes.slice(..length));
             assert!(cut.is_err(), "{length}");
         }
         let more = [&bytes[..], b"x"].concat();
-        assert_eq!(Stored::decode(&more.into()), Err(NotStored::Malformed));
+        assert_eq!(decode(&more.into()), Err(NotStored::Malformed));
     }
 
     #[test]
     fn what_is_of_another_protocol_or_version_says_so() {
         let other = Bytes::from_static(b"rpc\x01\x03pay\x07");
-        assert_eq!(Stored::decode(&other), Err(NotStored::OtherProtocol));
+        assert_eq!(decode(&other), Err(NotStored::OtherProtocol));
         for version in (0..=255).filter(|version| *version != VERSION) {
-            let mut bytes = example().encode().unwrap().to_vec();
+            let mut bytes = encode(&example()).to_vec();
             bytes[4] = version;
-            assert_eq!(Stored::decode(&bytes.into()), Err(NotStored::OtherVersion));
+            assert_eq!(decode(&bytes.into()), Err(NotStored::OtherVersion));
         }
     }
 
@@ -206,7 +234,7 @@ mod tests {
             stored.push(u8::try_from(address.len()).unwrap());
             stored.extend_from_slice(address.as_bytes());
             stored.extend_from_slice(&[0; 11]);
-            let read = Stored::decode(&stored.into()).map(|read| read.address.to_string());
+            let read = decode(&stored.into()).map(|read| read.address.to_string());
             let expected = match address {
                 // A path, and no host: it stays here.
                 "//" => Ok("//".to_owned()),
@@ -221,7 +249,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Stored::decode(&[PROTOCOL, &[VERSION], &bytes].concat().into());
+            let _ = decode(&[b"http", &[VERSION][..], &bytes].concat().into());
         }
 
         #[test]
@@ -229,11 +257,11 @@ mod tests {
             at in 0_usize..160,
             bits in 1_u8..=255,
         ) {
-            let mut bytes = example().encode().unwrap().to_vec();
+            let mut bytes = encode(&example()).to_vec();
             let at = at % bytes.len();
             bytes[at] ^= bits;
-            if let Ok(read) = Stored::decode(&bytes.into()) {
-                let again = Stored::decode(&read.encode().unwrap());
+            if let Ok(read) = decode(&bytes.into()) {
+                let again = decode(&encode(&read));
                 prop_assert_eq!(again, Ok(read));
             }
         }

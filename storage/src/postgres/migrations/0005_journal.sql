@@ -25,10 +25,6 @@ CREATE TABLE {schema}.journal (
     PRIMARY KEY (key, name)
 ) WITH (fillfactor = 70);
 
--- Those that may go on, in the order in which they are looked for.
-CREATE INDEX records_journaled ON {schema}.records (state, at, key)
-    WHERE state <= 2 AND journal_of IS NOT NULL;
-
 -- A journal goes with its record, or when that is settled, in the same statement. A foreign key would do the
 -- first, and look for a journal of each record that a sweep removes: of those none has one.
 CREATE FUNCTION {schema}.journal_goes() RETURNS trigger
