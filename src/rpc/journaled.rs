@@ -132,6 +132,22 @@ impl<F> From<StepError> for Interrupted<F> {
 /// # let _ = charge;
 /// ```
 ///
+/// A peer whose clock differs from this server's by less than five minutes can be told when the call was
+/// begun ([`StepRun::ticket`]). Once it has forgotten calls of that time it refuses the step as stale.
+///
+/// ```
+/// # use onlyonce::rpc::{Client, Method, StepRun, UnfinishedStep, answered};
+/// # const CHARGE: Method<u64, String, String> = Method::new("charge");
+/// async fn charge(
+///     run: StepRun,
+///     bank: &Client,
+///     cents: u64,
+/// ) -> Result<Result<String, String>, UnfinishedStep> {
+///     answered(bank.resume(run.ticket(), &CHARGE, &cents).await)
+/// }
+/// # let _ = charge;
+/// ```
+///
 /// # Errors
 ///
 /// What is to be said of the step.

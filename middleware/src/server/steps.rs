@@ -202,7 +202,8 @@ impl Steps {
     /// effect at most once for that key. The result is kept with one durable write.
     ///
     /// A step that was cut off is run again with the same key when the call goes on. So the peer must
-    /// remember the key for longer than the call may stand still.
+    /// remember the key for longer than calls are gone on with
+    /// ([`DedupeOptions::go_on_within`](super::DedupeOptions::go_on_within), 20 h).
     ///
     /// # Errors
     ///
