@@ -215,7 +215,9 @@ pub(super) async fn list_steps(
         };
         let begun = get::<Vec<String>>(row, "begun")?;
         let begun = begun.iter().map(|name| step_name(name).map(Step::begun));
-        let journal = CallJournal::with_steps(Bytes::new(), begun.collect::<Result<_, _>>()?);
+        let begun = begun.collect::<Result<_, _>>()?;
+        // Of the journal only its steps are shown.
+        let journal = CallJournal::with_steps(Bytes::new(), call.claimed_at, begun);
         let journal = Some(Box::new(journal));
         let mut view = RecordView::of(&CallRecord { journal, ..call }, now).listed();
         view.steps_noted = number(get(row, "noted")?)?;
