@@ -109,5 +109,7 @@ const MAGIC: [u8; 8] = *b"\x801xadmin";
 /// Raised with every change of a message.
 pub(super) const VERSION: u16 = 2;
 
-/// The largest answer, and room for what is around it.
-pub(super) const FRAME_BYTES_MAX: u32 = onlyonce_storage::ANSWER_BYTES_LIMIT as u32 + 64 * 1024;
+/// The largest answer, and room for what is around it: the most steps with the longest names are a
+/// megabyte.
+pub(super) const FRAME_BYTES_MAX: u32 =
+    onlyonce_storage::ANSWER_BYTES_LIMIT as u32 + 2 * 1024 * 1024;
