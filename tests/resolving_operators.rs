@@ -7,10 +7,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use onlyonce::admin::{AdminReply, AdminRequest, KeyName, Outcome, execute};
+use onlyonce::admin::{AdminReply, AdminRequest, KeyName, Outcome, StepOutcome, execute};
+use onlyonce::storage::journal::Journal as _;
 use onlyonce::storage::{
     ClaimOutcome, ClaimRequest, DoubtReason, FencingToken, Fingerprint, FingerprintAlgorithm,
-    Fingerprints, IdempotencyKey, KeyState, MemoryStore, Scope, ScopedKey, Store,
+    Fingerprints, IdempotencyKey, KeyState, MemoryStore, Scope, ScopedKey, StepName, StepNote,
+    Store,
 };
 use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
@@ -73,6 +75,75 @@ fn resolve(name: &str, token: FencingToken, outcome: Outcome) -> AdminRequest {
         token: token.to_string(),
         outcome,
         by: "carol".to_owned(),
+    }
+}
+
+/// A call in doubt whose step `charge` was begun.
+async fn begun(store: &MemoryStore, name: &str) -> FencingToken {
+    let print = Fingerprint::builder(FingerprintAlgorithm::new(1)).finish();
+    let lease = Duration::from_secs(30);
+    let mut request = ClaimRequest::new(key(name), Fingerprints::new(print), lease);
+    request.journal = Some("POST with a secret".into());
+    let ClaimOutcome::Claimed(claim) = store.claim(request).await.unwrap() else {
+        panic!("{name} is new");
+    };
+    let token = claim.token();
+    let note = StepNote::begun(StepName::parse("charge").unwrap());
+    store.note(claim.digest(), token, note).await.unwrap();
+    let doubt = store.doubt(claim, DoubtReason::Ambiguous, None);
+    doubt.await.unwrap();
+    token
+}
+
+// I3
+#[test]
+fn who_resolved_a_step_is_logged_by_digest_with_its_name_and_not_its_result() {
+    let notes = Notebook::default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let _listening = tracing::subscriber::set_default(notes.clone());
+    let outcomes = [
+        (StepOutcome::NotExecuted, false),
+        (
+            StepOutcome::Done {
+                result: b"a secret".to_vec(),
+            },
+            true,
+        ),
+    ];
+    runtime.block_on(async {
+        let store = MemoryStore::default();
+        for (outcome, done) in &outcomes {
+            let name = format!("order-secret-{done}");
+            let token = begun(&store, &name).await;
+            let request = AdminRequest::ResolveStep {
+                key: KeyName {
+                    principal: None,
+                    operation: None,
+                    key: name,
+                },
+                token: token.to_string(),
+                step: "charge".to_owned(),
+                outcome: outcome.clone(),
+                by: "carol".to_owned(),
+            };
+            let resolved = execute(&store, request.clone()).await.unwrap();
+            assert!(matches!(resolved, AdminReply::Key(_)), "{resolved:?}");
+            // Who comes too late has resolved nothing.
+            let late = execute(&store, request).await.unwrap();
+            assert!(matches!(late, AdminReply::Superseded(_)), "{late:?}");
+        }
+    });
+    let notes = notes.0.lock().clone();
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    for (line, (_, done)) in notes.iter().zip(&outcomes) {
+        assert!(line.contains("operator=\"carol\""), "{line}");
+        assert!(line.contains("step=\"charge\""), "{line}");
+        assert!(line.contains(&format!("done={done} ")), "{line}");
+        let digest = format!("key={:?}", key(&format!("order-secret-{done}")).digest());
+        assert!(line.contains(&digest), "{line}");
+        assert!(!line.contains("secret"), "{line}");
     }
 }
 

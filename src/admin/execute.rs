@@ -118,7 +118,6 @@ async fn resolve_step(
     };
     let done = matches!(resolution, StepResolution::Done(_));
     let step = name.as_str().to_owned();
-    onlyonce_storage::kill_point!("admin: resolution of a step read, nothing done");
     let resolved = journal
         .resolve_step(key.clone(), token, name, resolution)
         .await;
@@ -127,7 +126,6 @@ async fn resolve_step(
         let (operator, key) = (by.as_str(), key.digest());
         tracing::info!(target: "onlyonce", operator, step, done, %token, ?key, "an operator has resolved a step of a call in doubt");
     }
-    onlyonce_storage::kill_point!("admin: step resolved, nobody told");
     told(store, key, resolved).await
 }
 
@@ -160,7 +158,11 @@ async fn list(store: &dyn Inspect, query: ListQuery) -> Result<PageView, AdminFa
     Ok(PageView {
         store: store.id().to_string(),
         now_ms: store.now().as_millis(),
-        records: page.records.into_iter().map(RecordView::of).collect(),
+        records: page
+            .records
+            .into_iter()
+            .map(|record| RecordView::of(record.listed()))
+            .collect(),
         next: page.next.map(text_of),
     })
 }

@@ -221,8 +221,11 @@ pub struct RecordView {
     pub resolved_by: Option<String>,
     /// The answer, where one is kept.
     pub answer: Option<AnswerView>,
-    /// What its handler has begun and finished so far, where it keeps a journal and is not settled.
+    /// What its handler has begun and finished so far, where it keeps a journal and is not settled. In a
+    /// list only what is begun and not finished, at most 16 of them.
     pub steps: Vec<StepView>,
+    /// How many steps it has.
+    pub steps_noted: u64,
     /// Whether it ended half-way, and the next run goes on with it.
     pub goes_on: bool,
 }
@@ -399,6 +402,7 @@ impl RecordView {
             resolved_by: None,
             answer,
             steps: record.steps.iter().map(StepView::of).collect(),
+            steps_noted: record.steps_noted,
             goes_on: record.goes_on,
         };
         match record.state {

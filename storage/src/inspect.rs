@@ -74,9 +74,12 @@ pub struct RecordView {
     pub first_sent: Option<Timestamp>,
     /// Its session, for a call in one.
     pub session: Option<SessionCall>,
-    /// What its handler has finished so far, in the order in which it was first noted. Empty for a
-    /// call without a journal, and for one that is settled.
+    /// What its handler has begun and finished so far, in the order in which it was first noted. Empty for
+    /// a call without a journal, and for one that is settled. A list has of each call only what is begun
+    /// and not finished, and the first [`LISTED_STEPS_MAX`] of that.
     pub steps: Vec<StepView>,
+    /// How many steps it has.
+    pub steps_noted: u64,
     /// Whether it ended half-way and the next run with a journal goes on with it: see
     /// [`is_abandoned`](crate::transition::is_abandoned).
     pub goes_on: bool,
@@ -287,6 +290,10 @@ impl RecordView {
             first_sent: call.first_sent,
             session: call.session,
             steps: steps(call),
+            steps_noted: call
+                .journal
+                .as_ref()
+                .map_or(0, |journal| journal.steps().len() as u64),
             goes_on: crate::transition::is_abandoned(call),
             state: match &call.state {
                 State::Completed {
@@ -345,6 +352,17 @@ impl RecordView {
     }
 }
 
+impl RecordView {
+    /// As it is in a list, where many of them lie beside each other: of its steps only what somebody has
+    /// to look at.
+    #[must_use]
+    pub fn listed(mut self) -> Self {
+        self.steps.retain(|step| step.result_bytes.is_none());
+        self.steps.truncate(LISTED_STEPS_MAX);
+        self
+    }
+}
+
 fn steps(call: &CallRecord) -> Vec<StepView> {
     let steps = call.journal.iter().flat_map(|journal| journal.steps());
     let steps = steps.map(|step| StepView {
@@ -371,8 +389,11 @@ impl AnswerView {
     }
 }
 
-/// Records in a page: at most half a megabyte with the longest names, and less than a millisecond
-/// of the thread that serves all calls.
+/// The steps of one call in a list: who sees these sees that somebody has to look.
+pub const LISTED_STEPS_MAX: usize = 16;
+
+/// Records in a page: half a megabyte with the longest names, at most two with steps that are begun, and
+/// less than a millisecond of the thread that serves all calls.
 pub const PAGE_RECORDS_MAX: usize = 256;
 
 /// Records that are looked at for a page: a filter that fits nothing ends the page here.

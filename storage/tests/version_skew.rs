@@ -95,7 +95,7 @@ const JOURNALED_3: &str = concat!(
     "03fb2c01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
     "fd0068e5cf8b01000001fd1864e5cf8b0100000109080701fc80ee3600",
     "02fd1e68e5cf8b01000000",
-    "FILL_JOURNALED",
+    "04504f535402077265736572766501033132610663686172676500110e9ae925d9be80",
 );
 
 #[test]

@@ -46,10 +46,10 @@ impl Rig {
     /// A connection whose hands are shaken.
     async fn greeted(&self) -> UnixStream {
         let mut stream = self.connect().await;
-        stream.write_all(&[MAGIC, &[1, 0]].concat()).await.unwrap();
+        stream.write_all(&[MAGIC, &[2, 0]].concat()).await.unwrap();
         let mut greeting = [0; 11];
         stream.read_exact(&mut greeting).await.unwrap();
-        assert_eq!(greeting[..], [MAGIC, &[1, 0, 0]].concat());
+        assert_eq!(greeting[..], [MAGIC, &[2, 0, 0]].concat());
         stream
     }
 
@@ -92,11 +92,11 @@ async fn a_peer_that_greets_otherwise_is_let_go_and_learns_nothing() {
 #[tokio::test]
 async fn another_version_is_refused_before_anything_is_read() {
     let rig = Rig::start().await;
-    for version in [0_u16, 2, u16::MAX] {
+    for version in [0_u16, 1, 3, u16::MAX] {
         let mut stream = rig.connect().await;
         let greeting = [MAGIC, &version.to_le_bytes()].concat();
         stream.write_all(&greeting).await.unwrap();
-        assert_eq!(rest(&mut stream).await, [MAGIC, &[1, 0, 3]].concat());
+        assert_eq!(rest(&mut stream).await, [MAGIC, &[2, 0, 3]].concat());
     }
     rig.assert_well().await;
 }
@@ -230,9 +230,9 @@ async fn a_peer_that_says_nothing_is_let_go() {
     let mut silent = rig.connect().await;
     assert_eq!(rest(&mut silent).await, b"");
     let mut greeted = rig.connect().await;
-    let greeting = [MAGIC, &[1, 0]].concat();
+    let greeting = [MAGIC, &[2, 0]].concat();
     greeted.write_all(&greeting).await.unwrap();
-    assert_eq!(rest(&mut greeted).await, [MAGIC, &[1, 0, 0]].concat());
+    assert_eq!(rest(&mut greeted).await, [MAGIC, &[2, 0, 0]].concat());
     assert!(begin.elapsed() < Duration::from_secs(20), "{begin:?}");
 }
 

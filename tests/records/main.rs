@@ -9,6 +9,7 @@ mod hostile;
 mod manual;
 mod program;
 mod shared;
+mod steps;
 mod store;
 #[path = "../temporary_postgres/mod.rs"]
 mod temporary_postgres;

@@ -30,7 +30,7 @@ pub(super) fn list(
         if let KeyView::Call(call) = view
             && request.matches(&call, at.now)
         {
-            page.records.push(call);
+            page.records.push(call.listed());
         }
     }
     page.next = None;

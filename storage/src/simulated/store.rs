@@ -11,6 +11,7 @@ use super::log::{self, Log};
 use super::rows::Kept;
 use super::shell::{Message, Shared, Shell, Waiting, sync};
 use crate::commit::{Commit, CommitRefusal, GroupCore, Operation, Reply, Sight};
+use crate::journal::{AbandonedPage, Journal, StepResolution};
 use crate::planted;
 use crate::record::{Record, State};
 use crate::transaction::{
@@ -18,9 +19,10 @@ use crate::transaction::{
     TransactionalStore, Work,
 };
 use crate::{
-    Answer, Claim, ClaimOutcome, ClaimRequest, Clock, DoubtReason, FencingToken, KeyDigest,
-    KeyState, Question, RetentionOptions, Scope, ScopedKey, SessionRequest, SessionState,
-    SettleError, Store, StoreError, StoreFuture, StoreId, StoreLimits, Timestamp, transition,
+    Answer, Claim, ClaimOutcome, ClaimRequest, Clock, Cursor, DoubtReason, FencingToken, KeyDigest,
+    KeyState, NoteError, Question, RetentionOptions, Scope, ScopedKey, SessionRequest,
+    SessionState, SettleError, StepName, StepNote, Store, StoreError, StoreFuture, StoreId,
+    StoreLimits, Timestamp, transition,
 };
 
 /// A [`Store`] over a [`SimDisk`]. Its task runs on the runtime of whoever opened it, and ends with
@@ -236,6 +238,10 @@ impl Store for SimStore {
         Some(self)
     }
 
+    fn journal(&self) -> Option<&dyn Journal> {
+        Some(self)
+    }
+
     fn id(&self) -> StoreId {
         self.id
     }
@@ -313,6 +319,45 @@ impl Store for SimStore {
         Box::pin(async move {
             let operation = Operation::Session { scope, request };
             self.ask_shell(operation).await?.into_session()
+        })
+    }
+}
+
+impl Journal for SimStore {
+    fn note(
+        &self,
+        key: KeyDigest,
+        token: FencingToken,
+        note: StepNote,
+    ) -> StoreFuture<'_, (), NoteError> {
+        Box::pin(async move {
+            let operation = Operation::Note { key, token, note };
+            self.ask_shell(operation).await?.into_noted()
+        })
+    }
+
+    fn abandoned(&self, after: Option<Cursor>, calls_max: usize) -> StoreFuture<'_, AbandonedPage> {
+        Box::pin(async move {
+            let operation = Operation::Abandoned { after, calls_max };
+            self.ask_shell(operation).await?.into_abandoned()
+        })
+    }
+
+    fn resolve_step(
+        &self,
+        key: ScopedKey,
+        token: FencingToken,
+        name: StepName,
+        resolution: StepResolution,
+    ) -> StoreFuture<'_, (), SettleError> {
+        Box::pin(async move {
+            let operation = Operation::ResolveStep {
+                key: key.digest(),
+                token,
+                name,
+                resolution,
+            };
+            self.ask_shell(operation).await?.into_settled()
         })
     }
 }

@@ -278,3 +278,195 @@ const PARTED: u8 = 255;
 
 /// What is read between two syncs; what sled writes for that is about twice as much.
 const READ_BYTES_MAX: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use ::sled::Db;
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::journal::Step;
+    use crate::record::{CallRecord, State};
+    use crate::sled::open_rows::OpenRows;
+    use crate::{
+        AttemptId, CallJournal, FencingToken, Fingerprint, FingerprintAlgorithm, IdempotencyKey,
+        Lease, Scope, ScopedKey, StepName, Timestamp,
+    };
+
+    const KEY: KeyDigest = KeyDigest::from_bytes([0x4b; 32]);
+
+    fn database() -> Db {
+        let config = ::sled::Config::new().temporary(true).flush_every_ms(None);
+        config.open().unwrap()
+    }
+
+    /// A call in progress, with a request of so many bytes of this value.
+    fn journaled(length: usize, value: u8) -> Record {
+        let step = Step::done(StepName::parse("reserve").unwrap(), Bytes::from("seat 12a"));
+        let journal = CallJournal::with_steps(Bytes::from(vec![value; length]), vec![step]);
+        Record::Call(CallRecord {
+            journal: Some(Box::new(journal)),
+            key: ScopedKey::new(
+                Scope::global(),
+                IdempotencyKey::parse("order-4711").unwrap(),
+            ),
+            fingerprint: Fingerprint::builder(FingerprintAlgorithm::new(1)).finish(),
+            token: FencingToken::new(2, 3),
+            attempt: AttemptId::from_bytes([3; 16]),
+            claimed_at: Timestamp::from_millis(1_700_000_000_000),
+            first_sent: None,
+            session: None,
+            retention: None,
+            state: State::InProgress {
+                lease: Lease::until(Timestamp::from_millis(1_700_000_030_000)),
+            },
+        })
+    }
+
+    fn opened(tree: &Tree) -> Result<OpenRows, String> {
+        OpenRows::open(tree.clone(), || Ok(())).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_record_in_parts_has_these_rows_and_is_read_from_them() {
+        let db = database();
+        let tree = db.open_tree("open").unwrap();
+        let mut rows = opened(&tree).unwrap();
+        let record = journaled(9_000, 7);
+        rows.put(KEY, record.clone(), None);
+        rows.cut().write(|_| Ok(())).unwrap();
+        let hex =
+            |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
+        let found: Vec<_> = tree.iter().map(Result::unwrap).collect();
+        let places: Vec<_> = found.iter().map(|(place, _)| hex(place)).collect();
+        let digest = "4b".repeat(32);
+        let part = |part: u8| format!("{digest}0000000000000001000000{part:02x}");
+        assert_eq!(places, [digest.clone(), part(0), part(1), part(2)]);
+        assert_eq!(hex(&found[0].1), "ff010000000000000003000000");
+        let whole: Vec<u8> = found[1..]
+            .iter()
+            .flat_map(|(_, part)| part.to_vec())
+            .collect();
+        assert_eq!(whole, codec::encode(&record));
+        assert_eq!(found[1].1.len(), 4_000);
+        assert_eq!(opened(&tree).unwrap().record(KEY), Some(&record));
+        // One that fits into a row leaves no parts behind.
+        let short = journaled(10, 7);
+        rows.put(KEY, short.clone(), None);
+        rows.cut().write(|_| Ok(())).unwrap();
+        assert_eq!(tree.len(), 1);
+        assert_eq!(opened(&tree).unwrap().record(KEY), Some(&short));
+    }
+
+    /// G5: whatever was written last before a crash, what an opening finds is one of the records that
+    /// were there, whole; and what is left of others is gone after the next checkpoint.
+    #[test]
+    fn a_crash_at_any_row_leaves_the_record_before_or_the_one_after() {
+        let lengths = [9_000, 5_000, 10, 20_000, 20_000];
+        let mut crashes = 0;
+        for (before, after) in lengths.iter().zip(&lengths[1..]) {
+            for crash_at in 0.. {
+                let db = database();
+                let tree = db.open_tree("open").unwrap();
+                let mut rows = opened(&tree).unwrap();
+                let (old, new) = (journaled(*before, 1), journaled(*after, 2));
+                rows.put(KEY, old.clone(), None);
+                rows.cut().write(|_| Ok(())).unwrap();
+                // Opened anew in between: what generations were given is read from the tree.
+                let mut rows = opened(&tree).unwrap();
+                rows.put(KEY, new.clone(), None);
+                let mut written = 0;
+                let done = rows.cut().write(|_| {
+                    written += 1;
+                    if written > crash_at {
+                        return Err("the process was killed".into());
+                    }
+                    Ok(())
+                });
+                let mut left = opened(&tree).unwrap();
+                let found = left.record(KEY).cloned();
+                assert!(
+                    found.as_ref() == Some(&old) || found.as_ref() == Some(&new),
+                    "{before} to {after}, at {crash_at}"
+                );
+                left.put(KEY, old.clone(), None);
+                left.cut().write(|_| Ok(())).unwrap();
+                assert_eq!(opened(&tree).unwrap().record(KEY), Some(&old));
+                left.remove(KEY);
+                left.cut().write(|_| Ok(())).unwrap();
+                assert_eq!(tree.len(), 0, "{before} to {after}, at {crash_at}");
+                if done.is_ok() {
+                    break;
+                }
+                crashes += 1;
+            }
+        }
+        assert!(crashes > 20, "{crashes}");
+    }
+
+    /// The same where a key is freed and used again between two checkpoints, and where it is freed.
+    #[test]
+    fn a_crash_at_any_row_of_a_key_that_is_used_again_leaves_one_whole_record() {
+        for is_used_again in [true, false] {
+            for crash_at in 0.. {
+                let db = database();
+                let tree = db.open_tree("open").unwrap();
+                let mut rows = opened(&tree).unwrap();
+                let (old, new) = (journaled(9_000, 1), journaled(9_000, 2));
+                rows.put(KEY, old.clone(), None);
+                rows.cut().write(|_| Ok(())).unwrap();
+                rows.remove(KEY);
+                if is_used_again {
+                    rows.put(KEY, new.clone(), None);
+                }
+                let mut written = 0;
+                let done = rows.cut().write(|_| {
+                    written += 1;
+                    if written > crash_at {
+                        return Err("the process was killed".into());
+                    }
+                    Ok(())
+                });
+                let left = opened(&tree).unwrap();
+                if let Some(found) = left.record(KEY) {
+                    let is_one = *found == old || *found == new && is_used_again;
+                    assert!(is_one, "at {crash_at}");
+                }
+                if done.is_ok() {
+                    assert_eq!(left.record(KEY).is_some(), is_used_again);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// F10: what is missing or damaged where something was acknowledged keeps the store shut.
+    #[test]
+    fn a_record_of_which_a_part_is_missing_or_damaged_is_an_error() {
+        let db = database();
+        let tree = db.open_tree("open").unwrap();
+        let mut rows = opened(&tree).unwrap();
+        rows.put(KEY, journaled(9_000, 7), None);
+        rows.cut().write(|_| Ok(())).unwrap();
+        let found: Vec<_> = tree.iter().map(Result::unwrap).collect();
+        for (at, (place, value)) in found.iter().enumerate().skip(1) {
+            tree.remove(place).unwrap();
+            let refused = opened(&tree).unwrap_err();
+            assert!(refused.contains("is missing"), "{refused}");
+            let mut damaged = value.to_vec();
+            damaged[17] ^= 1;
+            tree.insert(place, damaged).unwrap();
+            let refused = opened(&tree).unwrap_err();
+            assert!(refused.contains("checksum"), "{at}: {refused}");
+            tree.insert(place, value).unwrap();
+        }
+        let (place, head) = &found[0];
+        tree.insert(place, &head[..12]).unwrap();
+        let refused = opened(&tree).unwrap_err();
+        assert!(refused.contains("13 bytes"), "{refused}");
+        tree.insert(place, head).unwrap();
+        let other = [&KEY.as_bytes()[..], &[0; 11]].concat();
+        tree.insert(other, b"part").unwrap();
+        assert!(opened(&tree).unwrap_err().contains("another key"));
+    }
+}

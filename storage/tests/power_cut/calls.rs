@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use onlyonce_storage::{
-    Answer, AnswerFormat, ClaimRequest, DoubtReason, Fingerprint, FingerprintAlgorithm,
-    Fingerprints, IdempotencyKey, Scope, ScopedKey, Timestamp,
+    Answer, AnswerFormat, CallJournal, ClaimRequest, DoubtReason, Fingerprint,
+    FingerprintAlgorithm, Fingerprints, IdempotencyKey, Scope, ScopedKey, StepName, StepNote,
+    StoreLimits, Timestamp,
 };
 
 use crate::run_options::draw;
@@ -30,6 +31,45 @@ pub fn request(name: &str, first_sent: Option<Timestamp>) -> ClaimRequest {
     let mut request = ClaimRequest::new(key(name), Fingerprints::new(print), lease);
     request.first_sent = first_sent;
     request
+}
+
+/// What a fourth of the calls begins with, as one that keeps a journal: up to some pages of sled's. Where
+/// all answers are large they are the load.
+pub fn journal(name: &str) -> Option<CallJournal> {
+    if name.contains(LARGE) || draw(&format!("journal of {name}"), 4) > 0 {
+        return None;
+    }
+    let length = draw(&format!("request of {name}"), 12_000);
+    Some(CallJournal::new(
+        bytes(&format!("request of {name}"), length).body().clone(),
+    ))
+}
+
+/// What its handler notes, in turn, before it ends.
+pub fn notes(name: &str) -> Vec<StepNote> {
+    let step = |number: u64| StepName::parse(&format!("step-{number}")).unwrap();
+    let result = |number: u64| {
+        let name = format!("step {number} of {name}");
+        let length = draw(&format!("length of {name}"), 4_000);
+        bytes(&name, length).body().clone()
+    };
+    let mut notes = vec![
+        StepNote::done(step(0), result(0)),
+        StepNote::begun(step(1)),
+        StepNote::done(step(1), result(1)),
+        StepNote::done(step(2), result(2)),
+    ];
+    let count = draw(&format!("notes of {name}"), 5);
+    notes.truncate(usize::try_from(count).unwrap());
+    notes
+}
+
+/// The journal after so many of them.
+pub fn journal_after(name: &str, count: usize) -> CallJournal {
+    let begun = journal(name).unwrap();
+    let limits = StoreLimits::default().journal();
+    let noted = notes(name).into_iter().take(count);
+    noted.fold(begun, |journal, note| journal.noted(&note, limits).unwrap())
 }
 
 pub fn ending(name: &str) -> Ending {

@@ -5,10 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use onlyonce_storage::journal::Journal as _;
 use onlyonce_storage::sled::{SledOptions, SledStore};
-use onlyonce_storage::{ClaimOutcome, DoubtReason, FencingToken, KeyState, Store};
+use onlyonce_storage::{
+    AnswerBytes, CallJournal, ClaimOutcome, DoubtReason, FencingToken, InDoubt, Inspect as _,
+    KeyState, KeyView, Store,
+};
 
-use crate::calls::{Ending, LARGE, answer, ending, key, request};
+use crate::calls::{Ending, LARGE, answer, ending, journal, journal_after, key, notes, request};
 use crate::child::{self, Child};
 use crate::device::{Cache, Cut, Drive};
 use crate::neighbour::neighbour;
@@ -27,6 +31,8 @@ pub enum Acknowledged {
 pub struct Ledger {
     run: String,
     calls: HashMap<String, Acknowledged>,
+    /// How many notes of a call.
+    noted: HashMap<String, usize>,
     token: Option<FencingToken>,
 }
 
@@ -35,6 +41,7 @@ pub struct Ledger {
 pub struct Judged {
     pub claims: usize,
     pub endings: usize,
+    pub notes: usize,
 }
 
 // B21, G5
@@ -84,10 +91,14 @@ fn cut_and_judge(rig: &Rig, cache: Cache, load: &str, cuts: u64) {
             judged.add(judge(&after.at().join("calls"), &ledger));
         }
     }
-    let Judged { claims, endings } = judged;
+    let Judged {
+        claims,
+        endings,
+        notes,
+    } = judged;
     tell(&format!(
-        "seed {}: {cuts} cuts of a serving store, {load} answers, cache {cache:?}: {claims} acknowledged claims \
-         and {endings} acknowledged endings judged, none lost",
+        "seed {}: {cuts} cuts of a serving store, {load} answers, cache {cache:?}: {claims} acknowledged claims, \
+         {notes} acknowledged notes and {endings} acknowledged endings judged, none lost",
         seed()
     ));
     assert!(
@@ -132,6 +143,8 @@ pub fn judge(path: &Path, ledger: &Ledger) -> Judged {
             .unwrap();
         for (name, acknowledged) in &ledger.calls {
             judge_call(&store, name, Some(*acknowledged)).await;
+            let noted = ledger.noted.get(name).copied().unwrap_or(0);
+            judge_journal(&store, name, noted).await;
         }
         // What each task did last: it may be there, as a whole, or not.
         for task in 0..TASKS {
@@ -182,6 +195,62 @@ async fn judge_call(store: &SledStore, name: &str, acknowledged: Option<Acknowle
     }
 }
 
+/// Of a call that had not ended, every note that was acknowledged is there, and one more at most; it goes on
+/// behind them, or not at all where a step was begun.
+async fn judge_journal(store: &SledStore, name: &str, noted: usize) {
+    if journal(name).is_none() {
+        return;
+    }
+    let KeyState::InDoubt(InDoubt {
+        reason: DoubtReason::OwnerGone,
+        answer: None,
+        token,
+        ..
+    }) = store.peek(key(name)).await.unwrap()
+    else {
+        return;
+    };
+    let KeyView::Call(view) = store.show(key(name), AnswerBytes::LeaveOut).await.unwrap() else {
+        panic!("{name} is in doubt");
+    };
+    let shown: Vec<_> = view
+        .steps
+        .iter()
+        .map(|step| (step.name.clone(), step.result_bytes))
+        .collect();
+    let expected =
+        (noted..=notes(name).len().min(noted + 1)).map(|count| journal_after(name, count));
+    let as_shown = |journal: &CallJournal| {
+        let steps = journal.steps().iter();
+        let bytes = |step: &onlyonce_storage::journal::Step| {
+            step.result().map(|result| result.len() as u64)
+        };
+        steps
+            .map(|step| (step.name().clone(), bytes(step)))
+            .collect::<Vec<_>>()
+    };
+    let found = expected
+        .into_iter()
+        .find(|journal| as_shown(journal) == shown);
+    let found = found.unwrap_or_else(|| panic!("{name}, {noted} notes: {shown:?}"));
+    let mut again = request(name, None);
+    again.journal = Some(found.request().clone());
+    again.rerun_of = Some(token);
+    match store.claim(again).await.unwrap() {
+        ClaimOutcome::Claimed(claim) => {
+            assert_eq!(found.unfinished(), None, "{name}");
+            assert!(
+                claim.journal() == Some(&found),
+                "{name} has another journal"
+            );
+            let stopped = store.doubt(claim, DoubtReason::OwnerGone, None).await;
+            stopped.unwrap();
+        }
+        ClaimOutcome::InDoubt(_) => assert!(found.unfinished().is_some(), "{name}"),
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
 /// The store serves on, and orders what is new behind what was before.
 async fn judge_use(store: &SledStore, ledger: &Ledger) {
     let ClaimOutcome::Claimed(claim) = store.claim(request("after", None)).await.unwrap() else {
@@ -214,6 +283,9 @@ impl Ledger {
                         FencingToken::new(incarnation.parse().unwrap(), sequence.parse().unwrap());
                     ledger.token = ledger.token.max(Some(token));
                 }
+                ["noted", name] => {
+                    *ledger.noted.entry(name.to_owned()).or_default() += 1;
+                }
                 ["ended", name] => {
                     ledger.calls.insert(name.to_owned(), Acknowledged::Ended);
                 }
@@ -233,6 +305,7 @@ impl Ledger {
         Judged {
             claims: self.calls.len(),
             endings: self.calls.values().filter(ended).count(),
+            notes: self.noted.values().sum(),
         }
     }
 }
@@ -243,6 +316,7 @@ impl Judged {
     pub fn add(&mut self, more: Self) {
         self.claims += more.claims;
         self.endings += more.endings;
+        self.notes += more.notes;
     }
 }
 
@@ -284,7 +358,10 @@ fn serves_until_its_power_is_cut_when_it_is_the_child() {
 
 /// Answers how many bytes it took, about.
 async fn serve(store: &SledStore, name: &str) -> usize {
-    let ClaimOutcome::Claimed(claim) = store.claim(request(name, None)).await.unwrap() else {
+    let mut asked = request(name, None);
+    asked.journal = journal(name).map(|journal| journal.request().clone());
+    let is_journaled = asked.journal.is_some();
+    let ClaimOutcome::Claimed(claim) = store.claim(asked).await.unwrap() else {
         panic!("a new key is claimed");
     };
     let token = claim.token();
@@ -294,6 +371,13 @@ async fn serve(store: &SledStore, name: &str) -> usize {
         token.sequence()
     ));
     let mut bytes = CALL_BYTES;
+    if is_journaled {
+        for (note, count) in notes(name).into_iter().zip(1..) {
+            store.note(claim.digest(), token, note).await.unwrap();
+            child::say(&format!("noted {name}"));
+            bytes += journal_after(name, count).bytes();
+        }
+    }
     match ending(name) {
         Ending::Completed(answer) => {
             bytes += answer.body().len();

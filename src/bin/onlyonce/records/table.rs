@@ -190,6 +190,8 @@ pub(super) fn question(word: &Word, record: &RecordView, by: &str) -> String {
                 .filter(|step| step.result_bytes.is_some());
             let finished = match steps.count() {
                 0 => String::new(),
+                1 => "1 of its steps is finished: the next call with this key executes it again. "
+                    .to_owned(),
                 count => format!(
                     "{count} of its steps are finished: the next call with this key executes them \
                      again. "
