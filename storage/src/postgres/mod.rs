@@ -7,7 +7,7 @@
 //! ```text
 //!  process 1 --+                      +-- claim(): absent -> in progress, in one round trip
 //!  process 2 --+--> pool -----------> |   what is there comes back, and `transition` decides
-//!  process 3 --+    (16)              +-- records, sessions, store: a schema of its own
+//!  process 3 --+    (16)              +-- records, journal, sessions, store: a schema of its own
 //! ```
 //!
 //! What is decided in SQL (`migrations/`) is what must be one step with a read: whether an absent key

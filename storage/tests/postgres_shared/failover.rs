@@ -81,7 +81,7 @@ fn after_a_failover_that_lost_a_claim_nobody_who_says_when_executes_it_again() {
     });
 }
 
-/// That a step was begun may be lost with the rest. So a call that keeps a journal and was claimed before a failover
+/// B22: that a step was begun may be lost with the rest. So a call that keeps a journal and was claimed before a failover
 /// does not go on after it, also where it does not say when it was first sent: it is in doubt. Those that are claimed
 /// after it do. Noticed by the first who would go on, over a connection that lives on.
 #[test]

@@ -104,7 +104,7 @@ fn a_call_that_a_program_without_journals_ran_again_does_not_go_on() {
     });
 }
 
-/// I5: a store of the version before is brought to this one with its records, and by nobody else than who
+/// A store of the version before is brought to this one with its records, and by nobody else than who
 /// migrates; what was in progress goes on.
 #[test]
 fn a_store_that_knew_no_journals_is_migrated_with_its_records() {

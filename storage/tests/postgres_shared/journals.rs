@@ -20,7 +20,7 @@ use crate::processes::{Process, SHORT_LEASE, say, wait_for_go};
 
 const REQUEST: &[u8] = b"POST /orders";
 
-/// G4, B6: the owner is stopped for five leases while another one goes on with its call. When it wakes up it
+/// B6, B7: the owner is stopped for five leases while another one goes on with its call. When it wakes up it
 /// begins nothing, and finishes nothing that is not its own any more.
 #[test]
 fn a_process_that_stood_still_begins_no_step_of_a_call_that_goes_on_elsewhere() {
@@ -51,7 +51,7 @@ fn a_process_that_stood_still_begins_no_step_of_a_call_that_goes_on_elsewhere() 
     });
 }
 
-/// B8: nobody has to come back for a call whose process was killed: another one finds it, with its request,
+/// Nobody has to come back for a call whose process was killed: another one finds it, with its request,
 /// as soon as its lease has lapsed, and goes on at its step.
 #[test]
 fn a_call_of_a_killed_process_is_found_by_another_and_goes_on_at_its_step() {
@@ -95,7 +95,7 @@ fn a_call_of_a_killed_process_is_found_by_another_and_goes_on_at_its_step() {
     });
 }
 
-/// D6: whoever looks for calls that can go on looks through so many at a time, however many are in doubt that
+/// E9: whoever looks for calls that can go on looks through so many at a time, however many are in doubt that
 /// keep no journal.
 #[test]
 fn a_page_of_abandoned_calls_ends_after_what_it_may_look_through() {
@@ -148,7 +148,7 @@ pub async fn owner(store: &PostgresStore) {
     say(&format!("complete {completed:?}"));
 }
 
-/// G3: what was noted is on the disk.
+/// What was noted is on the disk.
 #[test]
 fn a_database_that_is_killed_between_begun_and_done_keeps_both() {
     let Some(server) = Server::start(Durable::Yes) else {
@@ -184,7 +184,7 @@ fn a_database_that_is_killed_between_begun_and_done_keeps_both() {
     });
 }
 
-/// G4: a step was begun while the claim held, and that is being written when the claim has lapsed. Whoever
+/// B8: a step was begun while the claim held, and that is being written when the claim has lapsed. Whoever
 /// takes the call over waits for it, and sees that he must not.
 #[test]
 fn whoever_takes_a_call_over_waits_for_a_note_that_is_being_written() {
@@ -234,7 +234,7 @@ fn whoever_takes_a_call_over_waits_for_a_note_that_is_being_written() {
     });
 }
 
-/// G4: the other way round. A step is to be begun while the call is put in doubt elsewhere: it is not begun.
+/// B6: the other way round. A step is to be begun while the call is put in doubt elsewhere: it is not begun.
 #[test]
 fn a_note_waits_for_who_is_taking_the_call_over_and_is_fenced() {
     let Some(server) = postgres_rig::shared() else {
@@ -313,7 +313,7 @@ fn no_call_goes_on_elsewhere_once_its_owner_has_begun_a_step() {
     });
 }
 
-/// E6: nothing of a journal depends on the connection: each note is one statement, without a name.
+/// Nothing of a journal depends on the connection: each note is one statement, without a name.
 #[test]
 fn journals_are_kept_behind_a_pooler_by_transaction() {
     let Some(server) = postgres_rig::shared() else {

@@ -4,9 +4,9 @@
 -- part of the token under which it does. Under another token there is none: a program that knows of no
 -- journals may have claimed the call anew and run it whole.
 --
--- The rule: **whoever notes something has the record's row until that is committed.** A note changes no
--- record, so that it leaves no dead row of one; but whoever doubts the call, or claims it anew, changes its
--- row, and so waits for the note or is seen by it. Hence what is read of a call in doubt in which no step is
+-- The rule: **whoever notes something has the record's row until that is committed.** A note of a
+-- call in progress changes no record, so that it leaves no dead row of one; but whoever doubts the call, or
+-- claims it anew, changes its row, and so waits for the note or is seen by it. Hence what is read of a call in doubt in which no step is
 -- unfinished stays as it was read until its record changes: its owner may only finish what it has begun. So
 -- who claims it anew compares the record's version, as for every change, and needs not compare the journal.
 
