@@ -278,7 +278,9 @@ async fn a_result_whose_type_has_changed_stops_the_run_and_is_not_guessed() {
     );
     let goes_on = client.call_as(key("k"), &ORDER, &0);
     let goes_on = tokio::time::timeout(Duration::from_millis(500), goes_on).await;
-    assert!(goes_on.is_err(), "it is told to ask again: {goes_on:?}");
+    // Whether it is told to ask again, or that the handler is to be mended first: it has no answer.
+    let no_answer = matches!(goes_on, Err(_) | Ok(Err(CallFailure::InDoubt(_))));
+    assert!(no_answer, "{goes_on:?}");
     let errors = std::mem::take(&mut *errors.lock());
     assert!(
         matches!(errors[1], Some(StepError::Unreadable(_))),

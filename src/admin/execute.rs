@@ -118,6 +118,7 @@ async fn resolve_step(
     };
     let done = matches!(resolution, StepResolution::Done(_));
     let step = name.as_str().to_owned();
+    onlyonce_storage::kill_point!("admin: resolution of a step read, nothing done");
     let resolved = journal
         .resolve_step(key.clone(), token, name, resolution)
         .await;
@@ -126,6 +127,7 @@ async fn resolve_step(
         let (operator, key) = (by.as_str(), key.digest());
         tracing::info!(target: "onlyonce", operator, step, done, %token, ?key, "an operator has resolved a step of a call in doubt");
     }
+    onlyonce_storage::kill_point!("admin: step resolved, nobody told");
     told(store, key, resolved).await
 }
 

@@ -312,6 +312,7 @@ impl OpenChanges {
                         tree.insert(part.bytes(), content)?;
                         sync(part_cost(content.len()))?;
                     }
+                    crate::kill_point!("checkpoint: parts of a record written, not named");
                     parts.head()
                 }
             };
