@@ -304,8 +304,8 @@ impl<S: Clone + Send + Sync + 'static> Router<S> {
     /// that must not be repeated ([`Steps::run_once`]) and was cut off leaves its call in doubt, until
     /// an operator says what became of it.
     ///
-    /// The server must stand behind a dedupe layer over a store that keeps journals (`SledStore` and
-    /// `MemoryStore` do); elsewhere its calls are refused as not executed.
+    /// The server must stand behind a dedupe layer over a store that keeps journals (`SledStore`,
+    /// `PostgresStore` and `MemoryStore` do); elsewhere its calls are refused as not executed.
     ///
     /// ```
     /// use onlyonce::rpc::{Caller, Client, Interrupted, Method, Router, Steps, answered};

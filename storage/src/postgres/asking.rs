@@ -504,6 +504,9 @@ const CLAIM_ANEW: &str = "UPDATE {schema}.records SET
         sequence = drawn.token, journal_of = CASE WHEN $15 THEN drawn.token END
     FROM (SELECT nextval('{schema}.tokens') AS token) drawn
     WHERE key = $11 AND version = $12 AND incarnation = $13 AND sequence = $14
+        -- Whose database has moved since its journal was read is read again: see `IS_WHOLE`.
+        AND (NOT $15 OR records.incarnation
+            > (SELECT s.incarnation - 1000000 FROM {schema}.store s))
     RETURNING incarnation, sequence";
 
 /// All columns, with the answer's length for its bytes.

@@ -168,8 +168,8 @@ impl DedupeLayer {
     /// runs with the same message and results. What it reads of the metadata is named in
     /// [`journaled_metadata`](Self::journaled_metadata).
     ///
-    /// The store has to keep journals (`SledStore` and `MemoryStore` do); over another one its calls are
-    /// refused as not executed.
+    /// The store has to keep journals (`SledStore`, `PostgresStore` and `MemoryStore` do); over another
+    /// one its calls are refused as not executed.
     ///
     /// # Errors
     ///

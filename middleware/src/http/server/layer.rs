@@ -95,8 +95,8 @@ impl DedupeLayer {
     /// runs with the same request and results. What it reads of its request beside address, content
     /// type and encoding, and body is named in [`journaled_headers`](Self::journaled_headers).
     ///
-    /// The store has to keep journals (`SledStore` and `MemoryStore` do); over another one its calls are
-    /// refused with 503. A request that is larger than a journal may be is refused with 413.
+    /// The store has to keep journals (`SledStore`, `PostgresStore` and `MemoryStore` do); over another
+    /// one its calls are refused with 503. A request that is larger than a journal may be is refused with 413.
     ///
     /// # Errors
     ///

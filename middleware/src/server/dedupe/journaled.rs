@@ -43,13 +43,19 @@ where
     // Only with the claim it is known when the call was begun. Nothing else is told of one that no run
     // goes on with: it is in doubt, and not listed any more as one that can go on.
     let options = &shared.options;
-    if grant.rerun_of.is_some()
-        && is_too_old(journal.begun_at(), shared.store.now(), options.go_on_within)
+    let (begun_at, now) = (journal.begun_at(), shared.store.now());
+    if let Some(before) = &grant.rerun_of
+        && is_too_old(begun_at, now, options.go_on_within)
     {
+        // One that seems to begin in the future is as old as ever once the clock is put right.
+        let reason = match begun_at > now {
+            true => before.reason,
+            false => DoubtReason::Ambiguous,
+        };
         let (token, held_until) = (grant.claim.token(), grant.held_until);
         tracing::warn!(target: "onlyonce", %token, "a journaled call was begun too long ago to be gone on with; resolve it");
         let run = Run::ended(grant, held_until, options.lease).journaled();
-        return doubt(shared, run, DoubtReason::Ambiguous, None, None).await;
+        return doubt(shared, run, reason, None, None).await;
     }
     let name = (grant.claim.digest(), grant.claim.token());
     let steps = Steps::new(Arc::clone(&shared.store), name, journal);

@@ -84,12 +84,45 @@ async fn unrecorded<A: Adapter>(
     run: Run,
     response: Option<A::Response>,
 ) -> Flown<A::Response> {
-    let response = response.filter(|_| !run.goes_on);
-    let flown = doubt(shared, run, DoubtReason::Unrecorded, None, None).await;
-    Flown {
-        response: response.map(|response| shared.mark(response, Served::ExecutedUnrecorded)),
-        ..flown
+    let give = |response: Option<A::Response>| {
+        response.map(|response| shared.mark(response, Served::ExecutedUnrecorded))
+    };
+    if !run.goes_on {
+        let flown = doubt(shared, run, DoubtReason::Unrecorded, None, None).await;
+        return Flown {
+            response: give(response),
+            ..flown
+        };
     }
+    let (key, token) = (run.claim.key().clone(), run.claim.token());
+    shared.ended.note(token);
+    let reason = DoubtReason::Unrecorded;
+    let written = shared.store.doubt(run.claim, reason, None);
+    match within(run.settle_by, written).await {
+        // No run goes on with it any more.
+        Ok(()) => Flown {
+            landing: unrecorded_doubt(shared, token),
+            response: give(response),
+        },
+        Err(SettleError::Fenced) => Flown {
+            landing: settled_by_another(shared, key, token, reason).await,
+            response: None,
+        },
+        // It lapses, and goes on.
+        Err(_) => Flown {
+            landing: goes_on_later(),
+            response: None,
+        },
+    }
+}
+
+fn unrecorded_doubt<A>(shared: &Shared<A>, token: FencingToken) -> Landing {
+    Landing::InDoubt(InDoubt {
+        token,
+        since: shared.store.now(),
+        reason: DoubtReason::Unrecorded,
+        answer: None,
+    })
 }
 
 /// Spends a claim under which nothing was executed.
@@ -182,7 +215,11 @@ fn complete<A: Adapter>(
                     response: None,
                 }
             }
-            Err(_) if goes_on => {
+            // Of one that is too large the store has written the doubt, from which nothing goes on.
+            Err(error)
+                if goes_on
+                    && !matches!(error, SettleError::Store(StoreError::AnswerTooLarge { .. })) =>
+            {
                 shared.ended.note(token);
                 Flown {
                     landing: goes_on_later(),
@@ -193,12 +230,7 @@ fn complete<A: Adapter>(
             Err(_) => {
                 shared.ended.note(token);
                 Flown {
-                    landing: Landing::InDoubt(InDoubt {
-                        token,
-                        since: shared.store.now(),
-                        reason: DoubtReason::Unrecorded,
-                        answer: None,
-                    }),
+                    landing: unrecorded_doubt(shared, token),
                     response: response
                         .map(|response| shared.mark(response, Served::ExecutedUnrecorded)),
                 }
