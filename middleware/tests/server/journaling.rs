@@ -8,7 +8,7 @@ use onlyonce_middleware::server::{Refusal, Served, StepError, Unfinished};
 use onlyonce_storage::journal::StepResolution;
 use onlyonce_storage::{
     DoubtReason, FencingToken, InDoubt, Journal, KeyState, ManualClock, MemoryOptions, MemoryStore,
-    StepName, Store, StoreLimits,
+    StepName, Store,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -593,36 +593,4 @@ async fn a_request_that_is_larger_than_a_journal_is_refused_and_not_executed() {
     );
     assert_eq!(store.peek(key("k")).await.unwrap(), KeyState::Absent);
     assert_eq!(peer.asked(), 0);
-}
-
-// I2: an answer that nobody is known to have recorded may not be what the next run answers.
-#[tokio::test]
-async fn an_answer_that_is_not_known_to_be_recorded_is_given_to_nobody() {
-    let (watched, _) = watching();
-    let server = journaled(|run, steps, _| async move {
-        steps.run_once("ship", |_| result("1")).await?;
-        Ok(done(&format!("run {run}")))
-    });
-    watched.refuse_completions.store(true, Ordering::SeqCst);
-    let server = server.over(watched.clone());
-    let told = send(&server, order()).await;
-    assert!(is_in_progress(&told), "{told:?}");
-}
-
-// B14: nobody goes on with it, so its caller is given what nobody will be given again.
-#[tokio::test]
-async fn an_answer_that_is_too_large_to_be_kept_is_given_once_and_its_call_is_in_doubt() {
-    let limits = StoreLimits::default().answer_bytes_max(16);
-    let store = MemoryStore::with_options(MemoryOptions::new().limits(limits));
-    let large = "a receipt of many words";
-    let server = journaled(move |_, steps, _| async move {
-        steps.run_once("ship", |_| result("1")).await?;
-        Ok(done(large))
-    })
-    .over(Arc::new(store));
-    let told = send(&server, order()).await;
-    let once = Told::Done(large.to_owned(), Served::ExecutedUnrecorded);
-    assert_eq!(told, once);
-    let told = send(&server, order()).await;
-    assert_eq!(in_doubt(&told), Some(DoubtReason::Unrecorded), "{told:?}");
 }

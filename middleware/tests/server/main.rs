@@ -13,6 +13,7 @@ mod endings;
 mod hand_over_edges;
 mod handed_over;
 mod identity;
+mod journaled_answers;
 mod journaling;
 mod journals_finished;
 mod journals_too_old;
