@@ -418,7 +418,7 @@ async fn what_refuses_before_the_first_step_answers_nobody_where_the_server_goes
     assert_eq!((reply.said(), reply.text()), ("executed", "charged"));
     assert_eq!(shop.charged.effects(), 2);
 
-    // What is said to be for good is.
+    // Not even what is said to be for good: nobody had asked.
     let (store, shop) = (memory(), Shop::default());
     let layer = DedupeLayer::new(Arc::clone(&store), Scope::global());
     let router = Router::new().route("/orders", route_post(charge));
@@ -428,6 +428,8 @@ async fn what_refuses_before_the_first_step_answers_nobody_where_the_server_goes
     let order = post("/orders", "definitive").key("k");
     assert_eq!(order.send(server).await.said(), "in-progress");
     service.finish_abandoned().await.unwrap();
+    let reply = order.send(server).await;
+    assert_eq!((reply.code, reply.said()), (410, "executed"));
     let reply = order.send(server).await;
     assert_eq!((reply.code, reply.said()), (410, "replayed"));
 }
