@@ -155,7 +155,7 @@ async fn how_long_a_call_is_gone_on_with_is_an_option() {
 
 // E1: a clock that was ahead when the call was begun says nothing of how old it is.
 #[tokio::test]
-async fn a_call_that_was_begun_in_the_future_is_not_gone_on_with() {
+async fn a_call_that_was_begun_in_the_future_waits_until_the_clock_is_right() {
     let (clock, store) = store();
     let peer = Peer::default();
     clock.advance(24 * HOUR);
